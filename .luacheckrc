@@ -1,0 +1,6 @@
+std = "luajit"
+max_line_length = 140
+self = false
+exclude_files = {"build*/**", "var/**"}
+files["tests/**"] = {std = "+busted"}
+files["rules/**"] = {globals = {}, read_globals = {"schema", "set", "money", "dt", "text", "lib", "log"}}

@@ -1,0 +1,58 @@
+/* Outbound HTTP: libcurl's multi interface on the process's loop. Keep-alive connections are pooled per host.
+ *
+ * Every request is bounded: time, bytes of the answer, number at once. Only http and https are spoken, redirects are
+ * not followed unless asked for, no proxy or netrc of the environment is used. With `public_only` a connection to an
+ * address that is not public (loopback, private, link-local, multicast, ...) is refused when the socket is about to be
+ * opened, after name resolution and after each redirect, so that no name can lead around it. */
+#ifndef KASMA_HTTP_CLIENT_H
+#define KASMA_HTTP_CLIENT_H
+
+#include <sys/socket.h>
+
+#include "runtime/buf.h"
+#include "runtime/error.h"
+
+struct http_call;
+
+struct http_field {
+    struct str name, value;
+};
+
+struct http_ask {
+    struct str method; /* empty: GET, or POST with a body */
+    struct str url;
+    const struct http_field *headers;
+    size_t header_count;
+    struct str body;     /* at == NULL: none */
+    uint32_t timeout_ms; /* of the whole request; 0: 10000 */
+    size_t max_bytes;    /* of the answer's body; 0: 1 MiB */
+    unsigned redirects;  /* most to follow; 0: none */
+    bool public_only;
+};
+
+struct http_answer {
+    int status;
+    struct http_field *headers; /* of the last answer; names in lower case */
+    size_t header_count;
+    struct str body;
+};
+
+/* Exactly one of `answer` and `err` is given; the answer is valid during the call. Any status is an answer. Errors:
+ * ERR_UNAVAILABLE (no connection), ERR_TIMEOUT, ERR_LIMIT (answer too large), ERR_INVALID (URL, address not public). */
+typedef void http_done(void *data, const struct http_answer *answer, const struct error *err);
+
+/* Everything in `ask` is copied. `done` is called once, from the loop, after this has returned. NULL: `err`
+ * (ERR_INVALID, ERR_BUSY when 256 requests are under way, ERR_MEMORY). */
+struct http_call *http_request(const struct http_ask *ask, http_done *done, void *data, struct error *err);
+/* Ends the request; `done` will not be called. */
+void http_cancel(struct http_call *call);
+/* Requests under way. */
+size_t http_calls(void);
+/* Closes all idle connections and the client itself; no request may be under way. Used where a loop ends before its
+ * process (tests, one-shot commands). */
+void http_client_close(void);
+
+/* True for an address that anybody may be sent to. */
+bool http_address_public(const struct sockaddr *address);
+
+#endif

@@ -1,0 +1,32 @@
+/* Settings of the process: flag > environment > .env > /etc/kasma/kasma.conf > default. `NAME_FILE` reads a value from a file. The table in
+ * config.c is the only list of names: type, default, range, secrecy, help. */
+#ifndef KASMA_RUNTIME_CONFIG_H
+#define KASMA_RUNTIME_CONFIG_H
+
+#include "runtime/buf.h"
+#include "runtime/error.h"
+
+enum config_env { ENV_DEVELOPMENT, ENV_TEST, ENV_PRODUCTION };
+enum config_type { CONFIG_TEXT, CONFIG_INT, CONFIG_BOOL };
+
+/* Reads all sources; may be called again (HUP) and then replaces what may change. Flags are `--name value` or `--name=value` (lower case,
+ * dashes); `*argc` and `argv` are left with the words that are no flags of ours. False: `problems` holds one line per problem (unknown
+ * KASMA_* names and flags, bad values, published secrets, one setting given under two names with two values), all of them. */
+bool config_load(int *argc, char **argv, struct buf *problems);
+/* Text value, or NULL when unset. A name that the table lacks is a fault of ours and aborts: the first test run finds it. */
+const char *config_str(const char *name);
+int64_t config_int(const char *name);
+bool config_bool(const char *name);
+enum config_env config_env(void);
+
+/* The table, for listings: `index` from 0 until false. `origin` says where the value came from; secrets are masked in `shown`. */
+struct config_entry {
+    const char *name, *help, *origin, *shown;
+    enum config_type type;
+    bool secret, live; /* live: HUP changes it */
+};
+bool config_entry(size_t index, struct config_entry *out);
+/* Whether the table has the name. */
+bool config_has(const char *name, enum config_type *type);
+
+#endif

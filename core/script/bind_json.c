@@ -1,0 +1,75 @@
+/* core.json: decode(text) -> value | nil, err; encode(value) -> text (raises on what cannot be JSON: that is a bug of
+ * the code that built the value); null; array(t), empty_array, object(order, t). */
+#include "script/json.h"
+
+#include <lauxlib.h>
+
+#include "script/bind.h"
+#include "script/task.h"
+
+/* Kept between calls, so that a Lua error in the middle of encoding loses nothing. Encoding does not yield. */
+static struct buf text;
+#define KEEP ((size_t)1024 * 1024)
+
+static int l_decode(lua_State *L) {
+    struct str s;
+    s.at = luaL_checklstring(L, 1, &s.len);
+    struct error err = {0};
+    if (json_decode(L, s, &err)) return 1;
+    return task_fail(L, &err);
+}
+
+static int l_encode(lua_State *L) {
+    luaL_checkany(L, 1);
+    struct error err = {0};
+    buf_clear(&text);
+    if (!json_encode(L, 1, &text, &err)) return luaL_error(L, "json.encode: %s", err.message);
+    lua_pushlstring(L, text.data, text.len);
+    if (text.cap > KEEP) buf_free(&text);
+    return 1;
+}
+
+static int l_array(lua_State *L) {
+    luaL_checktype(L, 1, LUA_TTABLE);
+    lua_settop(L, 1);
+    json_mark_array(L, 1);
+    return 1;
+}
+
+static int l_object(lua_State *L) {
+    luaL_checktype(L, 1, LUA_TTABLE);
+    luaL_checktype(L, 2, LUA_TTABLE);
+    lua_settop(L, 2);
+    json_push_order_mt(L, 1);
+    lua_setmetatable(L, 2);
+    return 1;
+}
+
+static int l_is_array(lua_State *L) {
+    bool yes = lua_istable(L, 1) && (lua_objlen(L, 1) > 0 || json_is_marked(L, 1));
+    lua_pushboolean(L, yes);
+    return 1;
+}
+
+static int refuse_change(lua_State *L) {
+    return luaL_error(L, "json.empty_array is shared: make your own with json.array{}");
+}
+
+int luaopen_core_json(lua_State *L) {
+    static const luaL_Reg functions[] = {{"decode", l_decode}, {"encode", l_encode},     {"array", l_array},
+                                         {"object", l_object}, {"is_array", l_is_array}, {NULL, NULL}};
+    lua_newtable(L);
+    luaL_setfuncs(L, functions, 0);
+    lua_pushlightuserdata(L, NULL);
+    lua_setfield(L, -2, "null");
+    lua_newtable(L);
+    lua_createtable(L, 0, 2);
+    json_push_array_mark(L);
+    lua_pushboolean(L, 1);
+    lua_rawset(L, -3);
+    lua_pushcfunction(L, refuse_change);
+    lua_setfield(L, -2, "__newindex");
+    lua_setmetatable(L, -2);
+    lua_setfield(L, -2, "empty_array");
+    return 1;
+}

@@ -1,0 +1,599 @@
+/* core.server: routes in Lua, one coroutine a request.
+ *
+ * What Lua holds of a request is a userdata with a slot and the slot's generation. The slot is recycled when the request
+ * ends, which moves the generation on: a userdata that outlives its request (an upvalue, a spawned task) then finds
+ * nothing, never another caller's request. */
+#include "script/bind_server.h"
+
+#include <lauxlib.h>
+#include <stdlib.h>
+
+#include "http/decode.h"
+#include "http/file.h"
+#include "http/request.h"
+#include "script/bind.h"
+#include "script/server_settings.h"
+#include "script/task.h"
+
+#define PAIRS_MAX 1000          /* fields of a form or query */
+#define RESPONSE_HEADERS_MAX 64
+#define SPARE_SLOTS 1024
+
+struct slot {
+    struct slot *next; /* in the pool */
+    uint64_t generation;
+    struct request *r;
+    struct task *task;        /* of the request, once it was suspended */
+    struct task *writer;      /* waits for the stream to drain */
+    struct file_send *file;   /* being sent */
+    struct task *file_waiter;
+};
+
+struct cell {
+    struct slot *slot;
+    uint64_t generation;
+};
+
+/* A Lua function as a handler. */
+struct handler {
+    lua_State *L;
+    int function; /* registry reference */
+};
+
+static struct server *server;
+static struct slot *spare_slots;
+static char metatable_key; /* registry[&metatable_key] = the metatable of requests */
+
+struct server *bind_server_get(void) {
+    if (!server) {
+        struct server_settings set;
+        server_settings_load(&set);
+        server = server_new(&set);
+    }
+    return server;
+}
+
+void bind_server_set(struct server *s) {
+    server = s;
+}
+
+static struct slot *slot_take(struct request *r) {
+    struct slot *s = spare_slots;
+    if (s) {
+        spare_slots = s->next;
+    } else {
+        s = calloc(1, sizeof *s);
+        if (!s) return NULL;
+    }
+    s->next = NULL;
+    s->r = r;
+    s->task = s->writer = s->file_waiter = NULL;
+    s->file = NULL;
+    return s;
+}
+
+/* Slots are never freed: a userdata may look at the generation of one at any time. Their number is bounded by the most
+ * requests that were ever in flight. */
+static void slot_give(struct slot *s) {
+    s->generation++;
+    s->r = NULL;
+    s->next = spare_slots;
+    spare_slots = s;
+}
+
+/* The slot of the request at `index`; a Lua error when it is no request. NULL: the request has ended. */
+static struct slot *slot_of(lua_State *L, int index) {
+    struct cell *c = lua_touserdata(L, index);
+    if (c && lua_getmetatable(L, index)) {
+        lua_pushlightuserdata(L, &metatable_key);
+        lua_rawget(L, LUA_REGISTRYINDEX);
+        bool same = lua_rawequal(L, -1, -2);
+        lua_pop(L, 2);
+        if (same) return c->slot->generation == c->generation ? c->slot : NULL;
+    }
+    luaL_argerror(L, index, "request expected");
+    return NULL;
+}
+
+static struct slot *live_slot(lua_State *L) {
+    struct slot *s = slot_of(L, 1);
+    if (!s) luaL_error(L, "the request has ended");
+    return s;
+}
+
+static void push_str(lua_State *L, struct str s) {
+    if (s.at) lua_pushlstring(L, s.at, s.len);
+    else lua_pushnil(L);
+}
+
+static int fail(lua_State *L, enum error_kind kind, const char *code, const char *message) {
+    struct error err;
+    error_set(&err, kind, "%s", message);
+    size_t n = strlen(code);
+    if (n >= sizeof err.code) n = sizeof err.code - 1;
+    memcpy(err.code, code, n);
+    err.code[n] = '\0';
+    return task_fail(L, &err);
+}
+
+/* Running handlers. */
+
+static void wake_writer(struct slot *s, struct error *err) {
+    struct task *t = s->writer;
+    s->writer = NULL;
+    if (!t) return;
+    if (err) {
+        task_resume_error(t, err);
+    } else {
+        lua_pushboolean(task_lua(t), 1);
+        task_resume(t, 1);
+    }
+}
+
+static void finished(void *data, lua_State *L, bool ok) {
+    struct slot *s = data;
+    struct request *r = s->r;
+    if (!ok) {
+        if (!request_gone(r)) task_log_error(L, "request handler");
+        bool told = request_refuse(r, 500, (struct str){0}, false);
+        (void)told; /* answered already, or the client has gone */
+    }
+    /* Other tasks may still wait to write to this answer. */
+    struct task *writer = s->writer, *file_waiter = s->file_waiter;
+    request_on_drain(r, NULL, NULL);
+    if (s->file) file_cancel(s->file);
+    slot_give(s);
+    request_done(r);
+    struct error err;
+    error_set(&err, ERR_CANCELLED, "the request has ended");
+    if (writer) task_resume_error(writer, &err);
+    if (file_waiter) task_resume_error(file_waiter, &err);
+}
+
+static void gone(void *data, enum error_kind why) {
+    struct slot *s = data;
+    uint64_t generation = s->generation;
+    struct task *task = s->task;
+    if (s->writer && s->writer != task) {
+        struct error err;
+        error_set(&err, why, "the client has gone");
+        request_on_drain(s->r, NULL, NULL);
+        wake_writer(s, &err);
+    }
+    if (s->generation == generation) task_cancel(task, why);
+}
+
+static void on_request(struct request *r, void *data) {
+    const struct handler *h = data;
+    lua_State *L = h->L;
+    struct slot *s = slot_take(r);
+    struct task *task = NULL;
+    if (!s) {
+        bool told = request_refuse(r, 503, (struct str){0}, false);
+        (void)told; /* the client may have gone */
+        request_done(r);
+        return;
+    }
+    uint64_t generation = s->generation;
+    lua_rawgeti(L, LUA_REGISTRYINDEX, h->function);
+    struct cell *c = lua_newuserdata(L, sizeof *c);
+    *c = (struct cell){.slot = s, .generation = generation};
+    lua_pushlightuserdata(L, &metatable_key);
+    lua_rawget(L, LUA_REGISTRYINDEX);
+    lua_setmetatable(L, -2);
+    if (!task_start(L, 1, request_arena(r), finished, s, &task)) {
+        slot_give(s);
+        bool told = request_refuse(r, 503, (struct str){0}, false);
+        (void)told; /* the client may have gone */
+        request_done(r);
+        return;
+    }
+    if (s->generation != generation) return; /* it has ended already */
+    s->task = task;
+    request_on_cancel(r, gone, s);
+}
+
+/* Looking at a request. */
+
+enum field {
+    FIELD_METHOD = 1,
+    FIELD_PATH,
+    FIELD_TARGET,
+    FIELD_ROUTE,
+    FIELD_PARAMS,
+    FIELD_QUERY,
+    FIELD_REMOTE,
+    FIELD_ID,
+    FIELD_STARTED,
+    FIELD_SECURE,
+    FIELD_CONTENT,
+    FIELD_BODY_SIZE,
+    FIELD_BODY_PATH,
+    FIELD_GONE,
+};
+static const char *const fields[] = {
+    [FIELD_METHOD] = "method",   [FIELD_PATH] = "path",           [FIELD_TARGET] = "target",
+    [FIELD_ROUTE] = "route",     [FIELD_PARAMS] = "params",       [FIELD_QUERY] = "query",
+    [FIELD_REMOTE] = "remote",   [FIELD_ID] = "id",               [FIELD_STARTED] = "started",
+    [FIELD_SECURE] = "secure",   [FIELD_CONTENT] = "content",     [FIELD_BODY_SIZE] = "body_size",
+    [FIELD_BODY_PATH] = "body_path", [FIELD_GONE] = "gone",
+};
+
+static void push_params(lua_State *L, const struct request *r) {
+    const struct route *route = request_route(r);
+    lua_createtable(L, 0, (int)route->params);
+    for (unsigned i = 0; i < route->params; i++) {
+        push_str(L, route->names[i]);
+        push_str(L, request_param(r, i));
+        lua_rawset(L, -3);
+    }
+}
+
+/* Upvalue 1: name -> method (function) or number of the field. */
+static int l_index(lua_State *L) {
+    lua_pushvalue(L, 2);
+    lua_rawget(L, lua_upvalueindex(1));
+    if (lua_type(L, -1) != LUA_TNUMBER) return 1; /* a method, or nil for a name that is unknown */
+    struct slot *s = live_slot(L);
+    struct request *r = s->r;
+    switch ((enum field)lua_tointeger(L, -1)) {
+    case FIELD_METHOD: push_str(L, request_method_name(r)); break;
+    case FIELD_PATH: push_str(L, request_path(r)); break;
+    case FIELD_TARGET: push_str(L, request_target(r)); break;
+    case FIELD_ROUTE: push_str(L, request_route(r)->pattern); break;
+    case FIELD_PARAMS: push_params(L, r); break;
+    case FIELD_QUERY: push_str(L, request_query(r)); break;
+    case FIELD_REMOTE: push_str(L, request_remote(r)); break;
+    case FIELD_ID: push_str(L, request_id(r)); break;
+    case FIELD_STARTED: lua_pushnumber(L, (lua_Number)request_started_us(r)); break;
+    case FIELD_SECURE: lua_pushboolean(L, 0); break; /* TLS ends at a proxy, whose word is judged in Lua */
+    case FIELD_CONTENT: lua_pushstring(L, content_kind_name(request_content(r))); break;
+    case FIELD_BODY_SIZE: lua_pushnumber(L, (lua_Number)request_body_size(r)); break;
+    case FIELD_BODY_PATH: push_str(L, str_of(request_body_path(r))); break;
+    case FIELD_GONE: lua_pushboolean(L, request_gone(r)); break;
+    default: lua_pushnil(L);
+    }
+    return 1;
+}
+
+static int l_header(lua_State *L) {
+    struct str name;
+    name.at = luaL_checklstring(L, 2, &name.len);
+    push_str(L, request_header(live_slot(L)->r, name));
+    return 1;
+}
+
+/* All headers by lower-case name; what was sent more than once is joined as lists are. */
+static int l_headers(lua_State *L) {
+    struct request *r = live_slot(L)->r;
+    lua_newtable(L);
+    for (size_t i = 0; i < request_header_count(r); i++) {
+        struct str name, value;
+        request_header_at(r, i, &name, &value);
+        char lower[256];
+        if (name.len > sizeof lower) continue;
+        for (size_t k = 0; k < name.len; k++)
+            lower[k] = name.at[k] >= 'A' && name.at[k] <= 'Z' ? (char)(name.at[k] | 0x20) : name.at[k];
+        lua_pushlstring(L, lower, name.len);
+        lua_pushvalue(L, -1);
+        lua_rawget(L, -3);
+        if (lua_isnil(L, -1)) {
+            lua_pop(L, 1);
+            lua_pushlstring(L, value.at, value.len);
+        } else {
+            lua_pushstring(L, header_id(name) == HEADER_COOKIE ? "; " : ", ");
+            lua_pushlstring(L, value.at, value.len);
+            lua_concat(L, 3);
+        }
+        lua_rawset(L, -3);
+    }
+    return 1;
+}
+
+static int l_cookie(lua_State *L) {
+    struct str name;
+    name.at = luaL_checklstring(L, 2, &name.len);
+    push_str(L, request_cookie(live_slot(L)->r, name));
+    return 1;
+}
+
+static int l_body(lua_State *L) {
+    struct request *r = live_slot(L)->r;
+    if (request_body_path(r)) return fail(L, ERR_LIMIT, "spooled", "the body is in a file");
+    struct str body = request_body(r);
+    lua_pushlstring(L, body.at ? body.at : "", body.len);
+    return 1;
+}
+
+/* name -> value, or an array of the values of a name that comes more than once. */
+static int push_pairs(lua_State *L, struct request *r, struct str text) {
+    struct pairs p;
+    bool many;
+    if (!form_decode(request_arena(r), text, PAIRS_MAX, &p, &many))
+        return many ? fail(L, ERR_LIMIT, "413", "too many parameters") : fail(L, ERR_MEMORY, "", "out of memory");
+    lua_createtable(L, 0, (int)p.count);
+    for (size_t i = 0; i < p.count; i++) {
+        push_str(L, p.at[i].name);
+        lua_pushvalue(L, -1);
+        lua_rawget(L, -3);
+        if (lua_isnil(L, -1)) {
+            lua_pop(L, 1);
+            push_str(L, p.at[i].value);
+            lua_rawset(L, -3);
+            continue;
+        }
+        if (!lua_istable(L, -1)) { /* the second value: name, value -> name, {value} */
+            lua_createtable(L, 2, 0);
+            lua_insert(L, -2);
+            lua_rawseti(L, -2, 1);
+            lua_pushvalue(L, -2);
+            lua_pushvalue(L, -2);
+            lua_rawset(L, -5);
+        }
+        push_str(L, p.at[i].value);
+        lua_rawseti(L, -2, (int)lua_objlen(L, -2) + 1);
+        lua_pop(L, 2);
+    }
+    return 1;
+}
+
+static int l_query_table(lua_State *L) {
+    struct request *r = live_slot(L)->r;
+    return push_pairs(L, r, request_query(r));
+}
+
+static int l_form(lua_State *L) {
+    struct request *r = live_slot(L)->r;
+    if (request_body_path(r)) return fail(L, ERR_LIMIT, "413", "the form is too large");
+    return push_pairs(L, r, request_body(r));
+}
+
+static void set_str(lua_State *L, const char *name, struct str value) {
+    if (!value.at) return;
+    lua_pushlstring(L, value.at, value.len);
+    lua_setfield(L, -2, name);
+}
+
+static int l_multipart(lua_State *L) {
+    struct request *r = live_slot(L)->r;
+    struct error err;
+    const struct multipart *m = request_multipart(r, &err);
+    if (!m) return fail(L, err.kind, err.kind == ERR_LIMIT ? "413" : "400", err.message);
+    lua_createtable(L, (int)m->count, 0);
+    for (size_t i = 0; i < m->count; i++) {
+        const struct part *p = &m->parts[i];
+        lua_createtable(L, 0, 5);
+        set_str(L, "name", p->name);
+        set_str(L, "filename", p->filename);
+        set_str(L, "type", p->type);
+        lua_pushnumber(L, (lua_Number)p->size);
+        lua_setfield(L, -2, "size");
+        if (p->path) set_str(L, "path", str_of(p->path));
+        else set_str(L, "data", p->data.at ? p->data : STR(""));
+        lua_rawseti(L, -2, (int)i + 1);
+    }
+    return 1;
+}
+
+/* Answering. */
+
+/* One header from the key and value on top of the stack. Views into Lua strings: the table keeps them alive. */
+static void add_header(lua_State *L, struct request *r, struct header *out, size_t *count, struct str name, int value) {
+    if (*count == RESPONSE_HEADERS_MAX) luaL_error(L, "too many headers");
+    struct str v;
+    if (lua_type(L, value) == LUA_TNUMBER) {
+        /* Not lua_tolstring: the text would belong to nobody. */
+        v = str_of(arena_printf(request_arena(r), "%.14g", lua_tonumber(L, value)));
+        if (!v.at) luaL_error(L, "out of memory");
+    } else {
+        if (lua_type(L, value) != LUA_TSTRING) luaL_error(L, "a header's value must be a string or a list of strings");
+        v.at = lua_tolstring(L, value, &v.len);
+    }
+    out[(*count)++] = (struct header){.name = name, .value = v};
+}
+
+static size_t read_headers(lua_State *L, int index, struct request *r, struct header out[RESPONSE_HEADERS_MAX]) {
+    size_t count = 0;
+    if (lua_isnoneornil(L, index)) return 0;
+    luaL_checktype(L, index, LUA_TTABLE);
+    lua_pushnil(L);
+    while (lua_next(L, index)) {
+        if (lua_type(L, -2) != LUA_TSTRING) luaL_error(L, "a header's name must be a string");
+        struct str name;
+        name.at = lua_tolstring(L, -2, &name.len);
+        if (lua_istable(L, -1)) {
+            for (int i = 1, n = (int)lua_objlen(L, -1); i <= n; i++) {
+                lua_rawgeti(L, -1, i);
+                add_header(L, r, out, &count, name, -1);
+                lua_pop(L, 1);
+            }
+        } else {
+            add_header(L, r, out, &count, name, -1);
+        }
+        lua_pop(L, 1);
+    }
+    return count;
+}
+
+static int check_status(lua_State *L, int index) {
+    lua_Integer status = luaL_checkinteger(L, index);
+    luaL_argcheck(L, status >= 200 && status <= 599, index, "status must be 200 to 599");
+    return (int)status;
+}
+
+static int l_respond(lua_State *L) {
+    struct slot *s = live_slot(L);
+    int status = check_status(L, 2);
+    struct header headers[RESPONSE_HEADERS_MAX];
+    size_t count = read_headers(L, 3, s->r, headers);
+    struct str body = STR("");
+    if (!lua_isnoneornil(L, 4)) body.at = luaL_checklstring(L, 4, &body.len);
+    lua_pushboolean(L, request_respond(s->r, status, headers, count, body));
+    return 1;
+}
+
+static int l_stream(lua_State *L) {
+    struct slot *s = live_slot(L);
+    int status = check_status(L, 2);
+    struct header headers[RESPONSE_HEADERS_MAX];
+    size_t count = read_headers(L, 3, s->r, headers);
+    if (!request_stream(s->r, status, headers, count, -1))
+        return fail(L, ERR_CANCELLED, "", request_gone(s->r) ? "the client has gone" : "the request was answered already");
+    lua_settop(L, 1);
+    return 1;
+}
+
+static void drained(void *data) {
+    wake_writer(data, NULL);
+}
+
+static void cancel_write(void *op) {
+    struct slot *s = op;
+    s->writer = NULL;
+    if (s->r) request_on_drain(s->r, NULL, NULL);
+}
+
+static int l_write(lua_State *L) {
+    struct slot *s = slot_of(L, 1);
+    struct str bytes;
+    bytes.at = luaL_checklstring(L, 2, &bytes.len);
+    if (!s) return fail(L, ERR_CANCELLED, "", "the request has ended");
+    if (s->writer) return fail(L, ERR_BUSY, "", "another task is writing");
+    switch (request_stream_write(s->r, bytes)) {
+    case STREAM_OK: lua_pushboolean(L, 1); return 1;
+    case STREAM_FULL: {
+        struct task *t = task_current(L);
+        s->writer = t;
+        request_on_drain(s->r, drained, s);
+        return task_suspend(L, t, cancel_write, s);
+    }
+    default: return fail(L, ERR_CANCELLED, "", "the client has gone");
+    }
+}
+
+static int l_close(lua_State *L) {
+    struct slot *s = slot_of(L, 1);
+    if (s) request_stream_end(s->r);
+    lua_pushboolean(L, s != NULL);
+    return 1;
+}
+
+static void file_finished(void *data, const struct error *err) {
+    struct slot *s = data;
+    struct task *t = s->file_waiter;
+    s->file = NULL;
+    s->file_waiter = NULL;
+    if (err) {
+        task_resume_error(t, err);
+    } else {
+        lua_pushboolean(task_lua(t), 1);
+        task_resume(t, 1);
+    }
+}
+
+static void cancel_file(void *op) {
+    struct slot *s = op;
+    struct file_send *f = s->file;
+    s->file = NULL;
+    s->file_waiter = NULL;
+    if (f) file_cancel(f);
+}
+
+static int l_file(lua_State *L) {
+    struct slot *s = live_slot(L);
+    struct str path;
+    path.at = luaL_checklstring(L, 2, &path.len);
+    struct header headers[RESPONSE_HEADERS_MAX];
+    size_t count = read_headers(L, 3, s->r, headers);
+    struct task *t = task_current(L);
+    struct error err;
+    if (s->file) return fail(L, ERR_BUSY, "", "a file is being sent");
+    s->file = file_send(s->r, path, headers, count, file_finished, s, &err);
+    if (!s->file) return task_fail(L, &err);
+    s->file_waiter = t;
+    return task_suspend(L, t, cancel_file, s);
+}
+
+/* Registering. */
+
+static struct server *need_server(lua_State *L) {
+    struct server *s = bind_server_get();
+    if (!s) luaL_error(L, "out of memory");
+    return s;
+}
+
+static struct handler *handler_new(lua_State *L, struct routes *t, int function) {
+    struct handler *h = malloc(sizeof *h);
+    if (!h || !routes_own(t, h)) luaL_error(L, "out of memory");
+    lua_pushvalue(L, function);
+    *h = (struct handler){.L = task_main(L), .function = luaL_ref(L, LUA_REGISTRYINDEX)};
+    return h;
+}
+
+static int l_route(lua_State *L) {
+    struct str method, pattern;
+    method.at = luaL_checklstring(L, 1, &method.len);
+    pattern.at = luaL_checklstring(L, 2, &pattern.len);
+    luaL_checktype(L, 3, LUA_TFUNCTION);
+    struct route_options options = {0};
+    if (!lua_isnoneornil(L, 4)) {
+        luaL_checktype(L, 4, LUA_TTABLE);
+        lua_getfield(L, 4, "body_limit");
+        lua_getfield(L, 4, "timeout_ms");
+        lua_getfield(L, 4, "spool");
+        lua_Number limit = lua_tonumber(L, -3), ms = lua_tonumber(L, -2);
+        luaL_argcheck(L, limit >= 0 && limit <= 1e12 && ms >= 0 && ms <= 1e9, 4, "body_limit or timeout_ms out of range");
+        options = (struct route_options){
+            .body_limit = (size_t)limit, .timeout_ms = (uint64_t)ms, .spool = lua_toboolean(L, -1)};
+        lua_pop(L, 3);
+    }
+    struct routes *t = server_routes(need_server(L));
+    struct error err;
+    if (!routes_add(t, http_method_of(method), pattern, on_request, handler_new(L, t, 3), &options, &err))
+        return luaL_error(L, "%s", err.message);
+    return 0;
+}
+
+static int l_fallback(lua_State *L) {
+    luaL_checktype(L, 1, LUA_TFUNCTION);
+    struct routes *t = server_routes(need_server(L));
+    routes_fallback(t, on_request, handler_new(L, t, 1));
+    return 0;
+}
+
+static int l_static(lua_State *L) {
+    struct str prefix;
+    prefix.at = luaL_checklstring(L, 1, &prefix.len);
+    struct error err;
+    if (!file_routes(server_routes(need_server(L)), prefix, luaL_checkstring(L, 2), &err))
+        return luaL_error(L, "%s", err.message);
+    return 0;
+}
+
+int luaopen_core_server(lua_State *L) {
+    static const luaL_Reg methods[] = {
+        {"header", l_header}, {"headers", l_headers},     {"cookie", l_cookie},   {"body", l_body},
+        {"form", l_form},     {"query_table", l_query_table}, {"multipart", l_multipart}, {"respond", l_respond},
+        {"stream", l_stream}, {"write", l_write},         {"close", l_close},     {"file", l_file},
+        {NULL, NULL},
+    };
+    static const luaL_Reg functions[] = {
+        {"route", l_route}, {"fallback", l_fallback}, {"static", l_static}, {NULL, NULL}};
+    lua_pushlightuserdata(L, &metatable_key);
+    lua_newtable(L);
+    lua_newtable(L);
+    luaL_register(L, NULL, methods);
+    for (int i = 1; i < (int)(sizeof fields / sizeof fields[0]); i++) {
+        lua_pushinteger(L, i);
+        lua_setfield(L, -2, fields[i]);
+    }
+    lua_pushcclosure(L, l_index, 1);
+    lua_setfield(L, -2, "__index");
+    lua_pushboolean(L, 0);
+    lua_setfield(L, -2, "__metatable");
+    lua_rawset(L, LUA_REGISTRYINDEX);
+
+    lua_newtable(L);
+    luaL_register(L, NULL, functions);
+    return 1;
+}

@@ -1,0 +1,352 @@
+/* The decoder: recursive descent, at most JSON_DEPTH deep, each value pushed as it is read. Errors read like those of
+ * the JavaScript engine that the clients know. */
+#include <lauxlib.h>
+#include <math.h>
+
+#include "script/json.h"
+
+#define EXACT_MAX 9007199254740992.0 /* 2^53 */
+#define SCRATCH 512
+
+struct decoder {
+    lua_State *L;
+    const unsigned char *start, *at, *end;
+    struct error *err;
+    unsigned depth;
+    /* How many members the last object, or elements the last array, of this depth had: lists of alike things are the
+     * rule, and a table made in the right size is not rehashed. */
+    unsigned members[JSON_DEPTH + 1], elements[JSON_DEPTH + 1];
+};
+
+/* What a byte is inside a string: 0 plain, else it needs a look. */
+static const unsigned char special[256] = {
+    [0 ... 0x1F] = 1, ['"'] = 1, ['\\'] = 1, [0x80 ... 0xFF] = 1,
+};
+
+/* Length of the valid UTF-8 sequence that begins at p, 0 when there is none. */
+static size_t utf8_len(const unsigned char *p, const unsigned char *end) {
+    size_t left = (size_t)(end - p);
+    unsigned c = p[0];
+    if (c < 0x80) return 1;
+    if (c < 0xC2 || c > 0xF4) return 0;
+    size_t n = c < 0xE0 ? 2 : c < 0xF0 ? 3 : 4;
+    if (left < n) return 0;
+    for (size_t i = 1; i < n; i++)
+        if ((p[i] & 0xC0) != 0x80) return 0;
+    if ((c == 0xE0 && p[1] < 0xA0) || (c == 0xED && p[1] > 0x9F) || (c == 0xF0 && p[1] < 0x90) || (c == 0xF4 && p[1] > 0x8F))
+        return 0;
+    return n;
+}
+
+/* Positions count UTF-16 units, as JavaScript does. */
+static size_t position(const struct decoder *d, const unsigned char *at) {
+    size_t n = 0;
+    for (const unsigned char *p = d->start; p < at; p++) n += (*p & 0xC0) == 0x80 ? 0 : *p >= 0xF0 ? 2 : 1;
+    return n;
+}
+
+static bool unexpected(struct decoder *d, const unsigned char *at) {
+    if (at >= d->end) return error_set(d->err, ERR_INVALID, "Unexpected end of JSON input");
+    size_t pos = position(d, at);
+    if (*at == '"') return error_set(d->err, ERR_INVALID, "Unexpected string in JSON at position %zu", pos);
+    if ((*at >= '0' && *at <= '9') || *at == '-')
+        return error_set(d->err, ERR_INVALID, "Unexpected number in JSON at position %zu", pos);
+    size_t n = utf8_len(at, d->end);
+    if (n == 0) return error_set(d->err, ERR_INVALID, "Invalid UTF-8 in JSON at position %zu", pos);
+    if (*at == 0) return error_set(d->err, ERR_INVALID, "Unexpected token \\u0000 in JSON at position %zu", pos);
+    return error_set(d->err, ERR_INVALID, "Unexpected token %.*s in JSON at position %zu", (int)n, (const char *)at, pos);
+}
+
+static void skip_blanks(struct decoder *d) {
+    while (d->at < d->end && (*d->at == ' ' || *d->at == '\n' || *d->at == '\r' || *d->at == '\t')) d->at++;
+}
+
+static int hex4(const unsigned char *p) {
+    int v = 0;
+    for (int i = 0; i < 4; i++) {
+        int c = p[i];
+        int digit = c >= '0' && c <= '9' ? c - '0' : (c | 32) >= 'a' && (c | 32) <= 'f' ? (c | 32) - 'a' + 10 : -1;
+        if (digit < 0) return -1;
+        v = v << 4 | digit;
+    }
+    return v;
+}
+
+static char *put_utf8(char *out, unsigned cp) {
+    if (cp < 0x80) {
+        *out++ = (char)cp;
+    } else if (cp < 0x800) {
+        *out++ = (char)(0xC0 | cp >> 6);
+        *out++ = (char)(0x80 | (cp & 0x3F));
+    } else if (cp < 0x10000) {
+        *out++ = (char)(0xE0 | cp >> 12);
+        *out++ = (char)(0x80 | (cp >> 6 & 0x3F));
+        *out++ = (char)(0x80 | (cp & 0x3F));
+    } else {
+        *out++ = (char)(0xF0 | cp >> 18);
+        *out++ = (char)(0x80 | (cp >> 12 & 0x3F));
+        *out++ = (char)(0x80 | (cp >> 6 & 0x3F));
+        *out++ = (char)(0x80 | (cp & 0x3F));
+    }
+    return out;
+}
+
+/* The \u escape whose 'u' is at p; *p is moved behind it. False: the error is set. */
+static bool unicode_escape(struct decoder *d, const unsigned char **p, unsigned *cp) {
+    const unsigned char *u = *p;
+    for (int i = 1; i <= 4; i++)
+        if (u + i >= d->end || !((u[i] >= '0' && u[i] <= '9') || ((u[i] | 32) >= 'a' && (u[i] | 32) <= 'f')))
+            return unexpected(d, u + i);
+    int high = hex4(u + 1);
+    *p = u + 5;
+    *cp = (unsigned)high;
+    if (high < 0xD800 || high > 0xDFFF) return true;
+    const unsigned char *next = u + 5;
+    int low = high < 0xDC00 && d->end - next >= 6 && next[0] == '\\' && next[1] == 'u' ? hex4(next + 2) : -1;
+    if (low < 0xDC00 || low > 0xDFFF)
+        return error_set(d->err, ERR_INVALID, "Half of a surrogate pair in JSON at position %zu", position(d, u - 1));
+    *cp = 0x10000 + ((*cp - 0xD800) << 10) + ((unsigned)low - 0xDC00);
+    *p = next + 6;
+    return true;
+}
+
+/* A string with escapes; d->at is behind the opening quote, `p` at the first byte that is not plain. */
+static bool escaped_string(struct decoder *d, const unsigned char *p) {
+    const unsigned char *close = p;
+    while (close < d->end && *close != '"') close += *close == '\\' ? 2 : 1;
+    if (close > d->end) close = d->end;
+    size_t most = (size_t)(close - d->at); /* no escape is shorter than what it stands for */
+    char local[SCRATCH];
+    int top = lua_gettop(d->L);
+    char *scratch = most <= sizeof local ? local : lua_newuserdata(d->L, most);
+    char *out = scratch;
+    p = d->at;
+    for (;;) {
+        const unsigned char *run = p;
+        while (p < d->end && !special[*p]) p++;
+        memcpy(out, run, (size_t)(p - run));
+        out += p - run;
+        if (p >= d->end) return unexpected(d, d->end);
+        if (*p == '"') break;
+        if (*p == '\\') {
+            if (++p >= d->end) return unexpected(d, p);
+            unsigned cp = 0;
+            switch (*p) {
+            case '"':
+            case '\\':
+            case '/': *out++ = (char)*p++; break;
+            case 'b': *out++ = '\b', p++; break;
+            case 'f': *out++ = '\f', p++; break;
+            case 'n': *out++ = '\n', p++; break;
+            case 'r': *out++ = '\r', p++; break;
+            case 't': *out++ = '\t', p++; break;
+            case 'u':
+                if (!unicode_escape(d, &p, &cp)) return false;
+                out = put_utf8(out, cp);
+                break;
+            default: return unexpected(d, p);
+            }
+        } else {
+            size_t n = *p < 0x20 ? 0 : utf8_len(p, d->end);
+            if (n == 0) return unexpected(d, p);
+            memcpy(out, p, n);
+            out += n;
+            p += n;
+        }
+    }
+    d->at = p + 1;
+    lua_pushlstring(d->L, scratch, (size_t)(out - scratch));
+    if (scratch != local) lua_replace(d->L, top + 1);
+    return true;
+}
+
+/* d->at is at the opening quote. */
+static bool string(struct decoder *d) {
+    const unsigned char *p = ++d->at;
+    for (;;) {
+        while (p < d->end && !special[*p]) p++;
+        if (p >= d->end) return unexpected(d, d->end);
+        if (*p == '"') {
+            lua_pushlstring(d->L, (const char *)d->at, (size_t)(p - d->at));
+            d->at = p + 1;
+            return true;
+        }
+        if (*p == '\\') return escaped_string(d, p);
+        size_t n = *p < 0x20 ? 0 : utf8_len(p, d->end);
+        if (n == 0) return unexpected(d, p);
+        p += n;
+    }
+}
+
+static const double tens[] = {1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,  1e8,  1e9,  1e10, 1e11,
+                              1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22};
+
+static inline bool digit(const struct decoder *d, const unsigned char *p) {
+    return p < d->end && *p >= '0' && *p <= '9';
+}
+
+static bool number(struct decoder *d) {
+    const unsigned char *first = d->at, *p = first;
+    bool negative = *p == '-', whole = true;
+    if (negative) p++;
+    if (!digit(d, p)) return unexpected(d, p);
+    uint64_t mantissa = 0;
+    int digits = 0, scale = 0;
+    if (*p == '0') {
+        p++;
+        if (digit(d, p)) return unexpected(d, p);
+    } else {
+        for (; digit(d, p); p++, digits++)
+            if (digits < 18) mantissa = mantissa * 10 + (*p - '0');
+    }
+    if (p < d->end && *p == '.') {
+        whole = false;
+        p++;
+        if (!digit(d, p)) return unexpected(d, p);
+        for (; digit(d, p); p++, digits++) {
+            if (digits < 18) mantissa = mantissa * 10 + (*p - '0');
+            scale--;
+        }
+    }
+    if (p < d->end && (*p | 32) == 'e') {
+        whole = false;
+        p++;
+        bool down = p < d->end && *p == '-';
+        if (p < d->end && (*p == '-' || *p == '+')) p++;
+        if (!digit(d, p)) return unexpected(d, p);
+        int exponent = 0;
+        for (; digit(d, p); p++)
+            if (exponent < 100000) exponent = exponent * 10 + (*p - '0');
+        scale += down ? -exponent : exponent;
+    }
+    d->at = p;
+    double value = 0;
+    if (digits <= 18 && mantissa <= (uint64_t)EXACT_MAX && scale >= -22 && scale <= 22) {
+        /* Both operands are exact doubles, so the one operation rounds right. */
+        value = (double)mantissa;
+        value = scale < 0 ? value / tens[-scale] : value * tens[scale];
+        if (negative) value = -value;
+    } else if (whole) {
+        lua_pushlstring(d->L, (const char *)first, (size_t)(p - first));
+        return true;
+    } else {
+        /* Lua's own reader rounds right and knows no locale. */
+        lua_pushlstring(d->L, (const char *)first, (size_t)(p - first));
+        value = lua_tonumber(d->L, -1);
+        lua_pop(d->L, 1);
+        if (!isfinite(value))
+            return error_set(d->err, ERR_INVALID, "Number out of range in JSON at position %zu", position(d, first));
+    }
+    lua_pushnumber(d->L, value);
+    return true;
+}
+
+static bool literal(struct decoder *d, const char *word, size_t len) {
+    for (size_t i = 0; i < len; i++)
+        if (d->at + i >= d->end || d->at[i] != (unsigned char)word[i]) return unexpected(d, d->at + i);
+    d->at += len;
+    return true;
+}
+
+static bool value(struct decoder *d);
+
+static bool enter(struct decoder *d) {
+    d->at++;
+    if (++d->depth > JSON_DEPTH) return error_set(d->err, ERR_LIMIT, "JSON is nested deeper than %d", JSON_DEPTH);
+    skip_blanks(d);
+    return true;
+}
+
+static bool object(struct decoder *d) {
+    if (!enter(d)) return false;
+    if (d->at < d->end && *d->at == '}') {
+        lua_createtable(d->L, 0, 0);
+        d->at++;
+        d->depth--;
+        return true;
+    }
+    unsigned depth = d->depth, n = 0, guess = d->members[depth];
+    lua_createtable(d->L, 0, (int)(guess ? guess : 4));
+    for (;;) {
+        skip_blanks(d);
+        if (d->at >= d->end || *d->at != '"') return unexpected(d, d->at);
+        if (!string(d)) return false;
+        skip_blanks(d);
+        if (d->at >= d->end || *d->at != ':') return unexpected(d, d->at);
+        d->at++;
+        if (!value(d)) return false;
+        lua_rawset(d->L, -3);
+        n++;
+        skip_blanks(d);
+        if (d->at >= d->end || (*d->at != ',' && *d->at != '}')) return unexpected(d, d->at);
+        if (*d->at++ == '}') break;
+    }
+    d->members[depth] = n < 64 ? n : 64;
+    d->depth--;
+    return true;
+}
+
+static bool array(struct decoder *d) {
+    if (!enter(d)) return false;
+    if (d->at < d->end && *d->at == ']') {
+        lua_createtable(d->L, 0, 0);
+        json_mark_array(d->L, -1);
+        d->at++;
+        d->depth--;
+        return true;
+    }
+    unsigned depth = d->depth, guess = d->elements[depth];
+    int n = 0;
+    lua_createtable(d->L, (int)(guess ? guess : 4), 0);
+    for (;;) {
+        if (!value(d)) return false;
+        lua_rawseti(d->L, -2, ++n);
+        skip_blanks(d);
+        if (d->at >= d->end || (*d->at != ',' && *d->at != ']')) return unexpected(d, d->at);
+        if (*d->at++ == ']') break;
+    }
+    d->elements[depth] = n < 64 ? (unsigned)n : 64;
+    d->depth--;
+    return true;
+}
+
+static bool value(struct decoder *d) {
+    skip_blanks(d);
+    if (d->at >= d->end) return unexpected(d, d->at);
+    switch (*d->at) {
+    case '"': return string(d);
+    case '{': return object(d);
+    case '[': return array(d);
+    case 't':
+        if (!literal(d, "true", 4)) return false;
+        lua_pushboolean(d->L, 1);
+        return true;
+    case 'f':
+        if (!literal(d, "false", 5)) return false;
+        lua_pushboolean(d->L, 0);
+        return true;
+    case 'n':
+        if (!literal(d, "null", 4)) return false;
+        lua_pushlightuserdata(d->L, NULL);
+        return true;
+    default:
+        if (*d->at == '-' || (*d->at >= '0' && *d->at <= '9')) return number(d);
+        return unexpected(d, d->at);
+    }
+}
+
+bool json_decode(lua_State *L, struct str text, struct error *err) {
+    if (text.len > JSON_BYTES) return error_set(err, ERR_LIMIT, "JSON is longer than %zu bytes", JSON_BYTES);
+    /* A level holds its table and a key or value; a few more for the innermost. */
+    if (!lua_checkstack(L, JSON_DEPTH * 2 + 16)) return error_set(err, ERR_MEMORY, "no memory for the Lua stack");
+    int top = lua_gettop(L);
+    const unsigned char *at = (const unsigned char *)text.at;
+    struct decoder d = {.L = L, .start = at, .at = at, .end = at ? at + text.len : at, .err = err};
+    if (value(&d)) {
+        skip_blanks(&d);
+        if (d.at == d.end) return true;
+        unexpected(&d, d.at);
+    }
+    lua_settop(L, top);
+    return false;
+}

@@ -1,0 +1,715 @@
+#include "script/sandbox.h"
+
+#include <lauxlib.h>
+#include <luajit.h>
+#include <lualib.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "runtime/clock.h"
+#include "script/json.h"
+#include "script/sandbox_internal.h"
+#include "script/sandbox_value.h"
+
+#define GRAIN 1000u
+#define FINE_GRAIN 100u /* once there are strings that take long to copy */
+#define FINE_PIECE ((size_t)32 * 1024)
+#define CALL_DEPTH_MAX 150
+#define LOAD_INSTRUCTIONS 20000
+#define LOAD_WALL_US 20000
+#define SOURCE_MAX ((size_t)64 * 1024)
+#define DATA_MAX ((size_t)256 * 1024)
+#define HEAP_MAX ((size_t)8 * 1024 * 1024)
+/* No single string or table part is larger: one machine instruction of Lua can copy or compare a whole string, and the
+ * hook looks only every GRAIN of them. (The largest Lua stack just fits.) */
+#define PIECE_MAX ((size_t)640 * 1024)
+/* Garbage is bounded by what is ever allocated, not only by what is alive. */
+#define ALLOCATED_TIMES 4
+
+const struct sandbox_limits sandbox_pure = {
+    .instructions = 200000, .wall_us = 5000, .heap = HEAP_MAX, .result = (size_t)64 * 1024};
+const struct sandbox_limits sandbox_slow = {
+    .instructions = 2000000, .wall_us = 20000, .heap = HEAP_MAX, .result = (size_t)256 * 1024};
+static const struct sandbox_limits load_limits = {
+    .instructions = LOAD_INSTRUCTIONS, .wall_us = LOAD_WALL_US, .heap = HEAP_MAX, .result = DATA_MAX};
+
+/* A loaded rule, an element of the state's list. */
+struct rule {
+    int chunk; /* registry reference; 0: the place is free */
+    char name[128];
+    struct buf config; /* JSON object, checked; empty: none */
+};
+
+struct rules {
+    struct rule *at;
+    int count;
+};
+
+struct sandbox_state {
+    struct sandbox sb; /* first: what the allocator knows */
+    struct rules rules;
+    int handler;        /* registry reference of the message handler */
+    int env;            /* registry reference of the rules' globals */
+    int error_line;     /* set by the handler */
+    char stop_text[256];
+};
+
+static struct sandbox_state *state_of(struct sandbox *sb) {
+    return (struct sandbox_state *)sb;
+}
+
+const char *outcome_name(enum outcome o) {
+    static const char *const names[] = {"ok",         "error",         "limit_instructions", "limit_time",
+                                        "limit_heap", "limit_pattern", "limit_result",       "invalid_result"};
+    return names[o];
+}
+
+/* ---- the bounds ---- */
+
+static void *allocate(void *data, void *old, size_t old_size, size_t size) {
+    struct sandbox *sb = data;
+    if (size == 0) {
+        free(old);
+        sb->live -= old_size;
+        return NULL;
+    }
+    if (!old) old_size = 0;
+    if (sb->running && size > old_size) {
+        sb->allocated += size;
+        if (size > sb->piece) sb->piece = size;
+        if (size > PIECE_MAX || sb->live - old_size + size > sb->heap_limit || sb->allocated > sb->allocated_limit) {
+            if (sb->stop == OUTCOME_OK) sb->stop = OUTCOME_HEAP;
+            sb->broken = true;
+            return NULL;
+        }
+    }
+    void *p = realloc(old, size);
+    if (!p) return NULL;
+    sb->live += size - old_size;
+    if (sb->live > sb->peak) sb->peak = sb->live;
+    return p;
+}
+
+struct sandbox *sandbox_of(lua_State *L) {
+    void *data;
+    lua_Alloc fn = lua_getallocf(L, &data);
+    (void)fn; /* there is only one */
+    return data;
+}
+
+static void on_count(lua_State *L, lua_Debug *ar);
+
+static void set_grain(lua_State *L, struct sandbox *sb, unsigned grain) {
+    sb->grain = grain;
+    int done = lua_sethook(L, on_count, LUA_MASKCOUNT, (int)grain);
+    (void)done; /* always 1 */
+}
+
+int sandbox_stop(lua_State *L, enum outcome why, const char *fmt, ...) {
+    struct sandbox *sb = sandbox_of(L);
+    if (sb->stop == OUTCOME_OK) {
+        sb->stop = why;
+        va_list args;
+        va_start(args, fmt);
+        int n = vsnprintf(state_of(sb)->stop_text, sizeof state_of(sb)->stop_text, fmt, args);
+        va_end(args);
+        if (n < 0) state_of(sb)->stop_text[0] = '\0';
+    }
+    /* Should anything swallow this error, the very next instruction raises it again. */
+    set_grain(L, sb, 1);
+    lua_pushliteral(L, "stopped");
+    return lua_error(L);
+}
+
+static void check_instructions(lua_State *L, struct sandbox *sb) {
+    if (sb->used >= sb->limit)
+        sandbox_stop(L, OUTCOME_INSTRUCTIONS, "stopped after %llu instructions", (unsigned long long)sb->limit);
+}
+
+static void on_count(lua_State *L, lua_Debug *ar) {
+    struct sandbox *sb = sandbox_of(L);
+    sb->used += sb->grain;
+    if (lua_getinfo(L, "l", ar) && ar->currentline > 0) sb->line = ar->currentline;
+    if (sb->stop != OUTCOME_OK) sandbox_stop(L, sb->stop, "stopped");
+    check_instructions(L, sb);
+    if (clock_mono_us() > sb->until_us)
+        sandbox_stop(L, OUTCOME_TIME, "stopped after %llu microseconds", (unsigned long long)sb->wall_us);
+    uint64_t left = sb->limit - sb->used;
+    unsigned grain = sb->piece > FINE_PIECE ? FINE_GRAIN : GRAIN;
+    if (left < grain) grain = (unsigned)left;
+    if (grain != sb->grain) set_grain(L, sb, grain);
+}
+
+void sandbox_charge(lua_State *L, uint64_t n) {
+    struct sandbox *sb = sandbox_of(L);
+    sb->used += n;
+    if (sb->running) check_instructions(L, sb);
+}
+
+void sandbox_call(lua_State *L, int nargs, int nresults) {
+    struct sandbox *sb = sandbox_of(L);
+    if (++sb->depth > CALL_DEPTH_MAX) luaL_error(L, "calls nested too deep");
+    lua_call(L, nargs, nresults);
+    sb->depth--;
+}
+
+static void begin(lua_State *L, const struct sandbox_limits *limits) {
+    struct sandbox *sb = sandbox_of(L);
+    sb->used = 0;
+    sb->limit = limits->instructions;
+    sb->wall_us = limits->wall_us;
+    sb->until_us = clock_mono_us() + limits->wall_us;
+    set_grain(L, sb, limits->instructions < GRAIN ? (unsigned)limits->instructions : GRAIN);
+}
+
+static void end(lua_State *L) {
+    int done = lua_sethook(L, NULL, 0, 0);
+    (void)done; /* always 1 */
+}
+
+/* ---- what rule code sees ---- */
+
+static char frozen_key; /* metatable[&frozen_key] = true: one of our own tables */
+
+void sandbox_check_writable(lua_State *L, int idx) {
+    if (!lua_getmetatable(L, idx)) return;
+    lua_pushlightuserdata(L, &frozen_key);
+    lua_rawget(L, -2);
+    if (lua_toboolean(L, -1)) luaL_error(L, "this table is read-only");
+    lua_pop(L, 2);
+}
+
+static int refuse_write(lua_State *L) {
+    return luaL_error(L, "%s", lua_tostring(L, lua_upvalueindex(1)));
+}
+
+static int refuse_read(lua_State *L) {
+    static const char *const hints[][2] = {
+        {"os", "for the time use input.now"}, {"io", "rules read only their input"},
+        {"print", "use log()"},               {"require", "use lib()"},
+        {"next", "use pairs"},                {"coroutine", "rules run from end to end"},
+        {"setmetatable", NULL},               {"getmetatable", NULL},
+        {"load", NULL},                       {"loadstring", NULL},
+        {"rawset", NULL},                     {"rawget", NULL},
+        {"debug", NULL},                      {"ffi", NULL},
+        {"jit", NULL},                        {"package", NULL},
+        {"bit", NULL},                        {"_G", "use local"},
+        {"setfenv", NULL},                    {"getfenv", NULL},
+        {"collectgarbage", NULL},             {"newproxy", NULL},
+        {"xpcall", "use pcall"},              {"dofile", NULL},
+    };
+    const char *library = lua_tostring(L, lua_upvalueindex(1));
+    char number[32];
+    size_t len;
+    const char *name = sandbox_text(L, 2, number, &len);
+    if (*library) return luaL_error(L, "'%s.%s' is not available in rules", library, name);
+    for (size_t i = 0; i < sizeof hints / sizeof *hints; i++) {
+        if (strcmp(hints[i][0], name) != 0) continue;
+        return hints[i][1] ? luaL_error(L, "'%s' is not available in rules; %s", name, hints[i][1])
+                           : luaL_error(L, "'%s' is not available in rules", name);
+    }
+    return luaL_error(L, "'%s' is not defined", name);
+}
+
+/* Replaces the table on top by a read-only view of it. `library` is "" for the globals. */
+static void freeze(lua_State *L, const char *library) {
+    lua_newtable(L); /* metatable of the table: reading what it lacks */
+    lua_pushstring(L, library);
+    lua_pushcclosure(L, refuse_read, 1);
+    lua_setfield(L, -2, "__index");
+    lua_setmetatable(L, -2);
+    lua_newtable(L); /* the view */
+    lua_createtable(L, 0, 4);
+    lua_pushvalue(L, -3);
+    lua_setfield(L, -2, "__index");
+    lua_pushstring(L, *library ? "libraries are read-only" : "globals are read-only in rules; use local");
+    lua_pushcclosure(L, refuse_write, 1);
+    lua_setfield(L, -2, "__newindex");
+    lua_pushlightuserdata(L, &frozen_key);
+    lua_pushboolean(L, 1);
+    lua_rawset(L, -3);
+    lua_setmetatable(L, -2);
+    lua_remove(L, -2);
+}
+
+static void take(lua_State *L, int from, int to, const char *const *names) {
+    for (; *names; names++) {
+        lua_getfield(L, from, *names);
+        lua_setfield(L, to, *names);
+    }
+}
+
+static int call_log(lua_State *L) {
+    lua_remove(L, 1);
+    lua_pushvalue(L, lua_upvalueindex(1));
+    lua_insert(L, 1);
+    lua_call(L, lua_gettop(L) - 1, 0);
+    return 0;
+}
+
+/* `log` is called, and has `warn`. */
+static void open_log(lua_State *L, int base) {
+    lua_newtable(L);
+    lua_getfield(L, base, "log");
+    lua_setfield(L, -2, "warn");
+    freeze(L, "log");
+    int made = lua_getmetatable(L, -1);
+    (void)made; /* freeze has just set it */
+    lua_getfield(L, base, "log");
+    lua_pushcclosure(L, call_log, 1);
+    lua_setfield(L, -2, "__call");
+    lua_pop(L, 1);
+    lua_setfield(L, base, "log");
+}
+
+static int on_error(lua_State *L) {
+    struct sandbox_state *st = state_of(sandbox_of(L));
+    lua_Debug ar;
+    st->error_line = 0;
+    for (int level = 1; lua_getstack(L, level, &ar); level++) {
+        if (lua_getinfo(L, "l", &ar) && ar.currentline > 0) {
+            st->error_line = ar.currentline;
+            break;
+        }
+    }
+    return 1;
+}
+
+static int enter(lua_State *L);
+
+static int set_up(lua_State *L) {
+    static const char *const base_names[] = {"assert", "error", "ipairs", "select", "type", NULL};
+    static const char *const math_names[] = {"abs", "ceil", "floor", "fmod", "max", "min", "huge", NULL};
+    static const struct {
+        const char *name;
+        void (*open)(lua_State *L);
+    } libraries[] = {{"table", sandbox_open_table}, {"money", sandbox_open_money},   {"set", sandbox_open_set},
+                     {"schema", sandbox_open_schema}, {"text", sandbox_open_text}, {"dt", sandbox_open_dt}};
+    struct sandbox_state *st = state_of(sandbox_of(L));
+    if (luaJIT_setmode(L, 0, LUAJIT_MODE_ENGINE | LUAJIT_MODE_OFF) != 1) return luaL_error(L, "the JIT does not stop");
+    lua_pushcfunction(L, enter);
+    st->sb.runner = luaL_ref(L, LUA_REGISTRYINDEX);
+    lua_pushcfunction(L, on_error);
+    st->handler = luaL_ref(L, LUA_REGISTRYINDEX);
+
+    /* Lua's own libraries are opened once, to take the few functions that need no bound, then dropped. */
+    lua_pushcfunction(L, luaopen_base);
+    lua_pushliteral(L, "");
+    lua_call(L, 1, 0);
+    lua_pushcfunction(L, luaopen_math);
+    lua_pushliteral(L, LUA_MATHLIBNAME);
+    lua_call(L, 1, 0);
+    lua_settop(L, 0);
+    lua_newtable(L);
+    take(L, LUA_GLOBALSINDEX, 1, base_names);
+    sandbox_open_base(L);
+    lua_newtable(L);
+    lua_getfield(L, LUA_GLOBALSINDEX, "math");
+    take(L, 3, 2, math_names);
+    lua_settop(L, 2);
+    freeze(L, "math");
+    lua_setfield(L, 1, "math");
+    for (size_t i = 0; i < sizeof libraries / sizeof *libraries; i++) {
+        libraries[i].open(L);
+        freeze(L, libraries[i].name);
+        lua_setfield(L, 1, libraries[i].name);
+    }
+    lua_getfield(L, 1, "dt");
+    lua_setfield(L, 1, "time");
+    sandbox_open_string(L);
+    lua_pushliteral(L, ""); /* the methods of strings; their metatable is shared by all */
+    lua_createtable(L, 0, 1);
+    lua_pushvalue(L, 2);
+    lua_setfield(L, -2, "__index");
+    lua_setmetatable(L, -2);
+    lua_pop(L, 1);
+    freeze(L, "string");
+    lua_setfield(L, 1, "string");
+    open_log(L, 1);
+    freeze(L, "");
+    lua_pushvalue(L, 1);
+    lua_replace(L, LUA_GLOBALSINDEX);
+    st->env = luaL_ref(L, LUA_REGISTRYINDEX);
+    lua_pushnil(L);
+    lua_setfield(L, LUA_REGISTRYINDEX, "_LOADED");
+    return 0;
+}
+
+struct sandbox *sandbox_new(struct error *err) {
+    struct sandbox_state *st = calloc(1, sizeof *st);
+    if (!st) {
+        error_set(err, ERR_MEMORY, "no memory for a sandbox");
+        return NULL;
+    }
+    st->sb.heap_limit = st->sb.allocated_limit = SIZE_MAX;
+    st->sb.L = lua_newstate(allocate, st);
+    if (!st->sb.L || lua_cpcall(st->sb.L, set_up, NULL) != 0) {
+        const char *text = st->sb.L ? lua_tostring(st->sb.L, -1) : NULL;
+        error_set(err, ERR_MEMORY, "the sandbox was not made: %s", text ? text : "no memory");
+        sandbox_free(&st->sb);
+        return NULL;
+    }
+    /* Room for everything that is done on the stack outside of protected calls. */
+    if (!lua_checkstack(st->sb.L, 200)) {
+        error_set(err, ERR_MEMORY, "no memory for a sandbox");
+        sandbox_free(&st->sb);
+        return NULL;
+    }
+    lua_gc(st->sb.L, LUA_GCCOLLECT, 0);
+    lua_gc(st->sb.L, LUA_GCSETPAUSE, 120);
+    lua_gc(st->sb.L, LUA_GCSETSTEPMUL, 400);
+    st->sb.idle = st->sb.live;
+    return &st->sb;
+}
+
+void sandbox_free(struct sandbox *sb) {
+    if (!sb) return;
+    struct sandbox_state *st = state_of(sb);
+    if (sb->L) lua_close(sb->L);
+    for (int i = 0; i < st->rules.count; i++) buf_free(&st->rules.at[i].config);
+    free(st->rules.at);
+    buf_free(&sb->log);
+    free(st);
+}
+
+bool sandbox_broken(const struct sandbox *sb) {
+    return sb->broken;
+}
+
+size_t sandbox_bytes(const struct sandbox *sb) {
+    return sb->live;
+}
+
+struct str sandbox_log(const struct sandbox *sb) {
+    return buf_str(&sb->log);
+}
+
+/* ---- running ---- */
+
+enum task_kind { LOAD, CONFIGURE, RUN, DATA };
+
+struct call {
+    enum task_kind kind;
+    struct sandbox_state *st;
+    struct rule *rule;
+    const char *name;
+    struct str source;
+    struct sandbox_manifest *manifest;
+    const struct sandbox_limits *limits;
+    bool (*build)(lua_State *L, void *data, struct error *err);
+    void *data;
+    struct buf config;
+};
+
+static void compile(lua_State *L, const struct call *c) {
+    if (c->source.len > SOURCE_MAX) luaL_error(L, "the file is longer than 64 KiB");
+    char chunk[140];
+    int n = snprintf(chunk, sizeof chunk, "=%s", c->name);
+    if (n < 0) luaL_error(L, "the file's name cannot be used");
+    /* "t": text only; crafted bytecode can do anything. */
+    if (luaL_loadbufferx(L, c->source.at, c->source.len, chunk, "t") != 0) lua_error(L);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, c->st->env);
+    if (!lua_setfenv(L, -2)) luaL_error(L, "the chunk has no environment");
+}
+
+/* Runs the chunk on top; its one value replaces it. */
+static void run_chunk(lua_State *L) {
+    begin(L, &load_limits);
+    lua_call(L, 0, 1);
+    end(L);
+}
+
+/* Pushes the manifest of a loaded rule. */
+static void push_manifest(lua_State *L, const struct rule *r) {
+    lua_rawgeti(L, LUA_REGISTRYINDEX, r->chunk);
+    run_chunk(L);
+}
+
+static void copy_text(lua_State *L, const char *field, char *out, size_t room, bool required) {
+    lua_pushstring(L, field);
+    lua_rawget(L, -2);
+    size_t len = 0;
+    const char *s = lua_type(L, -1) == LUA_TSTRING ? lua_tolstring(L, -1, &len) : NULL;
+    if (!s && (required || !lua_isnil(L, -1))) luaL_error(L, "manifest_field: %s must be text", field);
+    if (s && (len == 0 || len >= room || strlen(s) != len)) luaL_error(L, "manifest_field: %s is empty or too long", field);
+    if (s) memcpy(out, s, len + 1);
+    lua_pop(L, 1);
+}
+
+static int64_t whole(lua_State *L, const char *field, int64_t least, int64_t most, int64_t absent) {
+    lua_pushstring(L, field);
+    lua_rawget(L, -2);
+    double v = lua_isnil(L, -1) ? (double)absent : lua_type(L, -1) == LUA_TNUMBER ? lua_tonumber(L, -1) : 0.5;
+    lua_pop(L, 1);
+    if (!(v >= (double)least && v <= (double)most) || (double)(int64_t)v != v)
+        luaL_error(L, "manifest_field: %s must be a whole number from %d to %d", field, (int)least, (int)most);
+    return (int64_t)v;
+}
+
+static void read_manifest(lua_State *L, struct sandbox_manifest *m) {
+    static const char *const known[] = {"hook",     "name",   "run",   "steps", "api",    "description", "version",
+                                        "priority", "config", "needs", "path",  "method", "access",      "query",
+                                        "body",     "on",     "on_error", "fallback", "returns"};
+    if (!lua_istable(L, -1)) luaL_error(L, "manifest_field: the file must return a table, not a %s", luaL_typename(L, -1));
+    lua_pushnil(L);
+    while (lua_next(L, -2)) {
+        lua_pop(L, 1);
+        char number[32];
+        size_t len;
+        const char *name = sandbox_text(L, -1, number, &len);
+        bool found = false;
+        for (size_t i = 0; i < sizeof known / sizeof *known; i++) found = found || strcmp(known[i], name) == 0;
+        if (!found) luaL_error(L, "manifest_field: '%s' is not a field of the manifest", name);
+    }
+    copy_text(L, "hook", m->hook, sizeof m->hook, true);
+    copy_text(L, "name", m->name, sizeof m->name, true);
+    memcpy(m->on_error, "skip", 5);
+    copy_text(L, "on_error", m->on_error, sizeof m->on_error, false);
+    if (strcmp(m->on_error, "skip") != 0 && strcmp(m->on_error, "fallback") != 0 && strcmp(m->on_error, "block") != 0)
+        luaL_error(L, "manifest_field: on_error must be skip, fallback or block");
+    m->priority = (int)whole(L, "priority", -1000, 1000, 0);
+    m->version = whole(L, "version", 1, 1000000000, 1);
+    lua_getfield(L, -1, "run");
+    if (!lua_isfunction(L, -1)) luaL_error(L, "manifest_field: run must be a function");
+    lua_pop(L, 1);
+    lua_getfield(L, -1, "config");
+    if (!lua_isnil(L, -1) && !lua_istable(L, -1)) luaL_error(L, "manifest_field: config must be schema.object{...}");
+    lua_pop(L, 1);
+}
+
+static int load(lua_State *L, struct call *c) {
+    compile(L, c);
+    lua_pushvalue(L, -1);
+    run_chunk(L);
+    read_manifest(L, c->manifest);
+    lua_pop(L, 1);
+    c->rule->chunk = luaL_ref(L, LUA_REGISTRYINDEX);
+    return 0;
+}
+
+static int configure(lua_State *L, struct call *c) {
+    struct error err = {0};
+    char message[256];
+    push_manifest(L, c->rule);
+    lua_getfield(L, -1, "config");
+    if (!json_decode(L, c->source, &err)) luaL_error(L, "config_invalid: %s", err.message);
+    begin(L, &load_limits);
+    if (lua_isnil(L, -2)) {
+        lua_pushnil(L);
+        if (!lua_istable(L, -2) || lua_next(L, -2)) luaL_error(L, "config_invalid: this rule takes no config");
+    } else if (!sandbox_schema_check(L, -2, message, sizeof message)) {
+        luaL_error(L, "config_invalid: %s", message);
+    }
+    end(L);
+    if (!json_encode(L, -1, &c->config, &err)) luaL_error(L, "config_invalid: %s", err.message);
+    return 0;
+}
+
+static int run(lua_State *L, struct call *c) {
+    struct error err = {0};
+    push_manifest(L, c->rule);
+    lua_getfield(L, -1, "run");
+    lua_remove(L, -2);
+    if (!c->build(L, c->data, &err)) return luaL_error(L, "input: %s", err.message);
+    if (c->rule->config.len == 0) {
+        lua_newtable(L);
+    } else if (!json_decode(L, buf_str(&c->rule->config), &err)) {
+        return luaL_error(L, "config: %s", err.message);
+    }
+    begin(L, c->limits);
+    lua_call(L, 2, 1);
+    end(L);
+    return 1;
+}
+
+static int enter(lua_State *L) {
+    struct call *c = lua_touserdata(L, 1);
+    lua_settop(L, 0);
+    switch (c->kind) {
+    case LOAD: return load(L, c);
+    case CONFIGURE: return configure(L, c);
+    case RUN: return run(L, c);
+    case DATA:
+        compile(L, c);
+        run_chunk(L);
+        return 1;
+    }
+    return 0;
+}
+
+/* The error value on top, told without the "name:line: " in front when it stands there. */
+static void tell(struct call *c, struct sandbox_report *report) {
+    lua_State *L = c->st->sb.L;
+    const char *text = "an error object that is no text";
+    if (lua_type(L, -1) == LUA_TSTRING) {
+        text = lua_tostring(L, -1);
+    } else if (lua_istable(L, -1)) {
+        lua_pushliteral(L, "message");
+        lua_rawget(L, -2);
+        if (lua_type(L, -1) == LUA_TSTRING) text = lua_tostring(L, -1);
+    }
+    size_t n = strlen(c->name);
+    if (strncmp(text, c->name, n) == 0 && text[n] == ':') {
+        char *end;
+        long line = strtol(text + n + 1, &end, 10);
+        if (end != text + n + 1 && *end == ':' && line > 0 && line < 1000000) {
+            report->line = (int)line;
+            text = end + 1 + (end[1] == ' ');
+        }
+    }
+    int put = snprintf(report->message, sizeof report->message, "%s", text);
+    if (put < 0) report->message[0] = '\0';
+}
+
+/* True: the result is on top of the state's stack (for RUN and DATA). */
+static bool perform(struct call *c, size_t heap, struct sandbox_report *report) {
+    struct sandbox *sb = &c->st->sb;
+    lua_State *L = sb->L;
+    *report = (struct sandbox_report){.outcome = OUTCOME_OK, .line = 0};
+    if (sb->broken) {
+        report->outcome = OUTCOME_HEAP;
+        return false;
+    }
+    sb->heap_limit = sb->live + heap;
+    sb->allocated = 0;
+    sb->allocated_limit = heap * ALLOCATED_TIMES;
+    sb->peak = sb->live;
+    sb->piece = 0;
+    sb->depth = 0;
+    sb->used = 0;
+    sb->limit = LOAD_INSTRUCTIONS;
+    sb->line = c->st->error_line = 0;
+    sb->stop = OUTCOME_OK;
+    sb->log_lines = 0;
+    buf_clear(&sb->log);
+    uint64_t began = clock_mono_us();
+    lua_settop(L, 0);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, c->st->handler);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, sb->runner);
+    lua_pushlightuserdata(L, c);
+    sb->running = true;
+    int rc = lua_pcall(L, 1, c->kind == RUN || c->kind == DATA ? 1 : 0, 1);
+    sb->running = false;
+    end(L);
+    report->instructions = sb->used < sb->limit ? sb->used : sb->limit;
+    report->micros = clock_mono_us() - began;
+    report->heap_peak = sb->peak;
+    if (rc == 0 && sb->stop == OUTCOME_OK) return true;
+    report->outcome = sb->stop != OUTCOME_OK ? sb->stop : rc == LUA_ERRMEM ? OUTCOME_HEAP : OUTCOME_ERROR;
+    report->line = c->st->error_line ? c->st->error_line : sb->line;
+    if (report->outcome == OUTCOME_HEAP) {
+        sb->broken = true;
+        int put = snprintf(report->message, sizeof report->message, "stopped at %zu KiB of memory", heap / 1024);
+        if (put < 0) report->message[0] = '\0';
+    } else if (sb->stop != OUTCOME_OK) {
+        memcpy(report->message, c->st->stop_text, sizeof c->st->stop_text);
+    } else {
+        tell(c, report);
+    }
+    return false;
+}
+
+/* After a run: nothing stays on the stack, and garbage of a greedy run is not carried into the next one's budget. */
+static void tidy(struct sandbox *sb) {
+    lua_settop(sb->L, 0);
+    if (!sb->broken && sb->live > sb->idle + 512 * 1024) {
+        lua_gc(sb->L, LUA_GCCOLLECT, 0);
+        if (sb->live > sb->idle) sb->idle = sb->live;
+    }
+}
+
+static struct rule *rule_at(struct sandbox_state *st, int handle) {
+    return handle > 0 && handle <= st->rules.count && st->rules.at[handle - 1].chunk ? &st->rules.at[handle - 1] : NULL;
+}
+
+static bool no_rule(struct sandbox_report *report) {
+    *report = (struct sandbox_report){.outcome = OUTCOME_ERROR, .message = "no such rule"};
+    return false;
+}
+
+int sandbox_load(struct sandbox *sb, const char *name, struct str source, struct sandbox_manifest *manifest,
+                 struct sandbox_report *report) {
+    struct sandbox_state *st = state_of(sb);
+    int at = 0;
+    while (at < st->rules.count && st->rules.at[at].chunk) at++;
+    if (at == st->rules.count) {
+        struct rule *grown = realloc(st->rules.at, ((size_t)at + 1) * sizeof *grown);
+        if (!grown) {
+            *report = (struct sandbox_report){.outcome = OUTCOME_HEAP, .message = "no memory for a rule"};
+            return 0;
+        }
+        st->rules.at = grown;
+        st->rules.count++;
+    }
+    struct rule *r = &st->rules.at[at];
+    *r = (struct rule){.chunk = 0};
+    int n = snprintf(r->name, sizeof r->name, "%s", name);
+    *manifest = (struct sandbox_manifest){.priority = 0};
+    struct call c = {.kind = LOAD, .st = st, .rule = r, .name = r->name, .source = source, .manifest = manifest};
+    bool ok = n > 0 && perform(&c, HEAP_MAX, report);
+    tidy(sb);
+    return ok ? at + 1 : 0;
+}
+
+void sandbox_unload(struct sandbox *sb, int rule) {
+    struct rule *r = rule_at(state_of(sb), rule);
+    if (!r) return;
+    luaL_unref(sb->L, LUA_REGISTRYINDEX, r->chunk);
+    buf_free(&r->config);
+    r->chunk = 0;
+}
+
+bool sandbox_configure(struct sandbox *sb, int rule, struct str json, struct sandbox_report *report) {
+    struct sandbox_state *st = state_of(sb);
+    struct rule *r = rule_at(st, rule);
+    if (!r) return no_rule(report);
+    struct call c = {.kind = CONFIGURE, .st = st, .rule = r, .name = r->name, .source = json};
+    bool ok = perform(&c, HEAP_MAX, report);
+    tidy(sb);
+    if (ok) {
+        buf_free(&r->config);
+        r->config = c.config;
+    } else {
+        buf_free(&c.config);
+    }
+    return ok;
+}
+
+static bool deliver(struct call *c, size_t bytes, bool (*read)(lua_State *L, void *data, struct error *err), void *data,
+                    struct sandbox_report *report) {
+    struct error err = {0};
+    lua_State *L = c->st->sb.L;
+    bool ok = sandbox_check(L, -1, bytes, &err);
+    if (!ok) {
+        report->outcome = err.kind == ERR_LIMIT ? OUTCOME_RESULT : OUTCOME_INVALID_RESULT;
+    } else if (!read(L, data, &err)) {
+        report->outcome = OUTCOME_INVALID_RESULT;
+        ok = false;
+    }
+    if (!ok) {
+        int put = snprintf(report->message, sizeof report->message, "%s", err.message);
+        if (put < 0) report->message[0] = '\0';
+    }
+    return ok;
+}
+
+bool sandbox_run(struct sandbox *sb, int rule, const struct sandbox_limits *limits,
+                 bool (*build)(lua_State *L, void *data, struct error *err),
+                 bool (*read)(lua_State *L, void *data, struct error *err), void *data, struct sandbox_report *report) {
+    struct sandbox_state *st = state_of(sb);
+    struct rule *r = rule_at(st, rule);
+    if (!r) return no_rule(report);
+    struct call c = {.kind = RUN, .st = st, .rule = r, .name = r->name, .limits = limits, .build = build, .data = data};
+    bool ok = perform(&c, limits->heap, report) && deliver(&c, limits->result, read, data, report);
+    tidy(sb);
+    return ok;
+}
+
+bool sandbox_data(struct sandbox *sb, const char *name, struct str source,
+                  bool (*read)(lua_State *L, void *data, struct error *err), void *data, struct sandbox_report *report) {
+    struct call c = {.kind = DATA, .st = state_of(sb), .name = name, .source = source};
+    bool ok = perform(&c, HEAP_MAX, report) && deliver(&c, DATA_MAX, read, data, report);
+    tidy(sb);
+    return ok;
+}

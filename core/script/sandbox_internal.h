@@ -1,0 +1,68 @@
+/* Shared by the sandbox's own files. */
+#ifndef KASMA_SCRIPT_SANDBOX_INTERNAL_H
+#define KASMA_SCRIPT_SANDBOX_INTERNAL_H
+
+#include <lauxlib.h>
+#include <lua.h>
+
+#include "script/sandbox.h"
+
+#define SANDBOX_TEXT_MAX ((size_t)64 * 1024) /* a string that a function builds, a pattern's subject */
+#define SANDBOX_VALUES_MAX 250               /* values that unpack, byte and char take or give */
+#define SANDBOX_SORT_MAX 10000
+#define SANDBOX_KEYS_MAX 10000
+#define SANDBOX_LOG_LINES 20
+#define SANDBOX_LOG_LINE 200
+
+struct sandbox {
+    lua_State *L;
+    size_t live, peak; /* bytes of the state */
+    size_t idle;       /* live bytes when nothing runs */
+    size_t heap_limit; /* live bytes may not pass this */
+    size_t allocated, allocated_limit; /* bytes ever asked for in this run */
+    uint64_t used, limit;              /* instructions */
+    uint64_t until_us;                 /* wall */
+    uint64_t wall_us;
+    unsigned grain; /* of the count hook now */
+    unsigned depth; /* calls from C back into Lua that are under way */
+    size_t piece;   /* largest single allocation of this run */
+    int line;       /* where the code was when it was last looked at */
+    enum outcome stop; /* OUTCOME_OK while it may go on */
+    bool running, broken;
+    int runner; /* registry reference of the protected entry */
+    struct buf log;
+    int log_lines;
+};
+
+/* The sandbox of a state: it is the allocator's user data. */
+struct sandbox *sandbox_of(lua_State *L);
+/* Adds n instructions; raises the stop when they are used up. */
+void sandbox_charge(lua_State *L, uint64_t n);
+/* Ends the run with this outcome: raises, does not return. */
+int sandbox_stop(lua_State *L, enum outcome why, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+/* lua_call for functions that call back into rule code. LuaJIT puts no limit on such nesting, and the C stack has one. */
+void sandbox_call(lua_State *L, int nargs, int nresults);
+/* Raises an error when the table at idx is one of ours, which rule code must not change. */
+void sandbox_check_writable(lua_State *L, int idx);
+
+/* The text of a value as rule code sees it: no addresses; integers in full. Into out[32] for numbers. */
+const char *sandbox_text(lua_State *L, int idx, char number[32], size_t *len);
+
+/* Each pushes a table of functions. */
+void sandbox_open_string(lua_State *L);
+void sandbox_open_table(lua_State *L);
+void sandbox_open_money(lua_State *L);
+void sandbox_open_set(lua_State *L);
+void sandbox_open_schema(lua_State *L);
+void sandbox_open_text(lua_State *L);
+void sandbox_open_dt(lua_State *L);
+/* Adds pcall, pairs, tostring, tonumber, unpack, log to the table on top. */
+void sandbox_open_base(lua_State *L);
+/* find, match, gmatch, gsub, added to the table on top. */
+void sandbox_open_patterns(lua_State *L);
+
+/* Checks the value on top against the schema at `schema` (an index): the value is replaced by what the rule will see,
+ * with defaults. False: `message` says which field and why; the value stays. May raise. */
+bool sandbox_schema_check(lua_State *L, int schema, char *message, size_t size);
+
+#endif

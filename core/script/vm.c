@@ -1,0 +1,162 @@
+#include "script/vm.h"
+
+#include <limits.h>
+#include <lualib.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "runtime/log.h"
+
+struct vm {
+    lua_State *L;
+};
+
+/* Reached only when memory ends outside of every protected call: nothing can be unwound any more. */
+static int panic(lua_State *L) {
+    const char *text = lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : "(no message)";
+    log_line(LOG_ERROR, "Lua panic: %s", text);
+    log_flush();
+    return 0; /* LuaJIT then calls exit */
+}
+
+static bool is_dir(const char *path) {
+    return access(path, R_OK | X_OK) == 0;
+}
+
+/* Where the Lua files are, into out[PATH_MAX]. */
+static bool find_lua_dir(const char *wanted, char *out) {
+    int n;
+    if (wanted && *wanted) {
+        n = snprintf(out, PATH_MAX, "%s", wanted);
+        return n > 0 && n < PATH_MAX && is_dir(out);
+    }
+    char exe[PATH_MAX];
+    ssize_t len = readlink("/proc/self/exe", exe, sizeof exe - 1);
+    if (len > 0) {
+        exe[len] = '\0';
+        char *slash = strrchr(exe, '/');
+        if (slash) *slash = '\0';
+        n = snprintf(out, PATH_MAX, "%s/../share/kasma/lua", exe);
+        if (n > 0 && n < PATH_MAX && is_dir(out)) return true;
+    }
+    n = snprintf(out, PATH_MAX, "%s", KASMA_SOURCE_DIR "/lua");
+    return n > 0 && n < PATH_MAX && is_dir(out);
+}
+
+struct setup {
+    const luaL_Reg *modules;
+    const char *lua_dir;
+};
+
+static int set_up(lua_State *L) {
+    const struct setup *s = lua_touserdata(L, 1);
+    luaL_openlibs(L);
+    lua_getglobal(L, "package");
+    lua_getfield(L, -1, "path");
+    const char *stock = lua_tostring(L, -1);
+    lua_pushfstring(L, "%s/?.lua;%s/?/init.lua;%s", s->lua_dir, s->lua_dir, stock ? stock : "");
+    lua_setfield(L, -3, "path");
+    lua_pop(L, 1);
+    lua_getfield(L, -1, "preload");
+    for (const luaL_Reg *m = s->modules; m->name; m++) {
+        lua_pushcfunction(L, m->func);
+        lua_setfield(L, -2, m->name);
+    }
+    return 0;
+}
+
+struct vm *vm_new_with(const luaL_Reg *modules, const char *lua_dir, struct error *err) {
+    char dir[PATH_MAX];
+    if (!find_lua_dir(lua_dir, dir)) {
+        error_set(err, ERR_INVALID, "no folder of Lua files at %s", lua_dir && *lua_dir ? lua_dir : KASMA_SOURCE_DIR "/lua");
+        return NULL;
+    }
+    struct vm *vm = calloc(1, sizeof *vm);
+    lua_State *L = vm ? luaL_newstate() : NULL;
+    if (!L) {
+        free(vm);
+        error_set(err, ERR_MEMORY, "no memory for a Lua state");
+        return NULL;
+    }
+    vm->L = L;
+    lua_atpanic(L, panic);
+    struct setup s = {.modules = modules, .lua_dir = dir};
+    if (lua_cpcall(L, set_up, &s) != 0) {
+        const char *text = lua_tostring(L, -1);
+        error_set(err, ERR_INTERNAL, "the Lua state was not set up: %s", text ? text : "no message");
+        vm_free(vm);
+        return NULL;
+    }
+    return vm;
+}
+
+void vm_free(struct vm *vm) {
+    if (!vm) return;
+    task_close(vm->L);
+    lua_close(vm->L);
+    free(vm);
+}
+
+lua_State *vm_state(struct vm *vm) {
+    return vm->L;
+}
+
+/* Message handler: logs the traceback while the stack still stands, hands the error on. */
+static int log_trace(lua_State *L) {
+    task_log_error(L, "Lua error");
+    return 1;
+}
+
+static bool fail(lua_State *L, struct error *err) {
+    const char *text = lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : NULL;
+    error_set(err, ERR_INTERNAL, "%s", text ? text : "a Lua error that is no text");
+    lua_pop(L, 1);
+    return false;
+}
+
+/* Calls the function with nargs below the top, keeps one result. */
+static bool call(lua_State *L, int nargs, struct error *err) {
+    int handler = lua_gettop(L) - nargs;
+    lua_pushcfunction(L, log_trace);
+    lua_insert(L, handler);
+    int rc = lua_pcall(L, nargs, 1, handler);
+    lua_remove(L, handler);
+    return rc == 0 || fail(L, err);
+}
+
+bool vm_require(struct vm *vm, const char *module, struct error *err) {
+    lua_getglobal(vm->L, "require");
+    lua_pushstring(vm->L, module);
+    return call(vm->L, 1, err);
+}
+
+bool vm_run(struct vm *vm, const char *text, const char *name, struct error *err) {
+    if (luaL_loadbuffer(vm->L, text, strlen(text), name) != 0) return fail(vm->L, err);
+    if (!call(vm->L, 0, err)) return false;
+    lua_pop(vm->L, 1);
+    return true;
+}
+
+bool vm_start(struct vm *vm, const char *module, const char *function, const char *const *args, task_finished *finished,
+              void *data, struct error *err) {
+    lua_State *L = vm->L;
+    if (!vm_require(vm, module, err)) return false;
+    if (lua_istable(L, -1)) lua_getfield(L, -1, function);
+    if (!lua_isfunction(L, -1)) {
+        lua_settop(L, 0);
+        return error_set(err, ERR_INVALID, "module %s has no function %s", module, function);
+    }
+    lua_remove(L, -2);
+    int nargs = 0;
+    for (; args && args[nargs]; nargs++) {
+        if (!lua_checkstack(L, 2)) {
+            lua_settop(L, 0);
+            return error_set(err, ERR_LIMIT, "too many arguments");
+        }
+        lua_pushstring(L, args[nargs]);
+    }
+    if (!task_start(L, nargs, NULL, finished ? finished : task_log_finished, data, NULL))
+        return error_set(err, ERR_MEMORY, "no memory for a task");
+    return true;
+}

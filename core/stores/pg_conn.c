@@ -1,0 +1,502 @@
+/* One connection in libpq's pipeline mode.
+ *
+ * A batch is sent as: [Prepare] BEGIN, SET LOCAL, [Prepare] statement.., COMMIT, Sync. The answers come in the order of what was sent, so
+ * a list of expectations (what each message was) is all the state there is. The batch ends with its Sync, never before: a connection is
+ * given on only when nothing of the last batch can still arrive.
+ *
+ * Prepared statements are kept in a small direct-mapped table by hash of the text; a clash deallocates the old one in the same pipeline.
+ * SET LOCAL carries a literal, so it is never prepared. */
+#include "stores/pg_conn.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "runtime/loop.h"
+
+#define SLOTS 512
+
+enum what { W_PREPARE, W_FRAME, W_STATEMENT, W_SYNC };
+
+struct expect {
+    enum what what;
+    size_t statement;
+    uint32_t slot; /* of a prepared statement; SLOTS = none */
+};
+
+struct slot {
+    char *text; /* what is prepared there, NULL = nothing */
+    uint64_t hash;
+    uint32_t generation; /* part of the name: a name whose fate is unknown is never used again */
+};
+
+struct pg_conn {
+    const struct pg_settings *settings;
+    struct pg_conn_events events;
+    void *data;
+    PGconn *pg;
+    uv_poll_t *poll; /* a handle of its own memory: its close outlives the connection */
+    int watching;    /* uv events asked for */
+    bool pipeline, connected, closed, failing;
+    uint64_t started_us; /* connect, or the batch under way */
+    struct slot *slots;
+    struct expect *expect;
+    size_t expects, expect_cap, at;
+    PGresult **result;
+    size_t results, result_cap;
+    bool busy, failed;
+    struct pg_error error;
+    char name[32];
+};
+
+static uint64_t now_us(void) {
+    return uv_hrtime() / 1000;
+}
+
+struct pg_batch *pg_batch_new(const struct pg_statement *s, size_t count) {
+    size_t bytes = sizeof(struct pg_batch) + count * sizeof(struct pg_sql);
+    for (size_t i = 0; i < count; i++) {
+        bytes += s[i].params * sizeof(char *) + s[i].sql.len + 1;
+        for (size_t n = 0; n < s[i].params; n++) bytes += s[i].value[n].at ? s[i].value[n].len + 1 : 0;
+    }
+    struct pg_batch *b = malloc(bytes);
+    if (!b) return NULL;
+    b->count = count;
+    const char **values = (const char **)(void *)&b->sql[count];
+    size_t params = 0;
+    for (size_t i = 0; i < count; i++) params += s[i].params;
+    char *text = (char *)(values + params);
+    for (size_t i = 0; i < count; i++) {
+        struct pg_sql *q = &b->sql[i];
+        q->text = text;
+        memcpy(text, s[i].sql.at, s[i].sql.len);
+        text += s[i].sql.len;
+        *text++ = '\0';
+        q->hash = 1469598103934665603u; /* FNV-1a */
+        for (const char *p = q->text; *p; p++) q->hash = (q->hash ^ (unsigned char)*p) * 1099511628211u;
+        q->params = (int)s[i].params;
+        q->value = values;
+        for (size_t n = 0; n < s[i].params; n++) {
+            struct str v = s[i].value[n];
+            if (!v.at) {
+                *values++ = NULL;
+                continue;
+            }
+            *values++ = text;
+            memcpy(text, v.at, v.len);
+            text += v.len;
+            *text++ = '\0';
+        }
+    }
+    return b;
+}
+
+void pg_batch_free(struct pg_batch *b) {
+    free(b);
+}
+
+static void copy_field(char *out, size_t size, const char *from) {
+    size_t n = from ? strlen(from) : 0;
+    if (n >= size) n = size - 1;
+    if (n) memcpy(out, from, n);
+    out[n] = '\0';
+}
+
+/* The constraint as the migration named it: the quoted name, without the number that a shard adds. */
+static void find_constraint(struct pg_error *out, const PGresult *r) {
+    const char *name = PQresultErrorField(r, PG_DIAG_CONSTRAINT_NAME);
+    if (name && *name) {
+        copy_field(out->constraint, sizeof out->constraint, name);
+    } else {
+        const char *message = PQresultErrorField(r, PG_DIAG_MESSAGE_PRIMARY);
+        const char *from = message ? strstr(message, "constraint \"") : NULL;
+        const char *to = from ? strchr(from + 12, '"') : NULL;
+        if (to) {
+            size_t n = (size_t)(to - from - 12);
+            if (n >= sizeof out->constraint) n = sizeof out->constraint - 1;
+            memcpy(out->constraint, from + 12, n);
+            out->constraint[n] = '\0';
+        }
+    }
+    size_t n = strlen(out->constraint), digits = n;
+    while (digits > 0 && out->constraint[digits - 1] >= '0' && out->constraint[digits - 1] <= '9') digits--;
+    if (digits < n && digits > 1 && out->constraint[digits - 1] == '_') out->constraint[digits - 1] = '\0';
+}
+
+void pg_error_fill(struct pg_error *out, const PGresult *r, size_t statement) {
+    *out = (struct pg_error){.statement = statement};
+    const char *state = r ? PQresultErrorField(r, PG_DIAG_SQLSTATE) : NULL;
+    const char *message = r ? PQresultErrorField(r, PG_DIAG_MESSAGE_PRIMARY) : NULL;
+    error_set(&out->base, ERR_QUERY, "%s", message ? message : "the server closed the connection");
+    if (!state) {
+        out->base.kind = ERR_UNAVAILABLE;
+        return;
+    }
+    copy_field(out->base.code, sizeof out->base.code, state);
+    /* The server shuts down, runs out of connections or is starting: away, not a refusal of this statement. */
+    if (strncmp(state, "57P", 3) == 0 || strncmp(state, "08", 2) == 0 || strcmp(state, "53300") == 0) out->base.kind = ERR_UNAVAILABLE;
+    if (strcmp(state, "57014") == 0) out->base.kind = ERR_TIMEOUT; /* statement_timeout of the role */
+    find_constraint(out, r);
+    copy_field(out->table, sizeof out->table, PQresultErrorField(r, PG_DIAG_TABLE_NAME));
+    copy_field(out->column, sizeof out->column, PQresultErrorField(r, PG_DIAG_COLUMN_NAME));
+    copy_field(out->detail, sizeof out->detail, PQresultErrorField(r, PG_DIAG_MESSAGE_DETAIL));
+}
+
+static void free_handle(uv_handle_t *h) {
+    free(h);
+}
+
+static void stop_watching(struct pg_conn *c) {
+    if (!c->poll) return;
+    uv_close((uv_handle_t *)c->poll, free_handle);
+    c->poll = NULL;
+    c->watching = 0;
+}
+
+static void on_io(uv_poll_t *poll, int status, int events);
+
+/* Watches the socket, which libpq may change while it connects. */
+static bool watch(struct pg_conn *c, int events, bool fresh) {
+    if (fresh) stop_watching(c);
+    if (!c->poll) {
+        int fd = PQsocket(c->pg);
+        if (fd < 0) return false;
+        c->poll = malloc(sizeof *c->poll);
+        if (!c->poll) return false;
+        if (uv_poll_init(loop_get(), c->poll, fd) != 0) {
+            free(c->poll);
+            c->poll = NULL;
+            return false;
+        }
+        c->poll->data = c;
+    }
+    if (c->watching == events) return true;
+    c->watching = events;
+    return uv_poll_start(c->poll, events, on_io) == 0;
+}
+
+static void drop_results(struct pg_conn *c) {
+    for (size_t i = 0; i < c->results; i++) PQclear(c->result[i]);
+    c->results = 0;
+}
+
+/* The batch has ended. The owner may send the next one, or close, from within. */
+static void finish(struct pg_conn *c) {
+    PGresult **results = c->result;
+    size_t count = c->results, cap = c->result_cap;
+    bool failed = c->failed;
+    struct pg_error error = c->error;
+    /* The connection is idle before the owner hears of it, and the results are his until he returns. */
+    c->result = NULL;
+    c->results = c->result_cap = 0;
+    c->busy = false;
+    c->expects = c->at = 0;
+    c->events.done(c->data, results, failed ? 0 : count, failed ? &error : NULL);
+    for (size_t i = 0; i < count; i++) PQclear(results[i]);
+    (void)cap;
+    free(results);
+}
+
+void pg_conn_fail(struct pg_conn *c, enum error_kind kind, const char *message) {
+    if (c->failing) return;
+    c->failing = true;
+    c->failed = true;
+    c->error = (struct pg_error){0};
+    error_set(&c->error.base, kind, "%s", message);
+    if (!c->connected) {
+        struct pg_error error = c->error;
+        c->events.ready(c->data, &error);
+    } else if (c->busy) {
+        finish(c);
+    } else {
+        c->events.lost(c->data);
+    }
+}
+
+static void broken(struct pg_conn *c) {
+    char message[200];
+    const char *said = PQerrorMessage(c->pg);
+    copy_field(message, sizeof message, said && *said ? said : "the server closed the connection");
+    size_t n = strlen(message);
+    while (n > 0 && message[n - 1] == '\n') message[--n] = '\0';
+    pg_conn_fail(c, ERR_UNAVAILABLE, message);
+}
+
+static void connect_step(struct pg_conn *c) {
+    switch (PQconnectPoll(c->pg)) {
+    case PGRES_POLLING_READING:
+        if (!watch(c, UV_READABLE, true)) broken(c);
+        return;
+    case PGRES_POLLING_WRITING:
+        if (!watch(c, UV_WRITABLE, true)) broken(c);
+        return;
+    case PGRES_POLLING_OK:
+        if (PQsetnonblocking(c->pg, 1) != 0 || (c->pipeline && PQenterPipelineMode(c->pg) != 1) || !watch(c, UV_READABLE, true)) {
+            broken(c);
+            return;
+        }
+        c->connected = true;
+        c->events.ready(c->data, NULL);
+        return;
+    default:
+        broken(c);
+    }
+}
+
+static bool keep_result(struct pg_conn *c, PGresult *r) {
+    if (c->results == c->result_cap) {
+        size_t cap = c->result_cap ? c->result_cap * 2 : 8;
+        PGresult **more = realloc(c->result, cap * sizeof *more);
+        if (!more) return false;
+        c->result = more;
+        c->result_cap = cap;
+    }
+    c->result[c->results++] = r;
+    return true;
+}
+
+static bool is_good(ExecStatusType s) {
+    return s == PGRES_TUPLES_OK || s == PGRES_COMMAND_OK || s == PGRES_EMPTY_QUERY;
+}
+
+/* Takes one result of what is expected now. */
+static void take(struct pg_conn *c, PGresult *r) {
+    const struct expect *e = &c->expect[c->at];
+    ExecStatusType status = PQresultStatus(r);
+    if (is_good(status)) {
+        if (e->what == W_STATEMENT && !c->failed) {
+            if (!c->pipeline) drop_results(c); /* of a script only the last counts */
+            if (keep_result(c, r)) return;
+            c->failed = true;
+            c->error = (struct pg_error){0};
+            error_set(&c->error.base, ERR_MEMORY, "out of memory");
+        }
+    } else if (!c->failed && status != PGRES_PIPELINE_ABORTED) {
+        c->failed = true;
+        pg_error_fill(&c->error, r, e->statement);
+    }
+    /* Not prepared after all (an error of its own, or of one before it); or prepared for a table that has changed since. */
+    bool stale = status == PGRES_FATAL_ERROR && e->what == W_STATEMENT && e->slot < SLOTS &&
+                 (strcmp(c->error.base.code, "0A000") == 0 || strcmp(c->error.base.code, "26000") == 0);
+    if ((e->what == W_PREPARE && !is_good(status)) || stale) {
+        free(c->slots[e->slot].text);
+        c->slots[e->slot].text = NULL;
+    }
+    PQclear(r);
+}
+
+/* Reads what has arrived. */
+static void read_results(struct pg_conn *c) {
+    if (PQconsumeInput(c->pg) != 1) {
+        broken(c);
+        return;
+    }
+    for (PGnotify *n = PQnotifies(c->pg); n; n = PQnotifies(c->pg)) {
+        if (c->events.notice) c->events.notice(c->data, str_of(n->relname), str_of(n->extra));
+        PQfreemem(n);
+        if (c->closed) return;
+    }
+    while (c->busy && !PQisBusy(c->pg)) {
+        PGresult *r = PQgetResult(c->pg);
+        if (!r) {
+            if (PQstatus(c->pg) == CONNECTION_BAD) {
+                broken(c);
+                return;
+            }
+            c->at++; /* the end of one message's results */
+            if (!c->pipeline && c->at >= c->expects) {
+                finish(c);
+                return;
+            }
+            continue;
+        }
+        if (PQresultStatus(r) == PGRES_PIPELINE_SYNC) {
+            PQclear(r);
+            finish(c);
+            return; /* the owner may have closed the connection or sent the next batch, whose answer comes later */
+        }
+        if (c->at >= c->expects) {
+            PQclear(r);
+            broken(c);
+            return;
+        }
+        take(c, r);
+    }
+    if (!c->busy && !c->closed && PQstatus(c->pg) == CONNECTION_BAD) broken(c);
+}
+
+static void flush(struct pg_conn *c) {
+    int left = PQflush(c->pg);
+    if (left < 0 || !watch(c, left > 0 ? UV_READABLE | UV_WRITABLE : UV_READABLE, false)) broken(c);
+}
+
+static void on_io(uv_poll_t *poll, int status, int events) {
+    struct pg_conn *c = poll->data;
+    if (status < 0) {
+        broken(c);
+        return;
+    }
+    if (!c->connected) {
+        connect_step(c);
+        return;
+    }
+    if (events & UV_WRITABLE) {
+        flush(c);
+        if (c->closed || c->failing) return;
+    }
+    if (events & UV_READABLE) read_results(c);
+}
+
+struct pg_conn *pg_conn_new(const struct pg_settings *s, bool pipeline, const struct pg_conn_events *events, void *data) {
+    struct pg_conn *c = calloc(1, sizeof *c);
+    if (!c) return NULL;
+    c->settings = s;
+    c->events = *events;
+    c->data = data;
+    c->pipeline = pipeline;
+    c->started_us = now_us();
+    /* What a transaction pooler also lets pass; limits of time stand on the roles. */
+    const char *const keys[] = {"dbname", "fallback_application_name", "client_encoding", NULL};
+    const char *const values[] = {s->url, "kasma", "UTF8", NULL};
+    c->pg = PQconnectStartParams(keys, values, 1);
+    if (!c->pg || PQstatus(c->pg) == CONNECTION_BAD || !watch(c, UV_WRITABLE, true)) {
+        stop_watching(c);
+        if (c->pg) PQfinish(c->pg);
+        free(c);
+        return NULL;
+    }
+    return c;
+}
+
+static void free_conn(uv_handle_t *h) {
+    struct pg_conn *c = h->data;
+    free(h);
+    for (size_t i = 0; c->slots && i < SLOTS; i++) free(c->slots[i].text);
+    free(c->slots);
+    free(c->expect);
+    free(c->result);
+    free(c);
+}
+
+void pg_conn_close(struct pg_conn *c) {
+    if (c->closed) return;
+    c->closed = true;
+    stop_watching(c);
+    drop_results(c);
+    PQfinish(c->pg);
+    c->pg = NULL;
+    /* It may be closed from inside its own event: its memory goes in the loop's next turn. */
+    uv_idle_t *h = malloc(sizeof *h);
+    if (!h || uv_idle_init(loop_get(), h) != 0) {
+        free(h);
+        return; /* out of memory: the struct is lost, nothing else */
+    }
+    h->data = c;
+    uv_close((uv_handle_t *)h, free_conn);
+}
+
+static bool expect(struct pg_conn *c, enum what what, size_t statement, uint32_t slot) {
+    if (c->expects == c->expect_cap) {
+        size_t cap = c->expect_cap ? c->expect_cap * 2 : 16;
+        struct expect *more = realloc(c->expect, cap * sizeof *more);
+        if (!more) return false;
+        c->expect = more;
+        c->expect_cap = cap;
+    }
+    c->expect[c->expects++] = (struct expect){.what = what, .statement = statement, .slot = slot};
+    return true;
+}
+
+static bool send_frame(struct pg_conn *c, const char *sql, size_t statement) {
+    return PQsendQueryParams(c->pg, sql, 0, NULL, NULL, NULL, NULL, 0) == 1 && expect(c, W_FRAME, statement, SLOTS);
+}
+
+static const char *slot_name(struct pg_conn *c, uint32_t slot) {
+    int n = snprintf(c->name, sizeof c->name, "k%u_%u", slot, c->slots[slot].generation);
+    return n > 0 ? c->name : "";
+}
+
+static bool send_prepared(struct pg_conn *c, const struct pg_sql *q, size_t i) {
+    if (!c->slots) {
+        c->slots = calloc(SLOTS, sizeof *c->slots);
+        if (!c->slots) return false;
+    }
+    uint32_t at = (uint32_t)(q->hash % SLOTS);
+    struct slot *slot = &c->slots[at];
+    bool there = slot->text && slot->hash == q->hash && strcmp(slot->text, q->text) == 0;
+    if (!there) {
+        if (slot->text) {
+            char drop[64];
+            int n = snprintf(drop, sizeof drop, "DEALLOCATE %s", slot_name(c, at));
+            if (n <= 0 || !send_frame(c, drop, i)) return false;
+            free(slot->text);
+        }
+        slot->text = strdup(q->text);
+        slot->hash = q->hash;
+        slot->generation++;
+        if (!slot->text || PQsendPrepare(c->pg, slot_name(c, at), q->text, 0, NULL) != 1 || !expect(c, W_PREPARE, i, at)) return false;
+    }
+    return PQsendQueryPrepared(c->pg, slot_name(c, at), q->params, q->value, NULL, NULL, 0) == 1 && expect(c, W_STATEMENT, i, at);
+}
+
+static bool send_statement(struct pg_conn *c, const struct pg_sql *q, size_t i) {
+    if (c->settings->prepare && c->pipeline) return send_prepared(c, q, i);
+    return PQsendQueryParams(c->pg, q->text, q->params, NULL, q->value, NULL, NULL, 0) == 1 &&
+           expect(c, W_STATEMENT, i, SLOTS);
+}
+
+static void begin_batch(struct pg_conn *c) {
+    c->busy = true;
+    c->failed = false;
+    c->expects = c->at = 0;
+    c->started_us = now_us();
+}
+
+static bool send_all(struct pg_conn *c, const struct pg_batch *b, int frame, const char *tenant) {
+    if (frame & PG_BEGIN) {
+        if (!send_frame(c, "BEGIN", 0)) return false;
+        if (*tenant) {
+            char set[128];
+            int n = snprintf(set, sizeof set, "SET LOCAL kasma.tenant_key = '%s'", tenant);
+            if (n <= 0 || (size_t)n >= sizeof set || !send_frame(c, set, 0)) return false;
+        }
+    }
+    size_t count = b ? b->count : 0;
+    for (size_t i = 0; i < count; i++)
+        if (!send_statement(c, &b->sql[i], i)) return false;
+    if ((frame & PG_COMMIT) && !send_frame(c, "COMMIT", count ? count - 1 : 0)) return false;
+    if (!c->pipeline) return true;
+    return PQpipelineSync(c->pg) == 1 && expect(c, W_SYNC, 0, SLOTS);
+}
+
+bool pg_conn_send(struct pg_conn *c, const struct pg_batch *b, int frame, const char *tenant, struct error *err) {
+    begin_batch(c);
+    int left = send_all(c, b, frame, tenant) ? PQflush(c->pg) : -1;
+    if (left < 0 || !watch(c, left > 0 ? UV_READABLE | UV_WRITABLE : UV_READABLE, false)) {
+        c->busy = false;
+        return error_set(err, ERR_UNAVAILABLE, "%.200s", PQerrorMessage(c->pg));
+    }
+    return true;
+}
+
+bool pg_conn_script(struct pg_conn *c, const char *sql, struct error *err) {
+    begin_batch(c);
+    int left = PQsendQuery(c->pg, sql) == 1 && expect(c, W_STATEMENT, 0, SLOTS) ? PQflush(c->pg) : -1;
+    if (left < 0 || !watch(c, left > 0 ? UV_READABLE | UV_WRITABLE : UV_READABLE, false)) {
+        c->busy = false;
+        return error_set(err, ERR_UNAVAILABLE, "%.200s", PQerrorMessage(c->pg));
+    }
+    return true;
+}
+
+bool pg_conn_dirty(const struct pg_conn *c) {
+    return PQtransactionStatus(c->pg) != PQTRANS_IDLE;
+}
+
+bool pg_conn_busy(const struct pg_conn *c) {
+    return c->busy;
+}
+
+uint64_t pg_conn_waits_ms(const struct pg_conn *c) {
+    return c->busy || !c->connected ? (now_us() - c->started_us) / 1000 : 0;
+}

@@ -1,0 +1,771 @@
+/* The pool: who waits, who is served by which connection, what shares a transaction.
+ *
+ * A call waits in one list, in order of arrival. At the end of a loop turn (or when a connection comes free) the list is served: the lone
+ * reads of one tenant are gathered, from anywhere in the list, into one transaction; every other call takes a connection for itself.
+ * When no connection is idle and fewer than allowed are open, another is opened.
+ *
+ * Away: when a connection cannot be made and none stands, all that waits is answered unavailable, later calls are refused at once, and one
+ * connection is tried again with growing pauses until the server is back. */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "runtime/log.h"
+#include "runtime/loop.h"
+#include "stores/pg_conn.h"
+#include "stores/pg_pool.h"
+
+#define SHARE_MAX 32       /* reads in one transaction */
+#define TICK_MS 50         /* how often waits and answers are looked at */
+#define BACKOFF_MAX_MS 2000
+#define NOTIFY_MS 20
+#define CHANNELS 8
+
+enum call_kind { CALL_READ, CALL_RUN, CALL_BEGIN };
+
+struct pg_call {
+    struct pg_call *next;
+    enum call_kind kind;
+    char tenant[64];
+    struct pg_batch *batch;
+    pg_done *done;
+    pg_tx_ready *ready;
+    void *data;
+    uint64_t since_ms;
+    bool forgotten, alone; /* alone: a read whose shared transaction failed */
+};
+
+struct member {
+    struct member *next;
+    struct pg_pool *pool;
+    struct pg_conn *conn;
+    struct pg_call *calls; /* under way: one, or several reads */
+    struct pg_tx *tx;      /* leased */
+    bool ready, cleaning, closing;
+};
+
+struct pg_tx {
+    struct member *member;
+    char tenant[64];
+    bool begun, failed, ending;
+    struct pg_call *call; /* under way */
+};
+
+struct channel {
+    char name[64];
+    bool asked;
+};
+
+struct pg_pool {
+    struct pg_settings settings;
+    char *url;
+    struct member *members;
+    unsigned open, waiting;
+    struct pg_call *first, *last;
+    struct loop_hook hook;
+    uv_timer_t tick, retry, notify_timer;
+    int handles;
+    bool down, closing, ever_up;
+    unsigned backoff_ms;
+    char why[200]; /* the last reason for being down */
+    struct pg_conn *notifier;
+    bool notifier_ready, notifier_busy;
+    struct channel channels[CHANNELS];
+};
+
+static void serve(struct pg_pool *p);
+static void open_member(struct pg_pool *p);
+
+bool pg_tenant_valid(struct str t) {
+    if (t.len < 1 || t.len > 63) return false;
+    for (size_t i = 0; i < t.len; i++) {
+        char c = t.at[i];
+        bool word = (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9');
+        if (!word && (i == 0 || (c != '_' && c != '-'))) return false;
+    }
+    return true;
+}
+
+static uint64_t now_ms(void) {
+    return uv_now(loop_get());
+}
+
+static void free_call(struct pg_call *c) {
+    pg_batch_free(c->batch);
+    free(c);
+}
+
+/* The answer of a call; frees it. */
+static void answer(struct pg_call *c, PGresult *const *result, size_t count, const struct pg_error *err) {
+    if (!c->forgotten) {
+        if (c->kind == CALL_BEGIN)
+            c->ready(c->data, NULL, err);
+        else
+            c->done(c->data, result, count, err);
+    }
+    free_call(c);
+}
+
+static void answer_all(struct pg_call *list, enum error_kind kind, const char *message) {
+    struct pg_error error = {0};
+    error_set(&error.base, kind, "%s", message);
+    while (list) {
+        struct pg_call *next = list->next;
+        answer(list, NULL, 0, &error);
+        list = next;
+    }
+}
+
+static struct pg_call *take_waiting(struct pg_pool *p) {
+    struct pg_call *list = p->first;
+    p->first = p->last = NULL;
+    p->waiting = 0;
+    return list;
+}
+
+static void serve_later(void *data) {
+    serve(data);
+}
+
+static void wait_in_line(struct pg_pool *p, struct pg_call *c) {
+    c->next = NULL;
+    if (p->last)
+        p->last->next = c;
+    else
+        p->first = c;
+    p->last = c;
+    p->waiting++;
+    loop_at_turn_end(&p->hook);
+}
+
+static void remove_member(struct member *m) {
+    struct pg_pool *p = m->pool;
+    for (struct member **at = &p->members; *at; at = &(*at)->next)
+        if (*at == m) {
+            *at = m->next;
+            break;
+        }
+    p->open--;
+    pg_conn_close(m->conn);
+    free(m);
+}
+
+static void went_down(struct pg_pool *p, const char *why) {
+    if (!p->down) log_line(LOG_WARN, "postgres pool %s: %s", p->settings.name, why);
+    p->down = true;
+    p->backoff_ms = p->backoff_ms ? p->backoff_ms * 2 : 100;
+    if (p->backoff_ms > BACKOFF_MAX_MS) p->backoff_ms = BACKOFF_MAX_MS;
+    int n = snprintf(p->why, sizeof p->why, "%s", why);
+    (void)n; /* cut where it is too long */
+    /* Who waits is answered at the end of the turn: this may run inside a call of one of them. */
+    loop_at_turn_end(&p->hook);
+}
+
+static void try_again(uv_timer_t *timer) {
+    struct pg_pool *p = timer->data;
+    if (p->down && p->open == 0) open_member(p);
+}
+
+static void schedule_retry(struct pg_pool *p) {
+    if (p->closing || !p->down || p->open > 0) return;
+    int started = uv_timer_start(&p->retry, try_again, p->backoff_ms, 0);
+    (void)started; /* an initialised timer that is not closing cannot fail */
+}
+
+/* A read that failed only because another one of its transaction did is run again by itself. */
+static void retry_alone(struct pg_pool *p, struct pg_call *list) {
+    while (list) {
+        struct pg_call *next = list->next;
+        list->alone = true;
+        wait_in_line(p, list);
+        list = next;
+    }
+}
+
+static void member_ready(void *data, const struct pg_error *err) {
+    struct member *m = data;
+    struct pg_pool *p = m->pool;
+    if (err) {
+        char why[200];
+        struct error copy = err->base;
+        remove_member(m);
+        int n = snprintf(why, sizeof why, "%s", copy.message);
+        (void)n; /* cut where it is too long */
+        if (p->open == 0) {
+            went_down(p, why);
+            schedule_retry(p);
+        }
+        return;
+    }
+    m->ready = true;
+    if (p->down) log_line(LOG_INFO, "postgres pool %s is back", p->settings.name);
+    p->down = false;
+    p->ever_up = true;
+    p->backoff_ms = 0;
+    loop_at_turn_end(&p->hook);
+}
+
+static void discard(struct member *m, const char *why) {
+    struct pg_pool *p = m->pool;
+    remove_member(m);
+    /* The first sign that the server is away: one probe finds out, calls wait for it no longer than they may. */
+    if (p->open == 0 && !p->closing) {
+        if (p->first) {
+            open_member(p);
+        } else {
+            went_down(p, why);
+            schedule_retry(p);
+        }
+    }
+    loop_at_turn_end(&p->hook);
+}
+
+/* The connection is free: cleaned first when it still lies in a transaction. */
+static void give_back(struct member *m) {
+    m->tx = NULL;
+    if (pg_conn_dirty(m->conn)) {
+        struct error err;
+        static const struct pg_statement rollback = {.sql = {.at = "ROLLBACK", .len = 8}};
+        struct pg_batch *b = pg_batch_new(&rollback, 1);
+        m->cleaning = true;
+        bool sent = b && pg_conn_send(m->conn, b, PG_PLAIN, "", &err);
+        pg_batch_free(b);
+        if (!sent) discard(m, "a connection could not be cleaned");
+        return;
+    }
+    loop_at_turn_end(&m->pool->hook);
+}
+
+static void finish_tx(struct member *m, PGresult *const *result, size_t count, const struct pg_error *err, bool dead) {
+    struct pg_tx *tx = m->tx;
+    struct pg_call *call = tx->call;
+    tx->call = NULL;
+    if (err) tx->failed = true;
+    bool over = tx->ending || dead;
+    if (over && !dead) {
+        /* Committed, failed at the commit, or abandoned: the connection is free before the caller hears, so that it can be used. */
+        give_back(m);
+    }
+    if (dead) m->tx = NULL;
+    if (call) answer(call, result, count, err);
+    if (over) free(tx);
+}
+
+static void member_done(void *data, PGresult *const *result, size_t count, const struct pg_error *err) {
+    struct member *m = data;
+    struct pg_pool *p = m->pool;
+    bool dead = err && (err->base.kind == ERR_UNAVAILABLE || err->base.kind == ERR_TIMEOUT || err->base.kind == ERR_MEMORY);
+    if (m->cleaning) {
+        m->cleaning = false;
+        if (dead || pg_conn_dirty(m->conn))
+            discard(m, "a connection could not be cleaned");
+        else
+            loop_at_turn_end(&p->hook);
+        return;
+    }
+    if (m->tx) {
+        if (dead && !m->tx->ending && !m->tx->call) {
+            m->tx->failed = true; /* the caller finds out at its next call */
+            return;
+        }
+        struct pg_tx *tx = m->tx;
+        if (dead && !tx->ending) {
+            /* The lease outlives the connection until its holder rolls back. */
+            struct pg_call *call = tx->call;
+            tx->call = NULL;
+            tx->failed = true;
+            m->closing = true;
+            if (call) answer(call, NULL, 0, err);
+            return;
+        }
+        finish_tx(m, result, count, err, dead);
+        if (dead) discard(m, err->base.message);
+        return;
+    }
+    struct pg_call *list = m->calls;
+    m->calls = NULL;
+    if (dead) {
+        struct pg_error copy = *err;
+        char why[256];
+        memcpy(why, copy.base.message, sizeof why);
+        discard(m, why);
+        while (list) {
+            struct pg_call *next = list->next;
+            answer(list, NULL, 0, &copy);
+            list = next;
+        }
+        return;
+    }
+    if (!err && list && !list->next) {
+        give_back(m);
+        answer(list, result, count, NULL);
+        return;
+    }
+    give_back(m);
+    if (!err) {
+        for (size_t i = 0; list; i++) {
+            struct pg_call *next = list->next;
+            answer(list, &result[i], 1, NULL);
+            list = next;
+        }
+        return;
+    }
+    if (!list->next) {
+        answer(list, NULL, 0, err);
+        return;
+    }
+    retry_alone(p, list);
+}
+
+static void member_lost(void *data) {
+    struct member *m = data;
+    if (m->tx) {
+        m->tx->failed = true;
+        m->closing = true;
+        return;
+    }
+    discard(m, "the server closed the connection");
+}
+
+static void open_member(struct pg_pool *p) {
+    static const struct pg_conn_events events = {.ready = member_ready, .done = member_done, .lost = member_lost};
+    struct member *m = calloc(1, sizeof *m);
+    if (m) {
+        m->pool = p;
+        m->conn = pg_conn_new(&p->settings, true, &events, m);
+    }
+    if (!m || !m->conn) {
+        free(m);
+        if (p->open == 0) {
+            went_down(p, "cannot connect");
+            schedule_retry(p);
+        }
+        return;
+    }
+    m->next = p->members;
+    p->members = m;
+    p->open++;
+}
+
+static struct member *idle_member(struct pg_pool *p) {
+    for (struct member *m = p->members; m; m = m->next)
+        if (m->ready && !m->calls && !m->tx && !m->cleaning && !m->closing && !pg_conn_busy(m->conn)) return m;
+    return NULL;
+}
+
+static bool same_tenant(const struct pg_call *a, const struct pg_call *b) {
+    return strcmp(a->tenant, b->tenant) == 0;
+}
+
+/* Unlinks the first waiting call and, when it is a read, those that may share its transaction. */
+static struct pg_call *next_work(struct pg_pool *p) {
+    struct pg_call *head = p->first;
+    p->first = head->next;
+    p->waiting--;
+    head->next = NULL;
+    struct pg_call *tail = head;
+    if (head->kind == CALL_READ && !head->alone) {
+        size_t n = 1;
+        for (struct pg_call **at = &p->first; *at && n < SHARE_MAX;) {
+            struct pg_call *c = *at;
+            if (c->kind == CALL_READ && !c->alone && !c->forgotten && same_tenant(c, head)) {
+                *at = c->next;
+                p->waiting--;
+                c->next = NULL;
+                tail->next = c;
+                tail = c;
+                n++;
+            } else {
+                at = &c->next;
+            }
+        }
+    }
+    p->last = NULL;
+    for (struct pg_call *c = p->first; c; c = c->next) p->last = c;
+    return head;
+}
+
+/* The statements of several reads as one batch, without copying them. */
+static struct pg_batch *joined(struct pg_call *list) {
+    size_t n = 0;
+    for (struct pg_call *c = list; c; c = c->next) n++;
+    struct pg_batch *b = malloc(sizeof *b + n * sizeof b->sql[0]);
+    if (!b) return NULL;
+    b->count = n;
+    n = 0;
+    for (struct pg_call *c = list; c; c = c->next) b->sql[n++] = c->batch->sql[0];
+    return b;
+}
+
+static bool start(struct member *m, struct pg_call *list) {
+    struct error err;
+    if (list->kind == CALL_BEGIN) {
+        struct pg_tx *tx = calloc(1, sizeof *tx);
+        if (!tx) return false;
+        tx->member = m;
+        memcpy(tx->tenant, list->tenant, sizeof tx->tenant);
+        m->tx = tx;
+        if (list->forgotten)
+            pg_tx_rollback(tx);
+        else
+            list->ready(list->data, tx, NULL);
+        free_call(list);
+        return true;
+    }
+    struct pg_batch *b = list->next ? joined(list) : list->batch;
+    if (!b) return false;
+    /* One statement without a tenant is a transaction by itself: its Sync commits it. */
+    int frame = list->tenant[0] || (list->kind == CALL_RUN && b->count > 1) ? PG_BEGIN | PG_COMMIT : PG_PLAIN;
+    m->calls = list;
+    bool sent = pg_conn_send(m->conn, b, frame, list->tenant, &err);
+    if (list->next) pg_batch_free(b);
+    if (!sent) m->calls = NULL;
+    return sent;
+}
+
+/* Serves what waits, as far as connections go. */
+static void serve(struct pg_pool *p) {
+    if (p->down) {
+        answer_all(take_waiting(p), ERR_UNAVAILABLE, p->why);
+        return;
+    }
+    while (p->first) {
+        while (p->first && p->first->forgotten) answer(next_work(p), NULL, 0, NULL);
+        if (!p->first) return;
+        struct member *m = idle_member(p);
+        if (!m) break;
+        struct pg_call *list = next_work(p);
+        if (!start(m, list)) {
+            discard(m, "a connection refused to send");
+            answer_all(list, ERR_UNAVAILABLE, "the connection to the database broke");
+        }
+    }
+    if (!p->first || p->closing) return;
+    unsigned opening = 0;
+    for (struct member *m = p->members; m; m = m->next)
+        if (!m->ready) opening++;
+    while (p->open < p->settings.connections && opening < p->waiting && opening < 2) {
+        unsigned before = p->open;
+        open_member(p);
+        if (p->open == before) return;
+        opening++;
+    }
+}
+
+static void expire_waiting(struct pg_pool *p) {
+    uint64_t now = now_ms();
+    while (p->first && now - p->first->since_ms > p->settings.wait_ms) {
+        struct pg_call *c = p->first;
+        p->first = c->next;
+        if (!p->first) p->last = NULL;
+        p->waiting--;
+        c->next = NULL;
+        answer_all(c, ERR_UNAVAILABLE, "no connection to the database came free in time");
+    }
+}
+
+static void on_tick(uv_timer_t *timer) {
+    struct pg_pool *p = timer->data;
+    for (struct member *m = p->members, *next; m; m = next) {
+        next = m->next;
+        uint64_t waits = pg_conn_waits_ms(m->conn);
+        if (!m->ready && waits > p->settings.connect_ms) {
+            pg_conn_fail(m->conn, ERR_UNAVAILABLE, "the database did not accept the connection in time");
+            return; /* the list may have changed: the rest at the next tick */
+        }
+        if (m->ready && !m->closing && waits > p->settings.statement_ms) {
+            pg_conn_fail(m->conn, ERR_TIMEOUT, "the database did not answer in time");
+            return;
+        }
+    }
+    expire_waiting(p);
+}
+
+struct pg_pool *pg_pool_new(const struct pg_settings *s, struct error *err) {
+    char *fault = NULL;
+    PQconninfoOption *options = PQconninfoParse(s->url, &fault);
+    if (!options) {
+        error_set(err, ERR_INVALID, "%.200s", fault ? fault : "out of memory");
+        PQfreemem(fault);
+        return NULL;
+    }
+    PQconninfoFree(options);
+    struct pg_pool *p = calloc(1, sizeof *p);
+    if (p) p->url = strdup(s->url);
+    if (!p || !p->url) {
+        free(p);
+        error_set(err, ERR_MEMORY, "out of memory");
+        return NULL;
+    }
+    p->settings = *s;
+    p->settings.url = p->url;
+    p->hook = (struct loop_hook){.fn = serve_later, .data = p};
+    uv_timer_t *const timers[] = {&p->tick, &p->retry, &p->notify_timer};
+    for (size_t i = 0; i < 3; i++) {
+        int made = uv_timer_init(loop_get(), timers[i]);
+        (void)made; /* cannot fail */
+        timers[i]->data = p;
+        uv_unref((uv_handle_t *)timers[i]);
+        p->handles++;
+    }
+    int started = uv_timer_start(&p->tick, on_tick, TICK_MS, TICK_MS);
+    (void)started;
+    return p;
+}
+
+static void handle_closed(uv_handle_t *h) {
+    struct pg_pool *p = h->data;
+    if (--p->handles > 0) return;
+    free(p->url);
+    free(p);
+}
+
+void pg_pool_close(struct pg_pool *p) {
+    p->closing = true;
+    loop_forget(&p->hook);
+    answer_all(take_waiting(p), ERR_UNAVAILABLE, "the server is stopping");
+    for (struct member *m = p->members, *next; m; m = next) {
+        next = m->next;
+        struct pg_call *list = m->calls;
+        m->calls = NULL;
+        if (m->tx) {
+            m->tx->failed = true;
+            m->tx->member = NULL;
+            if (m->tx->call) {
+                struct pg_call *call = m->tx->call;
+                m->tx->call = NULL;
+                call->next = list;
+                list = call;
+            }
+            if (m->tx->ending) free(m->tx);
+        }
+        pg_conn_close(m->conn);
+        free(m);
+        answer_all(list, ERR_UNAVAILABLE, "the server is stopping");
+    }
+    p->members = NULL;
+    p->open = 0;
+    if (p->notifier) pg_conn_close(p->notifier);
+    uv_close((uv_handle_t *)&p->tick, handle_closed);
+    uv_close((uv_handle_t *)&p->retry, handle_closed);
+    uv_close((uv_handle_t *)&p->notify_timer, handle_closed);
+}
+
+bool pg_pool_up(const struct pg_pool *p) {
+    return p->ever_up && !p->down;
+}
+
+unsigned pg_pool_open(const struct pg_pool *p) {
+    return p->open;
+}
+
+unsigned pg_pool_used(const struct pg_pool *p) {
+    unsigned n = 0;
+    for (struct member *m = p->members; m; m = m->next)
+        if (m->calls || m->tx || m->cleaning) n++;
+    return n;
+}
+
+const struct pg_settings *pg_pool_settings(const struct pg_pool *p) {
+    return &p->settings;
+}
+
+struct pg_call *pg_call_new(pg_done *done, void *data) {
+    struct pg_call *c = calloc(1, sizeof *c);
+    if (!c) return NULL;
+    c->kind = CALL_RUN;
+    c->done = done;
+    c->data = data;
+    return c;
+}
+
+void pg_call_answer(struct pg_call *c, PGresult *const *result, size_t count, const struct pg_error *err) {
+    answer(c, result, count, err);
+}
+
+void pg_call_drop(struct pg_call *c) {
+    free_call(c);
+}
+
+static struct pg_call *new_call(struct pg_pool *p, enum call_kind kind, struct str tenant, const struct pg_statement *s, size_t count,
+                                struct error *err) {
+    if (p->closing) {
+        error_set(err, ERR_UNAVAILABLE, "the server is stopping");
+        return NULL;
+    }
+    if (p->down) {
+        error_set(err, ERR_UNAVAILABLE, "the database is away");
+        return NULL;
+    }
+    if (p->waiting >= p->settings.queue) {
+        error_set(err, ERR_BUSY, "too many calls wait for the database");
+        return NULL;
+    }
+    if (tenant.at && !pg_tenant_valid(tenant)) {
+        error_set(err, ERR_INVALID, "not a tenant key");
+        return NULL;
+    }
+    struct pg_call *c = calloc(1, sizeof *c);
+    if (c && count) c->batch = pg_batch_new(s, count);
+    if (!c || (count && !c->batch)) {
+        free(c);
+        error_set(err, ERR_MEMORY, "out of memory");
+        return NULL;
+    }
+    c->kind = kind;
+    c->since_ms = now_ms();
+    if (tenant.at) memcpy(c->tenant, tenant.at, tenant.len);
+    return c;
+}
+
+struct pg_call *pg_read(struct pg_pool *p, struct str tenant, const struct pg_statement *s, pg_done *done, void *data, struct error *err) {
+    struct pg_call *c = new_call(p, CALL_READ, tenant, s, 1, err);
+    if (!c) return NULL;
+    c->done = done;
+    c->data = data;
+    wait_in_line(p, c);
+    return c;
+}
+
+struct pg_call *pg_run(struct pg_pool *p, struct str tenant, const struct pg_statement *s, size_t count, pg_done *done, void *data,
+                       struct error *err) {
+    struct pg_call *c = new_call(p, CALL_RUN, tenant, s, count, err);
+    if (!c) return NULL;
+    c->done = done;
+    c->data = data;
+    wait_in_line(p, c);
+    return c;
+}
+
+void pg_forget(struct pg_call *call) {
+    call->forgotten = true;
+}
+
+struct pg_call *pg_begin(struct pg_pool *p, struct str tenant, pg_tx_ready *ready, void *data, struct error *err) {
+    struct pg_call *c = new_call(p, CALL_BEGIN, tenant, NULL, 0, err);
+    if (!c) return NULL;
+    c->ready = ready;
+    c->data = data;
+    wait_in_line(p, c);
+    return c;
+}
+
+struct pg_call *pg_tx_run(struct pg_tx *tx, const struct pg_statement *s, size_t count, bool commit, pg_done *done, void *data,
+                          struct error *err) {
+    if (!tx->member || tx->member->closing) {
+        error_set(err, ERR_UNAVAILABLE, "the connection to the database broke");
+        return NULL;
+    }
+    if (tx->failed || tx->call) {
+        error_set(err, ERR_INVALID, tx->call ? "the transaction has a statement under way" : "the transaction has failed");
+        return NULL;
+    }
+    struct pg_call *c = pg_call_new(done, data);
+    if (c) c->batch = pg_batch_new(s, count);
+    if (!c || !c->batch) {
+        free(c);
+        error_set(err, ERR_MEMORY, "out of memory");
+        return NULL;
+    }
+    int frame = (tx->begun ? 0 : PG_BEGIN) | (commit ? PG_COMMIT : 0);
+    if (!pg_conn_send(tx->member->conn, c->batch, frame, tx->tenant, err)) {
+        tx->failed = true;
+        tx->member->closing = true;
+        free_call(c);
+        return NULL;
+    }
+    tx->begun = true;
+    tx->ending = commit;
+    tx->call = c;
+    return c;
+}
+
+void pg_tx_rollback(struct pg_tx *tx) {
+    struct member *m = tx->member;
+    if (!m) { /* the pool was closed under it */
+        free(tx);
+        return;
+    }
+    if (tx->call) {
+        /* Its answer is still to come: then the connection is given back, and the transaction is freed. */
+        tx->call->forgotten = true;
+        tx->ending = true;
+        return;
+    }
+    m->tx = NULL;
+    free(tx);
+    if (m->closing) {
+        discard(m, "the connection broke inside a transaction");
+        return;
+    }
+    give_back(m);
+}
+
+/* NOTIFY ------------------------------------------------------------------------------------------------------------------------------- */
+
+static void send_notices(struct pg_pool *p) {
+    if (!p->notifier_ready || p->notifier_busy) return;
+    struct pg_statement list[CHANNELS];
+    struct str value[CHANNELS];
+    size_t n = 0;
+    for (size_t i = 0; i < CHANNELS; i++) {
+        if (!p->channels[i].asked) continue;
+        p->channels[i].asked = false;
+        value[n] = str_of(p->channels[i].name);
+        list[n] = (struct pg_statement){.sql = STR("select pg_notify($1, '')"), .params = 1, .value = &value[n]};
+        n++;
+    }
+    if (n == 0) return;
+    struct pg_batch *b = pg_batch_new(list, n);
+    struct error err;
+    p->notifier_busy = b && pg_conn_send(p->notifier, b, PG_PLAIN, "", &err);
+    pg_batch_free(b);
+}
+
+static void drop_notifier(struct pg_pool *p) {
+    pg_conn_close(p->notifier);
+    p->notifier = NULL;
+    p->notifier_ready = p->notifier_busy = false;
+}
+
+static void notifier_ready(void *data, const struct pg_error *err) {
+    struct pg_pool *p = data;
+    if (err) {
+        drop_notifier(p);
+        return;
+    }
+    p->notifier_ready = true;
+    send_notices(p);
+}
+
+static void notifier_done(void *data, PGresult *const *result, size_t count, const struct pg_error *err) {
+    struct pg_pool *p = data;
+    (void)result;
+    (void)count;
+    p->notifier_busy = false;
+    if (err && err->base.kind == ERR_UNAVAILABLE) drop_notifier(p);
+}
+
+static void notifier_lost(void *data) {
+    drop_notifier(data);
+}
+
+static void on_notify_timer(uv_timer_t *timer) {
+    struct pg_pool *p = timer->data;
+    static const struct pg_conn_events events = {.ready = notifier_ready, .done = notifier_done, .lost = notifier_lost};
+    if (!p->notifier && !p->down) p->notifier = pg_conn_new(&p->settings, true, &events, p);
+    send_notices(p);
+}
+
+void pg_notify(struct pg_pool *p, struct str channel) {
+    if (p->closing || channel.len == 0 || channel.len >= sizeof p->channels[0].name) return;
+    struct channel *slot = NULL;
+    for (size_t i = 0; i < CHANNELS && !slot; i++)
+        if (p->channels[i].name[0] == '\0' || str_eq(str_of(p->channels[i].name), channel)) slot = &p->channels[i];
+    if (!slot) return;
+    memcpy(slot->name, channel.at, channel.len);
+    slot->name[channel.len] = '\0';
+    slot->asked = true;
+    if (uv_is_active((uv_handle_t *)&p->notify_timer)) return;
+    int started = uv_timer_start(&p->notify_timer, on_notify_timer, NOTIFY_MS, 0);
+    (void)started;
+}

@@ -1,0 +1,35 @@
+-- What stands behind the sub-commands that are written in Lua: kasma.cli.<name> with run(args) -> exit status.
+local M = {}
+
+--- Runs a sub-command.
+---@param name string
+---@param ... string what follows it
+---@return integer exit status
+function M.run(name, ...)
+    if not name:find("^[a-z]+$") or not package.searchpath("kasma.cli." .. name, package.path) then
+        io.stderr:write("kasma: there is no command ", name, "; see kasma --help\n")
+        return 2
+    end
+    return require("kasma.cli." .. name).run({ ... })
+end
+
+--- Runs a Lua file with its arguments in `arg`, as the stand-alone interpreter does.
+---@param file string|nil
+---@param ... string
+---@return integer exit status
+function M.script(file, ...)
+    if not file then
+        io.stderr:write("usage: kasma lua FILE [ARG...]\n")
+        return 2
+    end
+    local chunk, why = loadfile(file)
+    if not chunk then
+        io.stderr:write("kasma: ", tostring(why), "\n")
+        return 1
+    end
+    _G.arg = { [0] = file, ... }
+    local status = chunk(...)
+    return type(status) == "number" and status or 0
+end
+
+return M

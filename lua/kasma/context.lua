@@ -1,0 +1,145 @@
+-- What a handler knows of its request. A handler takes from it what it needs and passes that on; services never see it.
+--
+--   ctx.req        the core's request (method, path, header(), cookie() ...)
+--   ctx.id         request id
+--   ctx.tenant     tenant key, final; ctx.app app key
+--   ctx.scope      {tenant, app, actor_id, ...}: what services take as their first argument (who acts, for which tenant)
+--   ctx.user       identity of the caller or nil (a guest); ctx.access its roles and permissions in this tenant
+--   ctx.params, ctx.query, ctx.body   validated, converted, defaults filled in
+--   ctx.may("x.write"), ctx.ip(), ctx.now(), ctx.cart_token(), ctx.set_header(..), ctx.set_cookie(..): functions bound to
+--                  the request, called with a dot
+local json = require("core.json")
+local time = require("core.time")
+local access = require("kasma.access")
+local web = require("kasma.web")
+
+local M = {}
+
+---@class kasma.Context
+local Context = {}
+
+-- A function is bound to its request when it is first used; most requests use none.
+local bound = { __index = function(self, name)
+    local method = Context[name]
+    if not method then return nil end
+    local fn = function(...) return method(self, ...) end
+    rawset(self, name, fn)
+    return fn
+end }
+
+---@class Scope who acts, for which tenant, by which request
+---@field tenant string
+---@field app string
+---@field actor_id string|nil
+---@field actor_kind "user"|"key"|"guest"|"system"
+---@field actor_email string|nil
+---@field request table|nil {id, ip, method, path, user_agent, idempotency_key} for the audit
+
+---@return kasma.Context
+function M.new(req, decl)
+    return setmetatable({ req = req, decl = decl, id = req.id, method = req.method, route = decl.path }, bound)
+end
+
+--- Client's address, behind trusted proxies too.
+---@return string
+function Context.ip(self)
+    local address = self.address
+    if not address then
+        address = web.client_ip(self.req)
+        self.address = address
+    end
+    return address
+end
+
+--- Adds a header to the answer.
+---@param name string
+---@param value string
+function Context.set_header(self, name, value)
+    local headers = self.headers
+    if not headers then
+        headers = {}
+        self.headers = headers
+    end
+    headers[name] = value
+end
+
+--- Sets an HttpOnly cookie; max_age 0 clears it.
+---@param name string
+---@param value string
+---@param max_age integer seconds
+function Context.set_cookie(self, name, value, max_age)
+    local cookies = self.cookies
+    if not cookies then
+        cookies = {}
+        self.cookies = cookies
+    end
+    cookies[#cookies + 1] = web.cookie(name, value, max_age)
+end
+
+--- Business time of this request in epoch ms, the same each time it is asked.
+---@return integer
+function Context.now(self)
+    local now = self.at
+    if not now then
+        now = time.now()
+        self.at = now
+    end
+    return now
+end
+
+---@param permission string
+---@return boolean true when the caller holds it in this tenant
+function Context.may(self, permission)
+    local user = self.user
+    if not user then return false end
+    if user.kind == "key" then return access.allows(user.scopes, permission) end
+    return self.access ~= nil and access.allows(self.access.permissions, permission)
+end
+
+--- The grants that the caller may hand on.
+---@return table<string, boolean>
+function Context.grants(self)
+    if not self.user then return {} end
+    if self.user.kind == "key" then return self.user.scopes end
+    return self.access and self.access.permissions or {}
+end
+
+--- A guest's cart token, by header or cookie; nil when there is none or it is malformed.
+---@return string|nil
+function Context.cart_token(self)
+    local token = self.req:header("x-cart-token") or self.req:cookie("cart_token")
+    if token and #token <= 128 and token:find("^[%w_-]+$") then return token end
+    return nil
+end
+
+--- Makes ctx.scope from what is known by now.
+function M.seal(ctx)
+    local user = ctx.user
+    local req = ctx.req
+    local scope = { tenant = ctx.tenant, app = ctx.app }
+    if user then
+        scope.actor_id, scope.actor_kind, scope.actor_email = user.id, user.kind, user.email
+        scope.session_id = user.session_id
+    else
+        scope.actor_kind = "guest"
+    end
+    scope.request = setmetatable({}, { __index = function(_, key)
+        if key == "id" then return ctx.id end
+        if key == "ip" then return ctx.ip() end
+        if key == "method" then return ctx.method end
+        if key == "path" then return req.path end
+        if key == "user_agent" then return req:header("user-agent") end
+        if key == "idempotency_key" then return ctx.idempotency and ctx.idempotency.key end
+        return nil
+    end })
+    ctx.scope = scope
+end
+
+--- Marks an answer that the handler has given by itself (a stream, a file).
+M.ANSWERED = setmetatable({}, { __tostring = function() return "answered" end })
+
+---@param value any
+---@return string
+function M.encode(value) return json.encode(value) end
+
+return M

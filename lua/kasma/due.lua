@@ -1,0 +1,104 @@
+-- What must happen at a time is a row of `due_work` (tenant, kind, id, due_at), written, moved and deleted in the business
+-- transaction. One sweeper in the cluster looks every second for rows that fell due by the business clock and runs their
+-- kind's handler, one transaction each. A handler locks its subject, sees that it is due, acts, and deletes or moves the row
+-- last; a row that comes twice finds nothing to do. One whose handler fails is moved on a minute and holds up no other.
+--
+--     due.handler("sales.order_expiry", function(tenant, id, due_at) orders.expire(tenant, id) end)
+--     statements[#statements + 1] = due.put(scope, "sales.order_expiry", order.id, expires_ms)
+--     statements[#statements + 1] = due.drop(scope.tenant, "sales.order_expiry", order.id)
+local sched = require("core.sched")
+local time = require("core.time")
+local db = require("kasma.db")
+local errors = require("kasma.errors")
+local log = require("kasma.log")
+
+local M = {}
+
+local LOCK = 7205002
+local BATCH, AT_ONCE, PERIOD_MS, RETRY_MS = 200, 8, 1000, 60000
+
+local handlers = {}
+
+---@param kind string `<area>.<what>`
+---@param fn fun(tenant: string, id: string, due_at: string)
+function M.handler(kind, fn) handlers[kind] = fn end
+
+--- Inserts the row or moves it.
+---@param scope Scope
+---@param kind string
+---@param id string uuid
+---@param due_ms integer epoch ms
+---@return table statement
+function M.put(scope, kind, id, due_ms)
+    return { [[insert into due_work (tenant_key, app_key, kind, id, due_at) values ($1, $2, $3, $4, $5::timestamptz)
+      on conflict (tenant_key, kind, id) do update set due_at = excluded.due_at]], scope.tenant, scope.app, kind, id, time.iso(due_ms) }
+end
+
+---@param tenant string
+---@param kind string
+---@param id string
+---@return table statement
+function M.drop(tenant, kind, id)
+    return { "delete from due_work where tenant_key = $1 and kind = $2 and id = $3", tenant, kind, id }
+end
+
+local READ = "select tenant_key, app_key, kind, id, due_at from due_work where due_at <= $1::timestamptz order by due_at limit " .. BATCH
+local LATER = [[update due_work set due_at = $5::timestamptz where tenant_key = $1 and kind = $2 and id = $3 and due_at = $4::timestamptz]]
+
+local function run(row)
+    local fn = handlers[row.kind]
+    local ok, why
+    if fn then
+        ok, why = pcall(fn, row.tenant_key, row.id, row.due_at)
+    else
+        ok, why = false, "nobody handles this kind"
+    end
+    if ok then return end
+    log.error("due work failed", { tenant = row.tenant_key, kind = row.kind, id = row.id,
+        error = type(why) == "table" and tostring(why.message or why.kind) or tostring(why) })
+    errors.check(db.pool("system"):query(nil, LATER, row.tenant_key, row.kind, row.id, row.due_at, time.iso(time.now() + RETRY_MS)))
+end
+
+--- Runs what is due, oldest first. Answers how many rows it looked at.
+---@return integer
+function M.sweep_once()
+    local rows = errors.check(db.pool("system"):read(nil, READ, time.iso(time.now())))
+    for first = 1, #rows, AT_ONCE do
+        local batch = {}
+        for i = first, math.min(first + AT_ONCE - 1, #rows) do
+            batch[#batch + 1] = function() run(rows[i]) end
+        end
+        sched.parallel(batch)
+    end
+    return #rows
+end
+
+local function hold_and_sweep()
+    local session = errors.check(db.pool("system"):session())
+    local ok, why = pcall(function()
+        local held = false
+        while not held and not sched.stopping() do
+            held = errors.check(session:query("select pg_try_advisory_lock($1) as held", LOCK))[1].held
+            if not held then sched.sleep(1000) end
+        end
+        while not sched.stopping() do
+            errors.check(session:query("select 1"))
+            if M.sweep_once() < BATCH then sched.sleep(PERIOD_MS) end
+        end
+    end)
+    session:close()
+    if not ok then error(why, 0) end
+end
+
+--- The sweeper's loop. Ends when the process stops.
+function M.run_sweeper()
+    while not sched.stopping() do
+        local ok, why = pcall(hold_and_sweep)
+        if not ok and not sched.stopping() then
+            log.warn("sweeper begins anew", { error = type(why) == "table" and tostring(why.message or why.kind) or tostring(why) })
+            sched.sleep(500)
+        end
+    end
+end
+
+return M

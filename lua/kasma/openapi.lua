@@ -1,0 +1,225 @@
+-- The API document (OpenAPI 3.1), made from the route declarations: nothing is described twice.
+local errors = require("kasma.errors")
+local schema = require("kasma.schema")
+
+local M = {}
+
+local ERROR_TEXT = {
+    [400] = "What was sent is malformed or not allowed", [401] = "No valid credential", [403] = "Not allowed",
+    [404] = "Not found", [409] = "In conflict with the state of things", [413] = "The body is too large",
+    [415] = "The body's type is not supported", [422] = "Refused by a rule", [429] = "Too many requests", [503] = "A store is away; retry",
+}
+
+local function error_schema()
+    return {
+        type = "object", required = { "message", "statusCode" },
+        properties = {
+            message = { anyOf = { { type = "string" }, { type = "array", items = { type = "string" } } } },
+            error = { type = "string" }, statusCode = { type = "integer" }, code = { type = "string" },
+            details = {}, requestId = { type = "string" },
+        },
+    }
+end
+
+-- "/users/:id/roles" -> "/users/{id}/roles", { "id" }
+local function path_of(pattern)
+    local names = {}
+    local path = pattern:gsub("[:*]([%w_]+)", function(name)
+        names[#names + 1] = name
+        return "{" .. name .. "}"
+    end)
+    return path, names
+end
+
+local function camel(text)
+    return (text:gsub("[^%w]+(%w)", string.upper):gsub("[^%w]", ""))
+end
+
+local used_ids
+local function operation_id(decl)
+    local id = decl.id
+    if not id then
+        local words = decl.path:gsub("^/api/", "/"):gsub("^/", ""):gsub(":", "by_"):gsub("%*", "rest_")
+        id = (decl.tag or "system") .. "." .. decl.method:lower() .. camel("_" .. (words == "" and "root" or words))
+    end
+    local candidate, n = id, 1
+    while used_ids[candidate] do
+        n = n + 1
+        candidate = id .. n
+    end
+    used_ids[candidate] = true
+    return candidate
+end
+
+local function parameters(decl, names, components)
+    local list = {}
+    for _, name in ipairs(names) do
+        local own = decl.params and decl.params[name]
+        list[#list + 1] = { name = name, ["in"] = "path", required = true,
+            schema = own and schema.json_schema(own, components) or { type = "string" },
+            description = own and own.description or nil }
+    end
+    if decl.query then
+        for _, entry in ipairs(schema.members(decl.query)) do
+            list[#list + 1] = { name = entry.name, ["in"] = "query", required = not entry.schema.is_optional,
+                schema = schema.json_schema(entry.schema, components), description = entry.schema.description }
+        end
+    end
+    if decl.method ~= "GET" and decl.idempotent ~= false and not decl.bare then
+        list[#list + 1] = { ["$ref"] = "#/components/parameters/IdempotencyKey" }
+    end
+    if not decl.bare then
+        list[#list + 1] = { ["$ref"] = "#/components/parameters/TenantHeader" }
+        list[#list + 1] = { ["$ref"] = "#/components/parameters/AppHeader" }
+    end
+    return list
+end
+
+local function success(decl, returns, components)
+    local answer = { description = "Success" }
+    if returns then
+        if schema.is_schema(returns) then
+            answer.content = { ["application/json"] = { schema = schema.json_schema(returns, components) } }
+        else
+            answer.description = returns.description or "Success"
+            if returns.content_type then answer.content = { [returns.content_type] = { schema = { type = "string" } } } end
+        end
+    elseif decl.content_type then
+        answer.content = { [decl.content_type] = { schema = { type = "string" } } }
+    else
+        answer.content = { ["application/json"] = { schema = {} } }
+    end
+    return answer
+end
+
+local function responses(decl, components)
+    local all, codes = {}, {}
+    local returns = decl.returns
+    if returns == nil or schema.is_schema(returns) then
+        all[tostring(decl.status)] = success(decl, returns, components)
+    else
+        for status, what in pairs(returns) do
+            if errors.is_declared(what) then
+                codes[what.status] = codes[what.status] or {}
+                table.insert(codes[what.status], what.code)
+            elseif type(what) == "table" and not schema.is_schema(what) and errors.is_declared(what[1]) then
+                for _, one in ipairs(what) do
+                    codes[one.status] = codes[one.status] or {}
+                    table.insert(codes[one.status], one.code)
+                end
+            else
+                all[tostring(status)] = success(decl, what, components)
+            end
+        end
+        if not next(all) then all[tostring(decl.status)] = success(decl, nil, components) end
+    end
+    if decl.bare then return all end
+    local statuses = { 400, 403, 404, 429, 503 }
+    if decl.access ~= "public" then table.insert(statuses, 401) end
+    if decl.method ~= "GET" then
+        for _, status in ipairs{ 409, 413, 415 } do table.insert(statuses, status) end
+    end
+    if decl.strict then table.insert(statuses, 401) end
+    for status in pairs(codes) do
+        local known = false
+        for _, s in ipairs(statuses) do known = known or s == status end
+        if not known then table.insert(statuses, status) end
+    end
+    for _, status in ipairs(statuses) do
+        local key = tostring(status)
+        if not all[key] then
+            local text = ERROR_TEXT[status] or errors.reason(status)
+            if codes[status] then
+                table.sort(codes[status])
+                text = text .. ": " .. table.concat(codes[status], ", ")
+            end
+            all[key] = { description = text, content = { ["application/json"] = { schema = { ["$ref"] = "#/components/schemas/Error" } } } }
+        end
+    end
+    return all
+end
+
+local function operation(decl, names, components)
+    local op = {
+        operationId = operation_id(decl), summary = decl.summary, tags = { decl.tag }, description = decl.description,
+        parameters = parameters(decl, names, components), responses = responses(decl, components),
+        deprecated = decl.deprecated or nil, ["x-permission"] = decl.permission, ["x-module"] = decl.module,
+        ["x-idempotent"] = decl.method ~= "GET" and decl.idempotent ~= false and not decl.bare or nil,
+    }
+    if #op.parameters == 0 then op.parameters = nil end
+    if schema.is_schema(decl.body) then
+        local body = schema.json_schema(decl.body, components)
+        op.requestBody = { required = body.required ~= nil, content = { ["application/json"] = { schema = body } } }
+        if decl.example then op.requestBody.content["application/json"].example = decl.example end
+    end
+    if decl.access == "public" or decl.bare then
+        op.security = { {} }
+    else
+        op.security = { { bearer = {} }, { cookie = {} } }
+    end
+    return op
+end
+
+-- Marks what must print as an array even when empty.
+local function with_arrays(value)
+    if type(value) ~= "table" then return value end
+    if value[1] ~= nil then
+        for i = 1, #value do with_arrays(value[i]) end
+        return value
+    end
+    for key, member in pairs(value) do
+        if type(member) == "table" then
+            if (key == "bearer" or key == "cookie") and next(member) == nil then
+                value[key] = schema.array_mark(member)
+            else
+                with_arrays(member)
+            end
+        end
+    end
+    return value
+end
+
+---@param routes kasma.Route[]
+---@param info {version: string, title: string|nil, tag: string|nil} `tag`: only the operations of one area
+---@return table document
+function M.document(routes, info)
+    used_ids = {}
+    local components = { Error = error_schema() }
+    local paths, tags, seen = {}, {}, {}
+    for _, decl in ipairs(routes) do
+        if not decl.hidden and (not info.tag or decl.tag == info.tag) then
+            local path, names = path_of(decl.path)
+            paths[path] = paths[path] or {}
+            paths[path][decl.method:lower()] = operation(decl, names, components)
+            if not seen[decl.tag] then
+                seen[decl.tag] = true
+                tags[#tags + 1] = { name = decl.tag }
+            end
+        end
+    end
+    table.sort(tags, function(a, b) return a.name < b.name end)
+    return with_arrays{
+        openapi = "3.1.0",
+        info = { title = info.title or "Kasma", version = info.version, description = "Commerce, content and learning for many tenants." },
+        servers = { { url = "/" } },
+        tags = tags,
+        paths = paths,
+        components = {
+            schemas = components,
+            parameters = {
+                IdempotencyKey = { name = "X-Idempotency-Key", ["in"] = "header", required = false,
+                    schema = { type = "string", minLength = 1, maxLength = 255 }, description = "The same key and body get the same answer" },
+                TenantHeader = { name = "X-Tenant-Kasma-Id", ["in"] = "header", required = false, schema = { type = "string" },
+                    description = "Tenant to work in" },
+                AppHeader = { name = "X-App-Kasma-Id", ["in"] = "header", required = false, schema = { type = "string" },
+                    description = "App of the tenant" },
+            },
+            securitySchemes = {
+                bearer = { type = "http", scheme = "bearer", description = "Session token, JWT or secret key" },
+                cookie = { type = "apiKey", ["in"] = "cookie", name = "access_token" },
+            },
+        },
+    }
+end
+
+return M

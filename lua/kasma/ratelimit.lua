@@ -1,0 +1,160 @@
+-- Limits. The general ones (per address, user, secret key) are token buckets of this worker, each a share of the limit by
+-- the number of live workers: no round trip. The sign-in rules ask Redis in line, by a sliding window in one script, and
+-- fall back to buckets at half the limit when Redis is away (they fail closed).
+-- Outside production peers on loopback are exempt unless RATE_LIMIT_LOOPBACK=1; RATE_LIMITS=off switches all off; a file
+-- named there (JSON {rule: {limit, window_s}}) replaces figures.
+local config = require("core.config")
+local crypto = require("core.crypto")
+local json = require("core.json")
+local redis = require("core.redis")
+local time = require("core.time")
+local uuid = require("core.uuid")
+local errors = require("kasma.errors")
+local log = require("kasma.log")
+local web = require("kasma.web")
+
+local M = {}
+
+local RULES = {
+    ip = { limit = 600, window_s = 60 },
+    user = { limit = 300, window_s = 60 },
+    key = { limit = 1200, window_s = 60 },
+    login_ip = { limit = 30, window_s = 900 },
+    otp_identifier = { limit = 5, window_s = 3600 },
+    otp_ip = { limit = 20, window_s = 3600 },
+    verify_identifier = { limit = 20, window_s = 3600 },
+    register_ip = { limit = 10, window_s = 3600 },
+    refresh_session = { limit = 30, window_s = 60 },
+}
+
+-- KEYS[1] = window; ARGV = now ms, window ms, limit, member, count it (1) or only look (0).
+-- Answers {used, ms until the oldest leaves}. The hits are a sorted set by the clock of business time.
+local WINDOW = [[
+local now, window, limit = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - window)
+local used = redis.call('ZCARD', KEYS[1])
+local wait = 0
+if used >= limit then
+  local first = redis.call('ZRANGE', KEYS[1], used - limit, used - limit, 'WITHSCORES')
+  wait = tonumber(first[2]) + window - now
+elseif ARGV[5] == '1' then
+  redis.call('ZADD', KEYS[1], now, ARGV[4])
+  redis.call('PEXPIRE', KEYS[1], window)
+  used = used + 1
+end
+return {used, wait}]]
+
+local mode
+local function load_mode()
+    mode = tostring(config.get("RATE_LIMITS") or "default")
+    if mode == "off" or mode == "default" then return end
+    local file, why = io.open(mode, "r")
+    if not file then error("RATE_LIMITS names a file that cannot be read: " .. tostring(why)) end
+    local rules = json.decode(file:read("*a"))
+    file:close()
+    for name, rule in pairs(rules or {}) do RULES[name] = { limit = rule.limit, window_s = rule.window_s } end
+end
+
+---@param address string client's address
+---@return boolean
+function M.applies(address)
+    if not mode then load_mode() end
+    if mode == "off" then return false end
+    if config.env() ~= "production" and web.is_loopback(address) then
+        local loopback = config.get("RATE_LIMIT_LOOPBACK")
+        return loopback == true or loopback == 1 or loopback == "1"
+    end
+    return true
+end
+
+-- Buckets: subject -> {tokens, at}. Full buckets are forgotten when the table is long.
+local buckets, bucket_count = {}, 0
+local BUCKETS_MAX = 50000
+local workers = 1
+
+--- How many workers share the limits; told by the heartbeat.
+---@param count integer
+function M.set_workers(count) workers = math.max(1, count) end
+
+local function take(name, subject, limit, window_s)
+    local key = name .. "|" .. subject
+    local now = time.mono() / 1e6
+    local size = math.max(1, limit / workers)
+    local rate = size / window_s
+    local bucket = buckets[key]
+    if not bucket then
+        if bucket_count >= BUCKETS_MAX then buckets, bucket_count = {}, 0 end
+        bucket = { tokens = size, at = now }
+        buckets[key] = bucket
+        bucket_count = bucket_count + 1
+    end
+    bucket.tokens = math.min(size, bucket.tokens + (now - bucket.at) * rate)
+    bucket.at = now
+    if bucket.tokens < 1 then return false, (1 - bucket.tokens) / rate, 0 end
+    bucket.tokens = bucket.tokens - 1
+    return true, 0, math.floor(bucket.tokens)
+end
+
+local function refuse(rule, wait_s, limit)
+    local seconds = math.max(1, math.ceil(wait_s))
+    errors.too_many(seconds, { message = "Too many requests", code = "rate_limited", headers = {
+        ["X-RateLimit-Limit"] = tostring(limit), ["X-RateLimit-Remaining"] = "0", ["X-RateLimit-Reset"] = tostring(seconds),
+        ["RateLimit-Policy"] = ('"%s";q=%d;w=%d'):format(rule, limit, RULES[rule] and RULES[rule].window_s or seconds) } })
+end
+
+--- A general rule: one token, or 429.
+---@param rule "ip"|"user"|"key"
+---@param subject string
+function M.general(rule, subject)
+    local r = RULES[rule]
+    local ok, wait = take(rule, subject, r.limit, r.window_s)
+    if not ok then refuse(rule, wait, r.limit) end
+end
+
+local function window_key(rule, subject) return ("rl:%s:%s"):format(rule, crypto.sha256(subject)) end
+
+local function ask(rule, subject, count)
+    local r = RULES[rule]
+    local answer = redis.eval(WINDOW, { window_key(rule, subject) },
+        { tostring(time.now()), tostring(r.window_s * 1000), tostring(r.limit), uuid.v4(), count and "1" or "0" })
+    if not answer then
+        log.warn("rate limits without Redis", { rule = rule })
+        if not count then return 0, 0 end
+        local ok, wait = take(rule, subject, r.limit / 2, r.window_s)
+        return ok and 0 or r.limit, wait * 1000
+    end
+    return tonumber(answer[1]), tonumber(answer[2])
+end
+
+--- A rule of the sign-in: counts this try; 429 when the window is full.
+---@param rule string
+---@param subject string
+---@param address string client's address, for the exemption of loopback
+function M.auth(rule, subject, address)
+    if not M.applies(address) then return end
+    local _, wait = ask(rule, subject, true)
+    if wait > 0 then refuse(rule, wait / 1000, RULES[rule].limit) end
+end
+
+--- The same without counting: is the window full?
+---@param rule string
+---@param subject string
+---@param address string
+function M.check(rule, subject, address)
+    if not M.applies(address) then return end
+    local _, wait = ask(rule, subject, false)
+    if wait > 0 then refuse(rule, wait / 1000, RULES[rule].limit) end
+end
+
+--- Counts only (failures that are known after the fact).
+---@param rule string
+---@param subject string
+---@param address string
+function M.note(rule, subject, address)
+    if M.applies(address) then ask(rule, subject, true) end
+end
+
+M.refuse = refuse
+M.key = window_key
+
+return M

@@ -1,0 +1,62 @@
+-- Keys derived from SERVER_KEY: `[<version>:]<base64>` with commas between, newest first; the first makes, all open.
+-- A tenant's key is HKDF-SHA256(SERVER_KEY, "<tenant>|<purpose>"), one purpose for each use.
+local config = require("core.config")
+local crypto = require("core.crypto")
+
+local M = {}
+
+local list
+
+local function load()
+    list = {}
+    for part in tostring(config.get("SERVER_KEY") or ""):gmatch("[^,%s]+") do
+        local version, encoded = part:match("^(%d+):(.+)$")
+        local raw = crypto.unbase64(encoded or part)
+        assert(raw and #raw == 32, "SERVER_KEY holds a key that is not 32 bytes of base64")
+        list[#list + 1] = { version = tonumber(version) or 1, raw = raw }
+    end
+    assert(list[1], "SERVER_KEY is not set")
+end
+
+local function key_of(version)
+    if not list then load() end
+    if not version then return list[1] end
+    for _, key in ipairs(list) do
+        if key.version == version then return key end
+    end
+    error("SERVER_KEY has no version " .. tostring(version))
+end
+
+--- 32 bytes for one purpose of one tenant.
+---@param tenant string
+---@param purpose string
+---@param version integer|nil of SERVER_KEY; nil = the newest
+---@return string key, integer version
+function M.tenant_key(tenant, purpose, version)
+    local key = key_of(version)
+    return crypto.hkdf(key.raw, tenant .. "|" .. purpose, 32), key.version
+end
+
+--- Seals under the server's newest key; the version stands in the first byte.
+---@param purpose string
+---@param plain string
+---@param aad string what it belongs to: it opens only beside the same
+---@return string
+function M.seal(purpose, plain, aad)
+    local key = key_of()
+    return string.char(key.version) .. crypto.seal(crypto.hkdf(key.raw, "server|" .. purpose, 32), plain, aad)
+end
+
+--- Opens what seal made, or nil.
+---@param purpose string
+---@param sealed string
+---@param aad string
+---@return string|nil
+function M.open(purpose, sealed, aad)
+    if #sealed < 2 then return nil end
+    local ok, key = pcall(key_of, sealed:byte(1))
+    if not ok then return nil end
+    return (crypto.open(crypto.hkdf(key.raw, "server|" .. purpose, 32), sealed:sub(2), aad))
+end
+
+return M

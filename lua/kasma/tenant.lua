@@ -1,0 +1,83 @@
+-- Which tenants and apps there are, and which one a host name means. Platform rows, cached for at most a second.
+local config = require("core.config")
+local cache = require("kasma.cache")
+local db = require("kasma.db")
+local invalidate = require("kasma.invalidate")
+
+local M = {}
+
+M.DEFAULT = "MASTER"
+
+local TENANT = [[select tenant_key, name, is_active and status = 'active' as is_active, status, country, default_currency, default_locale,
+  timezone, settings, settings_epoch, plan, is_test from tenants where tenant_key = $1]]
+local APP = [[select app_key, tenant_key, name, kind, allowed_origins, hostnames, is_active from apps where app_key = $1]]
+local HOST = [[select app_key, tenant_key from apps where hostnames @> array[$1]::text[] and is_active order by app_key limit 1]]
+
+local tenants = cache.new{ ttl_ms = 1000, load = function(key) return db.one(nil, TENANT, key) end }
+local apps = cache.new{ ttl_ms = 1000, load = function(key) return db.one(nil, APP, key) end }
+local hosts = cache.new{ ttl_ms = 1000, max = 2000, load = function(host) return db.one(nil, HOST, host) end }
+
+invalidate.on("tenant", function(key) tenants:drop(key) end)
+invalidate.on("app", function(key)
+    apps:drop(key)
+    hosts:clear()
+end)
+
+--- The form of every tenant key; what does not fit is no tenant.
+---@param key any
+---@return boolean
+function M.is_key(key) return type(key) == "string" and #key <= 63 and key:find("^[A-Za-z0-9][A-Za-z0-9_-]*$") ~= nil end
+
+---@param key string
+---@return boolean
+function M.is_app_key(key) return type(key) == "string" and #key <= 63 and key:find("^[A-Za-z0-9][A-Za-z0-9_:-]*$") ~= nil end
+
+---@param key string
+---@return table|nil tenant {tenant_key, name, is_active, country, default_currency, default_locale, timezone, settings, settings_epoch}
+function M.by_key(key)
+    if not M.is_key(key) then return nil end
+    return tenants:get(key)
+end
+
+---@param key string
+---@return table|nil app {app_key, tenant_key, kind, allowed_origins, hostnames, is_active}
+function M.app(key)
+    if not M.is_app_key(key) then return nil end
+    return apps:get(key)
+end
+
+--- The app whose host name this is.
+---@param host string|nil Host header
+---@return table|nil {app_key, tenant_key}
+function M.by_host(host)
+    if not host or #host > 260 then return nil end
+    local name = host:match("^%[(.-)%]") or host:match("^[^:]+")
+    if not name then return nil end
+    return hosts:get(name:lower())
+end
+
+--- ISO 4217 code of the tenant's base currency.
+---@param key string
+---@return string
+function M.currency(key)
+    local found = M.by_key(key)
+    return found and found.default_currency or "VND"
+end
+
+--- Outside production any origin may call; in production those of the app and of CORS_ORIGINS.
+---@param origin string
+---@param app_key string|nil
+---@return boolean
+function M.origin_allowed(origin, app_key)
+    if config.env() ~= "production" then return true end
+    for allowed in tostring(config.get("CORS_ORIGINS") or ""):gmatch("[^,%s]+") do
+        if allowed == origin then return true end
+    end
+    local app = app_key and M.app(app_key)
+    for _, allowed in ipairs(app and app.allowed_origins or {}) do
+        if allowed == origin then return true end
+    end
+    return false
+end
+
+return M

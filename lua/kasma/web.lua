@@ -1,0 +1,199 @@
+-- What HTTP says around a request: client address behind proxies, cookies, CORS, cross-site checks.
+local config = require("core.config")
+local tenant = require("kasma.tenant")
+
+local M = {}
+
+-- Addresses ------------------------------------------------------------------------------------------------------------
+
+local function v4_number(text)
+    local a, b, c, d = text:match("^(%d+)%.(%d+)%.(%d+)%.(%d+)$")
+    if not a then return nil end
+    return ((tonumber(a) * 256 + tonumber(b)) * 256 + tonumber(c)) * 256 + tonumber(d)
+end
+
+-- The eight groups of an IPv6 address, or nil.
+local function v6_groups(text)
+    if not text:find(":", 1, true) then return nil end
+    local head, tail = text:match("^(.-)::(.*)$")
+    local function groups(part)
+        local list = {}
+        for group in part:gmatch("[^:]+") do
+            local value = tonumber(group, 16)
+            if not value or value > 0xFFFF then return nil end
+            list[#list + 1] = value
+        end
+        return list
+    end
+    local left = groups(head or text)
+    local right = head and groups(tail) or {}
+    if not left or not right then return nil end
+    if head then
+        while #left + #right < 8 do left[#left + 1] = 0 end
+    end
+    for _, value in ipairs(right) do left[#left + 1] = value end
+    return #left == 8 and left or nil
+end
+
+--- True when the address lies in the network (`10.0.0.0/8`, `::1`, `fd00::/8`).
+---@param address string
+---@param network string
+---@return boolean
+function M.in_network(address, network)
+    local base, bits = network:match("^(.-)/(%d+)$")
+    base, bits = base or network, tonumber(bits)
+    local a, b = v4_number(address), v4_number(base)
+    if a and b then
+        local size = 2 ^ (32 - math.min(bits or 32, 32))
+        return math.floor(a / size) == math.floor(b / size)
+    end
+    local x, y = v6_groups(address), v6_groups(base)
+    if not x or not y then return false end
+    local left = math.min(bits or 128, 128)
+    for i = 1, 8 do
+        if left <= 0 then return true end
+        local size = left >= 16 and 1 or 2 ^ (16 - left)
+        if math.floor(x[i] / size) ~= math.floor(y[i] / size) then return false end
+        left = left - 16
+    end
+    return true
+end
+
+local function plain(address) return (address:gsub("^::ffff:(%d)", "%1"):gsub("%%.*$", "")) end
+
+local proxies
+local function is_proxy(address)
+    if not proxies then
+        proxies = {}
+        for network in tostring(config.get("TRUSTED_PROXIES") or ""):gmatch("[^,%s]+") do proxies[#proxies + 1] = network end
+    end
+    for i = 1, #proxies do
+        if M.in_network(address, proxies[i]) then return true end
+    end
+    return false
+end
+
+--- The client's address: the peer, or behind trusted proxies the last forwarded address that is none of them.
+---@param req table
+---@return string
+function M.client_ip(req)
+    local address = plain(req.remote or "")
+    if not is_proxy(address) then return address end
+    local forwarded = req:header("x-forwarded-for")
+    if not forwarded then return address end
+    local list = {}
+    for part in forwarded:gmatch("[^,%s]+") do list[#list + 1] = plain(part) end
+    for i = #list, 1, -1 do
+        if not v4_number(list[i]) and not v6_groups(list[i]) then return address end
+        address = list[i]
+        if not is_proxy(address) then return address end
+    end
+    return address
+end
+
+---@param address string
+---@return boolean
+function M.is_loopback(address) return address == "::1" or address:sub(1, 4) == "127." or address == "" end
+
+--- What limits count by: the address, for IPv6 its /64.
+---@param address string
+---@return string
+function M.limit_subject(address)
+    local groups = v6_groups(address)
+    if not groups then return address end
+    return ("%x:%x:%x:%x::/64"):format(groups[1], groups[2], groups[3], groups[4])
+end
+
+-- Cookies --------------------------------------------------------------------------------------------------------------
+
+---@param name string
+---@param value string hex or base64url: nothing that needs quoting
+---@param max_age integer seconds; 0 clears
+---@return string Set-Cookie value
+function M.cookie(name, value, max_age)
+    local text
+    if max_age == 0 then
+        text = name .. "=; Path=/; Expires=Thu, 01 Jan 1970 00:00:00 GMT; HttpOnly; SameSite=Lax"
+    else
+        text = ("%s=%s; Max-Age=%d; Path=/; HttpOnly; SameSite=Lax"):format(name, value, max_age)
+    end
+    if config.env() == "production" then text = text .. "; Secure" end
+    return text
+end
+
+-- CORS -----------------------------------------------------------------------------------------------------------------
+
+local METHODS = "GET,HEAD,POST,PUT,PATCH,DELETE,OPTIONS"
+local ALLOWED = "Content-Type, Authorization, X-Tenant-Kasma-Id, X-App-Kasma-Id, X-Idempotency-Key, X-Kasma-Key, X-Request-Id, "
+    .. "Idempotency-Key, X-CSRF-Token, X-Token-Response, X-Cart-Token, X-Kasma-Rules-Draft"
+local EXPOSED = "X-Request-Id, Retry-After, X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset, Idempotent-Replayed, ETag, "
+    .. "X-Total-Count, X-Next-Cursor, Link, X-Cart-Token"
+local extra_headers = {}
+
+--- A route's own request headers, allowed to browsers from then on.
+---@param names string[]
+function M.allow_headers(names)
+    for _, name in ipairs(names) do extra_headers[#extra_headers + 1] = name end
+end
+
+local function candidate_app(req)
+    local key = req:header("x-app-kasma-id")
+    if key then return key end
+    local host = tenant.by_host(req:header("host"))
+    return host and host.app_key
+end
+
+--- Adds the CORS headers of an answer when the origin may read it.
+---@param req table
+---@param headers table
+---@param origin string
+function M.add_cors(req, headers, origin)
+    headers["Vary"] = "Origin"
+    local ok, allowed = pcall(tenant.origin_allowed, origin, candidate_app(req))
+    if not ok or not allowed then return end
+    headers["Access-Control-Allow-Origin"] = origin
+    headers["Access-Control-Allow-Credentials"] = "true"
+    headers["Access-Control-Expose-Headers"] = EXPOSED
+end
+
+--- Answers a preflight request.
+---@param req table
+---@param origin string
+function M.preflight(req, origin)
+    local headers = { ["Vary"] = "Origin" }
+    local ok, allowed = pcall(tenant.origin_allowed, origin, candidate_app(req))
+    if ok and allowed then
+        headers["Access-Control-Allow-Origin"] = origin
+        headers["Access-Control-Allow-Credentials"] = "true"
+        headers["Access-Control-Allow-Methods"] = METHODS
+        headers["Access-Control-Allow-Headers"] = #extra_headers > 0 and (ALLOWED .. ", " .. table.concat(extra_headers, ", ")) or ALLOWED
+        headers["Access-Control-Max-Age"] = "86400"
+    end
+    req:respond(204, headers)
+end
+
+--- A request that changes something and is carried by a cookie must come from an allowed origin: browsers say where it
+--- comes from by Origin, Referer or Sec-Fetch-Site. One with none of the three is no browser's.
+---@param req table
+---@return boolean
+function M.is_cross_site(req)
+    local origin = req:header("origin")
+    local site = req:header("sec-fetch-site")
+    local host = req:header("host")
+    if not origin then
+        local referer = req:header("referer")
+        origin = referer and referer:match("^(%a[%w+.-]*://[^/?#]+)")
+    end
+    if origin and origin ~= "null" then
+        if host and origin:match("^%a[%w+.-]*://(.+)$") == host then return false end
+        return not tenant.origin_allowed(origin, candidate_app(req))
+    end
+    if origin == "null" then return true end
+    if site == "cross-site" then
+        local cookie, header = req:cookie("csrf_token"), req:header("x-csrf-token")
+        return not (cookie and header and cookie == header)
+    end
+    return false
+end
+
+return M

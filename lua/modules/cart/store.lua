@@ -1,0 +1,53 @@
+-- Carts: one row an owner, its items in it. Every write compares the version it read, so that two parallel writes both count.
+local json = require("core.json")
+local pg = require("core.pg")
+local db = require("kasma.db")
+
+local M = {}
+
+local null = json.null
+
+local CART = [[c.id, c.tenant_key, c.app_key, c.created_at, c.updated_at, c.wire_id, c.user_id, c.owner_key, c.series, c.expires_at, c.items,
+  c.coupon_codes, c.points_to_redeem, c.affiliate_code, c.currency, c.shipping_method_id, c.version, c.metadata]]
+
+---@param tenant string
+---@param owner_key string `u:<user id>` or `g:<sha256 of the token>`
+---@return table|nil cart
+function M.find(tenant, owner_key)
+    return db.read(tenant, "select " .. CART .. " from carts c where c.tenant_key = $1 and c.owner_key = $2", tenant, owner_key)[1]
+end
+
+--- Makes the owner's cart, or finds the one that another request has just made.
+---@param c table id, wire_id, tenant_key, app_key, owner_key, user_id, currency, expires_at, now
+---@return table cart
+function M.create(c)
+    local made = db.query(c.tenant_key, [[insert into carts as c (tenant_key, app_key, id, wire_id, user_id, owner_key, series, expires_at,
+        items, currency, version, created_at, updated_at) values ($1, $2, $3, $4, $5, $6, 0, $7, '[]', $8, 1, $9, $9)
+      on conflict (tenant_key, owner_key) do nothing returning ]] .. CART,
+        c.tenant_key, c.app_key, c.id, c.wire_id, c.user_id or null, c.owner_key, c.expires_at or null, c.currency, c.now)[1]
+    return made or M.find(c.tenant_key, c.owner_key)
+end
+
+--- Writes the items if the cart still has the version that was read.
+---@return table statement that returns the new row, or no row
+function M.put_items(tenant, id, version, items, expires_at, now)
+    return { [[update carts as c set items = $4, version = version + 1, expires_at = $5, updated_at = $6
+      where c.tenant_key = $1 and c.id = $2 and c.version = $3 returning ]] .. CART,
+        tenant, id, version, pg.json(json.array(items)), expires_at or null, now }
+end
+
+--- Documents of carts for their MongoDB copy.
+---@param tenant string
+---@param ids string[]
+---@return table[]
+function M.documents(tenant, ids)
+    local list = {}
+    for i, c in ipairs(db.read(tenant, "select " .. CART .. " from carts c where c.tenant_key = $1 and c.id = any($2::uuid[])", tenant,
+        pg.array(ids))) do
+        list[i] = { id = c.wire_id, tenant_key = c.tenant_key, app_key = c.app_key, user_id = c.user_id, items = json.array(c.items),
+            series = c.series, version = c.version, created_at = c.created_at, updated_at = c.updated_at }
+    end
+    return list
+end
+
+return M

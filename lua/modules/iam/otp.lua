@@ -1,0 +1,134 @@
+-- One-time codes: six digits, five minutes, five tries, one active per (identifier, type). The database holds an HMAC of the
+-- code and, until the mail is out, the code sealed; it never lies in Redis or in a log.
+local config = require("core.config")
+local crypto = require("core.crypto")
+local time = require("core.time")
+local uuid = require("core.uuid")
+local errors = require("kasma.errors")
+local secrets = require("kasma.secrets")
+local mail = require("kasma.mail")
+local mail_templates = require("kasma.mail_templates")
+local outbox = require("kasma.outbox")
+local ratelimit = require("kasma.ratelimit")
+local web = require("kasma.web")
+local db = require("kasma.db")
+local store = require("modules.iam.store")
+
+local M = {}
+
+local LIFE_MS, COOLDOWN_MS = 300000, 60000
+
+local function six_digits()
+    while true do
+        local a, b, c = crypto.random(3):byte(1, 3)
+        local number = a * 65536 + b * 256 + c
+        -- 16 * 1000000 of 2^24 values: the rest would make some codes likelier.
+        if number < 16000000 then return ("%06d"):format(number % 1000000) end
+    end
+end
+
+local function hmac(id, code) return crypto.hmac_sha256(tostring(config.get("OTP_PEPPER")) .. id, code) end
+
+local function cooldown(seconds)
+    errors.bad_request{ message = "Please wait 60 seconds before requesting a new code", code = "otp_cooldown",
+        headers = { ["Retry-After"] = tostring(math.max(1, math.ceil(seconds))) } }
+end
+
+--- Seconds of the cooldown that are left; 0 = a code may be sent. A used code ends it, a cancelled one does not.
+---@param identifier string
+---@param type string
+---@return number
+function M.cooldown_left(identifier, type)
+    local newest = store.newest_otp(identifier, type)
+    if not newest or newest.is_verified then return 0 end
+    local left = time.parse(newest.created_at) + COOLDOWN_MS - time.now()
+    return left > 0 and math.min(left, COOLDOWN_MS) / 1000 or 0
+end
+
+--- Raises 400 while the cooldown lasts, 429 beyond the hour's codes, 503 when no mail can go out.
+---@param identifier string
+---@param type string
+---@param ip string
+function M.admit(identifier, type, ip)
+    if not mail.is_configured() then errors.unavailable({ message = "Mail is not configured", code = "mail_unconfigured" }, 60) end
+    local left = M.cooldown_left(identifier, type)
+    if left > 0 then cooldown(left) end
+    ratelimit.auth("otp_identifier", identifier, ip)
+    ratelimit.auth("otp_ip", web.limit_subject(ip), ip)
+end
+
+local TITLES = { REGISTER = "Register", LOGIN = "Login", FORGOT_PASSWORD = "Forgot Password", TWO_FA = "Two Fa" }
+
+--- Makes a code and queues its mail, in one transaction with `also`. Call admit first.
+---@param scope Scope
+---@param o {id: string|nil, identifier: string, type: string, user_id: string|nil, ip: string}
+---@param also table[]|nil statements of the same transaction
+---@return string otp_id
+function M.create(scope, o, also)
+    local id, now = o.id or uuid.v7(), time.now()
+    local code = six_digits()
+    local statements = {
+        store.retire_otps(o.identifier, o.type, time.iso(now)),
+        store.insert_otp{ id = id, user_id = o.user_id, code_hmac = hmac(id, code), code_enc = secrets.seal("otp", code, id), type = o.type,
+            identifier = o.identifier, expires_at = time.iso(now + LIFE_MS), now = time.iso(now) },
+        outbox.job(scope, "mail-queue", "send-otp", { to = o.identifier, subject = "[Kasma] Your verification code for " .. TITLES[o.type],
+            otp_id = id, type = o.type, tenant_key = scope.tenant }, { attempts = 3, backoff = { type = "exponential", delay = 3000 } }),
+    }
+    for _, statement in ipairs(also or {}) do statements[#statements + 1] = statement end
+    local ok, err = pcall(db.pipeline, scope.tenant, statements)
+    if not ok then
+        -- Another request made a code for the same identifier in the same moment: to this one it is the cooldown.
+        local _, constraint = errors.sqlstate(err)
+        if constraint == "otps_one_active" then cooldown(COOLDOWN_MS / 1000) end
+        error(err, 0)
+    end
+    return id
+end
+
+M.invalid = errors.declare{ code = "otp_invalid", status = 401, message = "Invalid or expired OTP",
+    cause = "the code is wrong, used, cancelled or older than five minutes", cure = "ask for a new code" }
+
+--- Uses up a code.
+---@param identifier string
+---@param type string
+---@param code string
+---@param ip string
+---@return table|nil {otp_id, user_id}; nil: it does not hold
+function M.consume(identifier, type, code, ip)
+    ratelimit.auth("verify_identifier", identifier, ip)
+    local active = store.active_otp(identifier, type)
+    if not active then return nil end
+    local tried = store.try_otp(active.id, hmac(active.id, code), time.iso(time.now()))
+    if not tried or not tried.is_verified then return nil end
+    return { otp_id = active.id, user_id = tried.user_id }
+end
+
+---@param identifier string
+---@param type string
+function M.cancel(identifier, type)
+    local now = time.iso(time.now())
+    db.pipeline(nil, { store.retire_otps(identifier, type, now) })
+end
+
+--- The job `send-otp`: opens the code, sends it, forgets it. Also takes the form of older producers, which carries the code.
+---@param job table
+function M.send(job)
+    local data = job.data
+    local code, to, type, id = data.otp, data.to, data.type, data.otp_id
+    if id then
+        local row = store.otp_to_send(id)
+        if not row or not row.is_active or not row.code_enc or time.parse(row.expires_at) <= time.now() then return { skipped = true } end
+        code = secrets.open("otp", row.code_enc, id)
+        if not code then require("kasma.jobs").give_up("the code cannot be opened") end
+        to, type = row.identifier, row.type
+    end
+    local title = TITLES[type] or tostring(type)
+    local form = mail_templates.find("otp", "en")
+    local vars = { type = title, code = code }
+    mail.deliver{ id = uuid.v7(), to = to, subject = data.subject or mail_templates.fill(form.subject, vars, false),
+        text = mail_templates.fill(form.text, vars, false), html = mail_templates.fill(form.html, vars, true) }
+    if id then store.otp_sent(id, time.iso(time.now())) end
+    return { sent = true }
+end
+
+return M

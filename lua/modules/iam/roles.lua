@@ -1,0 +1,163 @@
+-- Roles of a tenant: the seeded ones and its own. Nobody makes or edits a role that grants more than they hold.
+local json = require("core.json")
+local time = require("core.time")
+local uuid = require("core.uuid")
+local access = require("kasma.access")
+local audit = require("kasma.audit")
+local db = require("kasma.db")
+local errors = require("kasma.errors")
+local templates = require("kasma.roles")
+local store = require("modules.iam.store")
+local users = require("modules.iam.users")
+
+local M = {}
+
+M.taken = errors.declare{ code = "role_exists", status = 409, message = "Role key already exists" }
+M.in_use = errors.declare{ code = "role_in_use", status = 409, message = "The role is held by users" }
+M.is_system = errors.declare{ code = "system_role", status = 403, message = "A system role cannot be changed" }
+M.granted = errors.declare{ code = "permission_granted", status = 409, message = "The role has this permission already" }
+
+local function existing(scope, id)
+    local role = store.role(scope.tenant, id)
+    if not role then errors.not_found("Role not found") end
+    return role
+end
+
+-- Keys that may be granted: declared ones, the tenant's own, `<resource>.*` of either, `*`.
+local function check_known(scope, keys)
+    local known = {}
+    for _, row in ipairs(store.permissions(scope.tenant)) do
+        known[row.permission_key] = true
+        local prefix = row.permission_key
+        while prefix do
+            prefix = prefix:match("^(.+)%.[^.]+$")
+            if prefix then known[prefix .. ".*"] = true end
+        end
+    end
+    for _, key in ipairs(keys) do
+        if key ~= "*" and not known[key] then
+            errors.bad_request{ message = { "permission " .. key .. " does not exist" }, code = "permission_unknown" }
+        end
+    end
+end
+
+---@param scope Scope
+---@return table[]
+function M.list(scope)
+    local list = json.array({})
+    for i, row in ipairs(store.roles(scope.tenant)) do list[i] = users.role_view(row, "tenant") end
+    return list
+end
+
+---@param scope Scope
+---@param id string
+---@return table
+function M.get(scope, id) return users.role_view(existing(scope, id), "tenant") end
+
+---@param scope Scope
+---@param held table<string, boolean>
+---@param input {code: string, role_key: string, display_name: string, permission_keys: string[]|nil}
+---@return table
+function M.create(scope, held, input)
+    local keys = input.permission_keys or {}
+    if templates.beyond(held, keys) then users.escalation() end
+    check_known(scope, keys)
+    local id, now = uuid.v7(), time.iso(time.now())
+    local statements = { store.insert_role{ tenant_key = scope.tenant, app_key = scope.app, id = id, code = input.code, role_key = input.role_key,
+        display_name = input.display_name, now = now } }
+    for _, key in ipairs(keys) do
+        statements[#statements + 1] = store.insert_grant{ tenant_key = scope.tenant, app_key = scope.app, id = uuid.v7(), role_id = id,
+            permission_key = key, now = now }
+    end
+    audit.append(statements, scope, { action = "roles.create", entity_type = "role", entity_id = id, after = input })
+    errors.unique({ roles_role = { code = M.taken.code, message = M.taken.message } }, db.pipeline, scope.tenant, statements)
+    return M.get(scope, id)
+end
+
+---@param scope Scope
+---@param id string
+---@param input {display_name: string|nil, code: string|nil}
+---@return table
+function M.update(scope, id, input)
+    local role = existing(scope, id)
+    if role.is_system then M.is_system() end
+    local statements = { store.update_role(scope.tenant, id, input, time.iso(time.now())) }
+    audit.append(statements, scope, { action = "roles.update", entity_type = "role", entity_id = id,
+        before = { display_name = role.display_name, code = role.code }, after = input })
+    db.pipeline(scope.tenant, statements)
+    return M.get(scope, id)
+end
+
+---@param scope Scope
+---@param id string
+function M.delete(scope, id)
+    local role = existing(scope, id)
+    if role.is_system then M.is_system() end
+    if store.holders(scope.tenant, id) > 0 then M.in_use() end
+    local statements = { store.delete_role(scope.tenant, id) }
+    audit.append(statements, scope, { action = "roles.delete", entity_type = "role", entity_id = id, before = { role_key = role.role_key } })
+    db.pipeline(scope.tenant, statements)
+end
+
+---@param scope Scope
+---@param held table<string, boolean>
+---@param id string
+---@param key string
+function M.grant(scope, held, id, key)
+    local role = existing(scope, id)
+    if role.is_system then M.is_system() end
+    if templates.beyond(held, { key }) then users.escalation() end
+    check_known(scope, { key })
+    local statements = { store.insert_grant{ tenant_key = scope.tenant, app_key = scope.app, id = uuid.v7(), role_id = id, permission_key = key,
+        now = time.iso(time.now()) } }
+    audit.append(statements, scope, { action = "roles.permissions.assign", entity_type = "role", entity_id = id, after = { permission = key } })
+    errors.unique({ role_permissions_grant = { code = M.granted.code, message = M.granted.message } }, db.pipeline, scope.tenant, statements)
+    access.changed_tenant(scope.tenant)
+end
+
+---@param scope Scope
+---@param held table<string, boolean>
+---@param id string
+---@param key string
+function M.revoke(scope, held, id, key)
+    local role = existing(scope, id)
+    if role.is_system then M.is_system() end
+    if templates.beyond(held, { key }) then users.escalation() end
+    local found = false
+    for _, had in ipairs(role.permission_keys or {}) do found = found or had == key end
+    if not found then errors.not_found("Permission not found") end
+    local statements = { store.delete_grant(scope.tenant, id, key) }
+    audit.append(statements, scope, { action = "roles.permissions.remove", entity_type = "role", entity_id = id, before = { permission = key } })
+    db.pipeline(scope.tenant, statements)
+    access.changed_tenant(scope.tenant)
+end
+
+--- Key of a permission by its id.
+---@param scope Scope
+---@param input {permission_id: string|nil, permission_key: string|nil}
+---@return string
+function M.permission_key(scope, input)
+    if input.permission_key then return input.permission_key end
+    for _, row in ipairs(store.permissions(scope.tenant)) do
+        if row.id == input.permission_id then return row.permission_key end
+    end
+    errors.not_found("Permission not found")
+end
+
+M.permissions = store.permissions
+
+--- A tenant's own permission for its rules.
+---@param scope Scope
+---@param input {permission_key: string, description: string|nil}
+---@return table
+function M.create_custom(scope, input)
+    local id, now = uuid.v7(), time.iso(time.now())
+    local statements = { { [[insert into custom_permissions (tenant_key, app_key, id, permission_key, description, created_at, updated_at)
+      values ($1, $2, $3, $4, $5, $6::timestamptz, $6::timestamptz)]], scope.tenant, scope.app, id, input.permission_key, input.description or "", now } }
+    audit.append(statements, scope, { action = "permissions.create", entity_type = "permission", entity_id = id, after = input })
+    errors.unique({ custom_permissions_permission = { code = "permission_exists", message = "Permission already exists" } }, db.pipeline,
+        scope.tenant, statements)
+    return { id = id, permission_key = input.permission_key, description = input.description or "" }
+end
+
+return M

@@ -1,0 +1,472 @@
+-- Accounts: sign-up by code, sign-in by password and code, recovery, sign-out. What may be told to whom is the point here:
+-- an unknown address, a wrong password and a locked account look and cost the same until the password is right.
+local crypto = require("core.crypto")
+local json = require("core.json")
+local redis = require("core.redis")
+local time = require("core.time")
+local uuid = require("core.uuid")
+local access = require("kasma.access")
+local audit = require("kasma.audit")
+local db = require("kasma.db")
+local errors = require("kasma.errors")
+local secrets = require("kasma.secrets")
+local log = require("kasma.log")
+local mail = require("kasma.mail")
+local outbox = require("kasma.outbox")
+local ratelimit = require("kasma.ratelimit")
+local settings = require("kasma.settings")
+local web = require("kasma.web")
+local failures = require("modules.iam.failures")
+local otp = require("modules.iam.otp")
+local passwords = require("modules.iam.passwords")
+local sessions = require("modules.iam.sessions")
+local store = require("modules.iam.store")
+
+local M = {}
+
+local PENDING_MS, CHALLENGE_MS, RESET_MS = 600000, 600000, 600000
+
+M.email_taken = errors.declare{ code = "email_taken", status = 409, message = "Email already registered" }
+
+---@class kasma.Client where a request comes from
+---@field ip string
+---@field user_agent string|nil
+---@field nonce string|nil cookie of the registration
+
+--- Lower case, trimmed: the form in which an address is an identity.
+---@param text string
+---@return string
+function M.identifier(text) return (text:lower():match("^%s*(.-)%s*$")) end
+
+---@param user table
+---@return table {id, email, display_name, user_type}
+function M.brief(user)
+    return { id = user.id, email = user.email, display_name = user.display_name or json.null, user_type = user.user_type }
+end
+
+--- The user, or nil when there is none or it is deleted.
+---@param id string
+---@return table|nil
+function M.user(id)
+    local user = store.user(id)
+    if not user or user.deleted_at then return nil end
+    return user
+end
+
+local function redis_get(key)
+    local text, err = redis.call("GET", key)
+    if err then error(errors.from_store(err), 0) end
+    local value = type(text) == "string" and json.decode(text) or nil
+    if value and value.exp and value.exp <= time.now() then return nil end
+    return value
+end
+
+local function redis_put(key, value, ms)
+    value.exp = time.now() + ms
+    errors.check(redis.call("SET", key, json.encode(value), "PX", tostring(ms)))
+end
+
+-- Registration ---------------------------------------------------------------------------------------------------------------
+
+local function pending_key(email) return "auth:reg:" .. crypto.sha256(email) end
+
+-- Attempts that wait for their code, oldest first. Each is its own entry: a later attempt never changes an earlier one.
+local function pending_attempts(email)
+    local list, err = redis.call("LRANGE", pending_key(email), "0", "-1")
+    if err then error(errors.from_store(err), 0) end
+    local alive = {}
+    for _, text in ipairs(list) do
+        local entry = json.decode(text)
+        if entry and entry.exp > time.now() then alive[#alive + 1] = entry end
+    end
+    return alive
+end
+
+---@param scope Scope
+---@param input {email: string, password: string, display_name: string|nil}
+---@param client kasma.Client
+---@return {user: table, nonce: string}
+function M.register(scope, input, client)
+    local email = M.identifier(input.email)
+    ratelimit.auth("register_ip", web.limit_subject(client.ip), client.ip)
+    passwords.check_policy(scope.tenant, input.password)
+    local existing = store.user_by_email(email)
+    if existing and existing.status ~= "pending" then
+        db.pipeline(scope.tenant, { audit.auth_row(scope, { action = "REGISTER_FAILED", target = "email:" .. email,
+            metadata = { reason = "email_exists" } }) })
+        if not settings.get(scope.tenant, "auth.hide_existence") then M.email_taken() end
+        mail.send(scope, { to = email, template = "account-exists", key = "account-exists:" .. existing.id .. ":" .. math.floor(time.now() / 3600000),
+            user_id = existing.id })
+        return { user = { email = email, display_name = input.display_name or json.null }, nonce = crypto.random_hex(32) }
+    end
+    otp.admit(email, "REGISTER", client.ip)
+    local hash = passwords.hash(input.password)
+    local nonce, id = crypto.random_hex(32), uuid.v7()
+    local key = pending_key(email)
+    local entry = { nonce = crypto.sha256(nonce), password = hash, display_name = input.display_name, otp_id = id, exp = time.now() + PENDING_MS,
+        -- Tells, without the password, whether all attempts of a window had the same.
+        same = crypto.hmac_sha256(secrets.tenant_key("MASTER", "registration"), email .. "|" .. input.password) }
+    otp.create(scope, { id = id, identifier = email, type = "REGISTER", user_id = existing and existing.id, ip = client.ip },
+        { audit.auth_row(scope, { action = "REGISTER_INITIATED", target = "email:" .. email }) })
+    errors.check(redis.pipeline{ { "RPUSH", key, json.encode(entry) }, { "PEXPIRE", key, tostring(PENDING_MS) } })
+    return { user = { email = email, display_name = input.display_name or json.null }, nonce = nonce }
+end
+
+-- The attempt that a code activates: the one whose nonce the client holds; without a nonce any, if all had one password.
+local function chosen_attempt(attempts, nonce)
+    if nonce then
+        local hash = crypto.sha256(nonce)
+        for _, entry in ipairs(attempts) do
+            if crypto.equal(entry.nonce, hash) then return entry, true end
+        end
+    end
+    for i = 2, #attempts do
+        if attempts[i].same ~= attempts[1].same then return attempts[#attempts], false end
+    end
+    return attempts[#attempts], true
+end
+
+-- Membership of the tenant by a finished code step.
+local function joining(scope, user_id, now)
+    if not settings.get(scope.tenant, "auth.open_signup") then
+        local known = store.membership(user_id, scope.tenant)
+        if not known or known.status ~= "invited" then return {} end
+    end
+    return {
+        store.put_membership{ id = uuid.v7(), user_id = user_id, tenant_key = scope.tenant, status = "active", now = now },
+        store.give_role{ tenant_key = scope.tenant, app_key = scope.app, id = uuid.v7(), user_id = user_id, role_key = "customer", now = now },
+    }
+end
+
+local function expired_registration()
+    errors.unauthorized{ message = "Registration session expired. Please register again.", code = "registration_expired" }
+end
+
+-- Makes the account of a verified registration. Answers the user and whether its password is trusted.
+local function make_account(scope, email, client)
+    local attempts = pending_attempts(email)
+    if #attempts == 0 then expired_registration() end
+    local entry, trusted = chosen_attempt(attempts, client.nonce)
+    local existing = store.user_by_email(email)
+    local now = time.iso(time.now())
+    local id = existing and existing.id or uuid.v7()
+    local statements = {
+        existing and store.activate_user(id, entry.display_name, now)
+            or store.insert_user{ id = id, email = email, display_name = entry.display_name, user_type = "GENERAL_0", status = "active",
+                verified = true, must_change = not trusted, now = now },
+        store.put_credential{ id = uuid.v7(), user_id = id, password = trusted and entry.password or nil, now = now },
+    }
+    for _, statement in ipairs(joining(scope, id, now)) do statements[#statements + 1] = statement end
+    statements[#statements + 1] = audit.auth_row(scope, { action = "REGISTER_SUCCESS", user_id = id, target = "user:" .. id })
+    statements[#statements + 1] = outbox.event(scope, "user.created", id, { userType = "GENERAL_0", status = "active" })
+    statements[#statements + 1] = outbox.row(scope, "profile", id, { user_id = id })
+    local ok, err = pcall(db.pipeline, scope.tenant, statements)
+    if not ok then
+        local _, constraint = errors.sqlstate(err)
+        if constraint == "users_email" or errors.sqlstate(err) == "KS409" then M.email_taken() end
+        error(err, 0)
+    end
+    redis.call("DEL", pending_key(email))
+    local made, why = pcall(store.put_profile, id, {}, now)
+    if not made then log.warn("the profile follows by the outbox", { user = id, error = tostring(why) }) end
+    return store.user(id), trusted
+end
+
+-- Sign-in --------------------------------------------------------------------------------------------------------------------
+
+local function challenge_key(identifier) return "auth:challenge:" .. crypto.sha256(identifier) end
+
+local function open_challenge(user, type, scope, client)
+    redis_put(challenge_key(user.email), { user_id = user.id, type = type, tenant_key = scope.tenant, ip = client.ip }, CHALLENGE_MS)
+end
+
+local function login_failed(scope, client, email, user, reason)
+    failures.note(email, client.ip)
+    ratelimit.note("login_ip", web.limit_subject(client.ip), client.ip)
+    local statements = { audit.auth_row(scope, { action = "LOGIN_FAILED", user_id = user and user.id,
+        target = user and ("user:" .. user.id) or ("email:" .. email), metadata = { reason = reason } }) }
+    if user and user.status == "active" and failures.must_suspend(email) then
+        local now = time.now()
+        statements[#statements + 1] = store.update_user(user.id, { status = "suspended", suspended_until = time.iso(now + 86400000), bump = true },
+            time.iso(now))
+        statements[#statements + 1] = audit.auth_row(scope, { action = "ACCOUNT_SUSPENDED", user_id = user.id, target = "user:" .. user.id })
+        mail.append(statements, scope, { to = email, template = "account-suspended", key = "suspended:" .. user.id .. ":" .. math.floor(now / 86400000),
+            user_id = user.id })
+    end
+    db.pipeline(scope.tenant, statements)
+    errors.unauthorized{ message = "Invalid credentials", code = "invalid_credentials" }
+end
+
+-- A suspension that is over ends by itself.
+local function usable(user)
+    if user.status == "suspended" and user.suspended_until and time.parse(user.suspended_until) <= time.now() then
+        local rows = db.pipeline(nil, { store.update_user(user.id, { status = "active" }, time.iso(time.now())) })[1]
+        return rows[1] ~= nil
+    end
+    return user.status == "active" and not user.is_locked
+end
+
+local function ask_for_code(scope, user, type, client, message)
+    open_challenge(user, type, scope, client)
+    -- Within the cooldown the same challenge is announced again and no second mail goes out.
+    if type ~= "TWO_FA" and otp.cooldown_left(user.email, type) == 0 then
+        otp.admit(user.email, type, client.ip)
+        otp.create(scope, { identifier = user.email, type = type, user_id = user.id, ip = client.ip })
+    end
+    errors.object(401, json.object({ "success", "message", "requiresOtp", "identifier", "type" },
+        { success = false, message = message, requiresOtp = true, identifier = user.email, type = type }))
+end
+
+---@param scope Scope
+---@param input {identifier: string, password: string}
+---@param client kasma.Client
+---@return kasma.Tokens tokens, table user; raises the 401 object when a code is needed
+function M.login(scope, input, client)
+    local email = M.identifier(input.identifier)
+    failures.check(email, client.ip)
+    ratelimit.check("login_ip", web.limit_subject(client.ip), client.ip)
+    local user = store.login_user(email)
+    local right = passwords.verify(input.password, user and user.password)
+    if not user then return login_failed(scope, client, email, nil, "user_not_found") end
+    if not right then return login_failed(scope, client, email, user, "invalid_password") end
+    if user.status == "pending" and not user.is_locked then
+        return ask_for_code(scope, user, "REGISTER", client, "Email not verified. OTP sent to email.")
+    end
+    if not usable(user) then
+        db.pipeline(scope.tenant, { audit.auth_row(scope, { action = "LOGIN_FAILED", user_id = user.id, target = "user:" .. user.id,
+            metadata = { reason = "account_locked_or_suspended" } }) })
+        errors.unauthorized{ message = "Account is locked or suspended", code = "account_locked" }
+    end
+    if passwords.needs_rehash(user.password) then
+        store.rehash(user.credential_id, user.password, passwords.hash(input.password), time.iso(time.now()))
+    end
+    local step = settings.get(scope.tenant, "auth.login_otp")
+    if user.totp then return ask_for_code(scope, user, "TWO_FA", client, "Login requires OTP verification. OTP sent to email.") end
+    local known = step == "new_device"
+        and store.device_known(user.id, client.ip, client.user_agent, time.iso(time.now() - 2592000000))
+    if step == "always" or (step == "new_device" and not known) then
+        return ask_for_code(scope, user, "LOGIN", client, "Login requires OTP verification. OTP sent to email.")
+    end
+    failures.clear(email)
+    return sessions.open(scope, user, { amr = { "pwd" }, ip = client.ip, user_agent = client.user_agent }, {}), user
+end
+
+-- Codes ----------------------------------------------------------------------------------------------------------------------
+
+local function code_failed(scope, email, type)
+    db.pipeline(scope.tenant, { audit.auth_row(scope, { action = "OTP_FAILED", target = "email:" .. email, metadata = { type = type } }) })
+    otp.invalid()
+end
+
+-- A user who lost the password may sign in for ten minutes, for nothing but setting a new one.
+local function recovery(scope, user, client, also)
+    local token = crypto.random_hex(32)
+    redis_put("auth:reset:" .. crypto.sha256(token), { user_id = user.id, ver = user.token_version }, RESET_MS)
+    local tokens = sessions.open(scope, user, { amr = { "otp" }, ip = client.ip, user_agent = client.user_agent, restricted = true }, also)
+    tokens.reset_token = token
+    return tokens
+end
+
+---@param scope Scope
+---@param input {identifier: string, code: string, type: string}
+---@param client kasma.Client
+---@return kasma.Tokens tokens, table user
+function M.verify_otp(scope, input, client)
+    local email, type = M.identifier(input.identifier), input.type
+    if type == "REGISTER" then
+        -- A user who is pending by an administrator has a password already and no attempt of its own.
+        local open = redis_get(challenge_key(email))
+        local used = otp.consume(email, type, input.code, client.ip)
+        if not used then return code_failed(scope, email, type) end
+        local user, trusted
+        if open and open.type == "REGISTER" and #pending_attempts(email) == 0 then
+            user, trusted = store.user(open.user_id), true
+            local now = time.iso(time.now())
+            local statements = { store.activate_user(user.id, nil, now) }
+            for _, statement in ipairs(joining(scope, user.id, now)) do statements[#statements + 1] = statement end
+            statements[#statements + 1] = audit.auth_row(scope, { action = "REGISTER_SUCCESS", user_id = user.id, target = "user:" .. user.id })
+            statements[#statements + 1] = outbox.event(scope, "user.status_changed", user.id, { from = "pending", to = "active", reason = "verified" })
+            db.pipeline(scope.tenant, statements)
+            user = store.user(user.id)
+        else
+            user, trusted = make_account(scope, email, client)
+        end
+        access.changed_user(user.id)
+        failures.clear(email)
+        return sessions.open(scope, user, { amr = { "otp" }, ip = client.ip, user_agent = client.user_agent, restricted = not trusted }, {}), user
+    end
+
+    local challenge = redis_get(challenge_key(email))
+    if type == "FORGOT_PASSWORD" then
+        local used = otp.consume(email, type, input.code, client.ip)
+        if not used then return code_failed(scope, email, type) end
+        local user = store.user_by_email(email)
+        if not user then errors.unauthorized("User not found") end
+        if user.is_locked or (user.status ~= "active" and user.status ~= "suspended") then
+            errors.unauthorized{ message = "Account is locked or suspended", code = "account_locked" }
+        end
+        failures.clear(email)
+        return recovery(scope, user, client, {}), user
+    end
+
+    if not challenge or challenge.type ~= type then return code_failed(scope, email, type) end
+    if type == "TWO_FA" then
+        local held = require("modules.iam.totp").verify(challenge.user_id, input.code, client.ip)
+        if not held then return code_failed(scope, email, type) end
+    else
+        local used = otp.consume(email, type, input.code, client.ip)
+        if not used then return code_failed(scope, email, type) end
+    end
+    redis.call("DEL", challenge_key(email))
+    local user = store.user(challenge.user_id)
+    if not user or user.deleted_at then errors.unauthorized("User not found") end
+    if not usable(user) then errors.unauthorized{ message = "Account is locked or suspended", code = "account_locked" } end
+    local now = time.iso(time.now())
+    local also = joining(scope, user.id, now)
+    also[#also + 1] = audit.auth_row(scope, { action = "OTP_VERIFIED_LOGIN", user_id = user.id, target = "user:" .. user.id,
+        metadata = { type = type } })
+    failures.clear(email)
+    local tokens = sessions.open(scope, user, { amr = { "pwd", type == "TWO_FA" and "totp" or "otp" }, ip = client.ip,
+        user_agent = client.user_agent }, also)
+    access.changed_user(user.id)
+    return tokens, user
+end
+
+---@param scope Scope
+---@param input {identifier: string, type: string}
+---@param client kasma.Client
+function M.resend_otp(scope, input, client)
+    local email, type = M.identifier(input.identifier), input.type
+    local user_id
+    if type == "REGISTER" then
+        local challenge = redis_get(challenge_key(email))
+        local pending = #pending_attempts(email) > 0
+        if not pending and not (challenge and challenge.type == "REGISTER") then expired_registration() end
+        user_id = challenge and challenge.user_id
+    elseif type == "FORGOT_PASSWORD" then
+        return M.forgot_password(scope, input, client)
+    else
+        local challenge = redis_get(challenge_key(email))
+        if not challenge or challenge.type ~= type or type == "TWO_FA" then
+            errors.unauthorized{ message = "Login session expired. Please sign in again.", code = "challenge_expired" }
+        end
+        user_id = challenge.user_id
+    end
+    otp.admit(email, type, client.ip)
+    otp.create(scope, { identifier = email, type = type, user_id = user_id, ip = client.ip })
+end
+
+--- Takes back what the same client began; for anybody else it does nothing. The cooldown and the counters stay.
+---@param input {identifier: string, type: string}
+---@param client kasma.Client
+function M.cancel_otp(input, client)
+    local email, type = M.identifier(input.identifier), input.type
+    if type == "REGISTER" then
+        local attempts = pending_attempts(email)
+        local hash = client.nonce and crypto.sha256(client.nonce)
+        for _, entry in ipairs(attempts) do
+            if hash and crypto.equal(entry.nonce, hash) then
+                redis.call("DEL", pending_key(email))
+                otp.cancel(email, type)
+                return
+            end
+        end
+        return
+    end
+    local challenge = redis_get(challenge_key(email))
+    if challenge and challenge.type == type and challenge.ip == client.ip then
+        redis.call("DEL", challenge_key(email))
+        otp.cancel(email, type)
+    end
+end
+
+--- Starts a recovery code; says nothing about whether the account exists.
+---@param scope Scope
+---@param input {identifier: string}
+---@param client kasma.Client
+function M.forgot_password(scope, input, client)
+    local email = M.identifier(input.identifier)
+    ratelimit.auth("otp_identifier", email, client.ip)
+    ratelimit.auth("otp_ip", web.limit_subject(client.ip), client.ip)
+    local user = store.user_by_email(email)
+    if not user or user.is_locked or (user.status ~= "active" and user.status ~= "suspended") then return end
+    if otp.cooldown_left(email, "FORGOT_PASSWORD") > 0 then return end
+    otp.create(scope, { identifier = email, type = "FORGOT_PASSWORD", user_id = user.id, ip = client.ip })
+end
+
+-- Passwords ------------------------------------------------------------------------------------------------------------------
+
+local function set_password(scope, user, password, action, except)
+    passwords.check_policy(scope.tenant, password)
+    local credential = store.credential(user.id)
+    local now = time.iso(time.now())
+    local statements = {}
+    if credential and credential.password then
+        local keep = passwords.check_history(password, credential)
+        statements[1] = store.change_password{ user_id = user.id, password = passwords.hash(password), previous = keep, now = now }
+    else
+        statements[1] = store.put_credential{ id = uuid.v7(), user_id = user.id, password = passwords.hash(password), now = now }
+    end
+    statements[#statements + 1] = audit.auth_row(scope, { action = action, user_id = user.id, target = "user:" .. user.id })
+    if user.status == "suspended" then statements[#statements + 1] = store.update_user(user.id, { status = "active" }, now) end
+    statements[#statements + 1] = { "update users set must_change_password = false, updated_at = $2::timestamptz where id = $1", user.id, now }
+    audit.append(statements, { tenant = scope.tenant, app = scope.app, actor_id = user.id, actor_kind = "user", actor_email = user.email,
+        request = scope.request }, { action = "users.password", entity_type = "user", entity_id = user.id })
+    sessions.revoke(scope, "user", user.id, "password_changed", statements, except)
+end
+
+---@param scope Scope
+---@param input {reset_token: string, new_password: string}
+---@param client kasma.Client
+function M.reset_password(scope, input, client)
+    ratelimit.auth("verify_identifier", client.ip, client.ip)
+    local key = "auth:reset:" .. crypto.sha256(input.reset_token)
+    local found = redis_get(key)
+    if not found then errors.unauthorized{ message = "Invalid or expired reset token", code = "reset_invalid" } end
+    local user = M.user(found.user_id)
+    if not user or user.is_locked then errors.unauthorized("User not found or inactive") end
+    set_password(scope, user, input.new_password, "PASSWORD_RESET")
+    redis.call("DEL", key)
+    failures.clear(user.email)
+end
+
+--- Changes the caller's password and ends all other sessions.
+---@param scope Scope
+---@param identity kasma.Identity
+---@param input {current_password: string|nil, new_password: string}
+function M.change_password(scope, identity, input)
+    local user = M.user(identity.id)
+    local credential = user and store.credential(user.id)
+    if not credential then errors.not_found("Credential not found") end
+    local recovered = identity.restricted
+    if not recovered or input.current_password then
+        if not passwords.verify(input.current_password or "", credential.password) then
+            errors.bad_request{ message = "Current password is incorrect", code = "current_password" }
+        end
+    end
+    local session = identity.session_id and store.session(identity.session_id)
+    set_password(scope, user, input.new_password, "PASSWORD_CHANGED", not recovered and session and session.family_id or nil)
+end
+
+-- Sign-out -------------------------------------------------------------------------------------------------------------------
+
+---@param scope Scope
+---@param session_id string
+---@param user_id string
+function M.logout(scope, session_id, user_id)
+    local session = store.session(session_id)
+    local by, value = "id", session_id
+    if session then by, value = "family", session.family_id end
+    sessions.revoke(scope, by, value, "logout", { audit.auth_row(scope, { action = "LOGOUT", user_id = user_id, target = "user:" .. user_id,
+        session_id = session_id }) })
+end
+
+---@param scope Scope
+---@param user_id string
+function M.logout_all(scope, user_id)
+    sessions.revoke(scope, "user", user_id, "logout_all", {
+        store.update_user(user_id, { bump = true }, time.iso(time.now())),
+        audit.auth_row(scope, { action = "LOGOUT_ALL", user_id = user_id, target = "user:" .. user_id }) })
+end
+
+return M

@@ -1,0 +1,228 @@
+-- Sessions: an opaque handle outside, a signed JWT inside, one row per rotation. Redis answers who a handle is; PostgreSQL knows
+-- the family, so that a refresh token that comes back after its rotation ends all of them.
+local config = require("core.config")
+local crypto = require("core.crypto")
+local json = require("core.json")
+local jwt = require("core.jwt")
+local redis = require("core.redis")
+local sched = require("core.sched")
+local time = require("core.time")
+local uuid = require("core.uuid")
+local audit = require("kasma.audit")
+local auth = require("kasma.auth")
+local db = require("kasma.db")
+local errors = require("kasma.errors")
+local log = require("kasma.log")
+local outbox = require("kasma.outbox")
+local store = require("modules.iam.store")
+
+local M = {}
+
+M.ACCESS_COOKIE_S, M.REFRESH_COOKIE_S = 1800, 604800
+local ACCESS_MS, REFRESH_MS, FAMILY_MS, OVERLAP_MS, RESTRICTED_MS = 1800000, 604800000, 2592000000, 10000, 600000
+
+local function duration_ms(text, default)
+    local amount, unit = tostring(text or ""):match("^(%d+)([smhd]?)$")
+    if not amount then return default end
+    return tonumber(amount) * ({ s = 1000, m = 60000, h = 3600000, d = 86400000, [""] = 1000 })[unit]
+end
+
+local function jwt_ms() return duration_ms(config.get("JWT_EXPIRES_IN"), 900000) end
+local function refresh_ms() return duration_ms(config.get("REFRESH_EXPIRES_IN"), REFRESH_MS) end
+
+---@class kasma.Tokens
+---@field access_token string
+---@field refresh_token string
+---@field jwt string
+---@field expires_in integer seconds
+---@field session_id string
+
+-- Makes tokens and the row of a session; the caller writes the row, then puts the handles into Redis.
+local function mint(user, place, opts)
+    local now = time.now()
+    local tokens = { access_token = crypto.random_hex(32), refresh_token = crypto.random_hex(32), session_id = uuid.v7() }
+    local life = opts.restricted and RESTRICTED_MS or jwt_ms()
+    tokens.expires_in = math.floor(life / 1000)
+    tokens.claims = { sub = user.id, email = user.email, user_type = user.user_type, iat = math.floor(now / 1000),
+        exp = math.floor((now + life) / 1000), iss = auth.ISSUER, aud = "kasma", jti = uuid.v7(), sid = tokens.session_id,
+        tenant_key = place.tenant, app_key = place.app, ver = user.token_version, restricted = opts.restricted or nil,
+        auth_at = opts.auth_at or now, amr = json.array(opts.amr) }
+    tokens.jwt = jwt.sign(tokens.claims, config.get("JWT_SECRET"), "HS256")
+    tokens.entry = { sid = tokens.session_id, user_id = user.id, email = user.email, user_type = user.user_type, tenant_key = place.tenant,
+        app_key = place.app, jwt = tokens.jwt, ver = user.token_version, exp = now + life, restricted = opts.restricted or nil,
+        auth_at = opts.auth_at or now, amr = json.array(opts.amr) }
+    local expires = now + refresh_ms()
+    if opts.family_until and opts.family_until < expires then expires = opts.family_until end
+    tokens.refresh_until = expires
+    tokens.row = { id = tokens.session_id, user_id = user.id, access_token = crypto.sha256(tokens.access_token),
+        refresh_token = crypto.sha256(tokens.refresh_token), ip = opts.ip ~= "" and opts.ip ~= "unix" and opts.ip or nil,
+        family_id = opts.family_id or uuid.v7(), parent_id = opts.parent_id, user_agent = opts.user_agent and opts.user_agent:sub(1, 512),
+        tenant_key = place.tenant, app_key = place.app, amr = opts.amr, now = time.iso(now), expires_at = time.iso(expires) }
+    return tokens
+end
+
+local function put_handles(tokens)
+    local commands = { { "SET", "auth:at:" .. tokens.row.access_token, json.encode(tokens.entry), "PX", tostring(ACCESS_MS) },
+        { "SET", "auth:rt:" .. tokens.row.refresh_token, json.encode{ sid = tokens.session_id, family_id = tokens.row.family_id,
+            exp = tokens.refresh_until }, "PX", tostring(REFRESH_MS) } }
+    if config.get("AUTH_REDIS_COMPAT") == true then
+        commands[3] = { "SET", "auth:token:" .. tokens.access_token,
+            json.encode{ value = tokens.jwt, expires = tokens.entry.exp }, "PX", tostring(ACCESS_MS) }
+    end
+    for _, answer in ipairs(errors.check(redis.pipeline(commands))) do
+        if type(answer) == "table" and answer.err then errors.unavailable{ message = "Service temporarily unavailable", code = "store_unavailable" } end
+    end
+end
+
+--- Signs a user in. `also` are statements of the same transaction.
+---@param scope Scope
+---@param user table
+---@param opts {amr: string[], ip: string|nil, user_agent: string|nil, restricted: boolean|nil}
+---@param also table[]
+---@return kasma.Tokens
+function M.open(scope, user, opts, also)
+    local tokens = mint(user, scope, opts)
+    local now = time.now()
+    local statements = { store.insert_session(tokens.row), store.touch_login(user.id, time.iso(now), time.iso(now - 3600000)) }
+    for _, statement in ipairs(also) do statements[#statements + 1] = statement end
+    statements[#statements + 1] = audit.auth_row(scope, { action = "LOGIN_SUCCESS", user_id = user.id, target = "user:" .. user.id,
+        metadata = { amr = json.array(opts.amr) }, session_id = tokens.session_id })
+    db.pipeline(scope.tenant, statements)
+    put_handles(tokens)
+    return tokens
+end
+
+-- The handles of ended sessions are dropped everywhere at once: they lie in Redis alone.
+local function drop_handles(rows)
+    if #rows == 0 then return end
+    local commands = {}
+    for _, row in ipairs(rows) do
+        commands[#commands + 1] = { "DEL", "auth:at:" .. row.access_token, "auth:rt:" .. row.refresh_token, "auth:rtn:" .. row.refresh_token }
+        commands[#commands + 1] = { "SET", "sess:revoked:" .. row.id, tostring(time.now() + ACCESS_MS), "PX", tostring(ACCESS_MS) }
+    end
+    errors.check(redis.pipeline(commands))
+end
+
+--- Ends sessions by id, family or user; `also` are statements of the same transaction (its rows come back).
+---@param scope Scope
+---@param by "id"|"family"|"user"
+---@param value string
+---@param reason string
+---@param also table[]|nil
+---@param except string|nil family to keep
+---@return table[][] results of `also`
+function M.revoke(scope, by, value, reason, also, except)
+    local statements = { store.revoke_sessions(by, value, reason, time.iso(time.now()), except) }
+    for _, statement in ipairs(also or {}) do statements[#statements + 1] = statement end
+    local user = by == "user" and value or scope.actor_id
+    if user then
+        statements[#statements + 1] = outbox.event(scope, "session.revoked", user, { userId = user, reason = reason })
+    end
+    local results = db.pipeline(scope.tenant, statements)
+    drop_handles(results[1])
+    table.remove(results, 1)
+    return results
+end
+
+M.reused = errors.declare{ code = "refresh_invalid", status = 401, message = "Invalid or expired refresh token",
+    cause = "the refresh token is unknown, expired, revoked or was used before", cure = "sign in again" }
+
+local function overlap_key(refresh_token) return crypto.hkdf(refresh_token, "kasma refresh overlap", 32) end
+
+-- The answer of a rotation for whoever brings the same refresh token within ten seconds (parallel tabs). It is sealed under
+-- the old token itself, so that only its holder can open it.
+local function keep_overlap(old_token, old_hash, tokens)
+    local plain = json.encode{ access_token = tokens.access_token, refresh_token = tokens.refresh_token, jwt = tokens.jwt,
+        expires_in = tokens.expires_in, session_id = tokens.session_id, until_ms = time.now() + OVERLAP_MS }
+    local sealed = crypto.base64(crypto.seal(overlap_key(old_token), plain, old_hash))
+    local _, err = redis.call("SET", "auth:rtn:" .. old_hash, sealed, "PX", tostring(OVERLAP_MS))
+    if err then log.warn("refresh overlap was not kept", { why = err.message }) end
+end
+
+local function find_overlap(old_token, old_hash)
+    for _ = 1, 20 do
+        local sealed = redis.call("GET", "auth:rtn:" .. old_hash)
+        if type(sealed) == "string" then
+            local plain = crypto.open(overlap_key(old_token), crypto.unbase64(sealed), old_hash)
+            local tokens = plain and json.decode(plain)
+            if tokens and tokens.until_ms > time.now() then return tokens end
+            return nil
+        end
+        sched.sleep(25)
+    end
+    return nil
+end
+
+--- Rotates both tokens. Raises 401; a token used again later than the overlap ends its whole family.
+---@param scope Scope of the session (tenant and app it was opened on are kept)
+---@param refresh_token string
+---@param place {ip: string, user_agent: string|nil}
+---@return kasma.Tokens
+function M.refresh(scope, refresh_token, place)
+    if #refresh_token ~= 64 or not refresh_token:find("^%x+$") then M.reused() end
+    local hash = crypto.sha256(refresh_token)
+    local session = store.session_by_refresh(hash)
+    local now = time.now()
+    if not session or session.revoked_at or time.parse(session.expires_at) <= now then M.reused() end
+    local own = { tenant = session.tenant_key, app = session.app_key, actor_id = session.user_id, actor_kind = "user",
+        session_id = session.id, request = scope.request }
+    local function overlap_or_end()
+        local fresh = now - time.parse(session.rotated_at or time.iso(now)) <= OVERLAP_MS
+        local tokens = fresh and find_overlap(refresh_token, hash)
+        if tokens then return tokens end
+        M.revoke(own, "family", session.family_id, "token_reuse", { audit.auth_row(own, { action = "TOKEN_REUSE", user_id = session.user_id,
+            target = "user:" .. session.user_id, session_id = session.id }) })
+        return M.reused()
+    end
+    if session.rotated_at then return overlap_or_end() end
+
+    local user = store.user(session.user_id)
+    if not user or user.status ~= "active" or user.is_locked or user.deleted_at then errors.unauthorized("User not found or inactive") end
+    local family_until = time.parse(store.family_start(session.family_id).created_at) + FAMILY_MS
+    if family_until <= now then M.reused() end
+    local tokens = mint(user, own, { amr = session.amr, ip = place.ip, user_agent = place.user_agent, family_id = session.family_id,
+        parent_id = session.id, family_until = family_until, auth_at = time.parse(session.created_at) })
+    local ok, err = pcall(db.pipeline, own.tenant, {
+        store.rotate_session(session.id, time.iso(now)),
+        store.insert_session(tokens.row),
+        audit.auth_row(own, { action = "TOKEN_REFRESH", user_id = user.id, target = "user:" .. user.id, session_id = tokens.session_id }),
+    })
+    if not ok then
+        if errors.sqlstate(err) == "KS409" then
+            session = store.session_by_refresh(hash)
+            if session.revoked_at then M.reused() end
+            return overlap_or_end()
+        end
+        error(err, 0)
+    end
+    put_handles(tokens)
+    errors.check(redis.pipeline{ { "DEL", "auth:at:" .. session.access_token, "auth:rt:" .. hash },
+        { "SET", "sess:revoked:" .. session.id, tostring(now + ACCESS_MS), "PX", tostring(ACCESS_MS) } })
+    keep_overlap(refresh_token, hash, tokens)
+    return tokens
+end
+
+--- The session that a refresh token stands for, when it is alive.
+---@param refresh_token string|nil
+---@return table|nil
+function M.of_refresh(refresh_token)
+    if not refresh_token or #refresh_token ~= 64 then return nil end
+    local session = store.session_by_refresh(crypto.sha256(refresh_token))
+    if not session or session.revoked_at or session.rotated_at or time.parse(session.expires_at) <= time.now() then return nil end
+    return session
+end
+
+--- New tokens of the same session on another tenant.
+---@param scope Scope tenant and app to bind to
+---@param user table
+---@param old table the session now
+---@param place {ip: string, user_agent: string|nil}
+---@return kasma.Tokens
+function M.switch(scope, user, old, place)
+    local tokens = mint(user, scope, { amr = old.amr, ip = place.ip, user_agent = place.user_agent, auth_at = time.parse(old.created_at) })
+    db.pipeline(scope.tenant, { store.insert_session(tokens.row) })
+    put_handles(tokens)
+    return tokens
+end
+
+return M

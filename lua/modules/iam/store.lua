@@ -1,0 +1,490 @@
+-- SQL of users, credentials, codes, sessions, roles and memberships. All but roles are platform tables.
+local json = require("core.json")
+local pg = require("core.pg")
+local db = require("kasma.db")
+local docs = require("kasma.docs")
+local null = require("kasma.null")
+
+local M = {}
+
+local USER = [[u.id, u.email, u.display_name, u.user_type, u.status, u.is_locked, u.email_verified_at, u.last_login_at, u.suspended_until,
+  u.deleted_at, u.token_version, u.must_change_password, u.created_at, u.updated_at]]
+
+-- Users --------------------------------------------------------------------------------------------------------------------
+
+---@param id string
+---@return table|nil
+function M.user(id) return db.one(nil, "select " .. USER .. " from users u where u.id = $1", id) end
+
+---@param email string lower case
+---@return table|nil
+function M.user_by_email(email)
+    return db.one(nil, "select " .. USER .. " from users u where lower(u.email) = $1 and u.deleted_at is null", email)
+end
+
+---@param email string
+---@return table|nil user with password, credential_id, totp (true when a second factor is confirmed)
+function M.login_user(email)
+    return db.one(nil, "select " .. USER .. [[, c.id as credential_id, c.password,
+        exists (select from user_credentials t where t.user_id = u.id and t.provider = 'totp' and t.confirmed_at is not null and t.is_active) as totp
+      from users u left join user_credentials c on c.user_id = u.id and c.provider = 'local' and c.is_active
+      where lower(u.email) = $1 and u.deleted_at is null]], email)
+end
+
+---@param u table id, email, display_name, user_type, status, now, verified (bool), must_change
+---@return table statement
+function M.insert_user(u)
+    return { [[insert into users as u (id, email, display_name, user_type, status, email_verified_at, must_change_password, created_at, updated_at)
+      values ($1, $2, $3, $4, $5, case when $6 then $7::timestamptz end, $8, $7::timestamptz, $7::timestamptz) returning ]] .. USER,
+        u.id, u.email, u.display_name or null, u.user_type, u.status, u.verified == true, u.now, u.must_change == true }
+end
+
+--- Turns a pending user into an active one; raises KS409 when it is no longer pending.
+---@param id string
+---@param display_name string|nil
+---@param now string
+---@return table statement
+function M.activate_user(id, display_name, now)
+    return { [[with done as (update users set status = 'active', email_verified_at = $3::timestamptz,
+        display_name = coalesce($2, display_name), updated_at = $3::timestamptz
+        where id = $1 and status = 'pending' and deleted_at is null returning 1)
+      select kasma_must((select count(*) from done) = 1, 'KS409')]], id, display_name or null, now }
+end
+
+---@param id string
+---@param c table status, is_locked, user_type, display_name, suspended_until, bump (token_version + 1)
+---@param now string
+---@return table statement
+function M.update_user(id, c, now)
+    return { "update users u set status = coalesce($2, u.status), is_locked = coalesce($3, u.is_locked), user_type = coalesce($4, u.user_type), "
+        .. "display_name = coalesce($5, u.display_name), suspended_until = case when $2 is null then u.suspended_until else $6::timestamptz end, "
+        .. "token_version = u.token_version + $7, updated_at = $8::timestamptz where u.id = $1 and u.deleted_at is null returning " .. USER,
+        id, c.status or null, c.is_locked == nil and null or c.is_locked, c.user_type or null, c.display_name or null,
+        c.suspended_until or null, c.bump and 1 or 0, now }
+end
+
+---@param id string
+---@param now string
+---@return table statement
+function M.delete_user(id, now)
+    return { "update users u set status = 'deleted', deleted_at = $2::timestamptz, token_version = u.token_version + 1, updated_at = $2::timestamptz "
+        .. "where u.id = $1 and u.deleted_at is null returning " .. USER, id, now }
+end
+
+---@param id string
+---@param now string
+---@param before string only when the last sign-in is older
+---@return table statement
+function M.touch_login(id, now, before)
+    return { [[update users set last_login_at = $2::timestamptz, updated_at = $2::timestamptz
+      where id = $1 and (last_login_at is null or last_login_at < $3::timestamptz)]], id, now, before }
+end
+
+---@param tenant string
+---@param f table q, status, user_type, role_key, limit, offset, now
+---@return table[] users who are members of the tenant, newest first, integer total
+function M.list_users(tenant, f)
+    local rows = db.read(tenant, "select " .. USER .. [[, count(*) over ()::int as total
+      from user_tenants m join users u on u.id = m.user_id
+      where m.tenant_key = $1 and m.status = 'active' and u.deleted_at is null
+        and ($2::text is null or u.email ilike '%' || $2 || '%' or u.display_name ilike '%' || $2 || '%')
+        and ($3::text is null or u.status = $3) and ($4::text is null or u.user_type = $4)
+        and ($5::text is null or exists (select from user_roles x join roles r on r.tenant_key = x.tenant_key and r.id = x.role_id
+          where x.tenant_key = $1 and x.user_id = u.id and r.role_key = $5))
+      order by u.created_at desc, u.id desc limit $6 offset $7]], tenant, f.q or null, f.status or null, f.user_type or null,
+        f.role_key or null, f.limit, f.offset)
+    local total = rows[1] and rows[1].total or 0
+    return rows, total
+end
+
+---@param user_id string
+---@param tenant string
+---@return table|nil membership {status}
+function M.membership(user_id, tenant)
+    return db.one(nil, "select status from user_tenants where user_id = $1 and tenant_key = $2", user_id, tenant)
+end
+
+---@param m table id, user_id, tenant_key, status, now
+---@return table statement
+function M.put_membership(m)
+    return { [[insert into user_tenants as t (id, user_id, tenant_key, status, joined_at, created_at, updated_at)
+      values ($1, $2, $3, $4, case when $4 = 'active' then $5::timestamptz end, $5::timestamptz, $5::timestamptz)
+      on conflict (user_id, tenant_key) do update set status = excluded.status, joined_at = coalesce(t.joined_at, excluded.joined_at),
+        updated_at = excluded.updated_at]], m.id, m.user_id, m.tenant_key, m.status, m.now }
+end
+
+---@param user_id string
+---@return table[] {tenant_key, name, status, joined_at}
+function M.tenants_of(user_id)
+    return db.read(nil, [[select m.tenant_key, t.name, m.status, m.joined_at from user_tenants m join tenants t on t.tenant_key = m.tenant_key
+      where m.user_id = $1 and m.status <> 'removed' and t.is_active order by m.created_at, m.tenant_key limit 500]], user_id)
+end
+
+-- Credentials ----------------------------------------------------------------------------------------------------------------
+
+---@param user_id string
+---@return table|nil local credential
+function M.credential(user_id)
+    return db.one(nil, [[select id, user_id, password, previous_hashes, password_changed_at from user_credentials
+      where user_id = $1 and provider = 'local' and is_active]], user_id)
+end
+
+---@param c table id, user_id, password (hash or nil), now
+---@return table statement
+function M.put_credential(c)
+    return { [[insert into user_credentials as c (id, user_id, password, provider, password_changed_at, created_at, updated_at)
+      values ($1, $2, $3, 'local', $4::timestamptz, $4::timestamptz, $4::timestamptz)
+      on conflict (user_id, provider) do update set password = excluded.password, password_changed_at = excluded.password_changed_at,
+        is_active = true, updated_at = excluded.updated_at]], c.id, c.user_id, c.password or null, c.now }
+end
+
+---@param c table user_id, password, previous (list of hashes), now
+---@return table statement
+function M.change_password(c)
+    return { [[update user_credentials set password = $2, previous_hashes = $3::jsonb, password_changed_at = $4::timestamptz,
+      updated_at = $4::timestamptz where user_id = $1 and provider = 'local']], c.user_id, c.password, pg.json(json.array(c.previous)), c.now }
+end
+
+---@param id string credential
+---@param old string
+---@param new string
+---@param now string
+function M.rehash(id, old, new, now)
+    db.query(nil, "update user_credentials set password = $3, updated_at = $4::timestamptz where id = $1 and password = $2", id, old, new, now)
+end
+
+---@param user_id string
+---@return table statement
+function M.delete_credentials(user_id) return { "delete from user_credentials where user_id = $1", user_id } end
+
+-- Codes ----------------------------------------------------------------------------------------------------------------------
+
+---@param identifier string
+---@param type string
+---@return table|nil newest code {id, created_at, is_verified, is_active, expires_at}
+function M.newest_otp(identifier, type)
+    return db.one(nil, [[select id, created_at, is_verified, is_active, expires_at from otps where identifier = $1 and type = $2
+      order by created_at desc, id desc limit 1]], identifier, type)
+end
+
+---@param identifier string
+---@param type string
+---@param now string
+---@return table statement
+function M.retire_otps(identifier, type, now)
+    return { "update otps set is_active = false, code_enc = null, updated_at = $3::timestamptz where identifier = $1 and type = $2 and is_active",
+        identifier, type, now }
+end
+
+---@param o table id, user_id, code_hmac, code_enc (raw), type, identifier, expires_at, now
+---@return table statement
+function M.insert_otp(o)
+    return { [[insert into otps (id, user_id, code_hmac, code_enc, type, channel, identifier, expires_at, sent_count, created_at, updated_at)
+      values ($1, $2, $3, $4, $5, 'EMAIL', $6, $7::timestamptz, 1, $8::timestamptz, $8::timestamptz)]], o.id, o.user_id or null, o.code_hmac,
+        pg.bytea(o.code_enc), o.type, o.identifier, o.expires_at, o.now }
+end
+
+---@param identifier string
+---@param type string
+---@return table|nil active code {id}
+function M.active_otp(identifier, type)
+    return db.one(nil, "select id from otps where identifier = $1 and type = $2 and is_active", identifier, type)
+end
+
+--- One try at a code: the row is consumed when the HMAC fits, its attempts grow when it does not, and it dies with the last.
+---@param id string
+---@param hmac string
+---@param now string
+---@return table|nil {is_verified, attempts, user_id}; nil: dead, expired or used
+function M.try_otp(id, hmac, now)
+    return db.query(nil, [[update otps set attempts = attempts + case when code_hmac = $2 then 0 else 1 end, is_verified = (code_hmac = $2),
+        is_active = code_hmac <> $2 and attempts + 1 < max_attempts,
+        code_enc = case when code_hmac = $2 or attempts + 1 >= max_attempts then null else code_enc end, updated_at = $3::timestamptz
+      where id = $1 and is_active and expires_at > $3::timestamptz and attempts < max_attempts
+      returning is_verified, attempts, user_id]], id, hmac, now)[1]
+end
+
+---@param id string
+---@return table|nil {code_enc, is_active, type, identifier, expires_at}
+function M.otp_to_send(id)
+    return db.one(nil, "select id, code_enc, is_active, type, identifier, expires_at from otps where id = $1", id)
+end
+
+---@param id string
+---@param now string
+function M.otp_sent(id, now) db.query(nil, "update otps set code_enc = null, updated_at = $2::timestamptz where id = $1", id, now) end
+
+-- Sessions -------------------------------------------------------------------------------------------------------------------
+
+local SESSION = [[s.id, s.user_id, s.access_token, s.refresh_token, host(s.ip_address) as ip_address, s.family_id, s.parent_id, s.rotated_at,
+  s.revoked_at, s.user_agent, s.tenant_key, s.app_key, s.amr, s.last_seen_at, s.created_at, s.expires_at]]
+
+---@param s table
+---@return table statement
+function M.insert_session(s)
+    return { [[insert into auth_sessions (id, user_id, access_token, refresh_token, ip_address, family_id, parent_id, user_agent, tenant_key,
+      app_key, amr, last_seen_at, created_at, updated_at, expires_at)
+      values ($1, $2, $3, $4, $5::inet, $6, $7, $8, $9, $10, $11::text[], $12::timestamptz, $12::timestamptz, $12::timestamptz, $13::timestamptz)]],
+        s.id, s.user_id, s.access_token, s.refresh_token, s.ip or null, s.family_id, s.parent_id or null, s.user_agent or null, s.tenant_key,
+        s.app_key, pg.array(s.amr), s.now, s.expires_at }
+end
+
+---@param hash string of the refresh token
+---@return table|nil
+function M.session_by_refresh(hash) return db.one(nil, "select " .. SESSION .. " from auth_sessions s where s.refresh_token = $1", hash) end
+
+---@param id string
+---@return table|nil
+function M.session(id) return db.one(nil, "select " .. SESSION .. " from auth_sessions s where s.id = $1", id) end
+
+--- Marks a session as rotated, once; raises KS409 when somebody was faster.
+---@param id string
+---@param now string
+---@return table statement
+function M.rotate_session(id, now)
+    return { [[with done as (update auth_sessions set rotated_at = $2::timestamptz, updated_at = $2::timestamptz
+        where id = $1 and rotated_at is null and revoked_at is null returning 1)
+      select kasma_must((select count(*) from done) = 1, 'KS409')]], id, now }
+end
+
+---@param family_id string
+---@return table first session of the family {created_at}
+function M.family_start(family_id)
+    return db.one(nil, "select min(created_at) as created_at from auth_sessions where family_id = $1", family_id)
+end
+
+--- Ends sessions; answers their ids and access token hashes.
+---@param by "id"|"user"|"family"
+---@param value string
+---@param reason string
+---@param now string
+---@param except string|nil session family to keep
+---@return table statement
+function M.revoke_sessions(by, value, reason, now, except)
+    local column = by == "user" and "user_id" or by == "family" and "family_id" or "id"
+    return { "update auth_sessions set revoked_at = $3::timestamptz, revoke_reason = $2, updated_at = $3::timestamptz where " .. column
+        .. " = $1 and revoked_at is null and ($4::uuid is null or family_id <> $4::uuid) and expires_at > $3::timestamptz "
+        .. "returning id, access_token, refresh_token", value, reason, now, except or null }
+end
+
+---@param user_id string
+---@param now string
+---@return table[] live sessions, newest first
+function M.sessions_of(user_id, now)
+    return db.read(nil, "select " .. SESSION .. [[ from auth_sessions s where s.user_id = $1 and s.revoked_at is null and s.rotated_at is null
+      and s.expires_at > $2::timestamptz order by s.created_at desc, s.id desc limit 100]], user_id, now)
+end
+
+---@param user_id string
+---@param ip string|nil
+---@param agent string|nil
+---@param since string
+---@return boolean
+function M.device_known(user_id, ip, agent, since)
+    if not agent then return false end
+    return db.one(nil, [[select 1 as yes from auth_sessions where user_id = $1 and user_agent = $2 and ip_address is not distinct from $3::inet
+      and created_at > $4::timestamptz limit 1]], user_id, agent, ip or null, since) ~= nil
+end
+
+-- Roles ----------------------------------------------------------------------------------------------------------------------
+
+local ROLE = [[r.id, r.tenant_key, r.app_key, r.code, r.role_key, r.display_name, r.is_system, r.created_at, r.updated_at,
+  (select coalesce(array_agg(p.permission_key order by p.permission_key), '{}') from role_permissions p
+    where p.tenant_key = r.tenant_key and p.role_id = r.id) as permission_keys]]
+
+---@param tenant string
+---@return table[]
+function M.roles(tenant)
+    return db.read(tenant, "select " .. ROLE .. " from roles r where r.tenant_key = $1 order by r.is_system desc, r.role_key limit 500", tenant)
+end
+
+---@param tenant string
+---@param id string
+---@return table|nil
+function M.role(tenant, id) return db.one(tenant, "select " .. ROLE .. " from roles r where r.tenant_key = $1 and r.id = $2", tenant, id) end
+
+---@param tenant string
+---@param key string
+---@return table|nil
+function M.role_by_key(tenant, key)
+    return db.one(tenant, "select " .. ROLE .. " from roles r where r.tenant_key = $1 and r.role_key = $2", tenant, key)
+end
+
+---@param id string
+---@return table|nil platform role with permission_keys
+function M.platform_role(id)
+    return db.one(nil, [[select r.id, r.code, r.role_key, r.display_name, r.is_system, r.created_at, r.updated_at,
+        (select coalesce(array_agg(p.permission_key order by p.permission_key), '{}') from platform_role_permissions p where p.role_id = r.id)
+          as permission_keys from platform_roles r where r.id = $1]], id)
+end
+
+---@param r table
+---@return table statement
+function M.insert_role(r)
+    return { [[insert into roles (tenant_key, app_key, id, code, role_key, display_name, created_at, updated_at)
+      values ($1, $2, $3, $4, $5, $6, $7::timestamptz, $7::timestamptz)]], r.tenant_key, r.app_key, r.id, r.code, r.role_key, r.display_name, r.now }
+end
+
+---@param tenant string
+---@param id string
+---@param c table display_name, code
+---@param now string
+---@return table statement
+function M.update_role(tenant, id, c, now)
+    return { [[update roles set display_name = coalesce($3, display_name), code = coalesce($4, code), updated_at = $5::timestamptz
+      where tenant_key = $1 and id = $2]], tenant, id, c.display_name or null, c.code or null, now }
+end
+
+---@param tenant string
+---@param id string
+---@return table statement
+function M.delete_role(tenant, id) return { "delete from roles where tenant_key = $1 and id = $2 and not is_system", tenant, id } end
+
+---@param tenant string
+---@param id string
+---@return integer
+function M.holders(tenant, id)
+    return db.one(tenant, "select count(*)::int as n from user_roles where tenant_key = $1 and role_id = $2", tenant, id).n
+end
+
+---@param g table tenant_key, app_key, id, role_id, permission_key, now
+---@return table statement
+function M.insert_grant(g)
+    return { [[insert into role_permissions (tenant_key, app_key, id, role_id, permission_key, created_at, updated_at)
+      values ($1, $2, $3, $4, $5, $6::timestamptz, $6::timestamptz)]], g.tenant_key, g.app_key, g.id, g.role_id, g.permission_key, g.now }
+end
+
+---@param tenant string
+---@param role_id string
+---@param permission string
+---@return table statement
+function M.delete_grant(tenant, role_id, permission)
+    return { "delete from role_permissions where tenant_key = $1 and role_id = $2 and permission_key = $3 returning id", tenant, role_id, permission }
+end
+
+---@param tenant string
+---@param user_id string
+---@param now string
+---@return table[]
+function M.roles_of(tenant, user_id, now)
+    return db.read(tenant, "select " .. ROLE .. [[, x.expires_at from user_roles x join roles r on r.tenant_key = x.tenant_key and r.id = x.role_id
+      where x.tenant_key = $1 and x.user_id = $2 and (x.expires_at is null or x.expires_at > $3::timestamptz) order by r.role_key limit 100]],
+        tenant, user_id, now)
+end
+
+---@param h table tenant_key, app_key, id, user_id, role_id, granted_by, expires_at, now
+---@return table statement
+function M.insert_holder(h)
+    return { [[insert into user_roles (tenant_key, app_key, id, user_id, role_id, granted_by, expires_at, created_at, updated_at)
+      values ($1, $2, $3, $4, $5, $6, $7::timestamptz, $8::timestamptz, $8::timestamptz)]], h.tenant_key, h.app_key, h.id, h.user_id, h.role_id,
+        h.granted_by or null, h.expires_at or null, h.now }
+end
+
+--- Gives a role by its key; without effect when the user holds it.
+---@param h table tenant_key, app_key, id, user_id, role_key, now
+---@return table statement
+function M.give_role(h)
+    return { [[insert into user_roles (tenant_key, app_key, id, user_id, role_id, created_at, updated_at)
+      select $1, $2, $3::uuid, $4::uuid, r.id, $6::timestamptz, $6::timestamptz from roles r where r.tenant_key = $1 and r.role_key = $5
+      on conflict (tenant_key, user_id, role_id) do nothing]], h.tenant_key, h.app_key, h.id, h.user_id, h.role_key, h.now }
+end
+
+---@param tenant string
+---@param user_id string
+---@param role_id string
+---@return table statement
+function M.delete_holder(tenant, user_id, role_id)
+    return { "delete from user_roles where tenant_key = $1 and user_id = $2 and role_id = $3 returning id", tenant, user_id, role_id }
+end
+
+---@param tenant string
+---@param user_id string
+---@return table statement
+function M.delete_holdings(tenant, user_id)
+    return { "delete from user_roles where tenant_key = $1 and user_id = $2", tenant, user_id }
+end
+
+--- Active owners of a tenant (holders of a role that grants everything).
+---@param tenant string
+---@param now string
+---@return table[] {user_id}
+function M.owners(tenant, now)
+    return db.read(tenant, [[select distinct x.user_id from user_roles x
+        join role_permissions p on p.tenant_key = x.tenant_key and p.role_id = x.role_id and p.permission_key = '*'
+        join users u on u.id = x.user_id
+      where x.tenant_key = $1 and (x.expires_at is null or x.expires_at > $2::timestamptz)
+        and u.status = 'active' and not u.is_locked and u.deleted_at is null limit 100]], tenant, now)
+end
+
+---@param r table id, code, role_key, display_name, now
+---@return table statement
+function M.insert_platform_role(r)
+    return { [[insert into platform_roles (id, code, role_key, display_name, is_system, created_at, updated_at)
+      values ($1, $2, $3, $4, true, $5::timestamptz, $5::timestamptz) on conflict (role_key) do nothing]], r.id, r.code, r.role_key, r.display_name, r.now }
+end
+
+---@param g table id, role_key, permission_key, now
+---@return table statement
+function M.insert_platform_grant(g)
+    return { [[insert into platform_role_permissions (id, role_id, permission_key, created_at, updated_at)
+      select $1::uuid, r.id, $3, $4::timestamptz, $4::timestamptz from platform_roles r where r.role_key = $2
+      on conflict (role_id, permission_key) do nothing]], g.id, g.role_key, g.permission_key, g.now }
+end
+
+---@param h table id, user_id, role_key, now
+---@return table statement
+function M.insert_platform_holder(h)
+    return { [[insert into platform_role_holders (id, user_id, role_id, created_at, updated_at)
+      select $1::uuid, $2::uuid, r.id, $4::timestamptz, $4::timestamptz from platform_roles r where r.role_key = $3
+      on conflict (user_id, role_id) do nothing]], h.id, h.user_id, h.role_key, h.now }
+end
+
+--- Permission keys of the catalogue and the tenant's own.
+---@param tenant string
+---@return table[] {id, permission_key, description}
+function M.permissions(tenant)
+    local rows = db.read(nil, "select id, permission_key, description from permissions order by permission_key limit 2000")
+    for _, row in ipairs(db.read(tenant, [[select id, permission_key, description from custom_permissions where tenant_key = $1
+      order by permission_key limit 500]], tenant)) do rows[#rows + 1] = row end
+    return rows
+end
+
+---@param p table[] {id, permission_key, description}
+---@param now string
+function M.put_permissions(p, now)
+    local statements = {}
+    for _, row in ipairs(p) do
+        statements[#statements + 1] = { [[insert into permissions (id, permission_key, description, created_at, updated_at)
+          values ($1, $2, $3, $4::timestamptz, $4::timestamptz) on conflict (permission_key) do nothing]], row.id, row.permission_key,
+            row.description, now }
+    end
+    if #statements > 0 then db.pipeline(nil, statements) end
+end
+
+-- Profiles (MongoDB, platform documents) ---------------------------------------------------------------------------------------
+
+local PROFILES = "user_profile"
+
+---@param user_id string
+---@return table|nil
+function M.profile(user_id) return docs.platform.find_one(PROFILES, { user_id = user_id }) end
+
+---@param ids string[]
+---@return table<string, table> by user id
+function M.profiles(ids)
+    local found = {}
+    if #ids == 0 then return found end
+    for _, doc in ipairs(docs.platform.find(PROFILES, { user_id = { ["$in"] = json.array(ids) } }, { limit = #ids })) do found[doc.user_id] = doc end
+    return found
+end
+
+---@param user_id string
+---@param fields table
+---@param now string
+function M.put_profile(user_id, fields, now)
+    local set = { updated_at = now }
+    for key, value in pairs(fields) do set[key] = value end
+    docs.platform.update(PROFILES, { user_id = user_id }, { ["$set"] = set, ["$setOnInsert"] = { created_at = now } }, { upsert = true })
+end
+
+return M

@@ -1,0 +1,88 @@
+-- Which warehouse ships what: one that can fill the whole order if there is one, else as few as possible. Pure: no I/O.
+local M = {}
+
+---@class AllocationLine
+---@field key string the line
+---@field product_id string
+---@field variant_id string|nil
+---@field quantity integer
+---@field warehouse_id string|nil where the merchant wants it from
+
+---@class AllocationRow a row of reservations.stock_rows
+
+local function stock_key(product_id, variant_id)
+    return product_id .. ":" .. (variant_id or "-")
+end
+
+--- Warehouses in the order of preference: priority number, the address's region, its country, the default one, id.
+local function ranked(rows, address, default_id)
+    local seen, list = {}, {}
+    for _, row in ipairs(rows) do
+        if not seen[row.warehouse_id] then
+            seen[row.warehouse_id] = true
+            list[#list + 1] = { id = row.warehouse_id, priority = row.priority,
+                region = address.region and row.region == address.region and 0 or 1,
+                country = address.country and row.country == address.country and 0 or 1, default = row.warehouse_id == default_id and 0 or 1 }
+        end
+    end
+    table.sort(list, function(a, b)
+        for _, field in ipairs{ "priority", "region", "country", "default" } do
+            if a[field] ~= b[field] then return a[field] < b[field] end
+        end
+        return a.id < b.id
+    end)
+    return list
+end
+
+--- What of the lines a warehouse can ship with what is left of its stock.
+local function fillable(warehouse_id, lines, left)
+    local taken, filled = {}, {}
+    for _, line in ipairs(lines) do
+        if not line.warehouse_id or line.warehouse_id == warehouse_id then
+            local key = warehouse_id .. "/" .. stock_key(line.product_id, line.variant_id)
+            local row = left[key]
+            if row and row.quantity - (taken[key] or 0) >= line.quantity then
+                taken[key] = (taken[key] or 0) + line.quantity
+                filled[#filled + 1] = line
+            end
+        end
+    end
+    return filled
+end
+
+---@param lines AllocationLine[] tracked lines only
+---@param rows AllocationRow[]
+---@param address { country: string|nil, region: string|nil }
+---@param default_id string|nil the tenant's default warehouse
+---@return table<string, { warehouse_id: string, inventory_id: string }>|nil by line key; nil when something is short
+---@return AllocationLine[] short the lines that no warehouse can fill
+function M.plan(lines, rows, address, default_id)
+    local left = {}
+    for _, row in ipairs(rows) do
+        left[row.warehouse_id .. "/" .. stock_key(row.product_id, row.variant_id)] = { id = row.id, quantity = row.available_quantity }
+    end
+    local warehouses = ranked(rows, address, default_id)
+    local chosen, open = {}, lines
+    while #open > 0 do
+        local best, best_filled
+        for _, warehouse in ipairs(warehouses) do
+            local filled = fillable(warehouse.id, open, left)
+            if #filled > 0 and (not best or #filled > #best_filled) then best, best_filled = warehouse, filled end
+            if best_filled and #best_filled == #open then break end
+        end
+        if not best then return nil, open end
+        for _, line in ipairs(best_filled) do
+            local row = left[best.id .. "/" .. stock_key(line.product_id, line.variant_id)]
+            row.quantity = row.quantity - line.quantity
+            chosen[line.key] = { warehouse_id = best.id, inventory_id = row.id }
+        end
+        local rest = {}
+        for _, line in ipairs(open) do
+            if not chosen[line.key] then rest[#rest + 1] = line end
+        end
+        open = rest
+    end
+    return chosen, {}
+end
+
+return M

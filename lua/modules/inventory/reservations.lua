@@ -1,0 +1,160 @@
+-- Stock that is promised: held by group, claimed by an order, released or expired.
+--
+-- A hold is a commit of its own (the function stock_reserve grants a whole group or nothing, rows locked in the order of their ids). The
+-- order's transaction then claims exactly those rows. Whatever fails in between releases the group; after a crash it expires by its
+-- due_work row. No step believes a count it has read: each is a conditional statement that raises by itself.
+local json = require("core.json")
+local pg = require("core.pg")
+local time = require("core.time")
+local uuid = require("core.uuid")
+local db = require("kasma.db")
+
+local M = {}
+
+local HOLD_MS = 120000 -- of a checkout, until its order claims the rows
+local EXPIRED_GROUPS = 50 -- most expired holds a refused group frees before it tries again
+
+---@class StockLine
+---@field inventory_id string row of warehouse_inventory
+---@field quantity integer units
+
+--- The lines of one group, those of one stock row added up, in the order of their ids.
+local function merged(lines)
+    local by_id, ids = {}, {}
+    for _, line in ipairs(lines) do
+        if not by_id[line.inventory_id] then ids[#ids + 1] = line.inventory_id end
+        by_id[line.inventory_id] = (by_id[line.inventory_id] or 0) + line.quantity
+    end
+    table.sort(ids)
+    return ids, by_id
+end
+
+local function reserve(scope, group_key, lines)
+    local ids, quantities = merged(lines)
+    local groups, slots, units, rows, keys = {}, {}, {}, {}, {}
+    for i, id in ipairs(ids) do
+        groups[i], slots[i], units[i], rows[i], keys[i] = 1, i, quantities[id], uuid.v7(), group_key
+    end
+    local now = time.now()
+    local granted = db.query(scope.tenant, [[select stock_reserve($1, $2::uuid[], $3::int[], $4::int[], $5::int[], $6::uuid[], $7::uuid[], 1,
+        $8::timestamptz, $9::timestamptz) as granted]],
+        scope.tenant, pg.array(ids), pg.array(groups), pg.array(slots), pg.array(units), pg.array(rows), pg.array(keys), time.iso(now),
+        time.iso(now + HOLD_MS))[1].granted
+    return #granted == 1
+end
+
+--- Gives back what is open of a group; `expired` marks it so and touches only holds whose time is over.
+local RELEASE = [[with open as materialized (select r.id, r.inventory_id, r.quantity - r.consumed_qty - r.released_qty as n
+    from stock_reservations r where r.tenant_key = $1 and r.group_key = $2 and r.status in ('HELD', 'CONFIRMED') order by r.id for update),
+  held as materialized (select i.id from warehouse_inventory i where i.tenant_key = $1 and i.id in (select inventory_id from open)
+    order by i.id for update),
+  gone as (update stock_reservations r set released_qty = r.released_qty + o.n, expired = false, updated_at = $3 from open o
+    where r.tenant_key = $1 and r.id = o.id returning 1)
+  update warehouse_inventory i set reserved_quantity = i.reserved_quantity - s.n, version = i.version + 1, updated_at = $3
+    from (select o.inventory_id, sum(o.n)::int as n from open o join held h on h.id = o.inventory_id group by o.inventory_id) s
+    where i.tenant_key = $1 and i.id = s.inventory_id returning i.id, s.n]]
+
+local EXPIRE = [[with open as materialized (select r.id, r.inventory_id, r.quantity - r.consumed_qty - r.released_qty as n
+    from stock_reservations r where r.tenant_key = $1 and r.group_key = $2 and r.status = 'HELD' and r.expires_at <= $3
+    order by r.id for update),
+  held as materialized (select i.id from warehouse_inventory i where i.tenant_key = $1 and i.id in (select inventory_id from open)
+    order by i.id for update),
+  gone as (update stock_reservations r set released_qty = r.released_qty + o.n, expired = true, updated_at = $3 from open o
+    where r.tenant_key = $1 and r.id = o.id returning 1)
+  update warehouse_inventory i set reserved_quantity = i.reserved_quantity - s.n, version = i.version + 1, updated_at = $3
+    from (select o.inventory_id, sum(o.n)::int as n from open o join held h on h.id = o.inventory_id group by o.inventory_id) s
+    where i.tenant_key = $1 and i.id = s.inventory_id returning i.id, s.n]]
+
+local function forget_due(tenant, group_key)
+    return { "delete from due_work where tenant_key = $1 and kind = 'stock.reservation' and id = $2", tenant, group_key }
+end
+
+--- Holds all lines of a checkout for two minutes, or none.
+---@param scope Scope
+---@param group_key string uuid; the checkout's id
+---@param lines StockLine[]
+---@return boolean granted
+function M.hold(scope, group_key, lines)
+    if #lines == 0 or reserve(scope, group_key, lines) then return true end
+    -- Refused: rows may still carry holds whose time is over and which the sweeper has not reached.
+    local ids = merged(lines)
+    local now = time.iso(time.now())
+    local dead = db.query(scope.tenant, [[select distinct r.group_key from stock_reservations r where r.tenant_key = $1
+        and r.inventory_id = any($2::uuid[]) and r.status = 'HELD' and r.order_id is null and r.expires_at <= $3 limit $4]],
+        scope.tenant, pg.array(ids), now, EXPIRED_GROUPS)
+    if #dead == 0 then return false end
+    for _, row in ipairs(dead) do M.expire(scope.tenant, row.group_key) end
+    return reserve(scope, group_key, lines)
+end
+
+--- Ends the holds of a group whose time is over.
+---@param tenant string
+---@param group_key string
+function M.expire(tenant, group_key)
+    db.pipeline(tenant, { { EXPIRE, tenant, group_key, time.iso(time.now()) }, forget_due(tenant, group_key) })
+end
+
+--- Gives a group back.
+---@param tenant string
+---@param group_key string
+function M.release(tenant, group_key)
+    db.pipeline(tenant, M.release_statements(tenant, group_key))
+end
+
+---@return table[] statements that give a group back, for the transaction that cancels its order
+function M.release_statements(tenant, group_key)
+    return { { RELEASE, tenant, group_key, time.iso(time.now()) }, forget_due(tenant, group_key) }
+end
+
+--- Statements of the order's transaction: the group's rows become the orders', all of them or KS001.
+---@param tenant string
+---@param group_key string
+---@param claims { inventory_id: string, order_id: string }[] one a stock row
+---@param expires_at string|nil ISO; nil = confirmed at once
+---@return table[] statements
+function M.claim_statements(tenant, group_key, claims, expires_at)
+    local ids, orders = {}, {}
+    for i, claim in ipairs(claims) do ids[i], orders[i] = claim.inventory_id, claim.order_id end
+    return {
+        { [[with got as (update stock_reservations r set order_id = c.order_id, expires_at = $4, updated_at = $3
+              from unnest($5::uuid[], $6::uuid[]) as c(inventory_id, order_id)
+              where r.tenant_key = $1 and r.group_key = $2 and r.inventory_id = c.inventory_id and r.status = 'HELD' and r.order_id is null
+                and r.expires_at > $3 returning 1)
+            select kasma_must(count(*) = cardinality($5::uuid[]), 'KS001') from got]],
+            tenant, group_key, time.iso(time.now()), expires_at or json.null, pg.array(ids), pg.array(orders) },
+        forget_due(tenant, group_key),
+    }
+end
+
+--- Statement: the holds of an order become final because it is paid.
+---@param tenant string
+---@param order_ids string[]
+---@return table statement that returns the ids confirmed
+function M.confirm_statement(tenant, order_ids)
+    return { [[update stock_reservations r set expires_at = null, updated_at = $3 where r.tenant_key = $1 and r.order_id = any($2::uuid[])
+        and r.status = 'HELD' and r.expires_at > $3 returning r.id]], tenant, pg.array(order_ids), time.iso(time.now()) }
+end
+
+--- Whether orders have holds that ended, swept or not.
+---@param tx table
+---@param tenant string
+---@param order_ids string[]
+---@return boolean
+function M.any_lapsed(tx, tenant, order_ids)
+    return tx:query([[select 1 as one from stock_reservations r where r.tenant_key = $1 and r.order_id = any($2::uuid[])
+        and r.status in ('HELD', 'EXPIRED') limit 1]], tenant, pg.array(order_ids))[1] ~= nil
+end
+
+--- The stock rows that can serve some products, in the order in which warehouses are preferred.
+---@param tenant string
+---@param product_ids string[]
+---@return table[] id, warehouse_id, product_id, variant_id, available_quantity, priority, region, country
+function M.stock_rows(tenant, product_ids)
+    if #product_ids == 0 then return {} end
+    return db.read(tenant, [[select i.id, i.warehouse_id, i.product_id, i.variant_id, i.available_quantity, w.priority, w.region, w.country
+      from warehouse_inventory i join warehouses w on w.tenant_key = i.tenant_key and w.id = i.warehouse_id
+      where i.tenant_key = $1 and i.product_id = any($2::uuid[]) and w.is_active and w.kind in ('OWN', 'VENDOR', 'DROPSHIP')
+      order by w.priority, w.id, i.id limit 5000]], tenant, pg.array(product_ids))
+end
+
+return M

@@ -1,0 +1,50 @@
+-- What follows an order: its confirmation by mail, the shop window's stock, its expiry; and the settings of selling.
+local json = require("core.json")
+local money = require("core.money")
+local due = require("kasma.due")
+local jobs = require("kasma.jobs")
+local mail = require("kasma.mail")
+local settings = require("kasma.settings")
+local iam = require("modules.iam.service")
+local inventory = require("modules.inventory.service")
+local orders = require("modules.orders.service")
+
+settings.declare("sales", {
+    { key = "promotionMode", type = "enum", values = { "best", "priority" }, default = "best", help = "how promotions compete" },
+    { key = "maxCouponsPerOrder", type = "int", min = 1, max = 5, default = 1, help = "coupons an order may carry" },
+    { key = "paymentMethods", type = "list", item = "text", default = {}, help = "allowed methods; empty: all" },
+    { key = "codAutoConfirm", type = "bool", default = false, help = "cash-on-delivery orders go to processing at once" },
+    { key = "orderExpiryMinutes", type = "int", min = 5, max = 120, default = 60, help = "hold of an unpaid order" },
+    { key = "codExpiryDays", type = "int", min = 1, max = 60, default = 7, help = "days until an unconfirmed cash-on-delivery order ends" },
+})
+
+due.handler("sales.checkout", function(tenant, id) orders.expire(tenant, "sales.checkout", id) end)
+due.handler("sales.cod_expiry", function(tenant, id) orders.expire(tenant, "sales.cod_expiry", id) end)
+
+jobs.handler("sales-queue", "order-confirmation", function(job)
+    local data = job.data
+    local order = orders.for_job(data.tenant_key, data.orderId)
+    if not order then return end
+    local to = order.guest_email
+    if not to and order.user_id then
+        local user = iam.user(order.user_id)
+        to = user and user.email
+    end
+    if not to then return end
+    local lines = {}
+    for i, item in ipairs(order.items) do
+        lines[i] = { name = item.name_snapshot, quantity = item.quantity, total = money.format(item.line_total_minor, order.currency) }
+    end
+    mail.send({ tenant = data.tenant_key, app = order.app_key }, { key = "order-confirmation:" .. order.id, template = "order-confirmation",
+        to = to, user_id = order.user_id, vars = { number = order.order_number, lines = json.array(lines), currency = order.currency,
+            total = money.format(order.total_amount_minor, order.currency) } })
+end)
+
+jobs.handler("sales-queue", "stock-sync", function(job)
+    local data = job.data
+    local order = orders.for_job(data.tenant_key, data.orderId)
+    if not order then return end
+    local variants = {}
+    for _, item in ipairs(order.items) do variants[#variants + 1] = item.variant_id end
+    inventory.project(data.tenant_key, variants)
+end)

@@ -1,0 +1,220 @@
+-- Orders after they are placed: reading them, what a payment service reports about them, and their expiry.
+local crypto = require("core.crypto")
+local json = require("core.json")
+local money = require("core.money")
+local time = require("core.time")
+local uuid = require("core.uuid")
+local db = require("kasma.db")
+local due = require("kasma.due")
+local errors = require("kasma.errors")
+local log = require("kasma.log")
+local outbox = require("kasma.outbox")
+local payments = require("modules.payments.service")
+local reservations = require("modules.inventory.reservations")
+local store = require("modules.orders.store")
+
+local M = {}
+
+local function with_items(tenant, orders)
+    local ids, by_id = {}, {}
+    for i, order in ipairs(orders) do
+        ids[i], by_id[order.id] = order.id, order
+        order.items = {}
+    end
+    for _, item in ipairs(store.items(tenant, ids)) do table.insert(by_id[item.order_id].items, item) end
+    return orders
+end
+
+---@param scope Scope
+---@param user_id string
+---@param filter { status: string|nil, limit: integer, offset: integer }
+---@return table[] orders with items, newest first
+function M.of_user(scope, user_id, filter)
+    return with_items(scope.tenant, store.of_user(scope.tenant, user_id, filter.status, filter.limit, filter.offset))
+end
+
+---@param scope Scope
+---@param id string
+---@param user_id string|nil only the order of this user; nil: staff
+---@return table order with items, adjustments, events, payments
+function M.details(scope, id, user_id)
+    local order = store.order(scope.tenant, id)
+    if not order or (user_id and order.user_id ~= user_id) then errors.not_found{ message = "Order not found" } end
+    with_items(scope.tenant, { order })
+    order.adjustments, order.events, order.payments = store.beside(scope.tenant, id)
+    return order
+end
+
+-- What a payment service reports -------------------------------------------------------------------------------------------------------
+
+local PAID = { SUCCESS = true, COMPLETED = true }
+local FAILED = { FAILED = "FAILED", EXPIRED = "EXPIRED", CANCELLED = "CANCELLED", DECLINED = "FAILED" }
+local OPEN_PAYMENT = { CREATED = true, PENDING = true, AUTHORIZED = true }
+
+--- Minor units of an amount in a report; nil when it says none.
+local function reported_amount(input, currency)
+    if input.amountMinor then return input.amountMinor end
+    if input.amount == nil then return nil end
+    local minor = money.parse(input.amount, currency)
+    return minor or -1 -- what cannot be an amount of this currency matches none
+end
+
+local function mark_review(tx, tenant, orders, reason, now)
+    for _, order in ipairs(orders) do
+        tx:pipeline{
+            store.move{ tenant_key = tenant, id = order.id, status = order.status, payment_status = "review",
+                paid_minor = order.paid_total_minor, keep_expiry = true, now = now },
+            store.insert_event{ tenant_key = tenant, app_key = order.app_key, id = uuid.v7(), order_id = order.id, type = "payment_review",
+                from_status = order.status, to_status = order.status, actor_kind = "system", reason = reason, now = now },
+        }
+    end
+    log.warn("payment needs a look", { tenant = tenant, order = orders[1].id, reason = reason })
+end
+
+--- A verified success: the payment is captured and every order of the checkout is paid, in one transaction.
+local function apply_paid(tx, tenant, scope, orders, payment, input, now)
+    local ids = {}
+    for i, order in ipairs(orders) do ids[i] = order.id end
+    tx:query(unpack(reservations.confirm_statement(tenant, ids)))
+    -- A hold of a checkout ends for all its rows at once: what is not confirmed now was late.
+    if reservations.any_lapsed(tx, tenant, ids) then
+        mark_review(tx, tenant, orders, "paid_after_expiry", now)
+        return { applied = false, reason = "paid_after_expiry" }
+    end
+    local list = { payments.move_statement{ tenant_key = tenant, id = payment.id, status = "CAPTURED", captured_minor = payment.amount_minor,
+        transaction_id = input.transactionId, now = now } }
+    for _, order in ipairs(orders) do
+        local to = order.status == "pending" and "processing" or order.status
+        list[#list + 1] = store.move{ tenant_key = tenant, id = order.id, status = to, payment_status = "paid",
+            paid_minor = order.amount_due_minor, paid_at = now, now = now }
+        list[#list + 1] = store.insert_event{ tenant_key = tenant, app_key = order.app_key, id = uuid.v7(), order_id = order.id, type = "paid",
+            from_status = order.status, to_status = to, actor_kind = "system", reason = input.status, now = now }
+    end
+    list[#list + 1] = store.move_tenders(tenant, payment.checkout_id, "held", "captured", now)
+    list[#list + 1] = due.drop(tenant, "sales.checkout", payment.checkout_id)
+    list[#list + 1] = outbox.event(scope, "order.paid", orders[1].id, { orderId = orders[1].id, checkoutId = payment.checkout_id })
+    tx:pipeline(list)
+    return { applied = true }
+end
+
+local function apply_failed(tx, tenant, orders, payment, input, now)
+    local list = {}
+    if OPEN_PAYMENT[payment.status] then
+        list[1] = payments.move_statement{ tenant_key = tenant, id = payment.id, status = FAILED[input.status:upper()], captured_minor = 0,
+            now = now }
+    end
+    local touched = false
+    for _, order in ipairs(orders) do
+        if order.payment_status == "unpaid" or order.payment_status == "authorized" then
+            touched = true
+            list[#list + 1] = store.move{ tenant_key = tenant, id = order.id, status = order.status, payment_status = "failed",
+                paid_minor = order.paid_total_minor, keep_expiry = true, now = now }
+        end
+    end
+    if not touched then return { applied = false, reason = "not_applicable" } end
+    tx:pipeline(list)
+    return { applied = true }
+end
+
+--- What a report does to the checkout, decided under the locks of its payments and orders.
+local function apply(tx, tenant, scope, checkout_id, input, now)
+    local rows = payments.lock(tx, tenant, checkout_id)
+    local orders = store.lock_checkout(tx, tenant, checkout_id)
+    local payment = rows[1]
+    if not payment then return { applied = false, reason = "no_payment" } end
+    local word = input.status:upper()
+    if PAID[word] then
+        if orders[1].payment_status == "paid" then return { applied = false, reason = "already_paid" } end
+        local amount = reported_amount(input, payment.currency_code)
+        if input.currency and input.currency:upper() ~= payment.currency_code then
+            mark_review(tx, tenant, orders, "currency_mismatch", now)
+            return { applied = false, reason = "currency_mismatch" }
+        end
+        if amount and amount ~= payment.amount_minor then
+            mark_review(tx, tenant, orders, "amount_mismatch", now)
+            return { applied = false, reason = "amount_mismatch" }
+        end
+        return apply_paid(tx, tenant, scope, orders, payment, input, now)
+    end
+    if FAILED[word] then return apply_failed(tx, tenant, orders, payment, input, now) end
+    log.warn("a payment service reports an unknown status", { tenant = tenant, order = orders[1].id, status = word })
+    return { applied = false, reason = "unknown_status" }
+end
+
+--- Takes the report of a payment service. The tenant is the order's, found in public_refs.
+---@param input table orderId, status, provider, transactionId, amount or amountMinor, currency, eventId
+---@return { applied: boolean, reason: string|nil }
+function M.sync_payment(input)
+    local tenant = store.tenant_of(input.orderId)
+    local order = tenant and store.order(tenant, input.orderId)
+    if not order then errors.not_found{ message = "Order not found" } end
+    local scope = { tenant = tenant, app = order.app_key }
+    local now = time.iso(time.now())
+    local event_id = input.eventId
+        or crypto.sha256(table.concat({ input.orderId, input.status, input.provider, input.transactionId or "" }, "|"))
+    return db.transaction(tenant, function(tx)
+        local event = tx:query(unpack(payments.insert_event_statement{ tenant_key = tenant, app_key = order.app_key, id = uuid.v7(),
+            provider = input.provider:upper(), event_id = event_id, type = input.status, raw_sha256 = crypto.sha256(json.encode(input)),
+            payload = input, now = now }))[1]
+        if not event then return { applied = false, reason = "duplicate" } end
+        local result = apply(tx, tenant, scope, order.checkout_id, input, now)
+        tx:query(unpack(payments.event_result_statement(tenant, event.id, result, result.applied, now)))
+        return result
+    end)
+end
+
+-- Expiry -------------------------------------------------------------------------------------------------------------------------------
+
+--- Cancels what nobody paid in time, under the locks of the checkout's payments and orders.
+local function expire(tx, tenant, checkout_id, now)
+    local rows = payments.lock(tx, tenant, checkout_id)
+    local orders = store.lock_checkout(tx, tenant, checkout_id)
+    local pending = {}
+    for _, order in ipairs(orders) do
+        if order.status == "pending" and order.payment_status ~= "paid" and order.expires_at and order.expires_at <= now then
+            pending[#pending + 1] = order
+        end
+    end
+    if #pending == 0 then return end
+    local list = {}
+    for _, statement in ipairs(reservations.release_statements(tenant, checkout_id)) do list[#list + 1] = statement end
+    for _, payment in ipairs(rows) do
+        if OPEN_PAYMENT[payment.status] then
+            list[#list + 1] = payments.move_statement{ tenant_key = tenant, id = payment.id, status = "EXPIRED", captured_minor = 0, now = now }
+        end
+    end
+    for _, order in ipairs(pending) do
+        list[#list + 1] = store.move{ tenant_key = tenant, id = order.id, status = "cancelled", payment_status = order.payment_status,
+            paid_minor = order.paid_total_minor, cancelled_at = now, cancel_reason = "expired", now = now }
+        list[#list + 1] = store.insert_event{ tenant_key = tenant, app_key = order.app_key, id = uuid.v7(), order_id = order.id,
+            type = "cancelled", from_status = order.status, to_status = "cancelled", actor_kind = "system", reason = "expired", now = now }
+    end
+    list[#list + 1] = store.release_promotions(tenant, checkout_id, now)
+    list[#list + 1] = store.move_tenders(tenant, checkout_id, "held", "released", now)
+    list[#list + 1] = outbox.event({ tenant = tenant, app = pending[1].app_key }, "order.cancelled", pending[1].id,
+        { orderId = pending[1].id, checkoutId = checkout_id, reason = "expired" })
+    tx:pipeline(list)
+end
+
+--- Ends the wait of an unpaid checkout: its orders are cancelled and everything goes back. Finds nothing to do when it comes again.
+---@param tenant string
+---@param kind string the due_work kind
+---@param checkout_id string
+function M.expire(tenant, kind, checkout_id)
+    local now = time.iso(time.now())
+    db.transaction(tenant, function(tx)
+        expire(tx, tenant, checkout_id, now)
+        tx:at_commit{ due.drop(tenant, kind, checkout_id) }
+    end)
+end
+
+--- The order a job is about, with its items, or nil when it is gone.
+---@param tenant string
+---@param id string
+---@return table|nil
+function M.for_job(tenant, id)
+    local order = store.order(tenant, id)
+    return order and with_items(tenant, { order })[1]
+end
+
+return M

@@ -1,0 +1,204 @@
+-- Orders' SQL. The order transaction is one pipeline of one-tenant statements, each of which raises by itself when its condition fails.
+local json = require("core.json")
+local pg = require("core.pg")
+local db = require("kasma.db")
+
+local M = {}
+
+local null = json.null
+
+local ORDER = [[o.id, o.tenant_key, o.app_key, o.created_at, o.updated_at, o.user_id, o.order_number, o.checkout_id, o.split_index,
+  o.parent_order_id, o.status, o.payment_status, o.payment_method, o.currency, o.tax_inclusive, o.subtotal_minor, o.discount_total_minor,
+  o.shipping_total_minor, o.tax_total_minor, o.total_amount_minor, o.cash_rounding_minor, o.gift_card_total_minor, o.wallet_total_minor,
+  o.amount_due_minor, o.paid_total_minor, o.refunded_total_minor, o.shipping_address, o.billing_address, o.tracking_number, o.notes,
+  o.internal_notes, o.coupon_codes, o.workflow_state, o.placed_at, o.paid_at, o.cancelled_at, o.expires_at, o.cancel_reason, o.version]]
+
+local ITEM = [[i.id, i.tenant_key, i.app_key, i.created_at, i.updated_at, i.order_id, i.product_id, i.variant_id, i.quantity,
+  i.unit_price_minor, i.sub_total_minor, i.discount_total_minor, i.net_total_minor, i.tax_rate_ppm, i.tax_total_minor, i.line_total_minor,
+  i.warehouse_id, i.name_snapshot, i.sku_snapshot, i.attributes_snapshot, i.bundle_id, i.is_gift, i.shipped_qty, i.refunded_qty]]
+
+--- The first number of a block of `count` order numbers.
+---@param tenant string
+---@param app string
+---@param count integer
+---@return integer first
+function M.take_numbers(tenant, app, count)
+    return db.query(tenant, [[insert into number_blocks (tenant_key, app_key, kind, period, next) values ($1, $2, 'order', '', 1 + $3)
+      on conflict (tenant_key, kind, period) do update set next = number_blocks.next + $3 returning next - $3 as first]],
+        tenant, app, count)[1].first
+end
+
+--- Empties the cart into the checkout; 'KS005' when the cart was changed since it was read.
+function M.consume_cart(tenant, cart, now)
+    return { [[with got as (update carts set series = series + 1, version = version + 1, items = '[]', coupon_codes = '{}',
+        points_to_redeem = 0, updated_at = $4 where tenant_key = $1 and id = $2 and version = $3 returning 1)
+      select kasma_must(count(*) = 1, 'KS005') from got]], tenant, cart.id, cart.version, now }
+end
+
+--- Counts a promotion's use against its limits; 'KS006' when one of them is exhausted.
+function M.use_promotion(tenant, use, now)
+    return { [[with got as (update promotions set used_count = used_count + 1, budget_used_minor = budget_used_minor + $3,
+        units_used = units_used + $4, version = version + 1, updated_at = $5
+      where tenant_key = $1 and id = $2 and is_active and (usage_limit = 0 or used_count < usage_limit)
+        and (budget_minor = 0 or budget_used_minor + $3 <= budget_minor) and (max_units = 0 or units_used + $4 <= max_units) returning 1)
+      select kasma_must(count(*) = 1, 'KS006') from got]], tenant, use.promotion_id, use.amount_minor, use.units, now }
+end
+
+function M.insert_promotion_usage(u)
+    return { [[insert into promotion_usages (tenant_key, app_key, id, promotion_id, checkout_id, user_id, amount_minor, units, state,
+      created_at, updated_at) values ($1, $2, $3, $4, $5, $6, $7, $8, 'reserved', $9, $9)]],
+        u.tenant_key, u.app_key, u.id, u.promotion_id, u.checkout_id, u.user_id or null, u.amount_minor, u.units, u.now }
+end
+
+--- The customer's row is made by the first checkout; the figures change with each.
+function M.count_order(c)
+    return { [[insert into customers (tenant_key, app_key, id, user_id, guest_hash, guest_key_version, orders_count, first_order_at,
+        lifetime_spent_minor, created_at, updated_at) values ($1, $2, $3, $4, $5, $6, 1, $7, 0, $7, $7)
+      on conflict (tenant_key, ]] .. (c.user_id and "user_id) where user_id" or "guest_hash) where guest_hash") .. [[ is not null
+      do update set orders_count = customers.orders_count + 1, first_order_at = coalesce(customers.first_order_at, excluded.first_order_at),
+        updated_at = excluded.updated_at]],
+        c.tenant_key, c.app_key, c.id, c.user_id or null, c.guest_hash or null, c.guest_key_version or null, c.now }
+end
+
+function M.insert_checkout(c)
+    return { [[insert into checkouts (tenant_key, app_key, id, cart_id, cart_series, user_id, guest_hash, guest_key_version, currency,
+      total_minor, amount_due_minor, created_at, updated_at) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $12)]],
+        c.tenant_key, c.app_key, c.id, c.cart_id, c.cart_series, c.user_id or null, c.guest_hash or null, c.guest_key_version or null,
+        c.currency, c.total_minor, c.amount_due_minor, c.now }
+end
+
+function M.insert_order(o)
+    return { [[insert into orders as o (tenant_key, app_key, id, user_id, guest_email, order_number, checkout_id, split_index, parent_order_id,
+      status, payment_status, payment_method, currency, tax_inclusive, subtotal_minor, discount_total_minor, shipping_total_minor,
+      tax_total_minor, total_amount_minor, cash_rounding_minor, amount_due_minor, shipping_address, billing_address, notes, coupon_codes,
+      placed_at, paid_at, expires_at, created_at, updated_at)
+      values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27,
+        $28, $26, $26) returning ]] .. ORDER,
+        o.tenant_key, o.app_key, o.id, o.user_id or null, o.guest_email or null, o.order_number, o.checkout_id, o.split_index,
+        o.parent_order_id or null, o.status, o.payment_status, o.payment_method, o.currency, o.tax_inclusive, o.subtotal_minor,
+        o.discount_total_minor, o.shipping_total_minor, o.tax_total_minor, o.total_amount_minor, o.cash_rounding_minor, o.amount_due_minor,
+        pg.json(o.shipping_address), o.billing_address and pg.json(o.billing_address) or null, o.notes or null, pg.array(o.coupon_codes),
+        o.now, o.paid_at or null, o.expires_at or null }
+end
+
+function M.insert_item(i)
+    return { [[insert into order_items as i (tenant_key, app_key, id, order_id, product_id, variant_id, quantity, unit_price_minor,
+      sub_total_minor, discount_total_minor, net_total_minor, tax_rate_ppm, tax_total_minor, line_total_minor, warehouse_id, name_snapshot,
+      sku_snapshot, attributes_snapshot, bundle_id, is_gift, position, created_at, updated_at)
+      values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $22) returning ]] .. ITEM,
+        i.tenant_key, i.app_key, i.id, i.order_id, i.product_id, i.variant_id or null, i.quantity, i.unit_price_minor, i.sub_total_minor,
+        i.discount_total_minor, i.net_total_minor, i.tax_rate_ppm, i.tax_total_minor, i.line_total_minor, i.warehouse_id or null,
+        i.name_snapshot, i.sku_snapshot or null, pg.json(i.attributes_snapshot or {}), i.bundle_id or null, i.is_gift, i.position,
+        i.now }
+end
+
+function M.insert_adjustment(a)
+    return { [[insert into order_adjustments (tenant_key, app_key, id, order_id, order_item_id, kind, source_id, code, label, level,
+      amount_minor, position, rule_version, created_at, updated_at) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $14)]],
+        a.tenant_key, a.app_key, a.id, a.order_id, a.order_item_id or null, a.kind, a.source_id or null, a.code or null, a.label or "",
+        a.level, a.amount_minor, a.position, a.rule_version or null, a.now }
+end
+
+function M.insert_event(e)
+    return { [[insert into order_events (tenant_key, app_key, id, order_id, type, from_status, to_status, actor_id, actor_kind, reason, data,
+      created_at, updated_at) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $12)]],
+        e.tenant_key, e.app_key, e.id, e.order_id, e.type, e.from_status or null, e.to_status or null, e.actor_id or null, e.actor_kind,
+        e.reason or null, pg.json(e.data or {}), e.now }
+end
+
+function M.insert_order_payment(p)
+    return { [[insert into order_payments (tenant_key, app_key, id, checkout_id, order_id, kind, ref_id, amount_minor, currency, state,
+      created_at, updated_at) values ($1, $2, $3, $4, $5, 'external', $6, $7, $8, $9, $10, $10)]],
+        p.tenant_key, p.app_key, p.id, p.checkout_id, p.order_id, p.ref_id, p.amount_minor, p.currency, p.state, p.now }
+end
+
+function M.insert_ref(order_id, tenant, now)
+    return { [[insert into public_refs (kind, ref, tenant_key, id, created_at) values ('order', $1, $2, $3, $4)]],
+        order_id, tenant, order_id, now }
+end
+
+--- Which tenant an order belongs to, before a tenant is known.
+---@param order_id string
+---@return string|nil tenant
+function M.tenant_of(order_id)
+    local row = db.read(nil, "select tenant_key from public_refs where kind = 'order' and ref = $1", order_id)[1]
+    return row and row.tenant_key
+end
+
+---@param tenant string
+---@param id string
+---@return table|nil order
+function M.order(tenant, id)
+    return db.read(tenant, "select " .. ORDER .. " from orders o where o.tenant_key = $1 and o.id = $2", tenant, id)[1]
+end
+
+---@param tenant string
+---@param user_id string
+---@param status string|nil
+---@param limit integer
+---@param offset integer
+---@return table[] orders, newest first
+function M.of_user(tenant, user_id, status, limit, offset)
+    return db.read(tenant, "select " .. ORDER .. [[ from orders o where o.tenant_key = $1 and o.user_id = $2
+      and ($3::text is null or o.status = $3::text) order by o.created_at desc, o.id desc limit $4 offset $5]],
+        tenant, user_id, status or null, limit, offset)
+end
+
+---@param tenant string
+---@param order_ids string[]
+---@return table[] items by order and id
+function M.items(tenant, order_ids)
+    if #order_ids == 0 then return {} end
+    return db.read(tenant, "select " .. ITEM .. [[ from order_items i where i.tenant_key = $1 and i.order_id = any($2::uuid[])
+      order by i.order_id, i.position, i.id limit 20000]], tenant, pg.array(order_ids))
+end
+
+---@param tenant string
+---@param order_id string
+---@return table[] adjustments, table[] events, table[] payments
+function M.beside(tenant, order_id)
+    local answers = db.pipeline(tenant, {
+        { [[select a.id, a.order_id, a.order_item_id, a.kind, a.source_id, a.code, a.label, a.level, a.amount_minor, a.position, a.rule_version,
+            a.created_at, a.updated_at, a.tenant_key, a.app_key from order_adjustments a where a.tenant_key = $1 and a.order_id = $2
+            order by a.position, a.id limit 5000]], tenant, order_id },
+        { [[select e.id, e.order_id, e.type, e.from_status, e.to_status, e.actor_id, e.actor_kind, e.reason, e.data, e.created_at, e.updated_at,
+            e.tenant_key, e.app_key from order_events e where e.tenant_key = $1 and e.order_id = $2 order by e.id limit 1000]], tenant, order_id },
+        { [[select p.id, p.checkout_id, p.order_id, p.kind, p.ref_id, p.amount_minor, p.refunded_minor, p.state, p.created_at, p.updated_at,
+            p.tenant_key, p.app_key from order_payments p where p.tenant_key = $1 and p.order_id = $2 order by p.id limit 100]], tenant, order_id },
+    })
+    return answers[1], answers[2], answers[3]
+end
+
+--- Locks the orders of a checkout, by id.
+---@param tx table
+---@return table[] orders
+function M.lock_checkout(tx, tenant, checkout_id)
+    return tx:query("select " .. ORDER .. [[ from orders o where o.tenant_key = $1 and o.checkout_id = $2 order by o.id for update]],
+        tenant, checkout_id)
+end
+
+---@param m { tenant_key: string, id: string, status: string, payment_status: string, paid_minor: integer, paid_at: string|nil,
+---cancelled_at: string|nil, cancel_reason: string|nil, keep_expiry: boolean|nil, now: string }
+function M.move(m)
+    return { [[update orders set status = $3, payment_status = $4, paid_total_minor = $5, paid_at = coalesce($6::timestamptz, paid_at),
+        cancelled_at = coalesce($7::timestamptz, cancelled_at), cancel_reason = coalesce($8, cancel_reason),
+        expires_at = case when $9 then expires_at end, version = version + 1, updated_at = $10 where tenant_key = $1 and id = $2]],
+        m.tenant_key, m.id, m.status, m.payment_status, m.paid_minor, m.paid_at or null, m.cancelled_at or null, m.cancel_reason or null,
+        m.keep_expiry == true, m.now }
+end
+
+function M.move_tenders(tenant, checkout_id, from, to, now)
+    return { [[update order_payments set state = $4, updated_at = $5 where tenant_key = $1 and checkout_id = $2 and state = $3
+      and kind = 'external']], tenant, checkout_id, from, to, now }
+end
+
+--- The uses of promotions by a checkout go back, once.
+function M.release_promotions(tenant, checkout_id, now)
+    return { [[with gone as (update promotion_usages u set state = 'released', updated_at = $3
+        where u.tenant_key = $1 and u.checkout_id = $2 and u.state in ('reserved', 'used') returning u.promotion_id, u.amount_minor, u.units)
+      update promotions p set used_count = p.used_count - 1, budget_used_minor = p.budget_used_minor - g.amount_minor,
+        units_used = p.units_used - g.units, version = p.version + 1, updated_at = $3
+      from gone g where p.tenant_key = $1 and p.id = g.promotion_id]], tenant, checkout_id, now }
+end
+
+return M

@@ -1,0 +1,217 @@
+-- The host of the pricing pipeline: gathers rows, hands them to core/commerce and shapes what comes back. It decides nothing by itself.
+local json = require("core.json")
+local money = require("core.money")
+local pricing = require("core.pricing")
+local time = require("core.time")
+local bundles = require("modules.bundles.service")
+local catalog = require("modules.catalog.service")
+local customers = require("modules.customers.service")
+local errors = require("kasma.errors")
+local promotions = require("modules.promotions.service")
+local settings = require("kasma.settings")
+local shipping = require("modules.shipping.service")
+local tax = require("modules.tax.service")
+local tenants = require("kasma.tenant")
+local wire = require("kasma.wire")
+
+local M = {}
+
+M.minor = catalog.price
+
+local function present(value)
+    if value == json.null then return nil end
+    return value
+end
+
+--- Ids of a category and all above it, from its path.
+local function ancestors(category)
+    local ids = {}
+    for id in (category and category.path or ""):gmatch("[^/]+") do ids[#ids + 1] = id end
+    return ids
+end
+
+--- The lines of a cart, as the pipeline wants them. A line whose product is gone or switched off is an error that names it.
+---@param scope Scope
+---@param items table[] items of a cart: lineId, productId, variantId, quantity, purchaseType, bundleId, bundleKey
+---@return table[] lines
+function M.cart_lines(scope, items)
+    local ids = {}
+    for i, item in ipairs(items) do ids[i] = item.productId end
+    local products = catalog.products_by_id(scope.tenant, ids)
+    local tags = catalog.tag_ids(scope.tenant, ids)
+    local lines = {}
+    for i, item in ipairs(items) do
+        local product, variant = products[item.productId], nil
+        local variant_id = present(item.variantId)
+        for _, v in ipairs(product and product.variants or {}) do
+            if v.id == variant_id then variant = v end
+        end
+        if not product or not product.is_active or (variant_id and not (variant and variant.is_active)) then
+            errors.conflict{ message = ("%s is no longer for sale"):format(product and product.name or "A product"), code = "product_inactive",
+                details = { lineId = item.lineId, productId = item.productId, variantId = item.variantId } }
+        end
+        local priced = variant or product
+        lines[i] = { id = item.lineId, product_id = product.id, variant_id = variant_id, purchase_type = present(item.purchaseType) or "one_time",
+            bundle_id = present(item.bundleId), bundle_key = present(item.bundleKey), sku = variant and variant.sku or product.code,
+            name = variant and variant.name and product.name .. " " .. variant.name or product.name, vendor_id = product.vendor_id,
+            tax_class = product.tax_class, warehouse_id = variant and variant.warehouse_id, category_ids = ancestors(product.category),
+            tag_ids = tags[product.id] or {}, qty = item.quantity, price = priced.price_minor, sale_price = priced.sale_price_minor,
+            price_currency = product.currency, weight_g = variant and variant.weight_grams or product.weight_grams,
+            requires_shipping = product.requires_shipping, track_inventory = product.track_inventory,
+            attributes = variant and variant.attributes or {} }
+    end
+    return lines
+end
+
+local function promotion_inputs(tenant, now)
+    local list = {}
+    for i, p in ipairs(promotions.running(tenant, now)) do
+        list[i] = { id = p.id, label = p.name, currency = p.currency, exclusion_group = p.exclusion_group, version = p.version, kind = p.type,
+            value_type = p.value_type, level = p.level, value = p.value, targets = { kind = p.applicable_to, ids = p.target_ids },
+            min_order = p.min_order_value_minor, min_qty = p.min_quantity, max_discount = p.max_discount_minor, buy_qty = p.buy_qty,
+            get_qty = p.get_qty, get_bps = p.get_discount_bps, pool = p.scope == "pool", priority = p.priority, stackable = p.stackable,
+            exclusive = p.exclusive, stop_after = p.stop_after, include_bundled = p.include_bundled, first_order_only = p.first_order_only,
+            customer_groups = p.customer_groups, tier_ids = p.tier_ids, weekdays = p.weekdays, hour_from = p.hours_from, hour_to = p.hours_to,
+            usage_limit = p.usage_limit, used_count = p.used_count, budget = p.budget_minor, budget_used = p.budget_used_minor,
+            max_units = p.max_units, units_used = p.units_used, starts_ms = p.start_date and time.parse(p.start_date),
+            ends_ms = p.end_date and time.parse(p.end_date) }
+    end
+    return list
+end
+
+local function bundle_inputs(scope, lines)
+    local ids, seen = {}, {}
+    for _, line in ipairs(lines) do
+        if line.bundle_id and not seen[line.bundle_id] then
+            seen[line.bundle_id] = true
+            ids[#ids + 1] = line.bundle_id
+        end
+    end
+    local list = {}
+    for id, b in pairs(bundles.by_id(scope, ids)) do
+        local items = {}
+        for i, item in ipairs(b.items) do items[i] = { product_id = item.product_id, variant_id = item.variant_id, qty = item.quantity } end
+        list[#list + 1] = { id = id, name = b.name, currency = b.currency, pricing = b.pricing, price = b.price_minor,
+            percent_off_bps = b.percent_off_bps, max_per_order = b.max_per_order, auto_apply = b.auto_apply, inactive = not b.is_active,
+            starts_ms = b.start_date and time.parse(b.start_date), ends_ms = b.end_date and time.parse(b.end_date), items = items }
+    end
+    table.sort(list, function(a, b) return a.id < b.id end)
+    return list
+end
+
+local function shipping_input(scope, address, method_id)
+    local zones, methods, bands = {}, {}, {}
+    for _, rate in ipairs(shipping.rates(scope.tenant)) do
+        bands[rate.method_id] = bands[rate.method_id] or {}
+        table.insert(bands[rate.method_id], { from_g = rate.from_g, to_g = rate.to_g, price = rate.price_minor })
+    end
+    for i, z in ipairs(shipping.zones(scope.tenant)) do
+        zones[i] = { id = z.id, priority = z.priority, countries = z.countries, provinces = z.provinces, regions = z.regions, zips = z.zip_codes }
+    end
+    for i, m in ipairs(shipping.methods(scope.tenant)) do
+        methods[i] = { id = m.id, name = m.name, zone_id = m.zone_id, currency = m.currency_code, base = m.base_price_minor,
+            per_kg = m.price_per_kg_minor, estimated_days = m.estimated_days, min_weight_g = m.min_weight_g, max_weight_g = m.max_weight_g,
+            step_grams = m.step_grams, volumetric_divisor = m.volumetric_divisor, free_over = m.free_over_minor, bands = bands[m.id] }
+    end
+    return { zones = zones, methods = methods, method_id = method_id, place = address and { country = address.country,
+        region = address.region or address.city, city = address.city, zip = address.zipCode } }
+end
+
+local function tax_input(scope, address, now)
+    local tenant = tenants.by_key(scope.tenant)
+    local config = tax.config(scope.tenant)
+    local rules = {}
+    for i, r in ipairs(tax.rules(scope.tenant, now)) do
+        rules[i] = { id = r.id, name = r.name, country = r.country, region = r.region, zip = r.zip_code, ppm = r.rate_ppm,
+            tax_class = r.tax_class, stack_group = r.stack_group, calc_order = r.calc_order, compound = r.is_compound, priority = r.priority,
+            from_ms = r.valid_from and time.parse(r.valid_from), to_ms = r.valid_to and time.parse(r.valid_to), jurisdiction = r.jurisdiction }
+    end
+    return { inclusive = config.calculation_type == "inclusive", keep_net = config.cross_border == "keep_net", mode = config.rounding_mode,
+        level = config.rounding_level, shipping = config.tax_shipping, home_country = tenant.country, rules = rules,
+        place = address and { country = address.country, region = address.region or address.city, zip = address.zipCode } }
+end
+
+--- Prices lines for an owner.
+---@param scope Scope
+---@param q { lines: table[], owner: CartOwner|nil, address: table|nil, shipping_method_id: string|nil }
+---@return table quote amounts in minor units; see core.pricing
+function M.quote(scope, q)
+    local tenant = tenants.by_key(scope.tenant)
+    local now_ms = time.now()
+    local now = time.iso(now_ms)
+    local fields = time.fields(now_ms, tenant.timezone)
+    local quote, err = pricing.quote{
+        currency = tenant.default_currency, now_ms = now_ms, weekday = fields.wday, hour = fields.hour,
+        priority_mode = settings.get(scope.tenant, "promotionMode") == "priority", max_coupons = settings.get(scope.tenant, "maxCouponsPerOrder"),
+        lines = q.lines, bundles = bundle_inputs(scope, q.lines), promotions = promotion_inputs(scope.tenant, now),
+        customer = customers.pricing_input(scope.tenant, q.owner), shipping = shipping_input(scope, q.address, q.shipping_method_id),
+        tax = tax_input(scope, q.address, now), tenant = { key = scope.tenant, country = tenant.country },
+    }
+    if not quote then
+        if err.kind == "invalid" or err.kind == "limit" then errors.bad_request{ message = { err.message }, code = "quote_" .. err.kind } end
+        error(err, 0)
+    end
+    local by_id = {}
+    for _, line in ipairs(q.lines) do by_id[line.id] = line end
+    for _, line in ipairs(quote.lines) do
+        local asked = by_id[line.source_id or line.id]
+        line.attributes = asked and asked.attributes or {}
+        line.track_inventory = asked and asked.track_inventory
+    end
+    return quote
+end
+
+local function line_body(line, currency)
+    local body = { lineId = line.id, name = line.name, productId = line.product_id, variantId = line.variant_id or json.null, quantity = line.qty,
+        bundleId = line.bundle_id or json.null, isGift = line.is_gift == true, taxRatePpm = line.rate_ppm }
+    wire.amount(body, "unitPrice", line.unit, currency)
+    wire.amount(body, "subTotal", line.gross, currency)
+    wire.amount(body, "discountTotal", line.discount, currency)
+    wire.amount(body, "netTotal", line.net, currency)
+    wire.amount(body, "taxTotal", line.tax, currency)
+    return body
+end
+
+--- A quote as the cart routes answer it.
+---@param quote table
+---@param with_trace boolean|nil
+---@return table
+function M.summary(quote, with_trace)
+    local currency = quote.currency
+    local body = { itemsCount = #quote.lines, currency = currency, lines = {}, adjustments = {}, rejected = {}, pointsUsed = quote.points_used or 0,
+        earnPoints = quote.earn_points or 0 }
+    wire.amount(body, "subtotal", quote.subtotal, currency)
+    wire.amount(body, "discount", quote.discount, currency)
+    wire.amount(body, "shipping", quote.shipping and quote.shipping.known and quote.shipping.net or nil, currency)
+    wire.amount(body, "tax", quote.tax, currency)
+    wire.amount(body, "cashRounding", quote.cash_rounding, currency)
+    wire.amount(body, "total", quote.total, currency)
+    wire.amount(body, "giftCard", quote.gift_card, currency)
+    wire.amount(body, "wallet", quote.wallet, currency)
+    wire.amount(body, "amountDue", quote.due, currency)
+    body.shippingMethodId = quote.shipping and quote.shipping.method_id or json.null
+    for i, line in ipairs(quote.lines) do body.lines[i] = line_body(line, currency) end
+    for i, a in ipairs(quote.adjustments) do
+        local one = { source = a.kind, id = a.source_id or json.null, code = a.code or json.null, label = a.label or json.null, level = a.level }
+        wire.amount(one, "amount", a.amount, currency)
+        body.adjustments[i] = one
+    end
+    for i, r in ipairs(quote.rejected) do body.rejected[i] = { code = r.code, reason = r.reason } end
+    if with_trace then
+        body.trace = {}
+        for i, t in ipairs(quote.trace) do
+            body.trace[i] = { stage = t.stage, rule = t.rule or json.null, version = t.version or json.null, before = t.before, after = t.after,
+                note = t.note }
+        end
+        json.array(body.trace)
+    end
+    json.array(body.lines)
+    json.array(body.adjustments)
+    json.array(body.rejected)
+    return body
+end
+
+--- Major units of an amount, as a number on the wire.
+M.major = money.major
+
+return M

@@ -1,0 +1,107 @@
+-- Promotions of a tenant: what a merchant declares without a script. How they compete and what they take off is core/commerce.
+local time = require("core.time")
+local uuid = require("core.uuid")
+local audit = require("kasma.audit")
+local catalog = require("modules.catalog.service")
+local db = require("kasma.db")
+local errors = require("kasma.errors")
+local store = require("modules.promotions.store")
+local tenants = require("kasma.tenant")
+
+local M = {}
+
+M.running = store.running
+M.list = store.list
+
+--- The published client collection's words beside ours, in any case.
+local TYPES = { discount = { "discount" }, b1g1 = { "b1g1" }, bogo = { "b1g1" }, flash_sale = { "flash_sale" },
+    free_shipping = { "free_shipping" }, percentage = { "discount", "percent" }, fixed_amount = { "discount", "fixed" } }
+
+--- Percent with up to two decimals to basis points, exactly; 400 above 100.
+local function bps(value)
+    local whole, digits = tostring(value):match("^(%d+)%.?(%d*)$")
+    local n = whole and #digits <= 2 and tonumber(whole) * 100 + tonumber((digits .. "00"):sub(1, 2))
+    if not n or n > 10000 then
+        errors.bad_request{ message = { "value must be a percentage from 0 to 100 with at most 2 decimals" }, code = "percent_range" }
+    end
+    return n
+end
+
+--- What a value without valueType means (R20): only a plain discount or flash sale is guessed by its size.
+local function value_type(kind, said, value)
+    if said then return said end
+    if kind == "b1g1" or kind == "free_shipping" then return "percent" end
+    return tonumber(value) <= 100 and "percent" or "fixed"
+end
+
+---@param scope Scope
+---@param input table the body of /promotions/create, aliases resolved by the schema
+---@return table promotion row
+function M.create(scope, input)
+    local known = TYPES[input.type:lower()]
+    if not known then
+        errors.bad_request{ message = { "type must be one of the following values: discount, b1g1, flash_sale, free_shipping" } }
+    end
+    local kind = known[1]
+    local meaning = value_type(kind, known[2] or input.valueType, input.value)
+    local currency = input.currency or tenants.currency(scope.tenant)
+    local value
+    if kind == "b1g1" and meaning == "percent" and tonumber(input.value) <= 1 then
+        value = 10000 -- "buy one get one" with 0 or 1: the other is free
+    elseif meaning == "percent" then
+        value = bps(input.value)
+    else
+        value = catalog.price("value", input.value, currency)
+    end
+    if input.startDate and input.endDate and time.parse(input.endDate) <= time.parse(input.startDate) then
+        errors.bad_request{ message = { "endDate must be after startDate" }, code = "window" }
+    end
+    if kind == "flash_sale" and not (input.startDate and input.endDate) then
+        errors.bad_request{ message = { "startDate and endDate should not be empty for a flash sale" }, code = "window" }
+    end
+    local targets = input.targetIds or (input.targetId and { input.targetId }) or {}
+    local applicable = input.applicableTo and input.applicableTo:lower() or "all"
+    if applicable ~= "all" and #targets == 0 then
+        errors.bad_request{ message = { "targetIds should not be empty unless applicableTo is all" }, code = "targets_required" }
+    end
+    local level = kind == "free_shipping" and "shipping" or kind ~= "discount" and "line" or input.level
+        or (applicable == "all" and "order" or "line")
+    local row = { tenant_key = scope.tenant, app_key = scope.app, id = uuid.v7(), now = time.iso(time.now()), name = input.name,
+        description = input.description, slug = input.slug, type = kind, value = value, value_type = meaning, currency = currency,
+        applicable_to = applicable, target_ids = targets, level = level,
+        min_order_value_minor = catalog.price("minOrderValue", input.minOrderValue, currency) or 0, min_quantity = input.minQuantity or 0,
+        max_discount_minor = catalog.price("maxDiscount", input.maxDiscount, currency) or 0, buy_qty = input.buyQty or 1,
+        get_qty = input.getQty or 1, get_discount_bps = input.getDiscountBps or (kind == "b1g1" and value or 10000),
+        scope = input.scope or "same_product", priority = input.priority or 0, stackable = input.stackable == true,
+        exclusive = input.exclusive == true, stop_after = input.stopAfter == true, include_bundled = input.includeBundled == true,
+        exclusion_group = input.exclusionGroup, customer_groups = input.customerGroups or {}, tier_ids = input.tierIds or {},
+        first_order_only = input.firstOrderOnly == true, weekdays = input.weekdays or {}, hours_from = input.hoursFrom,
+        hours_to = input.hoursTo, usage_limit = input.usageLimit or 0, per_customer_limit = input.perCustomerLimit or 0,
+        budget_minor = catalog.price("budget", input.budget, currency) or 0, max_units = input.maxUnits or 0,
+        max_units_per_customer = input.maxUnitsPerCustomer or 0, start_date = input.startDate, end_date = input.endDate,
+        is_active = input.isActive ~= false, is_public = input.isPublic ~= false }
+    local statements = { store.insert(row) }
+    audit.append(statements, scope, { action = "PROMOTION_CREATED", entity_type = "promotion", entity_id = row.id, after = input })
+    return errors.unique({ promotions_slug = "slug_taken" }, db.pipeline, scope.tenant, statements)[1][1]
+end
+
+---@param scope Scope
+---@param id string
+---@param public_only boolean a shopper sees the public ones that run now
+---@return table promotion row
+function M.details(scope, id, public_only)
+    local row = store.promotion(scope.tenant, id)
+    if not row or (public_only and not (row.is_active and row.is_public)) then errors.not_found{ message = "Promotion not found" } end
+    return row
+end
+
+---@param scope Scope
+---@param id string
+function M.remove(scope, id)
+    M.details(scope, id, false)
+    local statements = { store.switch_off(scope.tenant, id, time.iso(time.now())) }
+    audit.append(statements, scope, { action = "PROMOTION_REMOVED", entity_type = "promotion", entity_id = id })
+    db.pipeline(scope.tenant, statements)
+end
+
+return M

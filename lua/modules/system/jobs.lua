@@ -1,0 +1,40 @@
+-- Housekeeping of the platform: what ran out is removed, partitions are made ahead. Loops of `kasma work`, each once in the
+-- cluster by an advisory lock that it takes for its run, so that they go on with Redis away.
+local config = require("core.config")
+local sched = require("core.sched")
+local time = require("core.time")
+local db = require("kasma.db")
+local log = require("kasma.log")
+
+local HOUR_MS, DAY_MS = 3600000, 86400000
+
+local M = {}
+
+local function remove(tenant_wide, sql, ...)
+    local pool = db.pool(tenant_wide and "system" or "app")
+    local rows, err = pool:query(nil, sql, ...)
+    if not rows then log.warn("housekeeping", { error = err.message }) end
+end
+
+function M.hourly()
+    local now = time.now()
+    remove(false, "delete from otps where expires_at < $1::timestamptz", time.iso(now - DAY_MS))
+    remove(false, "delete from auth_sessions where expires_at < $1::timestamptz", time.iso(now - 30 * DAY_MS))
+    remove(true, "delete from outbox where sent_at < $1::timestamptz", time.iso(now - 7 * DAY_MS))
+end
+
+function M.partitions()
+    local keep = tonumber(config.get("AUDIT_RETENTION_DAYS")) or 400
+    db.read(nil, "select history_partitions($1::timestamptz, make_interval(days => $2::int)) as changed", time.iso(time.now()), keep)
+end
+
+function M.start()
+    sched.spawn(function()
+        local ok, why = pcall(M.partitions)
+        if not ok then log.warn("partitions were not made", { error = tostring(why) }) end
+    end)
+    sched.every(HOUR_MS, function() pcall(M.hourly) end)
+    sched.every(DAY_MS, function() pcall(M.partitions) end)
+end
+
+return M

@@ -1,0 +1,155 @@
+-- The process and the API about itself: health, metrics, the API document, the clock of tests.
+local config = require("core.config")
+local json = require("core.json")
+local metrics = require("core.metrics")
+local time = require("core.time")
+local access = require("kasma.access")
+local auth = require("kasma.auth")
+local clock = require("kasma.clock")
+local errors = require("kasma.errors")
+local health = require("modules.system.health")
+local heartbeat = require("kasma.heartbeat")
+local null = require("kasma.null")
+local openapi = require("kasma.openapi")
+local page = require("modules.system.page")
+local route = require("kasma.route")
+local schema = require("kasma.schema")
+local web = require("kasma.web")
+
+local HTML = { ["Content-Type"] = "text/html; charset=utf-8" }
+local JSON = { ["Content-Type"] = "application/json; charset=utf-8" }
+local TEXT = { ["Content-Type"] = "text/plain; version=0.0.4; charset=utf-8" }
+
+route.get("/", {
+    summary = "A greeting", bare = true, content_type = "text/html",
+    handler = function(req) req:respond(200, HTML, "Hello World!") end,
+})
+
+route.get("/health", {
+    summary = "Liveness: the process answers", bare = true, content_type = "text/html",
+    handler = function(req) req:respond(200, HTML, "OK") end,
+})
+
+local started = time.mono()
+local floor = math.floor
+
+route.get("/healthz", {
+    summary = "Liveness with uptime and workers, no store is asked", bare = true,
+    returns = schema.object{ status = schema.string(), uptime = schema.integer(), workers = schema.integer() },
+    handler = function(req)
+        req:respond(200, JSON, '{"status":"ok","uptime":' .. floor((time.mono() - started) / 1e6) .. ',"workers":' .. heartbeat.live() .. "}")
+    end,
+})
+
+local function ready(req)
+    local report, ok = health.check()
+    -- For balancers that should keep public pages alive: enough that PostgreSQL is there.
+    if not ok and req.query and req.query:find("allow=degraded", 1, true) and report.checks.postgres == "ok" then ok = true end
+    req:respond(ok and 200 or 503, ok and JSON or { ["Content-Type"] = JSON["Content-Type"], ["Retry-After"] = "1" },
+        json.encode(json.object({ "status", "checks" }, report)))
+end
+
+local Report = schema.object({ status = schema.string(), checks = schema.map(schema.string()) }, { name = "Health" })
+for _, path in ipairs{ "/health/ready", "/readyz" } do
+    route.get(path, { summary = "Readiness: the stores and the migrations", bare = true, returns = { [200] = Report, [503] = Report }, handler = ready })
+end
+
+route.get("/metrics", {
+    summary = "Metrics for Prometheus", bare = true, content_type = "text/plain",
+    handler = function(req)
+        -- From outside the machine only with a secret key that has the scope metrics.read.
+        if not web.is_loopback(web.client_ip(req)) then
+            local ok, identity = pcall(auth.identify, req)
+            if not ok or not identity or identity.kind ~= "key" or not access.allows(identity.scopes, "metrics.read") then
+                return req:respond(401, JSON, '{"message":"Access token required","error":"Unauthorized","statusCode":401}')
+            end
+        end
+        req:respond(200, TEXT, metrics.render())
+    end,
+})
+
+local documents = {}
+
+-- The document is made once: declarations do not change while a process runs.
+local function document(tag)
+    local key = tag or "*"
+    if not documents[key] then
+        documents[key] = json.encode(openapi.document(route.all(), { version = config.version, tag = tag }))
+    end
+    return documents[key]
+end
+
+local function docs_on() return config.get("SWAGGER_ENABLED") ~= false end
+local function no_docs(req) req:respond(404, JSON, '{"message":"Cannot GET ' .. req.path:gsub('[%c"\\<>]', "") .. '","error":"Not Found","statusCode":404}') end
+
+for _, path in ipairs{ "/openapi.json", "/api/docs-json" } do
+    route.get(path, {
+        summary = "This document (OpenAPI 3.1)", bare = true,
+        handler = function(req)
+            if not docs_on() then return no_docs(req) end
+            req:respond(200, JSON, document())
+        end,
+    })
+end
+
+route.get("/openapi/:area", {
+    summary = "The document of one area, by tag", bare = true,
+    handler = function(req)
+        local tag = req.params.area:match("^([%w_-]+)%.json$")
+        local known = false
+        for _, decl in ipairs(route.all()) do known = known or decl.tag == tag end
+        if not docs_on() or not tag or not known then return no_docs(req) end
+        req:respond(200, JSON, document(tag))
+    end,
+})
+
+local DOCS_HEADERS = { ["Content-Type"] = "text/html; charset=utf-8",
+    ["Content-Security-Policy"] = "default-src 'self'; style-src 'self' 'unsafe-inline'; script-src 'self' 'unsafe-inline'" }
+
+route.get("/api/docs", {
+    summary = "The API for reading", bare = true, content_type = "text/html",
+    handler = function(req)
+        if not docs_on() then return no_docs(req) end
+        req:respond(200, DOCS_HEADERS, page.render(route.all()))
+    end,
+})
+
+route.get("/api/docs/errors", {
+    summary = "Every error code with its cause and cure", access = "public", tag = "system",
+    returns = schema.object({ errors = schema.array(schema.any()) }, { open = true }),
+    handler = function()
+        local list = json.array({})
+        for i, declared in ipairs(errors.catalogue()) do
+            list[i] = { code = declared.code, status = declared.status, message = declared.message, cause = declared.cause or null,
+                cure = declared.cure or null }
+        end
+        table.sort(list, function(a, b) return a.code < b.code end)
+        return { errors = list }
+    end,
+})
+
+route.post("/admin/clock", {
+    summary = "Shift the clock of all processes (not in production)",
+    access = { platform = "clock.write" }, tag = "system", idempotent = false,
+    body = schema.object{ now = schema.date():optional():nullable(), advance = schema.number{ positive = true, max = 1e10 }:optional() },
+    returns = { [201] = schema.object{ now = schema.date(), shift_ms = schema.integer() } },
+    handler = function(ctx)
+        if config.env() == "production" then errors.not_found("Cannot POST " .. ctx.req.path) end
+        local body = ctx.body
+        if body.now == nil and body.advance == nil then errors.validation{ "now or advance should not be empty" } end
+        local change = {}
+        if body.advance then
+            change.advance_s = body.advance
+        elseif body.now ~= null then
+            change.now_ms = time.parse(body.now)
+        end
+        return json.object({ "now", "shift_ms" }, clock.set(change, ctx.user.kind == "user" and ctx.user.id or nil))
+    end,
+})
+
+route.permission("metrics.read", "Read the metrics from outside the machine (key)")
+route.permission("tenants.switch", "Work in a tenant without being its member (platform)")
+route.permission("queues.read", "See queues and jobs")
+route.permission("queues.write", "Pause queues, retry and remove jobs")
+
+return { document = document }

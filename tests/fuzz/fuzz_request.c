@@ -1,0 +1,77 @@
+// link: http
+/* Bytes from a client against the whole server, over a socket pair: the parser, bodies, routes, answers and closing. The
+ * first byte says in what pieces the rest arrives. */
+#include <assert.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "http/request.h"
+#include "http/server.h"
+#include "runtime/log.h"
+#include "runtime/loop.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static struct server *server;
+
+/* Reads everything a handler can read, and answers with the body. */
+static void on_any(struct request *r, void *data) {
+    (void)data;
+    struct error err;
+    size_t sum = request_path(r).len + request_query(r).len + request_id(r).len + request_remote(r).len;
+    for (size_t i = 0; i < request_header_count(r); i++) {
+        struct str name, value;
+        request_header_at(r, i, &name, &value);
+        sum += request_header(r, name).len + value.len;
+    }
+    sum += request_cookie(r, STR("a")).len + request_param(r, 0).len;
+    const struct multipart *m = request_multipart(r, &err);
+    if (m) sum += m->count;
+    struct header type = {STR("Content-Type"), STR("text/plain")};
+    bool ok = request_respond(r, sum % 2 ? 200 : 201, &type, 1, request_body(r));
+    assert(ok || request_gone(r));
+    request_done(r);
+}
+
+static bool start(void) {
+    struct server_settings set;
+    struct error err;
+    log_set_level(LOG_ERROR);
+    if (!loop_open()) return false;
+    server_settings_default(&set);
+    set.access_log = false;
+    set.body_limit = 64 * 1024;
+    set.linger_ms = 1;
+    server = server_new(&set);
+    if (!server) return false;
+    struct route_options spool = {.spool = true};
+    struct routes *t = server_routes(server);
+    return routes_add(t, HTTP_M_GET, STR("/:id"), on_any, NULL, NULL, &err) &&
+           routes_add(t, HTTP_M_POST, STR("/"), on_any, NULL, NULL, &err) &&
+           routes_add(t, HTTP_M_POST, STR("/up"), on_any, NULL, &spool, &err);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    if (!server && !start()) abort();
+    if (size < 2) return 0;
+    int pair[2];
+    struct error err;
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair) != 0) abort();
+    if (!server_adopt_fd(server, pair[0], &err)) abort();
+    size_t step = data[0] ? data[0] : size;
+    for (size_t i = 1; i < size; i += step) {
+        size_t n = size - i < step ? size - i : step;
+        if (send(pair[1], data + i, n, MSG_NOSIGNAL) < 0) break;
+        if (step > 8 || i % 8 == 0) (void)uv_run(loop_get(), UV_RUN_NOWAIT);
+    }
+    if (shutdown(pair[1], SHUT_WR) != 0) (void)uv_run(loop_get(), UV_RUN_NOWAIT);
+    char answer[65536];
+    for (int i = 0; server_connections(server) && i < 100000; i++) {
+        (void)uv_run(loop_get(), UV_RUN_NOWAIT);
+        while (recv(pair[1], answer, sizeof answer, 0) > 0) continue;
+    }
+    if (server_connections(server) != 0 || server_in_flight(server) != 0) abort();
+    if (close(pair[1]) != 0) abort();
+    return 0;
+}

@@ -1,0 +1,83 @@
+-- The migrations' runner: what it refuses, and that a database which is up to date stays as it is.
+local crypto = require("core.crypto")
+local migrate = require("kasma.migrate")
+local pg = require("core.pg")
+
+local function file(version, text)
+    return { version = version, name = ("%04d_x"):format(version), sql = text, sha256 = crypto.sha256(text) }
+end
+
+local function row(version, text)
+    return { version = version, name = ("%04d_x"):format(version), sha256 = crypto.sha256(text) }
+end
+
+describe("a migration", function()
+    it("is pending until it was applied", function()
+        local files = { file(1, "a"), file(2, "b"), file(3, "c") }
+        assert.are.equal(3, #migrate.pending(files, {}))
+        local pending = migrate.pending(files, { row(1, "a") })
+        assert.are.equal(2, #pending)
+        assert.are.equal(2, pending[1].version)
+        assert.are.equal(0, #migrate.pending(files, { row(1, "a"), row(2, "b"), row(3, "c") }))
+    end)
+
+    it("that was edited after it was applied stops the run", function()
+        local ok, err = pcall(migrate.pending, { file(1, "edited") }, { row(1, "a") })
+        assert.is_false(ok)
+        assert.matches("was changed after it was applied", tostring(err))
+    end)
+
+    it("of a newer program stops an older one", function()
+        local ok, err = pcall(migrate.pending, { file(1, "a") }, { row(1, "a"), row(2, "b") })
+        assert.is_false(ok)
+        assert.matches("older than the database", tostring(err))
+    end)
+
+    it("that was jumped over stops the run", function()
+        local ok, err = pcall(migrate.pending, { file(1, "a"), file(2, "b"), file(3, "c") }, { row(1, "a"), row(3, "c") })
+        assert.is_false(ok)
+        assert.matches("was never applied", tostring(err))
+    end)
+
+    it("has its number in the list, and every file is listed", function()
+        local files = migrate.files()
+        assert.is_true(#files >= 10)
+        for i, f in ipairs(files) do assert.are.equal(i, f.version) end
+    end)
+
+    it("is not run a second time", function()
+        assert.are.equal(0, #migrate.check())
+        assert.are.equal(0, #migrate.plan())
+        assert.are.equal(0, migrate.run())
+    end)
+
+    it("is recorded with its sum, its program and how long it took", function()
+        local rows = assert(pg.pool("app"):query(nil, "select name, sha256, \"binary\", micros from schema_migrations order by version"))
+        local files = migrate.files()
+        assert.are.equal(#files, #rows)
+        for i, f in ipairs(files) do
+            assert.are.equal(f.name, rows[i].name)
+            assert.are.equal(f.sha256, rows[i].sha256)
+            assert.is_true(rows[i].micros > 0 and rows[i].binary ~= "")
+        end
+    end)
+end)
+
+describe("credentials", function()
+    it("come out of a URL decoded", function()
+        local user, password = migrate.credentials("postgresql://kasma_app:p%40ss%2Fw%3Ard@127.0.0.1:5432/kasma")
+        assert.are.equal("kasma_app", user)
+        assert.are.equal("p@ss/w:rd", password)
+        user, password = migrate.credentials("postgres://kasma_owner@db/kasma")
+        assert.are.equal("kasma_owner", user)
+        assert.is_nil(password)
+        assert.is_nil(migrate.credentials("postgresql:///kasma"))
+    end)
+
+    it("go to the server as what PostgreSQL keeps of them, never as they are", function()
+        -- Password and salt of RFC 7677's example; the keys follow from them.
+        local salt = crypto.unbase64("W22ZaJ0SNY7soEsUEjb6gQ==")
+        assert.are.equal("SCRAM-SHA-256$4096:W22ZaJ0SNY7soEsUEjb6gQ==$WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=:"
+            .. "wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU=", migrate.scram_verifier("pencil", salt))
+    end)
+end)

@@ -1,0 +1,82 @@
+/* A redis-server process of a test's own on a free port, and waiting for things to happen on the loop. */
+#ifndef KASMA_TESTS_REDIS_SERVER_H
+#define KASMA_TESTS_REDIS_SERVER_H
+
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "runtime/loop.h"
+
+struct redis_server {
+    int port;
+    pid_t pid; /* 0: not running */
+    char url[64];
+    const char *password; /* NULL: none */
+};
+
+static inline int free_port(void) {
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t len = sizeof at;
+    int port = -1;
+    if (fd >= 0 && bind(fd, (struct sockaddr *)&at, sizeof at) == 0 &&
+        getsockname(fd, (struct sockaddr *)&at, &len) == 0)
+        port = ntohs(at.sin_port);
+    if (fd >= 0) close(fd);
+    return port;
+}
+
+/* Starts it, on the port it had before if it had one. */
+static inline void redis_server_start(struct redis_server *s) {
+    if (!s->port) s->port = free_port();
+    (void)snprintf(s->url, sizeof s->url, "redis://%s%s%s127.0.0.1:%d", s->password ? ":" : "",
+                   s->password ? s->password : "", s->password ? "@" : "", s->port);
+    char port[16];
+    (void)snprintf(port, sizeof port, "%d", s->port);
+    s->pid = fork();
+    if (s->pid == 0) {
+        int quiet = open("/dev/null", O_RDWR);
+        if (quiet < 0 || dup2(quiet, 0) < 0 || dup2(quiet, 1) < 0 || dup2(quiet, 2) < 0) _exit(126);
+        execlp("redis-server", "redis-server", "--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly",
+               "no", "--dir", "/", "--requirepass", s->password ? s->password : "", (char *)NULL);
+        _exit(127);
+    }
+}
+
+static inline void redis_server_kill(struct redis_server *s) {
+    if (!s->pid) return;
+    (void)kill(s->pid, SIGKILL);
+    (void)waitpid(s->pid, NULL, 0);
+    s->pid = 0;
+}
+
+static inline void wait_tick(uv_timer_t *timer) {
+    (void)timer;
+}
+
+/* Runs the loop until `check(data)`; false when it did not come true within `seconds`. */
+static inline bool run_until(bool (*check)(void *data), void *data, unsigned seconds) {
+    static uv_timer_t tick;
+    static bool made;
+    if (!made) made = uv_timer_init(loop_get(), &tick) == 0;
+    (void)uv_timer_start(&tick, wait_tick, 5, 5);
+    uint64_t end = uv_hrtime() + (uint64_t)seconds * 1000000000U;
+    bool met;
+    while (!(met = check(data)) && uv_hrtime() < end) (void)uv_run(loop_get(), UV_RUN_ONCE);
+    (void)uv_timer_stop(&tick);
+    return met;
+}
+
+/* Lets closing handles finish, so that leak checkers see an empty house. */
+static inline void run_closed(void) {
+    for (int i = 0; i < 5; i++) (void)uv_run(loop_get(), UV_RUN_NOWAIT);
+}
+
+#endif

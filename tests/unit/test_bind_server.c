@@ -1,0 +1,238 @@
+// link: script
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "http_client.h"
+#include "script/bind.h"
+#include "script/bind_server.h"
+#include "script/task.h"
+#include "script/vm.h"
+
+static struct vm *vm;
+static struct server *server;
+
+static const char program[] =
+    "local server, sched = require('core.server'), require('core.sched')\n"
+    "local text = { ['Content-Type'] = 'text/plain; charset=utf-8' }\n"
+    "ended, kept = 0, nil\n"
+    "server.route('GET', '/look/:id/of/:other', function(req)\n"
+    "  local p, q = req.params, req:query_table()\n"
+    "  local h = req:headers()\n"
+    "  req:respond(200, text, table.concat({ req.method, req.path, req.route, p.id, p.other, req.query, q.a[1], q.a[2], q.b,\n"
+    "    req:header('X-Thing'), h['x-thing'], req:cookie('c'), req.remote, req.id, req.content, type(req.started),\n"
+    "    tostring(req.nothing), tostring(req:header('none')), req.target }, '|'))\n"
+    "end)\n"
+    "server.route('POST', '/echo', function(req) req:respond(201, { ['X-N'] = 5, ['Set-Cookie'] = { 'a=1', 'b=2' } }, req:body()) end)\n"
+    "server.route('POST', '/form', function(req)\n"
+    "  local f = req:form() req:respond(200, text, f.name .. '/' .. f.x[2] .. '/' .. req.content)\n"
+    "end)\n"
+    "server.route('POST', '/parts', function(req)\n"
+    "  local m, err = req:multipart()\n"
+    "  if not m then return req:respond(tonumber(err.code), text, err.message) end\n"
+    "  req:respond(200, text, m[1].name .. '=' .. m[1].data .. ';' .. m[2].filename .. ':' .. m[2].size .. ':' .. tostring(m[2].path ~= nil))\n"
+    "end, { spool = true, body_limit = 5000 })\n"
+    "server.route('GET', '/sleep', function(req)\n"
+    "  sched.defer(function() ended = ended + 1 end)\n"
+    "  local ok, err = sched.sleep(20)\n"
+    "  req:respond(200, text, 'slept')\n"
+    "end)\n"
+    "server.route('GET', '/long', function(req)\n"
+    "  sched.defer(function() ended = ended + 1 end)\n"
+    "  local ok, err = sched.sleep(60000)\n"
+    "  if not ok then why = err.kind end\n"
+    "  req:respond(503, text, 'too long')\n"
+    "end, { timeout_ms = 100 })\n"
+    "server.route('GET', '/forever', function(req)\n"
+    "  sched.defer(function() ended = ended + 1 end)\n"
+    "  local ok, err = sched.sleep(60000) why = err.kind\n"
+    "end)\n"
+    "server.route('GET', '/raise', function() error('secret detail') end)\n"
+    "server.route('GET', '/nothing', function() end)\n"
+    "server.route('GET', '/keep', function(req) kept = req req:respond(204) end)\n"
+    "server.route('GET', '/use-kept', function(req)\n"
+    "  local ok, err = pcall(function() return kept.path end)\n"
+    "  req:respond(200, text, tostring(ok) .. tostring(err))\n"
+    "end)\n"
+    "server.route('GET', '/stream', function(req)\n"
+    "  local w = req:stream(200, text)\n"
+    "  local piece = string.rep('s', 50000)\n"
+    "  for _ = 1, tonumber(req.query) do local ok, err = w:write(piece) if not ok then why = err.kind return end end\n"
+    "  w:close() ended = ended + 1\n"
+    "end)\n"
+    "server.route('GET', '/file', function(req)\n"
+    "  local ok, err = req:file('/proc/self/nope')\n"
+    "  if not ok then req:respond(404, text, err.kind .. ' ' .. err.code) end\n"
+    "end)\n"
+    "server.route('GET', '/self', function(req) assert(req:file(arg_file, { ['X-A'] = 'b' })) ended = ended + 1 end)\n"
+    "server.fallback(function(req) req:respond(404, text, 'Cannot ' .. req.method .. ' ' .. req.target) end)\n";
+
+static void run(const char *text) {
+    struct error err;
+    if (!vm_run(vm, text, "=test", &err)) fail_msg("%s", err.message);
+}
+
+static double number(const char *global) {
+    lua_State *L = vm_state(vm);
+    lua_getglobal(L, global);
+    double n = lua_tonumber(L, -1);
+    lua_pop(L, 1);
+    return n;
+}
+
+static bool is_text(const char *global, const char *text) {
+    lua_State *L = vm_state(vm);
+    lua_getglobal(L, global);
+    const char *s = lua_tostring(L, -1);
+    bool same = s && strcmp(s, text) == 0;
+    lua_pop(L, 1);
+    return same;
+}
+
+static int setup(void **state) {
+    (void)state;
+    static const luaL_Reg modules[] = {
+        {"core.server", luaopen_core_server}, {"core.sched", luaopen_core_sched}, {NULL, NULL}};
+    struct server_settings set;
+    struct error err;
+    assert_true(loop_open());
+    server_settings_default(&set);
+    set.access_log = false;
+    set.half_close_ms = 50;
+    server = server_new(&set);
+    assert_non_null(server);
+    bind_server_set(server);
+    vm = vm_new_with(modules, NULL, &err);
+    if (!vm) fail_msg("%s", err.message);
+    run("arg_file = '" KASMA_SOURCE_DIR "/CMakeLists.txt'");
+    run(program);
+    test_listen(server);
+    return 0;
+}
+
+/* Nothing may be left: no connection, request or task. */
+static int teardown(void **state) {
+    (void)state;
+    WAIT_UNTIL(server_connections(server) == 0);
+    assert_int_equal(server_in_flight(server), 0);
+    assert_int_equal(task_count(), 0);
+    server_close(server);
+    for (int i = 0; i < 10; i++) turn_loop();
+    bind_server_set(NULL);
+    vm_free(vm);
+    return 0;
+}
+
+static void expect(const char *request, const char *start_with, const char *holds) {
+    char *text = talk(request);
+    if (strncmp(text, start_with, strlen(start_with)) != 0 || (holds && !strstr(text, holds)))
+        print_error("request:\n%.300s\nanswer:\n%.600s\n", request, text);
+    assert_int_equal(strncmp(text, start_with, strlen(start_with)), 0);
+    if (holds) assert_non_null(strstr(text, holds));
+    free(text);
+}
+
+#define HOST "Host: t\r\n"
+
+static void test_what_a_handler_sees(void **state) {
+    (void)state;
+    expect("GET /api/Look/a%20b/of/C?a=1&a=2&b=x+y HTTP/1.1\r\n" HOST
+           "X-Thing: one\r\nX-Thing: two\r\nCookie: c=cake\r\nX-Request-Id: rid-1\r\n\r\n",
+           "HTTP/1.1 200",
+           "\r\n\r\nGET|/api/Look/a%20b/of/C|/look/:id/of/:other|a b|C|a=1&a=2&b=x+y|1|2|x y|one|one, two|cake|127.0.0.1|rid-1|"
+           "none|number|nil|nil|/api/Look/a%20b/of/C?a=1&a=2&b=x+y");
+    expect("POST /echo HTTP/1.1\r\n" HOST "Content-Length: 4\r\n\r\nbody", "HTTP/1.1 201 Created", "\r\n\r\nbody");
+    expect("POST /echo HTTP/1.1\r\n" HOST "Content-Length: 4\r\n\r\nbody", "HTTP/1.1 201", "Set-Cookie: a=1\r\nSet-Cookie: b=2\r\n");
+    expect("POST /echo HTTP/1.1\r\n" HOST "Content-Length: 4\r\n\r\nbody", "HTTP/1.1 201", "X-N: 5\r\n");
+    expect("POST /form HTTP/1.1\r\n" HOST
+           "Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 19\r\n\r\nname=a%26b&x=1&x=2+",
+           "HTTP/1.1 200", "a&b/2 /form");
+    expect("GET /none?q HTTP/1.1\r\n" HOST "\r\n", "HTTP/1.1 404", "Cannot GET /none?q");
+    static const char body[] = "--B\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\nv\r\n--B\r\n"
+                               "Content-Disposition: form-data; name=f; filename=x\r\n\r\nfile\r\n--B--";
+    char request[600];
+    (void)snprintf(request, sizeof request,
+                   "POST /parts HTTP/1.1\r\n" HOST "Content-Type: multipart/form-data; boundary=B\r\nContent-Length: %zu\r\n\r\n%s",
+                   sizeof body - 1, body);
+    expect(request, "HTTP/1.1 200", "\r\n\r\na=v;x:4:true");
+    expect("POST /parts HTTP/1.1\r\n" HOST "Content-Length: 3\r\n\r\nabc", "HTTP/1.1 400", "Not a multipart body");
+    expect("POST /parts HTTP/1.1\r\n" HOST "Content-Length: 5001\r\n\r\nabc", "HTTP/1.1 413", "request entity too large");
+}
+
+static void test_waiting(void **state) {
+    (void)state;
+    expect("GET /sleep HTTP/1.1\r\n" HOST "\r\n", "HTTP/1.1 200", "slept");
+    assert_int_equal((int)number("ended"), 1);
+    /* Many at once, on one connection. */
+    struct client c;
+    client_open(&c);
+    for (int i = 0; i < 40; i++) client_says(&c, "GET /sleep HTTP/1.1\r\n" HOST "\r\n");
+    client_wait(&c, 40);
+    client_close(&c);
+    assert_int_equal((int)number("ended"), 41);
+}
+
+static void test_errors(void **state) {
+    (void)state;
+    char *text = talk("GET /raise HTTP/1.1\r\n" HOST "\r\n");
+    assert_non_null(strstr(text, "{\"statusCode\":500,\"message\":\"Internal server error\"}"));
+    assert_null(strstr(text, "secret"));
+    free(text);
+    expect("GET /nothing HTTP/1.1\r\n" HOST "\r\n", "HTTP/1.1 500", "Internal server error");
+    /* A request that is kept beyond its end is dead, not another's. */
+    expect("GET /keep HTTP/1.1\r\n" HOST "\r\n", "HTTP/1.1 204", NULL);
+    expect("GET /use-kept HTTP/1.1\r\n" HOST "\r\n", "HTTP/1.1 200", "the request has ended");
+}
+
+static void test_deadline_and_cancel(void **state) {
+    (void)state;
+    expect("GET /long HTTP/1.1\r\n" HOST "\r\n", "HTTP/1.1 503", "too long");
+    assert_true(is_text("why", "deadline"));
+    assert_int_equal((int)number("ended"), 1);
+    struct client c;
+    client_open(&c);
+    client_says(&c, "GET /forever HTTP/1.1\r\n" HOST "\r\n");
+    WAIT_UNTIL(task_count() == 1);
+    client_close(&c);
+    WAIT_UNTIL(task_count() == 0);
+    assert_true(is_text("why", "cancelled"));
+    assert_int_equal((int)number("ended"), 2);
+}
+
+static void test_streams_and_files(void **state) {
+    (void)state;
+    char *text = talk("GET /stream?40 HTTP/1.1\r\n" HOST "\r\n");
+    size_t n = 0;
+    for (const char *p = strstr(text, "\r\n\r\n"); *p; p++) n += *p == 's';
+    assert_int_equal(n, 2000000);
+    free(text);
+    WAIT_UNTIL(task_count() == 0);
+    assert_int_equal((int)number("ended"), 1);
+    /* Gone while the writer waits. */
+    struct client c;
+    client_open(&c);
+    client_says(&c, "GET /stream?1000 HTTP/1.1\r\n" HOST "\r\n");
+    WAIT_UNTIL(task_count() == 1);
+    client_close(&c);
+    WAIT_UNTIL(task_count() == 0);
+    assert_true(is_text("why", "cancelled"));
+    expect("GET /file HTTP/1.1\r\n" HOST "\r\n", "HTTP/1.1 404", "invalid ENOENT");
+    expect("GET /self HTTP/1.1\r\n" HOST "Range: bytes=0-4\r\n\r\n", "HTTP/1.1 206", "\r\n\r\ncmake");
+    expect("GET /self HTTP/1.1\r\n" HOST "\r\n", "HTTP/1.1 200", "X-A: b\r\n");
+    WAIT_UNTIL(task_count() == 0);
+    assert_int_equal((int)number("ended"), 3);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_what_a_handler_sees, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_waiting, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_errors, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_deadline_and_cancel, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_streams_and_files, setup, teardown),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
