@@ -1,122 +1,272 @@
 /* kasma: one binary, sub-commands. What serves and works is C; the other commands are Lua files under lua/kasma/cli. */
+#include <errno.h>
+#include <limits.h>
+#include <malloc.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
+#include <sysexits.h>
 #include <unistd.h>
 
 #include "runtime/config.h"
 #include "runtime/log.h"
+#include "runtime/metrics.h"
+#include "runtime/probe.h"
 #include "runtime/supervisor.h"
 #include "script/worker.h"
 
-static const struct {
-    const char *name, *help;
-} commands[] = {
-    {"serve", "answer HTTP, with a worker process per core"},
-    {"work", "run jobs, the outbox relay and what falls due"},
-    {"all", "serve and work"},
-    {"migrate", "bring the database up to date (--plan, --check, --to N)"},
-    {"seed", "make the demo tenant"},
-    {"tenant", "tenant create KEY: make a tenant"},
-    {"user", "user create-admin EMAIL: make a platform owner"},
-    {"openapi", "print the API document"},
-    {"config", "config print [--origins], config check"},
-    {"healthcheck", "exit 0 when the server on HOST and PORT is ready"},
-    {"lua", "lua FILE [ARG...]: run a Lua file with the core modules"},
-    {"version", "print the version"},
+#define PROBE_MS 5000
+
+struct words {
+    int count;
+    char **list;     /* without the flags that are settings; list[1] is the command */
+    char **original; /* as given: an upgrade starts the next binary with them */
 };
-#define COMMANDS (sizeof commands / sizeof *commands)
 
-static int usage(FILE *to) {
-    int ok = fprintf(to, "kasma %s: commerce, content and learning for many tenants.\n\nUsage: kasma COMMAND [--setting value ...]\n\n", KASMA_VERSION);
-    for (size_t i = 0; i < COMMANDS && ok >= 0; i++) ok = fprintf(to, "  %-12s %s\n", commands[i].name, commands[i].help);
-    if (ok >= 0)
-        ok = fprintf(to, "\nEvery setting is a flag (--port 5000), an environment variable (PORT=5000), or a line of .env or\n"
-                         "/etc/kasma/kasma.conf. `kasma config print` lists them. `kasma COMMAND --help` tells more.\n");
-    return ok < 0 ? 1 : 0;
+struct command {
+    const char *name, *usage, *help;
+    int (*run)(const struct words *words);
+    const char *text; /* what --help adds */
+};
+
+static struct listen_set sockets;
+static char binary[PATH_MAX];
+
+/* ---- serve, work, all ---- */
+
+static bool reload(void) {
+    struct buf problems = {0};
+    int argc = 0;
+    char *argv[] = {NULL};
+    bool ok = config_load(&argc, argv, &problems);
+    if (ok)
+        log_line(LOG_INFO, "settings read again");
+    else
+        log_line(LOG_ERROR, "settings not taken over: %.*s", (int)problems.len, problems.data);
+    buf_free(&problems);
+    return ok;
 }
 
-static int print_config(bool origins, bool help) {
-    struct config_entry e;
-    int ok = 0;
-    for (size_t i = 0; config_entry(i, &e) && ok >= 0; i++) {
-        if (help)
-            ok = printf("  --%-26s %s%s%s\n", e.name, e.help, *e.shown ? "; now " : "", e.shown);
-        else if (origins)
-            ok = printf("%-26s %-40s %s%s\n", e.name, e.shown, e.origin, e.live ? ", changed by HUP" : "");
-        else if (*e.shown)
-            ok = printf("%s=%s\n", e.name, e.shown);
+static int supervise(const struct words *words, bool serves, bool works) {
+    (void)words;
+    struct error err;
+    struct buf problems = {0};
+    if (!config_complete(&problems)) {
+        int said = fprintf(stderr, "kasma: settings are missing:\n%.*s", (int)problems.len, problems.data);
+        buf_free(&problems);
+        return said < 0 ? EX_IOERR : EX_CONFIG;
     }
-    return ok < 0 ? 1 : 0;
-}
-
-static int run_worker(const char *role, int listen_fd, int ready_fd) {
-    const struct worker_options o = {.role = role, .listen_fd = listen_fd, .ready_fd = ready_fd};
-    return worker_run(&o);
-}
-
-static int supervise(const char *command, char **argv) {
+    buf_free(&problems);
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
-    int64_t workers = config_int("WORKERS");
-    if (workers == 0) workers = cores > 0 ? cores : 1;
-    const struct supervisor_options o = {
-        .serve = strcmp(command, "work") == 0 ? 0 : (unsigned)workers,
-        .work = strcmp(command, "serve") == 0 ? 0 : 1,
-        .host = config_str("HOST"),
-        .port = (int)config_int("PORT"),
-        .argv = argv,
-        .worker = run_worker,
+    unsigned servers = (unsigned)config_int("WORKERS");
+    if (servers == 0) servers = cores > 0 ? (unsigned)cores : 1;
+    const struct supervisor_plan plan = {
+        .servers = serves ? servers : 0,
+        .workers = works ? 1 : 0,
+        .sockets = &sockets,
+        .drain_ms = serves ? (uint64_t)config_int("DRAIN_WAIT") * 1000 : 0,
+        .grace_ms = (uint64_t)config_int("SHUTDOWN_GRACE") * 1000,
+        .stuck_ms = (uint64_t)config_int("WORKER_STUCK") * 1000,
+        .upgrade_ms = (uint64_t)config_int("UPGRADE_TIMEOUT") * 1000,
+        .binary = binary,
+        .arguments = words->original,
+        .pid_file = config_str("PID_FILE"),
+        .reload = reload,
+        .run = worker_run,
     };
-    return supervisor_run(&o);
+    if (!metrics_open(plan.servers + plan.workers + 1)) log_line(LOG_WARN, "no memory for metrics");
+    if (serves && !listen_open(&sockets, config_str("HOST"), (int)config_int("PORT"), plan.servers, &err)) {
+        log_line(LOG_ERROR, "%s", err.message);
+        return EX_UNAVAILABLE;
+    }
+    return supervisor_run(&plan);
 }
 
-static bool wants_help(int argc, char **argv) {
-    for (int i = 2; i < argc; i++)
-        if (strcmp(argv[i], "--help") == 0) return true;
+static int run_serve(const struct words *words) {
+    return supervise(words, true, false);
+}
+
+static int run_work(const struct words *words) {
+    return supervise(words, false, true);
+}
+
+static int run_all(const struct words *words) {
+    return supervise(words, true, true);
+}
+
+/* ---- small commands ---- */
+
+static bool has_word(const struct words *words, const char *word) {
+    for (int i = 2; i < words->count; i++)
+        if (strcmp(words->list[i], word) == 0) return true;
     return false;
 }
 
-/* A copy of argv that flags are taken out of; the original goes to the next binary in an upgrade. */
-static char **copy_words(int argc, char **argv) {
-    char **copy = calloc((size_t)argc + 1, sizeof *copy);
-    for (int i = 0; copy && i < argc; i++) copy[i] = argv[i];
-    return copy;
+static bool print_entry(const struct config_entry *e, bool origins) {
+    if (!origins) return printf("%s=%s\n", e->name, e->shown) >= 0;
+    return printf("%-26s %-40s %s%s\n", e->name, e->shown, e->origin, e->live ? ", HUP changes it" : "") >= 0;
 }
 
-static int run(int argc, char **words, char **argv) {
-    const char *command = words[1];
-    if (strcmp(command, "config") == 0) {
-        bool origins = argc > 3 && strcmp(words[3], "--origins") == 0;
-        return argc > 2 && strcmp(words[2], "check") == 0 ? 0 : print_config(origins, false);
+static int run_config(const struct words *words) {
+    const char *what = words->count > 2 ? words->list[2] : "print";
+    if (strcmp(what, "check") == 0) {
+        struct buf problems = {0};
+        bool ok = config_complete(&problems);
+        int said = ok ? printf("the settings are good\n") : fprintf(stderr, "%.*s", (int)problems.len, problems.data);
+        buf_free(&problems);
+        return said < 0 ? EX_IOERR : ok ? 0 : EX_CONFIG;
     }
-    bool supervised = strcmp(command, "serve") == 0 || strcmp(command, "work") == 0 || strcmp(command, "all") == 0;
-    if (supervised && wants_help(argc, words)) {
-        int ok = printf("kasma %s: runs in the foreground until TERM. HUP reads configuration and rules again, USR2 starts the binary on disk\n"
-                        "with the same sockets and drains this one. Settings:\n\n", command);
-        return ok < 0 ? 1 : print_config(false, true);
+    if (strcmp(what, "print") != 0) {
+        int said = fprintf(stderr, "kasma config: print or check, not %s\n", what);
+        return said < 0 ? EX_IOERR : 2;
     }
-    if (supervised) return supervise(command, argv);
-    const char *const *args = (const char *const *)words + 2;
-    if (strcmp(command, "lua") == 0) return worker_command("script", args);
-    return worker_command("run", args - 1);
+    bool origins = has_word(words, "--origins"), named = false, found = false;
+    for (int i = 3; i < words->count; i++) named = named || words->list[i][0] != '-';
+    struct config_entry e;
+    for (size_t i = 0; config_entry(i, &e); i++) {
+        if (named ? !has_word(words, e.name) : !origins && strcmp(e.origin, "unset") == 0) continue;
+        found = true;
+        if (!print_entry(&e, origins)) return EX_IOERR;
+    }
+    return found ? 0 : 2;
+}
+
+static int run_healthcheck(const struct words *words) {
+    struct error err;
+    const char *path = words->count > 2 ? words->list[2] : "/readyz";
+    int status = probe_http(config_str("HOST"), (int)config_int("PORT"), path, PROBE_MS, &err);
+    int said = status < 0 ? fprintf(stderr, "%s\n", err.message) : printf("%s %d\n", path, status);
+    return said < 0 ? EX_IOERR : status >= 200 && status < 300 ? 0 : 1;
+}
+
+static int run_upgrade(const struct words *words) {
+    (void)words;
+    const char *path = config_str("PID_FILE");
+    FILE *f = path ? fopen(path, "re") : NULL;
+    char line[32] = "";
+    bool got = f && fgets(line, sizeof line, f);
+    if (f && fclose(f) != 0) got = false;
+    int64_t pid;
+    if (!got || !str_int64(str_trim(str_of(line)), &pid) || pid <= 1 || pid > INT_MAX) {
+        int said = fprintf(stderr, "kasma upgrade: PID_FILE names no file with the pid of a running server\n");
+        return said < 0 ? EX_IOERR : 1;
+    }
+    if (kill((pid_t)pid, SIGUSR2) == 0) return 0;
+    int said = fprintf(stderr, "kasma upgrade: cannot signal %lld: %s\n", (long long)pid, strerror(errno));
+    return said < 0 ? EX_IOERR : 1;
+}
+
+static int run_lua(const struct words *words) {
+    return worker_command("script", (const char *const *)words->list + 2);
+}
+
+static int run_version(const struct words *words) {
+    (void)words;
+    return printf("kasma %s\n", KASMA_VERSION) < 0 ? EX_IOERR : 0;
+}
+
+static const char daemon_text[] =
+    "Runs in the foreground; logs are JSON lines on stderr. TERM ends it when what runs is finished (SHUTDOWN_GRACE), HUP\n"
+    "reads the settings that may change and the rules again, USR2 starts the binary on disk with the same sockets and ends\n"
+    "this process when the new one is ready.\n\n"
+    "  kasma serve --port 8080 --workers 4\n  PORT=8080 kasma serve\n";
+
+static const struct command commands[] = {
+    {"serve", "", "answer HTTP, with a worker process for each core", run_serve, daemon_text},
+    {"work", "", "run jobs, the outbox relay and what falls due", run_work, daemon_text},
+    {"all", "", "serve and work", run_all, daemon_text},
+    {"config", "print [NAME ...] [--origins] | check", "show the settings, or find what is wrong with them", run_config,
+     "Secrets are masked. --origins adds where each value came from and whether HUP changes it. `check` ends with 78 when\n"
+     "something that `serve` needs is missing.\n\n  kasma config print --origins\n  kasma config print REDIS_URL\n"},
+    {"healthcheck", "[PATH]", "ask the server on HOST and PORT; 0 when it is ready", run_healthcheck,
+     "PATH is /readyz unless given.\n\n  kasma healthcheck\n  kasma healthcheck /healthz --port 8080\n"},
+    {"upgrade", "", "let the server that PID_FILE names start the binary on disk and hand over", run_upgrade,
+     "The old process goes on when the new one is not ready within UPGRADE_TIMEOUT.\n\n  kasma upgrade --pid-file /run/kasma.pid\n"},
+    {"lua", "FILE [ARG ...]", "run a Lua file with the core modules", run_lua,
+     "The file runs as one task; a number that it returns is the exit status.\n\n  kasma lua tests/specs.lua tests/spec\n"},
+    {"version", "", "print the version", run_version, ""},
+};
+#define COMMANDS (sizeof commands / sizeof *commands)
+
+/* ---- help ---- */
+
+static int usage(void) {
+    int ok = printf("kasma %s: commerce, content and learning for many tenants.\n\nUsage: kasma COMMAND [--setting value ...]\n\n",
+                    KASMA_VERSION);
+    for (size_t i = 0; i < COMMANDS && ok >= 0; i++) ok = printf("  %-12s %s\n", commands[i].name, commands[i].help);
+    if (ok < 0 || fflush(stdout) != 0) return EX_IOERR;
+    static const char *const none[] = {NULL};
+    int listed = worker_command("list", none);
+    ok = printf("\nEvery setting is a flag (--port 5000), an environment variable (PORT=5000), or a line of .env or\n"
+                "/etc/kasma/kasma.conf. `kasma config print --origins` shows them all; `kasma COMMAND --help` tells more.\n");
+    return ok < 0 ? EX_IOERR : listed;
+}
+
+static int help_of(const struct command *c) {
+    int ok = printf("kasma %s%s%s: %s\n\n%s", c->name, *c->usage ? " " : "", c->usage, c->help, c->text);
+    bool all_settings = c->run == run_serve || c->run == run_work || c->run == run_all;
+    if (ok < 0 || !all_settings) return ok < 0 ? EX_IOERR : 0;
+    if (printf("\nSettings (in this process: value and where it came from):\n\n") < 0) return EX_IOERR;
+    struct config_entry e;
+    for (size_t i = 0; config_entry(i, &e); i++)
+        if (printf("  %-26s %s%s%s%s%s\n", e.name, e.help, *e.shown ? " [" : "", e.shown, *e.shown ? "] " : " ", e.origin) < 0)
+            return EX_IOERR;
+    return 0;
+}
+
+/* ---- main ---- */
+
+static int run(const struct words *words) {
+    const char *name = words->list[1];
+    for (size_t i = 0; i < COMMANDS; i++) {
+        const struct command *c = &commands[i];
+        if (strcmp(c->name, name) != 0) continue;
+        bool script = c->run == run_lua;
+        if (words->count > 2 && strcmp(words->list[2], "--help") == 0) return help_of(c);
+        for (int k = 2; k < words->count && !script; k++) {
+            if (words->list[k][0] != '-' || strcmp(words->list[k], "--origins") == 0) continue;
+            int said = fprintf(stderr, "kasma %s: %s is not known here; see kasma %s --help\n", name, words->list[k], name);
+            return said < 0 ? EX_IOERR : 2;
+        }
+        return c->run(words);
+    }
+    return worker_command("run", (const char *const *)words->list + 1);
+}
+
+/* Where this binary lies, kept from the start: after an upgrade on disk the kernel's own link says "(deleted)". */
+static bool find_binary(void) {
+    ssize_t n = readlink("/proc/self/exe", binary, sizeof binary - 1);
+    if (n <= 0) return false;
+    binary[n] = '\0';
+    return true;
 }
 
 int main(int argc, char **argv) {
-    if (argc < 2 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "help") == 0) return usage(argc < 2 ? stderr : stdout) || argc < 2 ? 2 : 0;
-    if (strcmp(argv[1], "version") == 0 || strcmp(argv[1], "--version") == 0) return printf("kasma %s\n", KASMA_VERSION) < 0 ? 1 : 0;
-    char **words = copy_words(argc, argv);
+    struct error err;
     struct buf problems = {0};
-    if (!words) return 70;
-    int left = argc;
-    if (!config_load(&left, words, &problems)) {
-        int ok = fprintf(stderr, "kasma: the configuration has problems:\n%.*s", (int)problems.len, problems.data);
-        buf_free(&problems);
-        free(words);
-        return ok < 0 ? 70 : 78;
+    struct words words = {.original = argv};
+    bool help = argc < 2 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "help") == 0;
+    if (argc == 2 && strcmp(argv[1], "--version") == 0) return run_version(&words);
+    /* Threads that only hash or wait for a store need no malloc arena each. */
+    if (mallopt(M_ARENA_MAX, 2) == 0) log_line(LOG_DEBUG, "malloc keeps its arenas");
+    words.list = calloc((size_t)argc + 2, sizeof *words.list);
+    if (!words.list || !find_binary() || !listen_inherit(&sockets, &err)) {
+        log_line(LOG_ERROR, "kasma cannot start: %s", words.list ? err.message : "out of memory");
+        log_flush();
+        free(words.list);
+        return EX_OSERR;
     }
-    int status = run(left, words, argv);
+    for (int i = 0; i < argc; i++) words.list[i] = argv[i];
+    words.count = argc;
+    int status;
+    if (config_load(&words.count, words.list, &problems) || help)
+        status = help ? usage() : words.count < 2 ? 2 : run(&words);
+    else
+        status = fprintf(stderr, "kasma: the settings have problems:\n%.*s", (int)problems.len, problems.data) < 0 ? EX_IOERR
+                                                                                                                     : EX_CONFIG;
+    if (argc < 2 && status == 0) status = 2;
     buf_free(&problems);
-    free(words);
+    free(words.list);
     log_flush();
-    return fflush(stdout) == 0 ? status : 1;
+    return fflush(stdout) == 0 ? status : EX_IOERR;
 }

@@ -78,10 +78,6 @@ static bool check_promotion(struct work *w, const struct promotion *p) {
     if (p->kind == PROMOTION_B1G1 && (p->buy_qty < 1 || p->get_qty < 1 || p->buy_qty > PRICING_QTY_MAX ||
                                       p->get_qty > PRICING_QTY_MAX || !bps_ok(p->get_bps)))
         return invalid(w, "buy-x-get-y needs quantities in 1..9999 and a share in 0..10000");
-    if ((p->kind == PROMOTION_B1G1 || p->kind == PROMOTION_FLASH_SALE) && p->level != LEVEL_LINE)
-        return invalid(w, "flash sales and buy-x-get-y are line promotions");
-    if (p->kind == PROMOTION_FREE_SHIPPING && p->level != LEVEL_SHIPPING)
-        return invalid(w, "free shipping is a shipping promotion");
     if (p->max_units < 0 || p->max_units_customer < 0) return invalid(w, "a unit cap is negative");
     return true;
 }
@@ -260,7 +256,7 @@ static bool choose_world(struct work *w, const struct world *base, struct world 
             if (str_eq(x[i].trace[t].rule, exclusive[i]->id)) note = x[i].trace[t].note;
         if (i < priced) after = world_price(&x[i]);
         if (str_eq(str_of(note), STR("applied"))) note = "not_better";
-        int stage = exclusive[i]->level == LEVEL_SHIPPING ? 6 : 3;
+        int stage = promotion_level(exclusive[i]) == LEVEL_SHIPPING ? 6 : 3;
         if (!world_note(w, out, stage, exclusive[i]->id, exclusive[i]->version, world_price(out), after, note))
             return false;
     }

@@ -49,7 +49,7 @@ static enum candidate_way promotion_way(const struct promotion *p) {
     if (p->kind == PROMOTION_FREE_SHIPPING) return WAY_EVERYTHING;
     if (p->kind == PROMOTION_B1G1) return WAY_B1G1;
     if (p->value_type == VALUE_PERCENT) return WAY_PERCENT;
-    if (p->level != LEVEL_LINE) return WAY_AMOUNT;
+    if (promotion_level(p) != LEVEL_LINE) return WAY_AMOUNT;
     return p->value_type == VALUE_PRICE ? WAY_PRICE : WAY_UNIT;
 }
 
@@ -61,13 +61,13 @@ static bool from_promotion(struct work *w, const struct world *x, const struct p
     *c = (struct candidate){
         .promotion = p,
         .source = {.kind = SOURCE_PROMOTION,
-                   .level = p->level,
+                   .level = promotion_level(p),
                    .id = p->id,
                    .code = p->code,
                    .label = p->label,
                    .version = p->version},
         .way = promotion_way(p),
-        .level = p->level,
+        .level = promotion_level(p),
         .value = p->value,
         .cap = p->max_discount ? p->max_discount : INT64_MAX,
         .max_units = -1,
@@ -89,7 +89,8 @@ static bool from_promotion(struct work *w, const struct world *x, const struct p
         c->max_units = c->max_units < 0 ? left : least(c->max_units, left);
     }
     if (!candidate_open(w, x, c)) return false;
-    bool bundled = p->level != LEVEL_LINE || p->include_bundled || p->targets.kind == TARGET_BUNDLE, any = false;
+    bool bundled = promotion_level(p) != LEVEL_LINE || p->include_bundled || p->targets.kind == TARGET_BUNDLE,
+         any = false;
     for (size_t i = 0; i < x->lines; i++) {
         c->counted[i] = !x->line[i].is_gift && line_matches(&x->line[i], &p->targets);
         c->target[i] = c->counted[i] && (bundled || !x->line[i].in_bundle);
@@ -191,7 +192,7 @@ bool candidates_gather(struct work *w, struct world *x, enum price_level level, 
     int64_t net = level == LEVEL_SHIPPING ? x->shipping.net : world_net(x);
     for (size_t i = 0; i < w->in->promotions; i++) {
         const struct promotion *p = &w->in->promotion[i];
-        if (p->level != level || p->kind == PROMOTION_SCRIPT || !in_world(x, p)) continue;
+        if (promotion_level(p) != level || p->kind == PROMOTION_SCRIPT || !in_world(x, p)) continue;
         const char *refusal = promotion_refusal(w, p);
         if (refusal) {
             if (!world_note(w, x, level == LEVEL_SHIPPING ? 6 : 3, p->id, p->version, net, net, refusal)) return false;

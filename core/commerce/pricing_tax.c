@@ -167,7 +167,7 @@ static bool shipping_bill(struct work *w, struct world *x, struct bill *bill) {
     *bill = (struct bill){0};
     if (x->shipping.net == 0 || tax->shipping == SHIPPING_TAX_NONE) return true;
     if (tax->shipping == SHIPPING_TAX_WEIGHTED) {
-        const struct class_rates *plain = pricing_class(w, (struct str){0});
+        const struct class_rates *plain = pricing_class(w, STR(""));
         return plain && weighted_bill(w, x, plain, bill);
     }
     bill->item = arena_zalloc(w->arena, 1, sizeof *bill->item);

@@ -128,6 +128,11 @@ bool lists_meet(struct str_list a, struct str_list b) {
     return false;
 }
 
+enum price_level promotion_level(const struct promotion *p) {
+    if (p->kind == PROMOTION_FREE_SHIPPING) return LEVEL_SHIPPING;
+    return p->kind == PROMOTION_B1G1 || p->kind == PROMOTION_FLASH_SALE ? LEVEL_LINE : p->level;
+}
+
 bool line_matches(const struct quote_line *line, const struct targets *targets) {
     switch (targets->kind) {
     case TARGET_ALL:

@@ -75,6 +75,8 @@ bool world_reject(struct work *w, struct world *x, struct str code, const char *
 bool world_rank(struct work *w, struct world *x);
 bool world_copy(struct work *w, const struct world *from, struct world *to);
 
+/* Free shipping is always of the shipping class, flash sales and buy-x-get-y of the line class, whatever was stored. */
+enum price_level promotion_level(const struct promotion *p);
 bool line_matches(const struct quote_line *line, const struct targets *targets);
 bool list_has(struct str_list list, struct str s);
 bool lists_meet(struct str_list a, struct str_list b);

@@ -229,7 +229,7 @@ static bool exact_list(struct arena *a, struct tax_item *items, size_t n, bool i
     if (!list) return error_set(err, ERR_MEMORY, "out of memory");
     size_t at = 0;
     for (size_t i = 0; i < n; i++) {
-        u128 c[TAX_RATES_MAX], sum;
+        u128 c[TAX_RATES_MAX] = {0}, sum;
         if (!coefficients(items[i].rate, items[i].rates, c, &sum)) return too_large(err);
         for (size_t k = 0; k < items[i].rates; k++, at++) {
             list[at].item = &items[i];

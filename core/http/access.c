@@ -18,14 +18,19 @@ struct route_metrics {
 };
 
 static struct metric *requests, *seconds, *refused, *connections;
+static uint32_t connections_slot, in_flight_slot;
 
 static void open_families(void) {
     if (requests) return;
     requests = metric_counter("kasma_http_requests_total", "Requests answered.", "method,route,code");
-    seconds = metric_histogram("kasma_http_request_duration_seconds", "From the end of the head to the end of the answer.",
-                               NULL, 0, "route");
-    refused = metric_counter("kasma_http_refused_total", "Requests and connections refused by the server itself.", "reason");
+    seconds = metric_histogram("kasma_http_request_duration_seconds",
+                               "From the end of the head to the end of the answer.", NULL, 0, "route");
+    refused =
+        metric_counter("kasma_http_refused_total", "Requests and connections refused by the server itself.", "reason");
     connections = metric_gauge("kasma_connections", "Open connections.", METRIC_SUM, "kind");
+    connections_slot = metric_series(connections, "http");
+    in_flight_slot =
+        metric_only(metric_gauge("kasma_http_in_flight", "Requests whose handler is at work.", METRIC_SUM, NULL));
 }
 
 static uint32_t code_slot(struct request *r, struct route_metrics *m) {
@@ -83,9 +88,12 @@ void access_refused(const char *reason) {
     metric_add(metric_series(refused, reason), 1);
 }
 
+void access_in_flight(const struct server *s) {
+    open_families();
+    metric_set(in_flight_slot, (double)s->in_flight);
+}
+
 void access_connections(const struct server *s) {
     open_families();
-    static uint32_t slot;
-    if (!slot) slot = metric_series(connections, "http");
-    metric_set(slot, (double)s->connections);
+    metric_set(connections_slot, (double)s->connections);
 }

@@ -11,10 +11,14 @@ static bool refuse(struct body *b, int status, const char *why) {
 
 static bool refuse_error(struct body *b, const struct error *err) {
     switch (err->kind) {
-    case ERR_INVALID: return refuse(b, 400, err->message);
-    case ERR_LIMIT: return refuse(b, 413, err->message);
-    case ERR_MEMORY: return refuse(b, 503, err->message);
-    default: return refuse(b, 500, err->message);
+    case ERR_INVALID:
+        return refuse(b, 400, err->message);
+    case ERR_LIMIT:
+        return refuse(b, 413, err->message);
+    case ERR_MEMORY:
+        return refuse(b, 503, err->message);
+    default:
+        return refuse(b, 500, err->message);
     }
 }
 
@@ -65,10 +69,14 @@ bool body_feed(struct body *b, struct str bytes, bool stays) {
     /* A coded body that is longer than what it may decode to is refused before it is decoded to nothing for ever. */
     if (b->received > (uint64_t)b->limit + 1024) return refuse(b, 413, "");
     switch (decoder_feed(b->decoder, bytes, take, b)) {
-    case DECODE_OK: return true;
-    case DECODE_STOPPED: return false;
-    case DECODE_MEMORY: return refuse(b, 503, "out of memory");
-    default: return refuse(b, 400, "incorrect header check");
+    case DECODE_OK:
+        return true;
+    case DECODE_STOPPED:
+        return false;
+    case DECODE_MEMORY:
+        return refuse(b, 503, "out of memory");
+    default:
+        return refuse(b, 400, "incorrect header check");
     }
 }
 

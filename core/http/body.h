@@ -19,10 +19,10 @@ struct body {
     struct spool *file;
     struct multipart_parser *parser; /* a multipart body that is cut while it arrives */
     const struct multipart *parts;
-    size_t limit;              /* decoded bytes */
-    uint64_t received, size;   /* raw bytes, decoded bytes */
-    int refusal;               /* status, once the body is refused */
-    char why[128];             /* text of a 400 or 415 */
+    size_t limit;            /* decoded bytes */
+    uint64_t received, size; /* raw bytes, decoded bytes */
+    int refusal;             /* status, once the body is refused */
+    char why[128];           /* text of a 400 or 415 */
 };
 
 /* `boundary` is that of a multipart body to be cut while it arrives, else empty. False: refusal is set. */

@@ -3,6 +3,7 @@
 #include <brotli/decode.h>
 #include <brotli/encode.h>
 #include <stdlib.h>
+#define ZLIB_CONST /* its input is const */
 #include <zlib.h>
 
 #include "http/header.h"
@@ -20,10 +21,14 @@ enum coding coding_of(struct str content_encoding) {
 
 struct str coding_name(enum coding c) {
     switch (c) {
-    case CODING_GZIP: return STR("gzip");
-    case CODING_DEFLATE: return STR("deflate");
-    case CODING_BR: return STR("br");
-    default: return STR("identity");
+    case CODING_GZIP:
+        return STR("gzip");
+    case CODING_DEFLATE:
+        return STR("deflate");
+    case CODING_BR:
+        return STR("br");
+    default:
+        return STR("identity");
     }
 }
 
@@ -92,7 +97,7 @@ static enum decode_result feed_zlib(struct decoder *d, struct str bytes, decode_
         d->z_ready = true;
     }
     unsigned char out[PIECE];
-    d->z.next_in = (Bytef *)(uintptr_t)bytes.at;
+    d->z.next_in = (const Bytef *)bytes.at;
     d->z.avail_in = (uInt)bytes.len;
     for (;;) {
         d->z.next_out = out;
@@ -153,7 +158,7 @@ bool compress_body(enum coding c, struct str body, struct buf *out) {
     }
     z_stream *z = shared_deflate();
     if (!z) return false;
-    z->next_in = (Bytef *)(uintptr_t)body.at;
+    z->next_in = (const Bytef *)body.at;
     z->avail_in = (uInt)body.len;
     z->next_out = (Bytef *)(out->data + out->len);
     z->avail_out = (uInt)(body.len - 1);

@@ -29,8 +29,8 @@ enum decode_result decoder_feed(struct decoder *d, struct str bytes, decode_sink
 /* The stream's own end was seen: false for a body that is cut short. */
 bool decoder_complete(const struct decoder *d);
 
-/* Appends `body` compressed (CODING_GZIP or CODING_BR) to `out`. False: out of memory, or it did not shrink; `out` is then
- * as before. Fast settings: this runs on the loop. */
+/* Appends `body` compressed (CODING_GZIP or CODING_BR) to `out`. False: out of memory, or it did not shrink; `out` is
+ * then as before. Fast settings: this runs on the loop. */
 bool compress_body(enum coding c, struct str body, struct buf *out);
 
 #endif

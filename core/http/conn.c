@@ -80,8 +80,10 @@ void conn_close(struct conn *c) {
         void *cancel_data = r->cancel_data, *drain_data = r->drain_data;
         r->cancel = NULL;
         r->drain = NULL;
-        if (cancel) cancel(cancel_data, ERR_CANCELLED);
-        else if (drain) drain(drain_data);
+        if (cancel)
+            cancel(cancel_data, ERR_CANCELLED);
+        else if (drain)
+            drain(drain_data);
     }
 }
 
@@ -113,7 +115,7 @@ static bool write_rest(struct conn *c) {
 static bool flush_with(struct conn *c, struct str more) {
     if (c->write_active || c->out.len + more.len == 0) return true;
     uv_buf_t bufs[2] = {uv_buf_init(c->out.data, (unsigned)c->out.len),
-                        uv_buf_init((char *)(uintptr_t)more.at, (unsigned)more.len)};
+                        uv_buf_init((char *)more.at, (unsigned)more.len)};
     bool only_more = c->out.len == 0;
     int n = uv_try_write(&c->uv.stream, only_more ? bufs + 1 : bufs, more.len && !only_more ? 2 : 1);
     if (n == UV_EAGAIN) n = 0;
@@ -171,8 +173,10 @@ bool conn_put(struct request *r, struct str bytes) {
 static void pop(struct conn *c) {
     struct request *r = c->first;
     c->first = r->next;
-    if (c->first) c->first->at = &c->first;
-    else c->last = NULL;
+    if (c->first)
+        c->first->at = &c->first;
+    else
+        c->last = NULL;
     r->next = NULL;
     r->at = NULL;
     c->queued--;
@@ -234,8 +238,9 @@ static void on_alloc(uv_handle_t *h, size_t suggested, uv_buf_t *out) {
         c->chunk = fresh;
         if (!fresh && r) c->torn = true; /* out of memory: the head is lost */
     }
-    *out = c->chunk && !c->torn ? uv_buf_init(c->chunk->data + c->chunk->used, (unsigned)(s->chunk_size - c->chunk->used))
-                                : uv_buf_init(NULL, 0);
+    *out = c->chunk && !c->torn
+               ? uv_buf_init(c->chunk->data + c->chunk->used, (unsigned)(s->chunk_size - c->chunk->used))
+               : uv_buf_init(NULL, 0);
 }
 
 /* A chunk is only kept while it holds something that is not understood yet. */
@@ -339,8 +344,8 @@ void conn_timeout(struct wheel_entry *e) {
     conn_close(c);
 }
 
-/* An answer was sent while more bytes were, or may be, on their way: closing at once would reset the connection and take
- * the answer from the client. The sending side is closed, and what comes is read and dropped for a while. */
+/* An answer was sent while more bytes were, or may be, on their way: closing at once would reset the connection and
+ * take the answer from the client. The sending side is closed, and what comes is read and dropped for a while. */
 static void linger(struct conn *c) {
     uv_os_fd_t fd;
     if (uv_fileno(&c->uv.handle, &fd) != 0 || shutdown(fd, SHUT_WR) != 0 || c->eof) {
@@ -372,13 +377,14 @@ void conn_settle(struct conn *c) {
     if (c->out.len && !c->write_active) conn_touch(c);
     release_chunk(c);
     bool quiet = !c->write_active && c->out.len == 0;
-    if (quiet && c->last_answer && c->phase != PHASE_LINGER) {
-        if (c->refused) linger(c);
-        else conn_close(c);
-    } else if (c->eof && quiet && (c->queued == 0 || (c->reading && c->reading == c->first) || c->phase == PHASE_LINGER)) {
-        conn_close(c); /* the client has gone, or has left a request unfinished */
-    } else if (s->stopping && quiet && c->queued == 0 && !c->reading && c->phase != PHASE_LINGER) {
-        conn_close(c);
+    if (quiet && c->phase != PHASE_LINGER && c->last_answer && c->refused) {
+        linger(c);
+    } else if (quiet) {
+        bool answered_last = c->phase != PHASE_LINGER && c->last_answer;
+        /* The client has gone, or has left a request unfinished. */
+        bool left = c->eof && (c->queued == 0 || (c->reading && c->reading == c->first) || c->phase == PHASE_LINGER);
+        bool stopped = s->stopping && c->queued == 0 && !c->reading && c->phase != PHASE_LINGER;
+        if (answered_last || left || stopped) conn_close(c);
     }
     if (c->closing) return;
     set_reading(c);

@@ -13,7 +13,8 @@
  * write to conn->out; the others write to a buffer of their own, which is appended when their turn comes.
  *
  * Re-entrance. Handlers may answer from inside the parser's loop or from any other callback, so nothing that they can
- * call closes a connection or runs the parser: they leave marks, and conn_settle, called when the stack is flat, acts. */
+ * call closes a connection or runs the parser: they leave marks, and conn_settle, called when the stack is flat, acts.
+ */
 #ifndef KASMA_HTTP_CONN_H
 #define KASMA_HTTP_CONN_H
 
@@ -45,11 +46,11 @@ struct header_ref {
 
 struct request {
     struct server *server;
-    struct conn *conn;           /* NULL once the client has gone */
-    struct request *next, **at;  /* in the connection's queue (at != NULL), or in the pool */
+    struct conn *conn;          /* NULL once the client has gone */
+    struct request *next, **at; /* in the connection's queue (at != NULL), or in the pool */
     struct arena *arena;
-    struct chunk *chunk;         /* holds the head; NULL before the head is complete */
-    const char *base;            /* where the head begins */
+    struct chunk *chunk; /* holds the head; NULL before the head is complete */
+    const char *base;    /* where the head begins */
     struct str target, path, query;
     enum http_method method;
     uint8_t llhttp_method;
@@ -60,27 +61,27 @@ struct request {
     struct route *route;
     struct str params[ROUTE_PARAMS_MAX];
     struct body body;
-    uint64_t declared;           /* Content-Length */
+    uint64_t declared;             /* Content-Length */
     uint64_t started_us, began_ms; /* head complete; first byte (loop time) */
     struct wheel_entry deadline;
     void (*cancel)(void *data, enum error_kind why);
     void *cancel_data;
     void (*drain)(void *data);
     void *drain_data;
-    struct buf out;              /* the answer, while it waits for its turn */
-    uint64_t sent;               /* body bytes of the answer */
-    int64_t left;                /* of a stream of known length; -1: chunked or until close */
+    struct buf out; /* the answer, while it waits for its turn */
+    uint64_t sent;  /* body bytes of the answer */
+    int64_t left;   /* of a stream of known length; -1: chunked or until close */
     int status;
-    uint16_t id_len;             /* 0: not yet asked for */
-    bool in_name;                /* parser: between a header's name and its value */
+    uint16_t id_len; /* 0: not yet asked for */
+    bool in_name;    /* parser: between a header's name and its value */
     bool head_complete;
-    bool chunked;                /* request body */
-    bool wants_continue;         /* 100 must be sent when its turn comes */
+    bool chunked;        /* request body */
+    bool wants_continue; /* 100 must be sent when its turn comes */
     bool keep_alive;
-    bool at_work;                /* the handler was called and has not said request_done */
-    bool streaming;              /* answer begun, not ended */
+    bool at_work;   /* the handler was called and has not said request_done */
+    bool streaming; /* answer begun, not ended */
     bool stream_chunked;
-    bool answered;               /* answer complete (in conn->out or in out) */
+    bool answered; /* answer complete (in conn->out or in out) */
     bool timed_out;
     char id[REQUEST_ID_MAX];
     struct header_ref headers[HEADERS_MAX];
@@ -100,27 +101,29 @@ struct conn {
     struct conn *next, **at; /* all connections of the server */
     struct conn *dirty_next;
     llhttp_t parser;
-    enum { EVENT_NONE, EVENT_HEAD, EVENT_MESSAGE } event; /* why the parser paused */
+    enum { EVENT_NONE, EVENT_HEAD, EVENT_LAST_CHUNK, EVENT_MESSAGE } event; /* why the parser paused */
     struct chunk *chunk;
     size_t parsed;           /* bytes of the chunk that the parser has had */
     uint64_t framing;        /* bytes of the body phase that were not body: chunk sizes, trailers */
     struct request *reading; /* whose head or body is arriving */
     struct request *first, **last;
     unsigned queued;
-    struct buf out;          /* to be written at the end of this turn */
-    struct buf sending;      /* being written by uv_write */
+    struct buf out;     /* to be written at the end of this turn */
+    struct buf sending; /* being written by uv_write */
     uv_write_t write;
-    size_t write_left;       /* bytes libuv still had when the write time-out last looked */
+    size_t write_left; /* bytes libuv still had when the write time-out last looked */
     struct wheel_entry timer;
     enum phase phase;
+    bool in_trailer;     /* after the last chunk's size line */
+    char trailer_before; /* the byte before the part of the trailer that comes next */
     bool is_dirty, write_active, read_active;
-    bool over;      /* one connection too many: its request is refused */
-    bool eof;       /* the client has closed its side */
-    bool no_more;   /* nothing that still arrives is a request */
+    bool over;        /* one connection too many: its request is refused */
+    bool eof;         /* the client has closed its side */
+    bool no_more;     /* nothing that still arrives is a request */
     bool last_answer; /* the answer that ends the connection is in `out` */
-    bool refused;   /* ... and there may be unread bytes: linger */
-    bool torn;      /* close without ceremony */
-    bool closing;   /* uv_close was called */
+    bool refused;     /* ... and there may be unread bytes: linger */
+    bool torn;        /* close without ceremony */
+    bool closing;     /* uv_close was called */
     bool unix_socket;
     uint8_t remote_len;
     char remote[46];
@@ -156,7 +159,7 @@ struct server {
     struct request *dispatching; /* NULL again when it was released by its own handler */
     uint64_t block_second;       /* of the cached head block */
     size_t block_len;
-    char block[256];             /* "Date: ...\r\n" and the headers every answer has */
+    char block[256]; /* "Date: ...\r\n" and the headers every answer has */
     bool stopping, closing, wheel_closed;
 };
 
@@ -172,31 +175,33 @@ void server_forget(struct conn *c); /* the connection's handle is closed */
 void server_maybe_free(struct server *s);
 
 /* conn.c */
-void conn_open(struct conn *c);                        /* the handle is connected: start reading */
+void conn_open(struct conn *c); /* the handle is connected: start reading */
 void conn_settle(struct conn *c);
-void conn_touch(struct conn *c);                       /* settle at the end of this turn */
-void conn_close(struct conn *c);                       /* now; what is in flight is cancelled */
-struct buf *conn_target(struct request *r);            /* where this request's answer is written */
+void conn_touch(struct conn *c);            /* settle at the end of this turn */
+void conn_close(struct conn *c);            /* now; what is in flight is cancelled */
+struct buf *conn_target(struct request *r); /* where this request's answer is written */
 /* As buf_add(conn_target(r), bytes), but hands long bytes straight to the socket when that is possible. */
 bool conn_put(struct request *r, struct str bytes);
-void conn_advance(struct conn *c);                     /* the first may be answered: let the next ones follow */
+void conn_advance(struct conn *c); /* the first may be answered: let the next ones follow */
 size_t conn_backlog(const struct conn *c);
-void conn_timeout(struct wheel_entry *e);              /* of a connection */
-void request_timeout(struct wheel_entry *e);           /* of a handler */
+void conn_timeout(struct wheel_entry *e);    /* of a connection */
+void request_timeout(struct wheel_entry *e); /* of a handler */
 
 /* parse.c */
 void parse_init(struct conn *c);
 void parse_run(struct conn *c);
-bool parse_blocked(const struct conn *c);              /* reading must wait */
-/* Refuses the request that is being read, in its turn, and takes no more from this connection. `reason` is for metrics. */
+bool parse_blocked(const struct conn *c); /* reading must wait */
+/* Refuses the request that is being read, in its turn, and takes no more from this connection. `reason` is for metrics.
+ */
 void parse_refuse(struct conn *c, int status, struct str detail, const char *reason);
 
 /* response.c */
 void response_interim(struct conn *c); /* 100 Continue into conn->out */
 
 /* access.c */
-void access_record(struct request *r);                 /* its answer has left */
+void access_record(struct request *r); /* its answer has left */
 void access_refused(const char *reason);
+void access_in_flight(const struct server *s);
 void access_connections(const struct server *s);
 
 #endif

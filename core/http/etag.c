@@ -25,11 +25,14 @@ static uint64_t hash(struct str s) {
     return fold(h ^ k2, s.len ^ k1);
 }
 
-static size_t print(uint64_t a, uint64_t b, char out[ETAG_MAX]) {
+static size_t print(bool weak, uint64_t a, uint64_t b, char out[ETAG_MAX]) {
     static const char hex[] = "0123456789abcdef";
     char *p = out;
-    memcpy(p, "W/\"", 3);
-    p += 3;
+    if (weak) {
+        *p++ = 'W';
+        *p++ = '/';
+    }
+    *p++ = '"';
     int shift = 60;
     while (shift > 0 && (a >> shift) == 0) shift -= 4;
     for (; shift >= 0; shift -= 4) *p++ = hex[(a >> shift) & 15];
@@ -40,15 +43,12 @@ static size_t print(uint64_t a, uint64_t b, char out[ETAG_MAX]) {
 }
 
 size_t etag_of(struct str body, char out[ETAG_MAX]) {
-    return print(body.len, hash(body), out);
+    return print(true, body.len, hash(body), out);
 }
 
 size_t etag_of_file(uint64_t size, int64_t mtime_ns, char out[ETAG_MAX]) {
     /* Strong, for If-Range: the nanoseconds of its last change stand for the bytes. */
-    char weak[ETAG_MAX];
-    size_t n = print(size, (uint64_t)mtime_ns, weak) - 2;
-    memcpy(out, weak + 2, n);
-    return n;
+    return print(false, size, (uint64_t)mtime_ns, out);
 }
 
 static struct str strong_part(struct str tag) {

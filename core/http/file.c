@@ -184,8 +184,10 @@ static void after_read(uv_work_t *w, int status) {
     struct stretch *s = &f->stretches[f->stretch];
     s->from += f->got;
     s->length -= f->got;
-    if (request_stream_write(f->r, str_n(f->buffer, f->got)) == STREAM_FULL) request_on_drain(f->r, go_on, f);
-    else go_on(f);
+    if (request_stream_write(f->r, str_n(f->buffer, f->got)) == STREAM_FULL)
+        request_on_drain(f->r, go_on, f);
+    else
+        go_on(f);
 }
 
 static void http_date(time_t at, char out[40]) {
@@ -215,12 +217,17 @@ static bool lay_out(struct file_send *f, const struct range *ranges, unsigned n,
         unsigned long long from = ranges[i].from, to = ranges[i].from + ranges[i].length - 1;
         s->from = ranges[i].from;
         s->length = ranges[i].length;
-        char *text = n == 1 ? arena_printf(a, "bytes %llu-%llu/%llu", from, to, size)
-                            : arena_printf(a, "\r\n--kasma-range\r\nContent-Type: %.*s\r\nContent-Range: bytes %llu-%llu/%llu\r\n\r\n",
-                                           STR_FMT(f->content_type), from, to, size);
+        char *text =
+            n == 1
+                ? arena_printf(a, "bytes %llu-%llu/%llu", from, to, size)
+                : arena_printf(a,
+                               "\r\n--kasma-range\r\nContent-Type: %.*s\r\nContent-Range: bytes %llu-%llu/%llu\r\n\r\n",
+                               STR_FMT(f->content_type), from, to, size);
         if (!text) return false;
-        if (n == 1) add_header(f, STR("Content-Range"), str_of(text));
-        else s->text = str_of(text);
+        if (n == 1)
+            add_header(f, STR("Content-Range"), str_of(text));
+        else
+            s->text = str_of(text);
         *total += s->length + s->text.len;
     }
     if (n > 1) {

@@ -8,8 +8,8 @@
 struct file_send;
 
 /* Answers `r` with the regular file at `path` (a folder: its index.html). Content-Type comes from the name unless
- * `headers` has one; they are copied. finished(data, error) is called once, not before this returns: err == NULL when the
- * answer is complete or the client has gone; ERR_INVALID (code ENOENT, EACCES, ...) when there is no such file and
+ * `headers` has one; they are copied. finished(data, error) is called once, not before this returns: err == NULL when
+ * the answer is complete or the client has gone; ERR_INVALID (code ENOENT, EACCES, ...) when there is no such file and
  * nothing was answered. NULL: out of memory (err filled), finished is not called. */
 struct file_send *file_send(struct request *r, struct str path, const struct header *headers, size_t count,
                             void (*finished)(void *data, const struct error *err), void *data, struct error *err);

@@ -18,11 +18,16 @@ enum header_id header_id(struct str name) {
         return is(name, "range") ? HEADER_RANGE : HEADER_OTHER;
     case 6:
         switch (first) {
-        case 'a': return is(name, "accept") ? HEADER_ACCEPT : HEADER_OTHER;
-        case 'c': return is(name, "cookie") ? HEADER_COOKIE : HEADER_OTHER;
-        case 'e': return is(name, "expect") ? HEADER_EXPECT : HEADER_OTHER;
-        case 'o': return is(name, "origin") ? HEADER_ORIGIN : HEADER_OTHER;
-        default: return HEADER_OTHER;
+        case 'a':
+            return is(name, "accept") ? HEADER_ACCEPT : HEADER_OTHER;
+        case 'c':
+            return is(name, "cookie") ? HEADER_COOKIE : HEADER_OTHER;
+        case 'e':
+            return is(name, "expect") ? HEADER_EXPECT : HEADER_OTHER;
+        case 'o':
+            return is(name, "origin") ? HEADER_ORIGIN : HEADER_OTHER;
+        default:
+            return HEADER_OTHER;
         }
     case 7:
         return is(name, "referer") ? HEADER_REFERER : is(name, "upgrade") ? HEADER_UPGRADE : HEADER_OTHER;
@@ -44,23 +49,28 @@ enum header_id header_id(struct str name) {
                                             : HEADER_OTHER;
     case 15:
         switch (first) {
-        case 'a': return is(name, "accept-encoding") ? HEADER_ACCEPT_ENCODING : HEADER_OTHER;
+        case 'a':
+            return is(name, "accept-encoding") ? HEADER_ACCEPT_ENCODING : HEADER_OTHER;
         case 'x':
             return is(name, "x-forwarded-for") ? HEADER_X_FORWARDED_FOR : HEADER_OTHER;
-        default: return HEADER_OTHER;
+        default:
+            return HEADER_OTHER;
         }
     case 16:
         return is(name, "content-encoding") ? HEADER_CONTENT_ENCODING : HEADER_OTHER;
     case 17:
         switch (first) {
-        case 't': return is(name, "transfer-encoding") ? HEADER_TRANSFER_ENCODING : HEADER_OTHER;
-        case 'i': return is(name, "if-modified-since") ? HEADER_IF_MODIFIED_SINCE : HEADER_OTHER;
+        case 't':
+            return is(name, "transfer-encoding") ? HEADER_TRANSFER_ENCODING : HEADER_OTHER;
+        case 'i':
+            return is(name, "if-modified-since") ? HEADER_IF_MODIFIED_SINCE : HEADER_OTHER;
         case 'x':
             return is(name, "x-forwarded-proto")   ? HEADER_X_FORWARDED_PROTO
                    : is(name, "x-idempotency-key") ? HEADER_X_IDEMPOTENCY_KEY
                    : is(name, "x-tenant-kasma-id") ? HEADER_X_TENANT_KASMA_ID
                                                    : HEADER_OTHER;
-        default: return HEADER_OTHER;
+        default:
+            return HEADER_OTHER;
         }
     default:
         return HEADER_OTHER;
@@ -142,6 +152,7 @@ const char *content_kind_name(enum content_kind k) {
 }
 
 struct str header_param(struct str value, struct str name) {
+    if (value.len == 0) return (struct str){0};
     /* A separator inside quotes does not separate, so this walks by hand. */
     const char *p = value.at, *end = value.at + value.len;
     while (p < end && *p != ';') p++;
@@ -173,12 +184,18 @@ bool content_compressible(struct str content_type) {
     struct str type = bare_type(content_type);
     if (type.len >= 5 && str_ieq(str_n(type.at, 5), STR("text/"))) return !str_ieq(type, STR("text/event-stream"));
     static const struct str others[] = {
-        {.at = "application/json", .len = 16},       {.at = "application/javascript", .len = 22},
-        {.at = "application/xml", .len = 15},        {.at = "application/manifest+json", .len = 25},
-        {.at = "image/svg+xml", .len = 13},          {.at = "application/x-ndjson", .len = 20},
-        {.at = "application/rss+xml", .len = 19},    {.at = "application/atom+xml", .len = 20},
-        {.at = "application/feed+json", .len = 21},  {.at = "application/ld+json", .len = 19},
-        {.at = "application/wasm", .len = 16},       {.at = "font/ttf", .len = 8},
+        {.at = "application/json", .len = 16},
+        {.at = "application/javascript", .len = 22},
+        {.at = "application/xml", .len = 15},
+        {.at = "application/manifest+json", .len = 25},
+        {.at = "image/svg+xml", .len = 13},
+        {.at = "application/x-ndjson", .len = 20},
+        {.at = "application/rss+xml", .len = 19},
+        {.at = "application/atom+xml", .len = 20},
+        {.at = "application/feed+json", .len = 21},
+        {.at = "application/ld+json", .len = 19},
+        {.at = "application/wasm", .len = 16},
+        {.at = "font/ttf", .len = 8},
         {.at = "application/problem+json", .len = 24},
     };
     for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)

@@ -6,8 +6,8 @@
 #include "http/spool.h"
 #include "runtime/buf.h"
 
-/* Every delimiter is "\r\n--boundary". The body is fed as if it began with "\r\n", so that the first one is no exception;
- * what stands before it (the preamble) and after the last (the epilogue) is dropped. */
+/* Every delimiter is "\r\n--boundary". The body is fed as if it began with "\r\n", so that the first one is no
+ * exception; what stands before it (the preamble) and after the last (the epilogue) is dropped. */
 enum state {
     PREAMBLE,
     AFTER_DELIMITER, /* "--" ends the body; blanks and "\r\n" begin a part's header */
@@ -115,8 +115,8 @@ static bool begin_part(struct multipart_parser *p, struct str header, struct err
     struct str name = header_param(disposition, STR("name")), filename = header_param(disposition, STR("filename"));
     if (!name.at) return fail(p, err, ERR_INVALID, "Part without a name");
     struct part *part = add_part(p);
-    if (!part || !keep(p, name, &part->name) || !keep(p, filename.at ? base_name(filename) : filename, &part->filename) ||
-        !keep(p, type, &part->type))
+    if (!part || !keep(p, name, &part->name) ||
+        !keep(p, filename.at ? base_name(filename) : filename, &part->filename) || !keep(p, type, &part->type))
         return fail(p, err, ERR_MEMORY, "out of memory");
     if (part->filename.at && p->spool_dir) {
         p->file = spool_open(p->arena, p->spool_dir, err);
@@ -205,9 +205,15 @@ bool multipart_feed(struct multipart_parser *p, struct str bytes, struct error *
     while (next == AGAIN) {
         switch (p->state) {
         case PREAMBLE:
-        case PART_DATA: next = to_delimiter(p, &in, err); break;
-        case AFTER_DELIMITER: next = after_delimiter(p, &in, err); break;
-        case PART_HEADER: next = part_header(p, &in, err); break;
+        case PART_DATA:
+            next = to_delimiter(p, &in, err);
+            break;
+        case AFTER_DELIMITER:
+            next = after_delimiter(p, &in, err);
+            break;
+        case PART_HEADER:
+            next = part_header(p, &in, err);
+            break;
         default:
             in.len = 0;
             next = MORE;

@@ -1,7 +1,8 @@
 /* multipart/form-data (RFC 7578), parsed as it arrives, in pieces of any size.
  *
  * Parts with a file name are written to spool files when there is a spool folder; all else is kept in memory. Bounded:
- * number of parts, bytes of a part's header, bytes kept in memory; the whole is bounded by the body limit of the caller. */
+ * number of parts, bytes of a part's header, bytes kept in memory; the whole is bounded by the body limit of the
+ * caller. */
 #ifndef KASMA_HTTP_MULTIPART_H
 #define KASMA_HTTP_MULTIPART_H
 
@@ -28,7 +29,8 @@ struct multipart {
 
 struct multipart_parser;
 
-/* `boundary` is 1 to 70 characters. `spool_dir` NULL: everything stays in memory. Everything that is made ends with the arena. NULL: err is filled. */
+/* `boundary` is 1 to 70 characters. `spool_dir` NULL: everything stays in memory. Everything that is made ends with the
+ * arena. NULL: err is filled. */
 struct multipart_parser *multipart_new(struct arena *a, struct str boundary, const char *spool_dir, struct error *err);
 /* ERR_INVALID: malformed; ERR_LIMIT: a bound was passed; after false the parser takes no more. */
 bool multipart_feed(struct multipart_parser *p, struct str bytes, struct error *err);

@@ -1,7 +1,8 @@
-/* From bytes to requests. llhttp pauses at the end of each head and of each message; what must be decided there is decided
- * here, outside of its callbacks. llhttp runs strict. What it is lenient about all the same (a bare line feed, a bare
- * carriage return, folded lines, endless chunk extensions, a missing or second Host) is checked here and refused with 400
- * and a closed connection: a server that reads a message otherwise than the proxy in front of it can be smuggled through. */
+/* From bytes to requests. llhttp pauses at the end of each head and of each message; what must be decided there is
+ * decided here, outside of its callbacks. llhttp runs strict. What it is lenient about all the same (a bare line feed,
+ * a bare carriage return, folded lines, endless chunk extensions, a missing or second Host) is checked here and refused
+ * with 400 and a closed connection: a server that reads a message otherwise than the proxy in front of it can be
+ * smuggled through. */
 #include <stdlib.h>
 
 #include "http/conn.h"
@@ -69,6 +70,14 @@ static int on_body(llhttp_t *p, const char *at, size_t n) {
     return body_feed(&r->body, str_n(at, n), stays) ? 0 : HPE_USER;
 }
 
+/* The last chunk has no bytes; what follows is the trailer, whose line ends are checked like those of a head. */
+static int on_chunk_header(llhttp_t *p) {
+    struct conn *c = p->data;
+    if (p->content_length > 0) return 0;
+    c->event = EVENT_LAST_CHUNK;
+    return HPE_PAUSED;
+}
+
 static int on_message_complete(llhttp_t *p) {
     struct conn *c = p->data;
     if (!llhttp_should_keep_alive(p)) c->reading->keep_alive = false;
@@ -83,6 +92,7 @@ static const llhttp_settings_t callbacks = {
     .on_header_value_complete = on_header_value_complete,
     .on_headers_complete = on_headers_complete,
     .on_body = on_body,
+    .on_chunk_header = on_chunk_header,
     .on_message_complete = on_message_complete,
 };
 
@@ -146,6 +156,18 @@ static bool head_is_clean(struct str head) {
     return seen == ends; /* else there is a carriage return that no line feed follows */
 }
 
+/* As head_is_clean, for the part of a trailer that has come; `*before` is the byte before it, '\n' at its start. */
+static bool trailer_is_clean(struct str part, char *before) {
+    for (size_t i = 0; i < part.len; i++) {
+        char c = part.at[i];
+        if ((*before == '\r') != (c == '\n')) return false;
+        if (((unsigned char)c < 0x20 && c != '\r' && c != '\n' && c != '\t') || c == 0x7f) return false;
+        if (*before == '\n' && (c == ' ' || c == '\t')) return false;
+        *before = c;
+    }
+    return true;
+}
+
 /* Path and query out of the target: origin-form, absolute-form or "*". */
 static bool split_target(struct request *r) {
     struct str t = str_n(r->base + r->url, r->url_len);
@@ -171,14 +193,22 @@ static bool split_target(struct request *r) {
 
 static enum http_method method_of(uint8_t m) {
     switch (m) {
-    case HTTP_GET: return HTTP_M_GET;
-    case HTTP_HEAD: return HTTP_M_HEAD;
-    case HTTP_POST: return HTTP_M_POST;
-    case HTTP_PUT: return HTTP_M_PUT;
-    case HTTP_PATCH: return HTTP_M_PATCH;
-    case HTTP_DELETE: return HTTP_M_DELETE;
-    case HTTP_OPTIONS: return HTTP_M_OPTIONS;
-    default: return HTTP_M_OTHER;
+    case HTTP_GET:
+        return HTTP_M_GET;
+    case HTTP_HEAD:
+        return HTTP_M_HEAD;
+    case HTTP_POST:
+        return HTTP_M_POST;
+    case HTTP_PUT:
+        return HTTP_M_PUT;
+    case HTTP_PATCH:
+        return HTTP_M_PATCH;
+    case HTTP_DELETE:
+        return HTTP_M_DELETE;
+    case HTTP_OPTIONS:
+        return HTTP_M_OPTIONS;
+    default:
+        return HTTP_M_OTHER;
     }
 }
 
@@ -256,7 +286,8 @@ static bool begin_body(struct conn *c, struct request *r, bool all_here) {
     }
     struct str type = request_known(r, HEADER_CONTENT_TYPE);
     enum content_kind kind = content_kind(type);
-    struct str charset = kind == CONTENT_JSON || kind == CONTENT_FORM ? header_param(type, STR("charset")) : (struct str){0};
+    struct str charset =
+        kind == CONTENT_JSON || kind == CONTENT_FORM ? header_param(type, STR("charset")) : (struct str){0};
     if (charset.len && !str_ieq(charset, STR("utf-8")) && !str_ieq(charset, STR("utf8"))) {
         char *upper = arena_strdup(r->arena, charset);
         for (char *p = upper; p && *p; p++)
@@ -272,8 +303,10 @@ static bool begin_body(struct conn *c, struct request *r, bool all_here) {
         return false;
     }
     if (expect.at && r->http_minor >= 1 && !all_here) {
-        if (c->first == r) response_interim(c);
-        else r->wants_continue = true;
+        if (c->first == r)
+            response_interim(c);
+        else
+            r->wants_continue = true;
     }
     return true;
 }
@@ -354,6 +387,7 @@ static void on_message(struct conn *c) {
         return;
     }
     s->in_flight++;
+    access_in_flight(s);
     r->at_work = true;
     struct request *outer = s->dispatching;
     s->dispatching = r;
@@ -421,12 +455,20 @@ void parse_run(struct conn *c) {
                 parse_refuse(c, 400, (struct str){0}, "chunks");
                 return;
             }
+            if (c->in_trailer && !trailer_is_clean(str_n(from, used), &c->trailer_before)) {
+                parse_refuse(c, 400, (struct str){0}, "malformed");
+                return;
+            }
         }
         if (e == HPE_PAUSED) {
             llhttp_resume(&c->parser);
             after_head = c->event == EVENT_HEAD;
-            if (after_head) on_head(c);
-            else on_message(c);
+            c->in_trailer = c->event == EVENT_LAST_CHUNK;
+            c->trailer_before = '\n';
+            if (after_head)
+                on_head(c);
+            else if (c->event == EVENT_MESSAGE)
+                on_message(c);
         } else if (e != HPE_OK) {
             on_error(c, e);
         }

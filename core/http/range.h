@@ -15,8 +15,8 @@ enum range_result {
     RANGE_SOME,          /* send these */
     RANGE_UNSATISFIABLE, /* 416 */
 };
-/* Reads "bytes=0-99,-5" for a body of `size` bytes into out[0..*count). Ranges that overlap or repeat make it RANGE_NONE:
- * nobody needs them, and they would multiply the answer. */
+/* Reads "bytes=0-99,-5" for a body of `size` bytes into out[0..*count). Ranges that overlap or repeat make it
+ * RANGE_NONE: nobody needs them, and they would multiply the answer. */
 enum range_result range_parse(struct str header, uint64_t size, struct range out[RANGES_MAX], unsigned *count);
 
 #endif

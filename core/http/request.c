@@ -154,10 +154,12 @@ struct str request_remote(struct request *r) {
         if (uv_tcp_getpeername(&c->uv.tcp, (struct sockaddr *)&at, &len) == 0) {
             const struct sockaddr_in *v4 = (const struct sockaddr_in *)&at;
             const struct sockaddr_in6 *v6 = (const struct sockaddr_in6 *)&at;
-            if (at.ss_family == AF_INET) text = inet_ntop(AF_INET, &v4->sin_addr, c->remote, sizeof c->remote);
+            if (at.ss_family == AF_INET)
+                text = inet_ntop(AF_INET, &v4->sin_addr, c->remote, sizeof c->remote);
             else if (IN6_IS_ADDR_V4MAPPED(&v6->sin6_addr))
                 text = inet_ntop(AF_INET, &v6->sin6_addr.s6_addr[12], c->remote, sizeof c->remote);
-            else text = inet_ntop(AF_INET6, &v6->sin6_addr, c->remote, sizeof c->remote);
+            else
+                text = inet_ntop(AF_INET6, &v6->sin6_addr, c->remote, sizeof c->remote);
         }
         if (!text) c->remote[0] = '\0';
         c->remote_len = (uint8_t)strlen(c->remote);
@@ -177,8 +179,10 @@ void request_on_cancel(struct request *r, void (*cancel)(void *data, enum error_
 }
 
 void request_deadline(struct request *r, uint64_t ms) {
-    if (ms) wheel_set(&r->server->wheel, &r->deadline, ms);
-    else wheel_disarm(&r->deadline);
+    if (ms)
+        wheel_set(&r->server->wheel, &r->deadline, ms);
+    else
+        wheel_disarm(&r->deadline);
 }
 
 void request_timeout(struct wheel_entry *e) {
@@ -206,6 +210,7 @@ void request_timeout(struct wheel_entry *e) {
 void request_done(struct request *r) {
     struct conn *c = r->conn;
     r->server->in_flight--;
+    access_in_flight(r->server);
     r->cancel = NULL;
     r->drain = NULL;
     if (c && !r->answered) {

@@ -1,10 +1,10 @@
 /* A request as its handler sees it.
  *
- * The life of one: the server calls the route's handler once the request is read whole. The handler looks at it, answers
- * exactly once (request_respond, request_stream, request_file), now or from a later callback, and says request_done
- * exactly once when it will not touch the request again, which may be long after the answer was sent. Views that these
- * functions hand out, and everything in request_arena, live until request_done. A handler that says request_done
- * without having answered is answered for: 500.
+ * The life of one: the server calls the route's handler once the request is read whole. The handler looks at it,
+ * answers exactly once (request_respond, request_stream, request_file), now or from a later callback, and says
+ * request_done exactly once when it will not touch the request again, which may be long after the answer was sent.
+ * Views that these functions hand out, and everything in request_arena, live until request_done. A handler that says
+ * request_done without having answered is answered for: 500.
  *
  * When the client goes away or the time is up, the cancel callback is called, once; the handler still owes request_done
  * (it may say it inside the callback). Answering a client that has gone does nothing. */
@@ -19,10 +19,10 @@
 struct request;
 
 enum http_method request_method(const struct request *r);
-struct str request_method_name(const struct request *r); /* as sent, also for methods that cannot be routed */
-struct str request_path(const struct request *r);        /* as sent, without the query */
-struct str request_query(const struct request *r);       /* as sent, without '?' */
-struct str request_target(const struct request *r);      /* path and query as sent */
+struct str request_method_name(const struct request *r);    /* as sent, also for methods that cannot be routed */
+struct str request_path(const struct request *r);           /* as sent, without the query */
+struct str request_query(const struct request *r);          /* as sent, without '?' */
+struct str request_target(const struct request *r);         /* path and query as sent */
 const struct route *request_route(const struct request *r); /* the fallback's route has an empty pattern */
 /* Percent-decoded value of the i-th parameter of the route. */
 struct str request_param(const struct request *r, unsigned i);
@@ -66,8 +66,8 @@ struct header {
  * value holds a control byte are left out (and logged). `body` is copied or sent before this returns. False: already
  * answered, or the client has gone. */
 bool request_respond(struct request *r, int status, const struct header *headers, size_t count, struct str body);
-/* Answers with one of the bodies that the platform fixes: 400, 404, 408, 413, 415, 417, 431, 500, 503, ... `detail` is the
- * text of 400 and 415, else unused. Closes the connection afterwards when `close`. */
+/* Answers with one of the bodies that the platform fixes: 400, 404, 408, 413, 415, 417, 431, 500, 503, ... `detail` is
+ * the text of 400 and 415, else unused. Closes the connection afterwards when `close`. */
 bool request_refuse(struct request *r, int status, struct str detail, bool close);
 
 enum stream_result {

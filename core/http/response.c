@@ -60,11 +60,16 @@ struct given {
 /* Headers that this file makes, whatever the handler says. */
 static bool is_ours(struct str name) {
     switch (name.len) {
-    case 4: return str_ieq(name, STR("date"));
-    case 10: return str_ieq(name, STR("connection")) || str_ieq(name, STR("keep-alive"));
-    case 14: return str_ieq(name, STR("content-length"));
-    case 17: return str_ieq(name, STR("transfer-encoding"));
-    default: return false;
+    case 4:
+        return str_ieq(name, STR("date"));
+    case 10:
+        return str_ieq(name, STR("connection")) || str_ieq(name, STR("keep-alive"));
+    case 14:
+        return str_ieq(name, STR("content-length"));
+    case 17:
+        return str_ieq(name, STR("transfer-encoding"));
+    default:
+        return false;
     }
 }
 
@@ -77,13 +82,16 @@ static struct given look(const struct header *headers, size_t count) {
             if (str_ieq(name, STR("etag"))) g.etag = headers[i].value;
             break;
         case 12:
-            if (str_ieq(name, STR("content-type"))) g.content_type = headers[i].value;
-            else if (str_ieq(name, STR("x-request-id"))) g.own_id = true;
+            if (str_ieq(name, STR("content-type")))
+                g.content_type = headers[i].value;
+            else if (str_ieq(name, STR("x-request-id")))
+                g.own_id = true;
             break;
         case 16:
             if (str_ieq(name, STR("content-encoding"))) g.content_encoding = headers[i].value;
             break;
-        default: break;
+        default:
+            break;
         }
     }
     return g;
@@ -94,10 +102,10 @@ struct head {
     const struct header *headers;
     size_t count;
     const struct given *given;
-    struct str etag;      /* to add; at == NULL: none, or the handler gave one */
-    struct str encoding;  /* to add */
+    struct str etag;     /* to add; at == NULL: none, or the handler gave one */
+    struct str encoding; /* to add */
     bool vary, no_type;
-    int64_t length;       /* -1: none is said */
+    int64_t length; /* -1: none is said */
     bool chunked;
 };
 
@@ -140,8 +148,10 @@ static bool put_head(struct request *r, const struct head *h) {
         p = put_number(p, (uint64_t)h->length);
         p = put(p, STR("\r\n"));
     }
-    if (!r->keep_alive) p = put(p, STR("Connection: close\r\n"));
-    else if (r->http_minor == 0) p = put(p, STR("Connection: keep-alive\r\n"));
+    if (!r->keep_alive)
+        p = put(p, STR("Connection: close\r\n"));
+    else if (r->http_minor == 0)
+        p = put(p, STR("Connection: keep-alive\r\n"));
     p = put(p, STR("\r\n"));
     b->len = (size_t)(p - b->data);
     return true;
@@ -160,7 +170,7 @@ static bool answered(struct request *r, bool ok, int status) {
     struct conn *c = r->conn;
     r->answered = true;
     r->status = status;
-    if (!ok) c->torn = true; /* half an answer may be out */
+    if (!ok) c->torn = true;            /* half an answer may be out */
     if (c->first == r) conn_advance(c); /* may release r */
     return ok;
 }
@@ -245,8 +255,10 @@ bool request_stream(struct request *r, int status, const struct header *headers,
     if (bodyless) h.length = -1;
     if (length < 0 && !bodyless) {
         /* HTTP/1.0 knows no chunks: the end of the connection ends the body. */
-        if (r->http_minor == 0) r->keep_alive = false;
-        else h.chunked = true;
+        if (r->http_minor == 0)
+            r->keep_alive = false;
+        else
+            h.chunked = true;
     }
     r->status = status;
     r->stream_chunked = h.chunked;
@@ -270,7 +282,8 @@ static bool stream_full(const struct request *r) {
 enum stream_result request_stream_write(struct request *r, struct str bytes) {
     struct conn *c = r->conn;
     if (!c || !r->streaming) return STREAM_GONE;
-    if (r->left >= 0 && bytes.len > (uint64_t)r->left) bytes.len = (size_t)r->left; /* HEAD, or more than was announced */
+    if (r->left >= 0 && bytes.len > (uint64_t)r->left)
+        bytes.len = (size_t)r->left; /* HEAD, or more than was announced */
     if (bytes.len == 0) return STREAM_OK;
     bool ok;
     if (r->stream_chunked) {

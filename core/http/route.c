@@ -11,9 +11,9 @@ struct node {
     size_t len;
     struct node **children;
     size_t slots, count;
-    struct node *param;                  /* child for a parameter segment */
-    struct route *here[HTTP_METHODS];    /* the path ends here */
-    struct route *rest[HTTP_METHODS];    /* the path goes on, and a rest parameter takes it */
+    struct node *param;               /* child for a parameter segment */
+    struct route *here[HTTP_METHODS]; /* the path ends here */
+    struct route *rest[HTTP_METHODS]; /* the path goes on, and a rest parameter takes it */
 };
 
 struct owned {
@@ -58,7 +58,7 @@ static struct node *child_add(struct node *n, struct str segment) {
     if (c) return c;
     if ((n->count + 1) * 2 > n->slots) {
         size_t slots = n->slots ? n->slots * 2 : 4;
-        struct node **table = calloc(slots, sizeof *table);
+        struct node **table = calloc(slots, sizeof(void *));
         if (!table) return NULL;
         for (size_t i = 0; i < n->slots; i++)
             if (n->children[i]) place(table, slots, n->children[i]);
@@ -174,9 +174,9 @@ bool routes_add(struct routes *t, enum http_method method, struct str pattern, r
     if (options) r->options = *options;
 
     struct node *n = t->root;
-    struct route **slot = NULL;
+    bool rest = false;
     struct str path = r->pattern;
-    while (!at_end(path) && !slot) {
+    while (!at_end(path)) {
         struct str segment = segment_of(&path);
         bool named = segment.len && (segment.at[0] == ':' || segment.at[0] == '*');
         if (segment.len == (named ? 1 : 0) || (named && r->params == ROUTE_PARAMS_MAX) ||
@@ -185,10 +185,8 @@ bool routes_add(struct routes *t, enum http_method method, struct str pattern, r
             return error_set(err, ERR_INVALID, "bad route pattern: %.*s", STR_FMT(pattern));
         }
         if (named) r->names[r->params++] = str_n(segment.at + 1, segment.len - 1);
-        if (named && segment.at[0] == '*') {
-            slot = &n->rest[method];
-            break;
-        }
+        rest = named && segment.at[0] == '*';
+        if (rest) break;
         if (named && !n->param) n->param = calloc(1, sizeof *n->param);
         n = named ? n->param : child_add(n, segment);
         if (!n) {
@@ -196,8 +194,8 @@ bool routes_add(struct routes *t, enum http_method method, struct str pattern, r
             return error_set(err, ERR_MEMORY, "out of memory");
         }
     }
-    if (!slot) slot = &n->here[method];
-    *slot = r;
+    struct route **slots = rest ? n->rest : n->here;
+    slots[method] = r;
     r->next = t->all;
     t->all = r;
     return true;
@@ -251,8 +249,8 @@ bool routes_find(struct routes *t, enum http_method method, struct str path, str
 }
 
 static const struct str names[] = {
-    [HTTP_M_GET] = {"GET", 3},     [HTTP_M_HEAD] = {"HEAD", 4},     [HTTP_M_POST] = {"POST", 4},
-    [HTTP_M_PUT] = {"PUT", 3},     [HTTP_M_PATCH] = {"PATCH", 5},   [HTTP_M_DELETE] = {"DELETE", 6},
+    [HTTP_M_GET] = {"GET", 3},         [HTTP_M_HEAD] = {"HEAD", 4},   [HTTP_M_POST] = {"POST", 4},
+    [HTTP_M_PUT] = {"PUT", 3},         [HTTP_M_PATCH] = {"PATCH", 5}, [HTTP_M_DELETE] = {"DELETE", 6},
     [HTTP_M_OPTIONS] = {"OPTIONS", 7}, [HTTP_M_OTHER] = {"OTHER", 5},
 };
 

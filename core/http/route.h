@@ -1,7 +1,7 @@
 /* Routes: a trie over path segments.
  *
- * Patterns are "/users/:id/roles" (a parameter is a whole segment) and "/static/" + "*name" (the rest of the path, last in
- * the pattern). Literal segments match without regard to case and win over parameters, which win over the rest; one
+ * Patterns are "/users/:id/roles" (a parameter is a whole segment) and "/static/" + "*name" (the rest of the path, last
+ * in the pattern). Literal segments match without regard to case and win over parameters, which win over the rest; one
  * trailing slash is ignored. HEAD falls back to GET. A route outside /api is also served under /api/<pattern>. A path
  * whose node lacks the method is searched on, so that POST /users/:id is found although GET /users/me exists. */
 #ifndef KASMA_HTTP_ROUTE_H

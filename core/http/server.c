@@ -18,13 +18,13 @@
 
 void server_settings_default(struct server_settings *s) {
     *s = (struct server_settings){
-        .header_limit = 16 * 1024,
-        .url_limit = 8 * 1024,
-        .body_limit = 1024 * 1024,
+        .header_limit = (size_t)16 * 1024,
+        .url_limit = (size_t)8 * 1024,
+        .body_limit = (size_t)1024 * 1024,
         .max_connections = 16384,
         .max_in_flight = 4096,
         .max_pipelined = 16,
-        .write_high_water = 256 * 1024,
+        .write_high_water = (size_t)256 * 1024,
         .header_ms = 10000,
         .body_ms = 20000,
         .idle_ms = 65000,
@@ -58,9 +58,9 @@ struct server *server_new(const struct server_settings *set) {
     struct server *s = calloc(1, sizeof *s);
     if (!s) return NULL;
     s->set = *set;
-    if (s->set.header_limit > 60 * 1024) s->set.header_limit = 60 * 1024;
+    if (s->set.header_limit > (size_t)60 * 1024) s->set.header_limit = (size_t)60 * 1024;
     if (s->set.max_pipelined == 0) s->set.max_pipelined = 1;
-    s->chunk_size = s->set.header_limit + 16 * 1024;
+    s->chunk_size = s->set.header_limit + (size_t)16 * 1024;
     s->hook = (struct loop_hook){.fn = wake, .data = s};
     s->routes = routes_new();
     if (!s->routes || !wheel_open(&s->wheel, loop_get(), TICK_MS)) {
@@ -124,7 +124,7 @@ struct buf buf_take(struct server *s) {
 
 void buf_give(struct server *s, struct buf *b) {
     if (!b->data) return;
-    if (b->cap > 64 * 1024 || s->spare_buf_count == sizeof s->spare_bufs / sizeof s->spare_bufs[0]) {
+    if (b->cap > (size_t)64 * 1024 || s->spare_buf_count == sizeof s->spare_bufs / sizeof s->spare_bufs[0]) {
         buf_free(b);
         return;
     }

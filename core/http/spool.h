@@ -14,8 +14,8 @@ struct spool {
     uint64_t size;
 };
 
-/* A new file in `dir`, readable by this user alone; it is closed and unlinked when the arena ends (a handler that wants to
- * keep it renames it or links it elsewhere). NULL: err is filled. */
+/* A new file in `dir`, readable by this user alone; it is closed and unlinked when the arena ends (a handler that wants
+ * to keep it renames it or links it elsewhere). NULL: err is filled. */
 struct spool *spool_open(struct arena *a, const char *dir, struct error *err);
 bool spool_write(struct spool *s, struct str bytes, struct error *err);
 /* No more will be written; the file stays until the arena ends. */

@@ -1,8 +1,8 @@
 /* A timer wheel: time-outs of thousands of connections on one uv timer.
  *
  * Ticks are coarse (see wheel_open), which is what a time-out of seconds needs. Moving a deadline further away is a
- * plain store: the entry stays in its slot and finds its new one when that slot comes up. That is the common case, since
- * each request of a keep-alive connection only pushes the idle time-out on. */
+ * plain store: the entry stays in its slot and finds its new one when that slot comes up. That is the common case,
+ * since each request of a keep-alive connection only pushes the idle time-out on. */
 #ifndef KASMA_HTTP_WHEEL_H
 #define KASMA_HTTP_WHEEL_H
 
@@ -14,9 +14,9 @@
 
 /* The owner's memory. A zeroed entry is idle. */
 struct wheel_entry {
-    struct wheel_entry *next, **at; /* at: the pointer that points here; NULL when in no slot */
-    uint64_t slot_due;              /* when its slot comes up */
-    uint64_t due;                   /* loop milliseconds; 0: disarmed, though it may still lie in a slot */
+    struct wheel_entry *next, **at;      /* at: the pointer that points here; NULL when in no slot */
+    uint64_t slot_due;                   /* when its slot comes up */
+    uint64_t due;                        /* loop milliseconds; 0: disarmed, though it may still lie in a slot */
     void (*fire)(struct wheel_entry *e); /* called disarmed and out of its slot; may set, clear or free any entry */
 };
 

@@ -14,15 +14,19 @@ struct block {
     alignas(max_align_t) char data[];
 };
 
+/* A node that has run or was cancelled is taken out and used for the next call, so that a task that lives for ever and leases and gives
+ * back all the while does not grow. */
 struct deferred {
-    struct deferred *next;
-    void (*fn)(void *data); /* NULL once run or cancelled */
+    struct deferred *next, *before;
+    struct arena *arena; /* NULL: spare */
+    void (*fn)(void *data);
     void *data;
 };
 
 struct arena {
     struct block *first, *current;
     struct deferred *deferred; /* newest first */
+    struct deferred *spare;
     size_t taken;              /* bytes of all blocks */
     size_t limit;              /* 0: none */
 };
@@ -51,11 +55,7 @@ struct arena *arena_new(size_t first) {
 
 static void run_deferred(struct arena *a) {
     /* A deferred call may defer another; both run. */
-    while (a->deferred) {
-        struct deferred *d = a->deferred;
-        a->deferred = d->next;
-        deferred_run(d);
-    }
+    while (a->deferred) deferred_run(a->deferred);
 }
 
 static void drop_blocks(struct block *b) {
@@ -80,6 +80,7 @@ void arena_reset(struct arena *a) {
     a->first->used = 0;
     a->current = a->first;
     a->taken = a->first->size;
+    a->spare = NULL;
 }
 
 void *arena_alloc(struct arena *a, size_t size) {
@@ -142,19 +143,35 @@ size_t arena_used(const struct arena *a) {
 }
 
 struct deferred *arena_defer(struct arena *a, void (*fn)(void *data), void *data) {
-    struct deferred *d = arena_alloc(a, sizeof *d);
+    struct deferred *d = a->spare;
+    if (d)
+        a->spare = d->next;
+    else
+        d = arena_alloc(a, sizeof *d);
     if (!d) return NULL;
-    *d = (struct deferred){.next = a->deferred, .fn = fn, .data = data};
+    *d = (struct deferred){.next = a->deferred, .arena = a, .fn = fn, .data = data};
+    if (a->deferred) a->deferred->before = d;
     a->deferred = d;
     return d;
 }
 
 void deferred_cancel(struct deferred *d) {
-    d->fn = NULL;
+    struct arena *a = d->arena;
+    if (!a) return;
+    if (d->before)
+        d->before->next = d->next;
+    else
+        a->deferred = d->next;
+    if (d->next) d->next->before = d->before;
+    d->arena = NULL;
+    d->next = a->spare;
+    a->spare = d;
 }
 
 void deferred_run(struct deferred *d) {
+    if (!d->arena) return;
     void (*fn)(void *) = d->fn;
-    d->fn = NULL;
-    if (fn) fn(d->data);
+    void *data = d->data;
+    deferred_cancel(d);
+    fn(data);
 }

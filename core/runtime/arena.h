@@ -31,9 +31,9 @@ size_t arena_used(const struct arena *a);
 
 /* Calls fn(data) when the arena ends. NULL when out of memory (fn is then NOT called: the caller cleans up). */
 struct deferred *arena_defer(struct arena *a, void (*fn)(void *data), void *data);
-/* The thing was given back early: fn will not be called. */
+/* The thing was given back early: fn will not be called. `d` is not valid afterwards. */
 void deferred_cancel(struct deferred *d);
-/* Calls fn now and never again. */
+/* Calls fn now and never again. `d` is not valid afterwards. */
 void deferred_run(struct deferred *d);
 
 #endif

@@ -1,390 +1,425 @@
-/* One listening socket per worker slot, all bound to the same port with SO_REUSEPORT: the kernel spreads connections, and a worker that is
- * started again takes over the very socket of the one that died, with what waits in its queue. Sockets are opened once and inherited, by
- * fork and by exec; closing one and binding it anew would reset what waits there.
- *
- * The supervisor itself does nothing but wait for signals and children: it has no loop, no threads and no Lua. */
 #include "runtime/supervisor.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
-#include <netdb.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
-#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "runtime/clock.h"
-#include "runtime/config.h"
 #include "runtime/log.h"
 #include "runtime/metrics.h"
+#include "runtime/notify.h"
 
-#define SLOTS_MAX 260
-#define BACKOFF_MIN_MS 100
-#define BACKOFF_MAX_MS 10000
-#define STABLE_MS 10000 /* a worker that lived so long begins its back-off anew */
-#define HANDOVER_MS 30000
-#define HANDOVER "SUPERVISOR_HANDOVER" /* "<ready fd>:<socket>,<socket>,..." for the new binary */
+#define GIVE_UP_AFTER 3           /* starts that failed before any worker was ever ready */
+#define GOOD_RUN_US 10000000      /* a worker that ran so long is started again at once */
+#define BACKOFF_FIRST_US 100000
+#define BACKOFF_MAX_US 5000000
+#define KILL_AFTER_US 2000000     /* past the grace */
 
 struct slot {
-    const char *role;
-    int listen_fd, ready_fd;
     pid_t pid; /* 0: not running */
-    uint64_t started_ms, start_at_ms;
-    unsigned backoff_ms;
     bool ready;
+    unsigned failures; /* quick ends in a row */
+    uint64_t started_us, start_at_us;
 };
 
-static struct {
-    const struct supervisor_options *o;
-    struct slot slots[SLOTS_MAX];
+/* What workers and supervisor share, made before the first fork. */
+struct shared {
+    _Atomic uint64_t beat_us[LISTEN_MAX];
+};
+
+enum phase { SERVING, DRAINING };
+
+static struct supervisor {
+    const struct supervisor_plan *plan;
+    struct slot *slots;
     unsigned count;
-    int port, signal_fd;
-    int parent_fd;    /* whom to tell that all workers are ready; -1: nobody */
-    pid_t successor;  /* the new binary, while it starts */
-    int successor_fd; /* its readiness */
-    uint64_t successor_until_ms, begun_ms;
-    bool stopping, announced;
-    char binary[PATH_MAX];
-} s;
+    struct shared *shared;
+    int tell[2];    /* workers write their index when they are ready */
+    int signals;    /* signalfd */
+    int upgrade_fd; /* the new binary's word; -1: no upgrade under way */
+    pid_t upgrade_pid;
+    uint64_t upgrade_until_us, begun_us, kill_at_us, watchdog_next_us;
+    enum phase phase;
+    bool announced, failed;
+    unsigned failed_starts;
+    uint32_t restarts; /* metric slot */
+} sup;
 
-static uint64_t now_ms(void) {
-    return clock_mono_us() / 1000;
+/* In a worker: its own slot. */
+static int my_index = -1;
+
+void supervisor_tell_ready(void) {
+    if (my_index < 0) return;
+    uint16_t index = (uint16_t)my_index;
+    ssize_t n;
+    do n = write(sup.tell[1], &index, sizeof index);
+    while (n < 0 && errno == EINTR);
+    /* A supervisor that is gone ends this process by its death signal. */
 }
 
-static int open_socket(const char *host, int port, bool share) {
-    char service[16];
-    struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV}, *list = NULL;
-    int n = snprintf(service, sizeof service, "%d", port), one = 1, fd = -1;
-    if (n <= 0 || getaddrinfo(host, service, &hints, &list) != 0) {
-        log_line(LOG_ERROR, "HOST %s is no address", host);
-        return -1;
-    }
-    for (struct addrinfo *a = list; a && fd < 0; a = a->ai_next) {
-        fd = socket(a->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
-        if (fd < 0) continue;
-        bool ok = setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one) == 0 &&
-                  (!share || setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &one, sizeof one) == 0) &&
-                  bind(fd, a->ai_addr, a->ai_addrlen) == 0 && listen(fd, 4096) == 0;
-        if (ok) break;
-        int why = errno;
-        if (close(fd) != 0) log_line(LOG_WARN, "a socket did not close");
-        fd = -1;
-        log_line(LOG_ERROR, "cannot listen on %s port %d: %s", host, port, strerror(why));
-    }
-    freeaddrinfo(list);
-    return fd;
+void supervisor_beat(void) {
+    if (my_index >= 0) atomic_store_explicit(&sup.shared->beat_us[my_index], clock_mono_us(), memory_order_relaxed);
 }
 
-static int port_of(int fd) {
-    struct sockaddr_storage a;
-    socklen_t len = sizeof a;
-    char service[16];
-    int64_t port = 0;
-    if (getsockname(fd, (struct sockaddr *)&a, &len) != 0 ||
-        getnameinfo((struct sockaddr *)&a, len, NULL, 0, service, sizeof service, NI_NUMERICSERV) != 0 ||
-        !str_int64(str_of(service), &port))
-        return 0;
-    return (int)port;
+static const char *role_of(unsigned index) {
+    return index < sup.plan->servers ? "serve" : "work";
 }
 
-/* Sockets that the old binary handed over, in the order of the slots. */
-static unsigned take_over(int *fds, unsigned most) {
-    const char *text = getenv(HANDOVER);
-    s.parent_fd = -1;
-    if (!text) return 0;
-    unsigned count = 0;
-    char *end = NULL;
-    long ready = strtol(text, &end, 10);
-    if (end && *end == ':' && ready > 2 && ready < 65536) {
-        s.parent_fd = (int)ready;
-        for (text = end + 1; *text && count < most; text = *end ? end + 1 : end) {
-            long fd = strtol(text, &end, 10);
-            if (end == text || fd < 3 || fd > 65535) break;
-            fds[count++] = (int)fd;
-        }
-    }
-    if (unsetenv(HANDOVER) != 0) log_line(LOG_WARN, "the hand-over stays in the environment");
-    for (unsigned i = 0; i < count; i++)
-        if (fcntl(fds[i], F_SETFD, FD_CLOEXEC) != 0) return i;
-    return count;
+static void shut(int *fd) {
+    if (*fd >= 0 && close(*fd) != 0) log_line(LOG_WARN, "close: %s", strerror(errno));
+    *fd = -1;
 }
 
-static bool open_slots(void) {
-    int given[SLOTS_MAX];
-    unsigned inherited = take_over(given, SLOTS_MAX);
-    s.port = s.o->port;
-    for (unsigned i = 0; i < s.o->serve + s.o->work && i < SLOTS_MAX; i++) {
-        struct slot *slot = &s.slots[s.count++];
-        *slot = (struct slot){.role = i < s.o->serve ? "serve" : "work", .listen_fd = -1, .ready_fd = -1};
-        if (i >= s.o->serve) continue;
-        slot->listen_fd = i < inherited ? given[i] : open_socket(s.o->host, s.port, true);
-        if (slot->listen_fd < 0) return false;
-        if (s.port == 0 || i < inherited) s.port = port_of(slot->listen_fd);
+static bool block_signals(sigset_t *set) {
+    static const int ours[] = {SIGTERM, SIGQUIT, SIGINT, SIGHUP, SIGUSR2, SIGCHLD};
+    bool ok = sigemptyset(set) == 0;
+    for (size_t i = 0; i < sizeof ours / sizeof *ours; i++) ok = ok && sigaddset(set, ours[i]) == 0;
+    return ok && sigprocmask(SIG_BLOCK, set, NULL) == 0;
+}
+
+static void restore_signals(void) {
+    sigset_t none;
+    bool ok = sigemptyset(&none) == 0 && sigprocmask(SIG_SETMASK, &none, NULL) == 0;
+    if (!ok) _exit(1);
+}
+
+/* The child's part of starting a worker. Never returns. */
+static void become_worker(unsigned index, pid_t parent) {
+    /* Asked first, so that a parent that dies from here on takes us along. */
+    if (prctl(PR_SET_PDEATHSIG, SIGTERM) != 0 || getppid() != parent) _exit(1);
+    restore_signals();
+    my_index = (int)index;
+    shut(&sup.signals);
+    shut(&sup.tell[0]);
+    shut(&sup.upgrade_fd);
+    int mine[LISTEN_MAX];
+    bool serves = index < sup.plan->servers;
+    struct listen_set *all = sup.plan->sockets;
+    size_t n = serves ? listen_share(all, index, sup.plan->servers, mine) : 0;
+    bool upgrading = all->ready_fd >= 0;
+    shut(&all->ready_fd);
+    for (size_t i = 0; i < all->count; i++) {
+        bool keep = false;
+        for (size_t k = 0; k < n; k++) keep = keep || mine[k] == all->fd[i];
+        if (!keep) shut(&all->fd[i]);
     }
-    /* Sockets of slots that are no more: connections in their queues are answered by nobody, so the last slot's worker count may only grow
-     * in an upgrade. */
-    for (unsigned i = s.o->serve; i < inherited; i++)
-        if (close(given[i]) != 0) log_line(LOG_WARN, "an inherited socket did not close");
-    return true;
+    metrics_attach(index);
+    supervisor_beat();
+    struct supervisor_worker w = {
+        .index = index, .role = role_of(index), .sockets = mine, .socket_count = n, .upgrading = upgrading};
+    int status = sup.plan->run(&w);
+    log_flush();
+    exit(status);
 }
 
 static void start_worker(unsigned index) {
-    struct slot *slot = &s.slots[index];
+    struct slot *s = &sup.slots[index];
+    pid_t parent = getpid();
+    log_flush(); /* or the child would write our lines again */
+    atomic_store_explicit(&sup.shared->beat_us[index], clock_mono_us(), memory_order_relaxed);
+    pid_t pid = fork();
+    if (pid == 0) become_worker(index, parent);
+    s->started_us = clock_mono_us();
+    s->ready = false;
+    if (pid > 0) {
+        s->pid = pid;
+        s->start_at_us = 0;
+    } else {
+        log_line(LOG_ERROR, "cannot start a worker: %s", strerror(errno));
+        s->start_at_us = s->started_us + BACKOFF_MAX_US;
+    }
+}
+
+static void signal_workers(int number) {
+    for (unsigned i = 0; i < sup.count; i++)
+        if (sup.slots[i].pid > 0 && kill(sup.slots[i].pid, number) != 0 && errno != ESRCH)
+            log_line(LOG_WARN, "cannot signal worker %u: %s", i, strerror(errno));
+}
+
+static void drain(const char *why) {
+    if (sup.phase == DRAINING) {
+        /* Asked twice: at once. */
+        signal_workers(SIGKILL);
+        return;
+    }
+    sup.phase = DRAINING;
+    sup.kill_at_us = clock_mono_us() + (sup.plan->drain_ms + sup.plan->grace_ms) * 1000 + KILL_AFTER_US;
+    notify_send("STOPPING=1\nSTATUS=draining");
+    log_line(LOG_INFO, "%s: finishing what runs", why);
+    signal_workers(SIGTERM);
+}
+
+static bool all_ready(void) {
+    for (unsigned i = 0; i < sup.count; i++)
+        if (!sup.slots[i].ready) return false;
+    return true;
+}
+
+static void write_pid_file(void) {
+    if (!sup.plan->pid_file) return;
+    FILE *f = fopen(sup.plan->pid_file, "we");
+    bool ok = f && fprintf(f, "%d\n", (int)getpid()) > 0;
+    if (f && fclose(f) != 0) ok = false;
+    if (!ok) log_line(LOG_WARN, "cannot write %s: %s", sup.plan->pid_file, strerror(errno));
+}
+
+static void announce(void) {
+    if (sup.announced || !all_ready()) return;
+    sup.announced = true;
+    double seconds = (double)(clock_mono_us() - sup.begun_us) / 1e6;
+    const struct supervisor_plan *p = sup.plan;
+    log_line(LOG_INFO, "kasma %s: %u to serve%s%s, %u to work, ready in %.2f s", KASMA_VERSION, p->servers,
+             p->servers ? " on " : "", p->servers ? p->sockets->name : "", p->workers, seconds);
+    write_pid_file();
+    notify_send("READY=1\nMAINPID=%d\nSTATUS=%u workers", (int)getpid(), sup.count);
+    if (p->sockets->ready_fd >= 0) {
+        ssize_t n = write(p->sockets->ready_fd, "1", 1);
+        if (n != 1) log_line(LOG_WARN, "the older process did not hear that this one is ready");
+        shut(&p->sockets->ready_fd);
+    }
+}
+
+static void hear_workers(void) {
+    uint16_t index;
+    ssize_t n;
+    while ((n = read(sup.tell[0], &index, sizeof index)) == (ssize_t)sizeof index)
+        if (index < sup.count && sup.slots[index].pid > 0) sup.slots[index].ready = true;
+    if (n < 0 && errno != EAGAIN && errno != EINTR) log_line(LOG_WARN, "the workers' pipe: %s", strerror(errno));
+    announce();
+}
+
+/* ---- upgrade ---- */
+
+/* The child's part: the sockets stay open across exec, everything else is as in the first start. Never returns. */
+static void become_binary(int ready_fd) {
+    restore_signals();
+    const struct listen_set *set = sup.plan->sockets;
+    bool ok = fcntl(ready_fd, F_SETFD, 0) == 0;
+    for (size_t i = 0; i < set->count; i++) ok = ok && fcntl(set->fd[i], F_SETFD, 0) == 0;
+    char list[LISTEN_MAX * 5 + 16], pid[16];
+    ok = ok && listen_export(set, ready_fd, list, sizeof list) && setenv("KASMA_INHERIT", list, 1) == 0;
+    int n = snprintf(pid, sizeof pid, "%d", (int)getpid());
+    ok = ok && n > 0 && (!getenv("WATCHDOG_PID") || setenv("WATCHDOG_PID", pid, 1) == 0);
+    if (ok) execv(sup.plan->binary, sup.plan->arguments);
+    log_line(LOG_ERROR, "cannot run %s: %s", sup.plan->binary, strerror(errno));
+    _exit(127);
+}
+
+static void begin_upgrade(void) {
+    if (sup.upgrade_fd >= 0 || sup.phase == DRAINING) {
+        log_line(LOG_WARN, "upgrade refused: %s", sup.phase == DRAINING ? "this process ends" : "one is under way");
+        return;
+    }
     int ends[2];
-    slot->started_ms = now_ms();
     if (pipe2(ends, O_CLOEXEC) != 0) {
-        slot->start_at_ms = now_ms() + BACKOFF_MAX_MS;
+        log_line(LOG_ERROR, "upgrade: no pipe: %s", strerror(errno));
         return;
     }
     log_flush();
-    pid_t supervisor = getpid(), pid = fork();
+    pid_t pid = fork();
     if (pid == 0) {
-        sigset_t none;
-        bool ok = sigemptyset(&none) == 0 && sigprocmask(SIG_SETMASK, &none, NULL) == 0 && close(ends[0]) == 0 && close(s.signal_fd) == 0 &&
-                  prctl(PR_SET_PDEATHSIG, SIGTERM) == 0;
-        if (!ok || getppid() != supervisor) _exit(70);
-        /* The sockets of the others are theirs: held here as well, a connection could wait in one that nobody accepts from. */
-        for (unsigned i = 0; i < s.count; i++)
-            if (i != index && s.slots[i].listen_fd >= 0 && close(s.slots[i].listen_fd) != 0) _exit(70);
-        metrics_attach(index);
-        int status = s.o->worker(slot->role, slot->listen_fd, ends[1]);
-        log_flush();
-        _exit(status);
+        if (close(ends[0]) != 0) _exit(1);
+        become_binary(ends[1]);
     }
-    if (close(ends[1]) != 0) log_line(LOG_WARN, "a pipe did not close");
+    shut(&ends[1]);
     if (pid < 0) {
-        log_line(LOG_ERROR, "fork: %s", strerror(errno));
-        if (close(ends[0]) != 0) log_line(LOG_WARN, "a pipe did not close");
-        slot->start_at_ms = now_ms() + BACKOFF_MAX_MS;
+        log_line(LOG_ERROR, "upgrade: no process: %s", strerror(errno));
+        shut(&ends[0]);
         return;
     }
-    slot->pid = pid;
-    slot->ready_fd = ends[0];
-    slot->ready = false;
+    sup.upgrade_fd = ends[0];
+    sup.upgrade_pid = pid;
+    sup.upgrade_until_us = clock_mono_us() + sup.plan->upgrade_ms * 1000;
+    log_line(LOG_INFO, "upgrade: started %s as %d", sup.plan->binary, (int)pid);
 }
 
-static void pass_on(int number) {
-    for (unsigned i = 0; i < s.count; i++)
-        if (s.slots[i].pid > 0 && kill(s.slots[i].pid, number) != 0) log_line(LOG_WARN, "worker %d is gone", (int)s.slots[i].pid);
+static void give_up_upgrade(const char *why) {
+    log_line(LOG_ERROR, "upgrade failed, this process goes on: %s", why);
+    if (sup.upgrade_pid > 0 && kill(sup.upgrade_pid, SIGTERM) != 0 && errno != ESRCH)
+        log_line(LOG_WARN, "cannot end the new process: %s", strerror(errno));
+    shut(&sup.upgrade_fd);
+    notify_send("MAINPID=%d", (int)getpid());
+    write_pid_file();
 }
 
-static void begin_stop(void) {
-    if (s.stopping) return;
-    s.stopping = true;
-    pass_on(SIGTERM);
+static void hear_upgrade(void) {
+    char word = 0;
+    ssize_t n = read(sup.upgrade_fd, &word, 1);
+    if (n < 0 && (errno == EINTR || errno == EAGAIN)) return;
+    if (n != 1 || word != '1') {
+        give_up_upgrade("the new process ended or closed its pipe before it was ready");
+        return;
+    }
+    shut(&sup.upgrade_fd);
+    drain("the new process is ready");
 }
 
-static void close_ready(struct slot *slot) {
-    if (slot->ready_fd >= 0 && close(slot->ready_fd) != 0) log_line(LOG_WARN, "a pipe did not close");
-    slot->ready_fd = -1;
+/* ---- ends of children ---- */
+
+static void describe_end(int status, char *out, size_t size) {
+    int n = WIFSIGNALED(status) ? snprintf(out, size, "signal %d", WTERMSIG(status))
+                                : snprintf(out, size, "status %d", WEXITSTATUS(status));
+    if (n < 0) out[0] = '\0';
 }
 
-static void worker_died(struct slot *slot, int status) {
-    uint64_t lived = now_ms() - slot->started_ms;
-    close_ready(slot);
-    slot->pid = 0;
-    slot->ready = false;
-    if (s.stopping) return;
-    if (lived > STABLE_MS) slot->backoff_ms = 0;
-    slot->backoff_ms = slot->backoff_ms ? slot->backoff_ms * 2 : BACKOFF_MIN_MS;
-    if (slot->backoff_ms > BACKOFF_MAX_MS) slot->backoff_ms = BACKOFF_MAX_MS;
-    slot->start_at_ms = now_ms() + slot->backoff_ms;
-    if (WIFSIGNALED(status))
-        log_line(LOG_ERROR, "a %s worker died of signal %d, again in %u ms", slot->role, WTERMSIG(status), slot->backoff_ms);
-    else
-        log_line(LOG_ERROR, "a %s worker ended with status %d, again in %u ms", slot->role, WEXITSTATUS(status), slot->backoff_ms);
-}
-
-static void drop_successor(void) {
-    if (s.successor_fd >= 0 && close(s.successor_fd) != 0) log_line(LOG_WARN, "a pipe did not close");
-    s.successor_fd = -1;
-    s.successor = 0;
+static void worker_ended(unsigned index, int status) {
+    struct slot *s = &sup.slots[index];
+    pid_t pid = s->pid;
+    bool was_ready = s->ready;
+    s->pid = 0;
+    s->ready = false;
+    char how[32];
+    describe_end(status, how, sizeof how);
+    if (sup.phase == DRAINING) {
+        if (status != 0) log_line(LOG_WARN, "worker %u (%s, pid %d) ended with %s", index, role_of(index), (int)pid, how);
+        return;
+    }
+    uint64_t now = clock_mono_us();
+    metric_add(sup.restarts, 1);
+    if (!was_ready && !sup.announced && (++sup.failed_starts >= GIVE_UP_AFTER || sup.plan->sockets->ready_fd >= 0)) {
+        log_line(LOG_ERROR, "worker %u (%s) ended with %s before it was ready; giving up", index, role_of(index), how);
+        sup.failed = true;
+        drain("start failed");
+        return;
+    }
+    s->failures = now - s->started_us >= GOOD_RUN_US ? 0 : s->failures + 1;
+    uint64_t wait = s->failures == 0 ? 0 : BACKOFF_FIRST_US << (s->failures > 6 ? 6 : s->failures - 1);
+    if (wait > BACKOFF_MAX_US) wait = BACKOFF_MAX_US;
+    s->start_at_us = now + wait;
+    log_line(LOG_ERROR, "worker %u (%s, pid %d) ended with %s; started again in %llu ms", index, role_of(index), (int)pid,
+             how, (unsigned long long)(wait / 1000));
 }
 
 static void reap(void) {
     int status;
     pid_t pid;
     while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
-        if (pid == s.successor) {
-            log_line(LOG_ERROR, "the new binary did not become ready: the old one stays");
-            drop_successor();
+        if (pid == sup.upgrade_pid) {
+            sup.upgrade_pid = 0;
+            char how[32];
+            describe_end(status, how, sizeof how);
+            if (sup.upgrade_fd >= 0) give_up_upgrade(how);
             continue;
         }
-        for (unsigned i = 0; i < s.count; i++)
-            if (s.slots[i].pid == pid) worker_died(&s.slots[i], status);
+        for (unsigned i = 0; i < sup.count; i++)
+            if (sup.slots[i].pid == pid) worker_ended(i, status);
     }
 }
 
-/* Starts the binary on disk with the same sockets. */
-static void upgrade(void) {
-    int ends[2];
-    if (s.successor || s.stopping || pipe2(ends, O_CLOEXEC) != 0) return;
-    log_line(LOG_INFO, "starting the new binary");
-    log_flush();
-    pid_t pid = fork();
-    if (pid == 0) {
-        char text[SLOTS_MAX * 7];
-        int n = snprintf(text, sizeof text, "%d:", ends[1]);
-        bool ok = n > 0 && fcntl(ends[1], F_SETFD, 0) == 0;
-        for (unsigned i = 0; ok && i < s.count; i++) {
-            int fd = s.slots[i].listen_fd;
-            if (fd < 0) continue;
-            int more = snprintf(text + n, sizeof text - (size_t)n, "%d,", fd);
-            ok = more > 0 && (size_t)(n + more) < sizeof text && fcntl(fd, F_SETFD, 0) == 0;
-            n += more;
-        }
-        sigset_t none;
-        ok = ok && setenv(HANDOVER, text, 1) == 0 && sigemptyset(&none) == 0 && sigprocmask(SIG_SETMASK, &none, NULL) == 0;
-        if (ok) execv(s.binary, s.o->argv);
-        _exit(71);
-    }
-    if (close(ends[1]) != 0) log_line(LOG_WARN, "a pipe did not close");
-    if (pid < 0) {
-        if (close(ends[0]) != 0) log_line(LOG_WARN, "a pipe did not close");
-        return;
-    }
-    s.successor = pid;
-    s.successor_fd = ends[0];
-    s.successor_until_ms = now_ms() + HANDOVER_MS;
-}
+/* ---- the loop ---- */
 
-static void on_signal(void) {
+static void hear_signals(void) {
     struct signalfd_siginfo info;
-    while (read(s.signal_fd, &info, sizeof info) == (ssize_t)sizeof info) {
+    while (read(sup.signals, &info, sizeof info) == (ssize_t)sizeof info) {
         switch (info.ssi_signo) {
         case SIGCHLD:
-            reap();
+            break; /* reap() runs every turn */
+        case SIGHUP:
+            notify_send("RELOADING=1\nMONOTONIC_USEC=%llu", (unsigned long long)clock_mono_us());
+            if (sup.plan->reload()) signal_workers(SIGHUP);
+            notify_send("READY=1");
             break;
-        case SIGHUP: {
-            struct buf problems = {0};
-            int argc = 0;
-            char *argv[] = {NULL};
-            if (!config_load(&argc, argv, &problems)) log_line(LOG_ERROR, "the new configuration is refused");
-            buf_free(&problems);
-            pass_on(SIGHUP);
-            break;
-        }
         case SIGUSR2:
-            upgrade();
+            begin_upgrade();
             break;
         default:
-            begin_stop();
+            drain(info.ssi_signo == SIGINT ? "interrupted" : "asked to end");
         }
     }
 }
 
-static void announce(void) {
-    unsigned ready = 0;
-    for (unsigned i = 0; i < s.count; i++) ready += s.slots[i].ready;
-    if (ready < s.count || s.announced) return;
-    s.announced = true;
-    log_line(LOG_INFO, "kasma %s pid %d: %u serve and %u work processes on port %d, ready in %.2f s", KASMA_VERSION, (int)getpid(),
-             s.o->serve, s.o->work, s.o->serve ? s.port : 0, (double)(now_ms() - s.begun_ms) / 1000);
-    log_flush();
-    if (s.parent_fd < 0) return;
-    if (write(s.parent_fd, "R", 1) != 1 || close(s.parent_fd) != 0) log_line(LOG_WARN, "the old binary is gone");
-    s.parent_fd = -1;
-}
-
-static void on_ready(struct slot *slot) {
-    char byte;
-    ssize_t n = read(slot->ready_fd, &byte, 1);
-    if (n < 0 && (errno == EINTR || errno == EAGAIN)) return;
-    slot->ready = n == 1;
-    close_ready(slot);
-    announce();
-}
-
-static void on_successor(void) {
-    char byte;
-    ssize_t n = read(s.successor_fd, &byte, 1);
-    if (n != 1) return; /* its end is reaped */
-    log_line(LOG_INFO, "the new binary is ready: draining");
-    drop_successor();
-    begin_stop();
-}
-
-/* Milliseconds until something is due; -1: nothing is. */
-static int due_in(void) {
-    uint64_t now = now_ms(), next = 0;
-    for (unsigned i = 0; i < s.count; i++) {
-        const struct slot *slot = &s.slots[i];
-        if (slot->pid == 0 && !s.stopping && (next == 0 || slot->start_at_ms < next)) next = slot->start_at_ms ? slot->start_at_ms : 1;
+/* True while a worker is left. Starts what is due, kills what is stuck. */
+static bool tend(uint64_t now) {
+    bool left = false;
+    for (unsigned i = 0; i < sup.count; i++) {
+        struct slot *s = &sup.slots[i];
+        if (s->pid == 0 && sup.phase == SERVING && s->start_at_us <= now) start_worker(i);
+        if (s->pid > 0 && sup.phase == SERVING && s->ready && sup.plan->stuck_ms) {
+            uint64_t beat = atomic_load_explicit(&sup.shared->beat_us[i], memory_order_relaxed);
+            if (now > beat && now - beat > sup.plan->stuck_ms * 1000) {
+                log_line(LOG_ERROR, "worker %u (pid %d) has not turned its loop for %llu ms: killed", i, (int)s->pid,
+                         (unsigned long long)((now - beat) / 1000));
+                if (kill(s->pid, SIGKILL) != 0) log_line(LOG_WARN, "kill: %s", strerror(errno));
+                s->ready = false;
+            }
+        }
+        left = left || s->pid > 0;
     }
-    if (s.successor && (next == 0 || s.successor_until_ms < next)) next = s.successor_until_ms;
-    if (next == 0) return -1;
-    return next <= now ? 0 : (int)(next - now);
+    if (sup.phase == DRAINING && left && now >= sup.kill_at_us) {
+        log_line(LOG_ERROR, "workers are left after the grace: killed");
+        signal_workers(SIGKILL);
+        sup.kill_at_us = now + KILL_AFTER_US;
+    }
+    if (sup.upgrade_fd >= 0 && now >= sup.upgrade_until_us) give_up_upgrade("it was not ready in time");
+    uint64_t watchdog = notify_watchdog_ms() * 1000;
+    if (watchdog && sup.phase == SERVING && sup.announced && now >= sup.watchdog_next_us) {
+        notify_send("WATCHDOG=1");
+        sup.watchdog_next_us = now + watchdog;
+    }
+    return left || sup.phase == SERVING;
 }
 
-static bool all_gone(void) {
-    for (unsigned i = 0; i < s.count; i++)
-        if (s.slots[i].pid > 0) return false;
+/* Milliseconds until something is due; 1000 at most, which is how often stuck workers are looked for. */
+static int patience(uint64_t now) {
+    uint64_t wait = 1000000;
+    for (unsigned i = 0; i < sup.count; i++) {
+        const struct slot *s = &sup.slots[i];
+        if (s->pid != 0 || sup.phase == DRAINING) continue;
+        uint64_t due = s->start_at_us > now ? s->start_at_us - now : 0;
+        if (due < wait) wait = due;
+    }
+    return (int)((wait + 999) / 1000);
+}
+
+static bool prepare(const struct supervisor_plan *plan) {
+    sup = (struct supervisor){.plan = plan, .count = plan->servers + plan->workers, .upgrade_fd = -1, .begun_us = clock_mono_us()};
+    sup.slots = calloc(sup.count, sizeof *sup.slots);
+    void *map = mmap(NULL, sizeof *sup.shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    sigset_t set;
+    if (!sup.slots || map == MAP_FAILED || !block_signals(&set) || pipe2(sup.tell, O_CLOEXEC | O_NONBLOCK) != 0) return false;
+    sup.shared = map;
+    sup.signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+    if (sup.signals < 0) return false;
+    metrics_attach(sup.count);
+    sup.restarts = metric_only(metric_counter("kasma_worker_restarts_total", "Workers that ended and were started again", NULL));
     return true;
 }
 
-static bool watch_signals(void) {
-    sigset_t set;
-    if (sigemptyset(&set) != 0) return false;
-    static const int numbers[] = {SIGCHLD, SIGTERM, SIGQUIT, SIGINT, SIGHUP, SIGUSR2};
-    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
-        if (sigaddset(&set, numbers[i]) != 0) return false;
-    if (sigprocmask(SIG_BLOCK, &set, NULL) != 0) return false;
-    s.signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-    return s.signal_fd >= 0;
-}
-
-int supervisor_run(const struct supervisor_options *o) {
-    s.o = o;
-    s.successor_fd = -1;
-    s.begun_ms = now_ms();
-    /* Resolved now: after an upgrade on disk the link would name a deleted file. */
-    ssize_t n = readlink("/proc/self/exe", s.binary, sizeof s.binary - 1);
-    if (n <= 0 || !watch_signals() || !open_slots()) {
-        log_flush();
-        return 71;
+int supervisor_run(const struct supervisor_plan *plan) {
+    if (plan->servers + plan->workers == 0 || plan->servers + plan->workers > LISTEN_MAX || !prepare(plan)) {
+        log_line(LOG_ERROR, "the supervisor cannot start: %s", strerror(errno));
+        return 1;
     }
-    s.binary[n] = '\0';
-    if (!metrics_open(s.count)) log_line(LOG_WARN, "no shared memory for metrics");
-    for (unsigned i = 0; i < s.count; i++) start_worker(i);
-    while (!(s.stopping && all_gone())) {
-        struct pollfd fds[SLOTS_MAX + 2];
-        unsigned whose[SLOTS_MAX + 2], used = 0;
-        fds[used++] = (struct pollfd){.fd = s.signal_fd, .events = POLLIN};
-        if (s.successor_fd >= 0) {
-            whose[used] = SLOTS_MAX;
-            fds[used++] = (struct pollfd){.fd = s.successor_fd, .events = POLLIN};
-        }
-        for (unsigned i = 0; i < s.count; i++) {
-            if (s.slots[i].ready_fd < 0) continue;
-            whose[used] = i;
-            fds[used++] = (struct pollfd){.fd = s.slots[i].ready_fd, .events = POLLIN};
-        }
+    while (tend(clock_mono_us())) {
+        struct pollfd fds[3] = {{.fd = sup.signals, .events = POLLIN},
+                                {.fd = sup.tell[0], .events = POLLIN},
+                                {.fd = sup.upgrade_fd, .events = POLLIN}};
         log_flush();
-        if (poll(fds, used, due_in()) < 0 && errno != EINTR) return 71;
-        for (unsigned i = 1; i < used; i++) {
-            if (!fds[i].revents) continue;
-            if (whose[i] == SLOTS_MAX)
-                on_successor();
-            else if (s.slots[whose[i]].ready_fd == fds[i].fd)
-                on_ready(&s.slots[whose[i]]);
+        int n = poll(fds, 3, patience(clock_mono_us()));
+        if (n < 0 && errno != EINTR) {
+            log_line(LOG_ERROR, "poll: %s", strerror(errno));
+            sup.failed = true;
+            drain("cannot go on");
         }
-        on_signal();
-        uint64_t now = now_ms();
-        if (s.successor && now >= s.successor_until_ms) {
-            log_line(LOG_ERROR, "the new binary is not ready in time: the old one stays");
-            if (kill(s.successor, SIGKILL) != 0) log_line(LOG_WARN, "the new binary is gone");
-            s.successor_until_ms = now + HANDOVER_MS; /* reaped by then */
-        }
-        for (unsigned i = 0; i < s.count; i++)
-            if (s.slots[i].pid == 0 && !s.stopping && s.slots[i].start_at_ms <= now) start_worker(i);
+        if (n > 0 && fds[0].revents) hear_signals();
+        if (n > 0 && fds[1].revents) hear_workers();
+        if (n > 0 && fds[2].revents && sup.upgrade_fd >= 0) hear_upgrade();
+        reap();
     }
+    if (plan->pid_file && sup.upgrade_pid == 0 && unlink(plan->pid_file) != 0 && errno != ENOENT)
+        log_line(LOG_WARN, "cannot remove %s: %s", plan->pid_file, strerror(errno));
+    log_line(LOG_INFO, "ended");
     log_flush();
-    return 0;
+    free(sup.slots);
+    sup.slots = NULL;
+    return sup.failed ? 1 : 0;
 }

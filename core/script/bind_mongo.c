@@ -403,12 +403,12 @@ static int l_bulk(lua_State *L) {
 /* ---- commands ---- */
 
 /* Appends `"indexes": [{key, name, unique, expireAfterSeconds}]`. */
-static bool add_index(bson_t *command, const bson_t *keys, const char *name, bool unique, size_t ttl_s) {
+static bool add_index(bson_t *command, const bson_t *keys, const char *name, bool unique, int64_t ttl_s) {
     bson_t list, one;
     bool ok = BSON_APPEND_ARRAY_BEGIN(command, "indexes", &list) && BSON_APPEND_DOCUMENT_BEGIN(&list, "0", &one) &&
               BSON_APPEND_DOCUMENT(&one, "key", keys) && BSON_APPEND_UTF8(&one, "name", name);
     if (ok && unique) ok = BSON_APPEND_BOOL(&one, "unique", true);
-    if (ok && ttl_s) ok = BSON_APPEND_INT64(&one, "expireAfterSeconds", (int64_t)ttl_s);
+    if (ok && ttl_s >= 0) ok = BSON_APPEND_INT64(&one, "expireAfterSeconds", ttl_s);
     return ok && bson_append_document_end(&list, &one) && bson_append_array_end(command, &list);
 }
 
@@ -436,7 +436,11 @@ static int l_index(lua_State *L) {
     luaL_checktype(L, 2, LUA_TTABLE);
     optional_table(L, 3);
     bool unique = option_bool(L, 3, "unique");
-    size_t ttl_s = option_count(L, 3, "ttl_s", 1);
+    /* 0 is a life of its own: until the time that the field says. */
+    lua_getfield(L, 3, "ttl_s");
+    int64_t ttl_s = lua_isnil(L, -1) ? -1 : 0;
+    lua_pop(L, 1);
+    if (ttl_s == 0) ttl_s = (int64_t)option_count(L, 3, "ttl_s", 0);
     lua_getfield(L, 3, "name");
     const char *given = luaL_optstring(L, -1, NULL);
     struct error err = {0};

@@ -125,13 +125,12 @@ static void lists_done(void *data, PGresult *const *result, size_t count, const 
     task_resume(t, 1);
 }
 
-/* The statements of the list at `idx`, in the arena; their texts stay alive on the stack and in the list. */
+/* The statements of the list at `idx`; they and their texts stay alive on the stack. */
 static struct pg_statement *statements(lua_State *L, int idx, size_t *count) {
     luaL_checktype(L, idx, LUA_TTABLE);
     *count = lua_objlen(L, idx);
     if (*count == 0 || *count > STATEMENTS_MAX) luaL_error(L, "a pipeline holds 1 to %d statements", STATEMENTS_MAX);
-    struct pg_statement *list = arena_alloc(task_arena(task_current(L)), *count * sizeof *list);
-    if (!list) luaL_error(L, "out of memory");
+    struct pg_statement *list = lua_newuserdata(L, *count * sizeof *list);
     for (size_t i = 0; i < *count; i++) {
         luaL_checkstack(L, 8, "a pipeline");
         lua_rawgeti(L, idx, (int)i + 1);
@@ -155,8 +154,9 @@ static int l_pipeline(lua_State *L) {
 
 static void undo(void *data) {
     struct lua_tx *tx = data;
-    if (tx->tx) pg_tx_rollback(tx->tx);
+    struct pg_tx *open = tx->tx;
     tx->tx = NULL;
+    if (open) pg_tx_rollback(open);
 }
 
 static void tx_ready(void *data, struct pg_tx *tx, const struct pg_error *err) {
@@ -166,23 +166,19 @@ static void tx_ready(void *data, struct pg_tx *tx, const struct pg_error *err) {
         task_resume(t, pg_value_error(L, err));
         return;
     }
-    /* The userdata may be collected before the arena ends: what rolls back lives in the arena. */
-    struct lua_tx *held = arena_alloc(task_arena(t), sizeof *held);
-    if (held) {
-        *held = (struct lua_tx){.tx = tx};
-        held->undo = arena_defer(task_arena(t), undo, held);
-    }
-    if (!held || !held->undo) {
-        pg_tx_rollback(tx);
+    /* Rolled back by the end of the task, or by the collector when a task that lives for ever has lost it. */
+    struct lua_tx *held = lua_newuserdata(L, sizeof *held);
+    *held = (struct lua_tx){.tx = tx};
+    luaL_getmetatable(L, TX);
+    lua_setmetatable(L, -2);
+    held->undo = arena_defer(task_arena(t), undo, held);
+    if (!held->undo) {
+        undo(held);
         struct error memory;
         error_set(&memory, ERR_MEMORY, "out of memory");
         task_resume_error(t, &memory);
         return;
     }
-    struct lua_tx **box = lua_newuserdata(L, sizeof(struct lua_tx *));
-    *box = held;
-    luaL_getmetatable(L, TX);
-    lua_setmetatable(L, -2);
     task_resume(t, 1);
 }
 
@@ -194,7 +190,7 @@ static int l_begin(lua_State *L) {
 }
 
 static struct lua_tx *check_tx(lua_State *L) {
-    struct lua_tx *tx = *(struct lua_tx **)luaL_checkudata(L, 1, TX);
+    struct lua_tx *tx = luaL_checkudata(L, 1, TX);
     if (!tx->tx) luaL_error(L, "the transaction has ended");
     return tx;
 }
@@ -236,7 +232,7 @@ static int l_tx_commit(lua_State *L) {
 }
 
 static int l_tx_rollback(lua_State *L) {
-    struct lua_tx *tx = *(struct lua_tx **)luaL_checkudata(L, 1, TX);
+    struct lua_tx *tx = luaL_checkudata(L, 1, TX);
     if (tx->tx) deferred_run(tx->undo);
     lua_pushboolean(L, true);
     return 1;
@@ -491,7 +487,10 @@ int luaopen_core_pg(lua_State *L) {
     luaL_getmetatable(L, SESSION);
     lua_pushcfunction(L, l_session_close);
     lua_setfield(L, -2, "__gc");
-    lua_pop(L, 1);
+    luaL_getmetatable(L, TX);
+    lua_pushcfunction(L, l_tx_rollback);
+    lua_setfield(L, -2, "__gc");
+    lua_pop(L, 2);
     lua_newtable(L);
     luaL_register(L, NULL, functions);
     return 1;

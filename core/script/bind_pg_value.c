@@ -221,8 +221,7 @@ void pg_value_statement(lua_State *L, int sql, int last, struct pg_statement *s)
     int want = parameters_of(L, sql);
     if (count != want) luaL_error(L, "the statement has %d parameters, %d were given (a nil at the end?)", want, count);
     if (count > PARAMS_MAX) luaL_error(L, "more than %d parameters", PARAMS_MAX);
-    struct str *values = arena_alloc(task_arena(task_current(L)), sizeof *values * (size_t)(count ? count : 1));
-    if (!values) luaL_error(L, "out of memory");
+    struct str *values = lua_newuserdata(L, sizeof *values * (size_t)(count ? count : 1));
     for (int i = 0; i < count; i++) values[i] = parameter(L, sql + 1 + i, i + 1);
     s->params = (size_t)count;
     s->value = values;
@@ -402,7 +401,7 @@ bool pg_value_rows(lua_State *L, const PGresult *r, struct error *err) {
     if (!str_int64(str_of(text), &affected)) affected = 0;
     lua_pushnumber(L, (lua_Number)affected);
     lua_setfield(L, list, "affected");
-    lua_replace(L, top + 1);
+    if (columns > 0) lua_replace(L, top + 1); /* over the first name; without columns the list lies there already */
     lua_settop(L, top + 1);
     return true;
 }

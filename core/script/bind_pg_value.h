@@ -6,8 +6,8 @@
 
 #include "stores/pg.h"
 
-/* Fills `s` from a text at `sql` and the parameters after it, up to `last` (stack indexes); what has to be made is made in the arena and
- * on the stack. Raises a Lua error: a nil parameter, a number of parameters that is not that of the text, a value that cannot be one. */
+/* Fills `s` from a text at `sql` and the parameters after it, up to `last` (stack indexes); what has to be made is left on the stack, and
+ * `s` is good as long as it lies there. Raises a Lua error: a nil parameter, a number of parameters that is not that of the text, a value that cannot be one. */
 void pg_value_statement(lua_State *L, int sql, int last, struct pg_statement *s);
 /* The same from a table {sql, p1, ...} at `idx`; its parameters are left on the stack. */
 void pg_value_statement_table(lua_State *L, int idx, struct pg_statement *s);

@@ -219,7 +219,7 @@ static int l_quote(lua_State *L) {
     arena_limit(bench->arena, ARENA_LIMIT);
     struct pricing_input in;
     struct error err = {0};
-    pricing_read(L, 1, lua_upvalueindex(2), bench->arena, &in);
+    pricing_read(L, 1, lua_touserdata(L, lua_upvalueindex(2)), bench->arena, &in);
     struct call call = {.L = L, .input = 1, .hooks = 2};
     if (!lua_isnil(L, 2))
         in.hooks = (struct pricing_hooks){.data = &call, .promotion = hook_promotion, .tax_resolve = hook_tax};
@@ -242,7 +242,7 @@ int luaopen_core_pricing(lua_State *L) {
     lua_pushcfunction(L, bench_gc);
     lua_setfield(L, -2, "__gc");
     lua_setmetatable(L, -2);
-    pricing_push_read_keys(L);
+    pricing_push_names(L);
     pricing_push_keys(L);
     lua_pushcclosure(L, l_quote, 3);
     lua_setfield(L, -2, "quote");

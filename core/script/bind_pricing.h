@@ -6,12 +6,14 @@
 
 #include "commerce/pricing.h"
 
+struct pricing_names;
+
 /* Reads the input table at `idx` (its form: head of bind_pricing.c) into `in`. Strings are borrowed from the table,
  * which must stay unchanged on the stack until the quote has been pushed; arrays are the arena's. Raises a Lua error
  * that names the member when the table is not of that form. */
-void pricing_read(lua_State *L, int idx, int keys, struct arena *a, struct pricing_input *in);
-/* Pushes the table of member names that `keys` of pricing_read is the index of; made once a state. */
-void pricing_push_read_keys(lua_State *L);
+void pricing_read(lua_State *L, int idx, const struct pricing_names *names, struct arena *a, struct pricing_input *in);
+/* The index of member names that pricing_read needs, as a userdata that is pushed; made once a state. */
+struct pricing_names *pricing_push_names(lua_State *L);
 /* Pushes the quote as a table. */
 void pricing_push(lua_State *L, int keys, const struct quote *q);
 /* Pushes the table of member names that `keys` of pricing_push is the index of; made once a state. */

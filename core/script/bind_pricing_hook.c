@@ -448,7 +448,7 @@ static bool take_operation(struct answer *a, struct operation *op) {
         return error_set(a->err, ERR_INVALID, "%s[%zu]: a table is expected", a->list, a->index);
     lua_pushnil(a->L);
     while (lua_next(a->L, -2)) {
-        struct str key;
+        struct str key = {0};
         if (!take_key(a, &key) || !take_member(a, key, op, &seen)) {
             lua_pop(a->L, 2);
             return false;
@@ -515,7 +515,7 @@ static bool take_tax(struct answer *a, const struct pricing_view *view, struct t
         return error_set(a->err, ERR_INVALID, "%s[%zu]: a table is expected", a->list, a->index);
     lua_pushnil(a->L);
     while (lua_next(a->L, -2)) {
-        struct str key;
+        struct str key = {0};
         bool ok = take_key(a, &key) && take_tax_member(a, key, out, &rated);
         lua_pop(a->L, ok ? 1 : 2);
         if (!ok) return false;

@@ -9,17 +9,17 @@ struct pusher {
 };
 
 /* The names of all members; hashed once a state, not once a member. */
-#define NAMES(X)                                                                                                       \
-    X(adjustment_rows)                                                                                                 \
-    X(adjustments) X(after) X(amount) X(coupon_id) X(promotion_id) X(amount_minor) X(before) X(bundle_id)              \
-        X(bundle_key) X(cash_rounding) X(charge) X(code) X(coupon_uses) X(currency) X(discount) X(due) X(earn_points)  \
-            X(gift_card) X(gross) X(groups) X(id) X(in_bundle) X(inclusive) X(is_gift) X(jurisdiction) X(kind)         \
-                X(known) X(label) X(level) X(line_id) X(lines) X(merchandise) X(method_id) X(method_name) X(name)      \
-                    X(net) X(note) X(points_amount) X(points_cap) X(points_reason) X(points_used) X(ppm) X(product_id) \
-                        X(promotion_uses) X(purchase_type) X(qty) X(rate_ppm) X(reason) X(rejected)                    \
-                            X(requires_shipping) X(rule) X(shipping) X(sku) X(source_id) X(stage) X(subtotal) X(tax)   \
-                                X(taxes) X(tenders) X(total) X(trace) X(unit) X(units) X(variant_id) X(vendor_id)      \
-                                    X(version) X(wallet) X(wanted) X(warehouse_id) X(weight_g)
+// clang-format off
+#define NAMES(X) \
+    X(adjustment_rows) X(adjustments) X(after) X(amount) X(amount_minor) X(before) X(bundle_id) X(bundle_key) \
+    X(cash_rounding) X(charge) X(code) X(coupon_id) X(coupon_uses) X(currency) X(discount) X(due) X(earn_points) \
+    X(gift_card) X(gross) X(groups) X(id) X(in_bundle) X(inclusive) X(is_gift) X(jurisdiction) X(kind) X(known) \
+    X(label) X(level) X(line_id) X(lines) X(merchandise) X(method_id) X(method_name) X(name) X(net) X(note) \
+    X(points_amount) X(points_cap) X(points_reason) X(points_used) X(ppm) X(product_id) X(promotion_id) \
+    X(promotion_uses) X(purchase_type) X(qty) X(rate_ppm) X(reason) X(rejected) X(requires_shipping) X(rule) \
+    X(shipping) X(sku) X(source_id) X(stage) X(subtotal) X(tax) X(taxes) X(tenders) X(total) X(trace) X(unit) \
+    X(units) X(variant_id) X(vendor_id) X(version) X(wallet) X(wanted) X(warehouse_id) X(weight_g)
+// clang-format on
 
 #define X(name) K_##name,
 enum key { K_NONE, NAMES(X) };

@@ -13,7 +13,7 @@ enum kind { END, STRING, INTEGER, BOOLEAN, TIME, WORD, STRINGS, TABLE, ARRAY, CU
 
 struct reader {
     lua_State *L;
-    int keys; /* index of the table of interned names */
+    const struct pricing_names *names;
     struct arena *arena;
     struct pricing_input *in;
     const char *outer; /* the table being read, for messages */
@@ -32,7 +32,6 @@ struct array {
 
 struct field {
     const char *name;
-    int key; /* its place in the table of interned names, see pricing_read_keys */
     enum kind kind;
     size_t at;
     const char *const *words;   /* WORD: in the order of the enum, NULL-terminated */
@@ -40,6 +39,27 @@ struct field {
     const struct array *array;
     void (*custom)(struct reader *r, void *base); /* the value is on top of the stack and stays there */
 };
+
+#define NAMES_SLOTS 1024 /* a power of two, over twice the rows of all tables */
+
+/* Where the rows of all tables are found by the address of their interned name. */
+struct pricing_names {
+    struct {
+        const char *name; /* NULL: free */
+        const struct field *table, *row;
+    } slot[NAMES_SLOTS];
+};
+
+static size_t names_slot(const struct field *table, const char *name) {
+    uint64_t mixed = ((uint64_t)(uintptr_t)name ^ (uint64_t)(uintptr_t)table << 7) * UINT64_C(0x9E3779B97F4A7C15);
+    return (size_t)(mixed >> 54);
+}
+
+static const struct field *names_find(const struct pricing_names *names, const struct field *table, const char *name) {
+    for (size_t i = names_slot(table, name); names->slot[i].name; i = (i + 1) % NAMES_SLOTS)
+        if (names->slot[i].name == name && names->slot[i].table == table) return names->slot[i].row;
+    return NULL;
+}
 
 static void fail(struct reader *r, const char *name, const char *expected) {
     if (r->index) luaL_error(r->L, "quote: %s[%d].%s: %s expected", r->outer, (int)r->index, name, expected);
@@ -156,20 +176,22 @@ static void read_field(struct reader *r, const struct field *f, void *base) {
     }
 }
 
-/* The table is on top of the stack. */
+/* The table is on top of the stack. Its members are walked, not the rows of `fields`: a row of a table has many members
+ * that are mostly absent. Two texts are the same one when their addresses are (Lua interns them). */
 static void read_fields(struct reader *r, const struct field *fields, void *base) {
     luaL_checkstack(r->L, 8, "quote");
-    for (; fields->kind != END; fields++) {
-        lua_rawgeti(r->L, r->keys, fields->key + 1);
-        lua_rawget(r->L, -2);
-        /* nil and json.null both mean absent. */
-        if (!lua_isnil(r->L, -1) && lua_type(r->L, -1) != LUA_TLIGHTUSERDATA) read_field(r, fields, base);
+    lua_pushnil(r->L);
+    while (lua_next(r->L, -2)) {
+        /* json.null means absent. */
+        if (lua_type(r->L, -2) == LUA_TSTRING && lua_type(r->L, -1) != LUA_TLIGHTUSERDATA) {
+            const struct field *f = names_find(r->names, fields, lua_tolstring(r->L, -2, NULL));
+            if (f) read_field(r, f, base);
+        }
         lua_pop(r->L, 1);
     }
 }
 
-/* A name is hashed once a state, not once a look-up: __COUNTER__ numbers the rows of all tables in this file. */
-#define ROW(name_, kind_, at_) .name = (name_), .key = __COUNTER__, .kind = (kind_), .at = (at_)
+#define ROW(name_, kind_, at_) .name = (name_), .kind = (kind_), .at = (at_)
 // NOLINTBEGIN(bugprone-macro-parentheses): struct tags and members take none
 #define FIELD(type, member, kind_)                                                                                     \
     { ROW(#member, kind_, offsetof(struct type, member)) }
@@ -259,7 +281,10 @@ static const struct array gifts = {.fields = line_fields,
 
 static void read_rate(struct reader *r, void *base) {
     struct pricing_rate *rate = base;
-    const struct currency *from = currency_find(rate->from), *to = currency_find(r->in->currency);
+    /* Below the value lie its name and the row. */
+    lua_getfield(r->L, -3, "from");
+    const struct currency *from = bind_currency(r->L, -1), *to = currency_find(r->in->currency);
+    lua_pop(r->L, 1);
     if (!from || !to) fail(r, "from", "a currency of ISO 4217");
     if (!bind_rate(r->L, lua_gettop(r->L), from, to, &rate->rate)) fail(r, "legs", "one or two exchange rates");
 }
@@ -568,7 +593,7 @@ static const struct field tax_fields[] = {
 };
 
 static const struct field input_fields[] = {
-    FIELD(pricing_input, currency, STRING), /* first: rates need it */
+    FIELD(pricing_input, currency, STRING),
     NAMED(pricing_input, "now_ms", now_ms, TIME),
     FIELD(pricing_input, weekday, INTEGER),
     FIELD(pricing_input, hour, INTEGER),
@@ -590,26 +615,39 @@ static const struct field input_fields[] = {
     LAST,
 };
 
-void pricing_push_read_keys(lua_State *L) {
+struct pricing_names *pricing_push_names(lua_State *L) {
     static const struct field *const tables[] = {
         price_row_fields, line_fields,   rate_fields,  bundle_item_fields, bundle_fields,   target_fields,
         promotion_fields, coupon_fields, card_fields,  wallet_fields,      customer_fields, points_fields,
         place_fields,     zone_fields,   band_fields,  method_fields,      shipping_fields, tax_rule_fields,
         tax_place_fields, tax_fields,    input_fields,
     };
-    lua_createtable(L, 256, 0);
+    struct pricing_names *names = lua_newuserdata(L, sizeof *names);
+    memset(names, 0, sizeof *names);
+    lua_newtable(L); /* keeps the texts, and so their addresses */
     for (size_t t = 0; t < sizeof tables / sizeof tables[0]; t++) {
         for (const struct field *f = tables[t]; f->kind != END; f++) {
             lua_pushstring(L, f->name);
-            lua_rawseti(L, -2, f->key + 1);
+            const char *name = lua_tolstring(L, -1, NULL);
+            size_t i = names_slot(tables[t], name);
+            while (names->slot[i].name) i = (i + 1) % NAMES_SLOTS;
+            names->slot[i].name = name;
+            names->slot[i].table = tables[t];
+            names->slot[i].row = f;
+            lua_rawseti(L, -2, (int)lua_objlen(L, -2) + 1);
         }
     }
+    lua_setfenv(L, -2);
+    return names;
 }
 
-void pricing_read(lua_State *L, int idx, int keys, struct arena *a, struct pricing_input *in) {
+void pricing_read(lua_State *L, int idx, const struct pricing_names *names, struct arena *a, struct pricing_input *in) {
     *in = (struct pricing_input){.max_coupons = 1, .weekday = 1, .wallet = {.most = -1}};
-    struct reader r = {.L = L, .keys = keys, .arena = a, .in = in, .outer = ""};
+    struct reader r = {.L = L, .names = names, .arena = a, .in = in, .outer = ""};
     luaL_checktype(L, idx, LUA_TTABLE);
+    lua_getfield(L, idx, "currency"); /* before the rest: rates need it */
+    if (lua_type(L, -1) == LUA_TSTRING) in->currency = string_at(L, -1);
+    lua_pop(L, 1);
     lua_pushvalue(L, idx);
     read_fields(&r, input_fields, in);
     lua_pop(L, 1);

@@ -1,8 +1,8 @@
 /* core.server: routes in Lua, one coroutine a request.
  *
- * What Lua holds of a request is a userdata with a slot and the slot's generation. The slot is recycled when the request
- * ends, which moves the generation on: a userdata that outlives its request (an upvalue, a spawned task) then finds
- * nothing, never another caller's request. */
+ * What Lua holds of a request is a userdata with a slot and the slot's generation. The slot is recycled when the
+ * request ends, which moves the generation on: a userdata that outlives its request (an upvalue, a spawned task) then
+ * finds nothing, never another caller's request. */
 #include "script/bind_server.h"
 
 #include <lauxlib.h>
@@ -15,7 +15,7 @@
 #include "script/server_settings.h"
 #include "script/task.h"
 
-#define PAIRS_MAX 1000          /* fields of a form or query */
+#define PAIRS_MAX 1000 /* fields of a form or query */
 #define RESPONSE_HEADERS_MAX 64
 #define SPARE_SLOTS 1024
 
@@ -23,9 +23,9 @@ struct slot {
     struct slot *next; /* in the pool */
     uint64_t generation;
     struct request *r;
-    struct task *task;        /* of the request, once it was suspended */
-    struct task *writer;      /* waits for the stream to drain */
-    struct file_send *file;   /* being sent */
+    struct task *task;      /* of the request, once it was suspended */
+    struct task *writer;    /* waits for the stream to drain */
+    struct file_send *file; /* being sent */
     struct task *file_waiter;
 };
 
@@ -102,8 +102,10 @@ static struct slot *live_slot(lua_State *L) {
 }
 
 static void push_str(lua_State *L, struct str s) {
-    if (s.at) lua_pushlstring(L, s.at, s.len);
-    else lua_pushnil(L);
+    if (s.at)
+        lua_pushlstring(L, s.at, s.len);
+    else
+        lua_pushnil(L);
 }
 
 static int fail(lua_State *L, enum error_kind kind, const char *code, const char *message) {
@@ -212,10 +214,10 @@ enum field {
     FIELD_GONE,
 };
 static const char *const fields[] = {
-    [FIELD_METHOD] = "method",   [FIELD_PATH] = "path",           [FIELD_TARGET] = "target",
-    [FIELD_ROUTE] = "route",     [FIELD_PARAMS] = "params",       [FIELD_QUERY] = "query",
-    [FIELD_REMOTE] = "remote",   [FIELD_ID] = "id",               [FIELD_STARTED] = "started",
-    [FIELD_SECURE] = "secure",   [FIELD_CONTENT] = "content",     [FIELD_BODY_SIZE] = "body_size",
+    [FIELD_METHOD] = "method",       [FIELD_PATH] = "path",       [FIELD_TARGET] = "target",
+    [FIELD_ROUTE] = "route",         [FIELD_PARAMS] = "params",   [FIELD_QUERY] = "query",
+    [FIELD_REMOTE] = "remote",       [FIELD_ID] = "id",           [FIELD_STARTED] = "started",
+    [FIELD_SECURE] = "secure",       [FIELD_CONTENT] = "content", [FIELD_BODY_SIZE] = "body_size",
     [FIELD_BODY_PATH] = "body_path", [FIELD_GONE] = "gone",
 };
 
@@ -237,21 +239,50 @@ static int l_index(lua_State *L) {
     struct slot *s = live_slot(L);
     struct request *r = s->r;
     switch ((enum field)lua_tointeger(L, -1)) {
-    case FIELD_METHOD: push_str(L, request_method_name(r)); break;
-    case FIELD_PATH: push_str(L, request_path(r)); break;
-    case FIELD_TARGET: push_str(L, request_target(r)); break;
-    case FIELD_ROUTE: push_str(L, request_route(r)->pattern); break;
-    case FIELD_PARAMS: push_params(L, r); break;
-    case FIELD_QUERY: push_str(L, request_query(r)); break;
-    case FIELD_REMOTE: push_str(L, request_remote(r)); break;
-    case FIELD_ID: push_str(L, request_id(r)); break;
-    case FIELD_STARTED: lua_pushnumber(L, (lua_Number)request_started_us(r)); break;
-    case FIELD_SECURE: lua_pushboolean(L, 0); break; /* TLS ends at a proxy, whose word is judged in Lua */
-    case FIELD_CONTENT: lua_pushstring(L, content_kind_name(request_content(r))); break;
-    case FIELD_BODY_SIZE: lua_pushnumber(L, (lua_Number)request_body_size(r)); break;
-    case FIELD_BODY_PATH: push_str(L, str_of(request_body_path(r))); break;
-    case FIELD_GONE: lua_pushboolean(L, request_gone(r)); break;
-    default: lua_pushnil(L);
+    case FIELD_METHOD:
+        push_str(L, request_method_name(r));
+        break;
+    case FIELD_PATH:
+        push_str(L, request_path(r));
+        break;
+    case FIELD_TARGET:
+        push_str(L, request_target(r));
+        break;
+    case FIELD_ROUTE:
+        push_str(L, request_route(r)->pattern);
+        break;
+    case FIELD_PARAMS:
+        push_params(L, r);
+        break;
+    case FIELD_QUERY:
+        push_str(L, request_query(r));
+        break;
+    case FIELD_REMOTE:
+        push_str(L, request_remote(r));
+        break;
+    case FIELD_ID:
+        push_str(L, request_id(r));
+        break;
+    case FIELD_STARTED:
+        lua_pushnumber(L, (lua_Number)request_started_us(r));
+        break;
+    case FIELD_SECURE:
+        lua_pushboolean(L, 0);
+        break; /* TLS ends at a proxy, whose word is judged in Lua */
+    case FIELD_CONTENT:
+        lua_pushstring(L, content_kind_name(request_content(r)));
+        break;
+    case FIELD_BODY_SIZE:
+        lua_pushnumber(L, (lua_Number)request_body_size(r));
+        break;
+    case FIELD_BODY_PATH:
+        push_str(L, str_of(request_body_path(r)));
+        break;
+    case FIELD_GONE:
+        lua_pushboolean(L, request_gone(r));
+        break;
+    default:
+        lua_pushnil(L);
     }
     return 1;
 }
@@ -368,8 +399,10 @@ static int l_multipart(lua_State *L) {
         set_str(L, "type", p->type);
         lua_pushnumber(L, (lua_Number)p->size);
         lua_setfield(L, -2, "size");
-        if (p->path) set_str(L, "path", str_of(p->path));
-        else set_str(L, "data", p->data.at ? p->data : STR(""));
+        if (p->path)
+            set_str(L, "path", str_of(p->path));
+        else
+            set_str(L, "data", p->data.at ? p->data : STR(""));
         lua_rawseti(L, -2, (int)i + 1);
     }
     return 1;
@@ -438,7 +471,8 @@ static int l_stream(lua_State *L) {
     struct header headers[RESPONSE_HEADERS_MAX];
     size_t count = read_headers(L, 3, s->r, headers);
     if (!request_stream(s->r, status, headers, count, -1))
-        return fail(L, ERR_CANCELLED, "", request_gone(s->r) ? "the client has gone" : "the request was answered already");
+        return fail(L, ERR_CANCELLED, "",
+                    request_gone(s->r) ? "the client has gone" : "the request was answered already");
     lua_settop(L, 1);
     return 1;
 }
@@ -460,14 +494,17 @@ static int l_write(lua_State *L) {
     if (!s) return fail(L, ERR_CANCELLED, "", "the request has ended");
     if (s->writer) return fail(L, ERR_BUSY, "", "another task is writing");
     switch (request_stream_write(s->r, bytes)) {
-    case STREAM_OK: lua_pushboolean(L, 1); return 1;
+    case STREAM_OK:
+        lua_pushboolean(L, 1);
+        return 1;
     case STREAM_FULL: {
         struct task *t = task_current(L);
         s->writer = t;
         request_on_drain(s->r, drained, s);
         return task_suspend(L, t, cancel_write, s);
     }
-    default: return fail(L, ERR_CANCELLED, "", "the client has gone");
+    default:
+        return fail(L, ERR_CANCELLED, "", "the client has gone");
     }
 }
 
@@ -524,7 +561,10 @@ static struct server *need_server(lua_State *L) {
 
 static struct handler *handler_new(lua_State *L, struct routes *t, int function) {
     struct handler *h = malloc(sizeof *h);
-    if (!h || !routes_own(t, h)) luaL_error(L, "out of memory");
+    if (!h || !routes_own(t, h)) {
+        luaL_error(L, "out of memory");
+        return NULL;
+    }
     lua_pushvalue(L, function);
     *h = (struct handler){.L = task_main(L), .function = luaL_ref(L, LUA_REGISTRYINDEX)};
     return h;
@@ -542,7 +582,8 @@ static int l_route(lua_State *L) {
         lua_getfield(L, 4, "timeout_ms");
         lua_getfield(L, 4, "spool");
         lua_Number limit = lua_tonumber(L, -3), ms = lua_tonumber(L, -2);
-        luaL_argcheck(L, limit >= 0 && limit <= 1e12 && ms >= 0 && ms <= 1e9, 4, "body_limit or timeout_ms out of range");
+        luaL_argcheck(L, limit >= 0 && limit <= 1e12 && ms >= 0 && ms <= 1e9, 4,
+                      "body_limit or timeout_ms out of range");
         options = (struct route_options){
             .body_limit = (size_t)limit, .timeout_ms = (uint64_t)ms, .spool = lua_toboolean(L, -1)};
         lua_pop(L, 3);
@@ -572,9 +613,18 @@ static int l_static(lua_State *L) {
 
 int luaopen_core_server(lua_State *L) {
     static const luaL_Reg methods[] = {
-        {"header", l_header}, {"headers", l_headers},     {"cookie", l_cookie},   {"body", l_body},
-        {"form", l_form},     {"query_table", l_query_table}, {"multipart", l_multipart}, {"respond", l_respond},
-        {"stream", l_stream}, {"write", l_write},         {"close", l_close},     {"file", l_file},
+        {"header", l_header},
+        {"headers", l_headers},
+        {"cookie", l_cookie},
+        {"body", l_body},
+        {"form", l_form},
+        {"query_table", l_query_table},
+        {"multipart", l_multipart},
+        {"respond", l_respond},
+        {"stream", l_stream},
+        {"write", l_write},
+        {"close", l_close},
+        {"file", l_file},
         {NULL, NULL},
     };
     static const luaL_Reg functions[] = {

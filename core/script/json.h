@@ -21,6 +21,9 @@ bool json_decode(lua_State *L, struct str text, struct error *err);
  * Lua's out-of-memory error: keep `out` where it is not lost then. */
 bool json_encode(lua_State *L, int idx, struct buf *out, struct error *err);
 
+/* As json_encode, with the members of every object in the order of their names by byte: for texts that are hashed. */
+bool json_encode_sorted(lua_State *L, int idx, struct buf *out, struct error *err);
+
 /* Sets the array metatable on the table at `idx`. */
 void json_mark_array(lua_State *L, int idx);
 /* Pushes the array metatable. */

@@ -18,6 +18,7 @@ struct encoder {
     struct error *err;
     const void *array_mt;
     unsigned depth;
+    bool sorted;
     char path[120]; /* grows at the front while an error unwinds */
 };
 
@@ -262,12 +263,55 @@ static bool ordered_object(struct encoder *e, int idx, int order) {
     return buf_byte(e->out, '}') || out_of_memory(e);
 }
 
+static int by_bytes(const void *a, const void *b) {
+    const struct str *x = a, *y = b;
+    int c = memcmp(x->at, y->at, x->len < y->len ? x->len : y->len);
+    return c != 0 ? c : (x->len > y->len) - (x->len < y->len);
+}
+
+/* The members in the order of their names: an order list made on the spot. */
+static bool sorted_object(struct encoder *e, int idx) {
+    lua_State *L = e->L;
+    int top = lua_gettop(L);
+    size_t n = 0, i = 0;
+    lua_pushnil(L);
+    while (lua_next(L, idx)) {
+        lua_pop(L, 1);
+        n++;
+    }
+    struct str *names = calloc(n, sizeof *names);
+    if (!names) return out_of_memory(e);
+    lua_pushnil(L);
+    while (i < n && lua_next(L, idx)) {
+        lua_pop(L, 1);
+        if (lua_type(L, -1) != LUA_TSTRING) break; /* ordered_object says what is wrong with it */
+        names[i].at = lua_tolstring(L, -1, &names[i].len);
+        i++;
+    }
+    lua_settop(L, top);
+    qsort(names, i, sizeof *names, by_bytes);
+    lua_createtable(L, (int)i, 0);
+    int list = lua_gettop(L);
+    for (size_t k = 0; k < i; k++) {
+        lua_pushlstring(L, names[k].at, names[k].len);
+        lua_rawseti(L, list, (int)k + 1);
+    }
+    free(names);
+    if (!ordered_object(e, idx, list)) return false;
+    lua_pop(L, 1);
+    return true;
+}
+
 static bool plain_table(struct encoder *e, int idx, bool marked) {
     lua_State *L = e->L;
     struct buf *b = e->out;
     size_t start = b->len;
     lua_pushnil(L);
     if (!lua_next(L, idx)) return buf_add(b, marked ? STR("[]") : STR("{}")) || out_of_memory(e);
+    if (lua_type(L, -2) == LUA_TSTRING && !marked && e->sorted) {
+        lua_pop(L, 2);
+        return sorted_object(e, idx);
+    }
     if (lua_type(L, -2) == LUA_TSTRING && !marked) {
         char before = '{';
         do {
@@ -345,13 +389,13 @@ static bool value(struct encoder *e, int idx) {
     return error_set(e->err, ERR_INVALID, "a %s cannot be JSON", lua_typename(L, lua_type(L, idx)));
 }
 
-bool json_encode(lua_State *L, int idx, struct buf *out, struct error *err) {
+static bool encode(lua_State *L, int idx, bool sorted, struct buf *out, struct error *err) {
     int top = lua_gettop(L);
     if (idx < 0) idx = top + idx + 1;
     if (!lua_checkstack(L, 8)) return error_set(err, ERR_MEMORY, "no memory for the Lua stack");
     struct error own;
     if (!err) err = &own;
-    struct encoder e = {.L = L, .out = out, .err = err};
+    struct encoder e = {.L = L, .out = out, .err = err, .sorted = sorted};
     json_push_array_mt(L);
     e.array_mt = lua_topointer(L, -1);
     lua_pop(L, 1);
@@ -366,4 +410,12 @@ bool json_encode(lua_State *L, int idx, struct buf *out, struct error *err) {
         if (put < 0) err->message[n] = '\0';
     }
     return false;
+}
+
+bool json_encode(lua_State *L, int idx, struct buf *out, struct error *err) {
+    return encode(L, idx, false, out, err);
+}
+
+bool json_encode_sorted(lua_State *L, int idx, struct buf *out, struct error *err) {
+    return encode(L, idx, true, out, err);
 }

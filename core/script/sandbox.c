@@ -502,7 +502,7 @@ static int configure(lua_State *L, struct call *c) {
         luaL_error(L, "config_invalid: %s", message);
     }
     end(L);
-    if (!json_encode(L, -1, &c->config, &err)) luaL_error(L, "config_invalid: %s", err.message);
+    if (!json_encode_sorted(L, -1, &c->config, &err)) luaL_error(L, "config_invalid: %s", err.message);
     return 0;
 }
 

@@ -24,8 +24,7 @@ static bool is_dir(const char *path) {
     return access(path, R_OK | X_OK) == 0;
 }
 
-/* Where the Lua files are, into out[PATH_MAX]. */
-static bool find_lua_dir(const char *wanted, char *out) {
+bool vm_find_dir(const char *wanted, const char *name, char *out) {
     int n;
     if (wanted && *wanted) {
         n = snprintf(out, PATH_MAX, "%s", wanted);
@@ -37,10 +36,10 @@ static bool find_lua_dir(const char *wanted, char *out) {
         exe[len] = '\0';
         char *slash = strrchr(exe, '/');
         if (slash) *slash = '\0';
-        n = snprintf(out, PATH_MAX, "%s/../share/kasma/lua", exe);
+        n = snprintf(out, PATH_MAX, "%s/../share/kasma/%s", exe, name);
         if (n > 0 && n < PATH_MAX && is_dir(out)) return true;
     }
-    n = snprintf(out, PATH_MAX, "%s", KASMA_SOURCE_DIR "/lua");
+    n = snprintf(out, PATH_MAX, "%s/%s", KASMA_SOURCE_DIR, name);
     return n > 0 && n < PATH_MAX && is_dir(out);
 }
 
@@ -68,7 +67,7 @@ static int set_up(lua_State *L) {
 
 struct vm *vm_new_with(const luaL_Reg *modules, const char *lua_dir, struct error *err) {
     char dir[PATH_MAX];
-    if (!find_lua_dir(lua_dir, dir)) {
+    if (!vm_find_dir(lua_dir, "lua", dir)) {
         error_set(err, ERR_INVALID, "no folder of Lua files at %s", lua_dir && *lua_dir ? lua_dir : KASMA_SOURCE_DIR "/lua");
         return NULL;
     }

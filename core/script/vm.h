@@ -22,6 +22,9 @@ struct vm *vm_new_with(const luaL_Reg *modules, const char *lua_dir, struct erro
 void vm_free(struct vm *vm);
 lua_State *vm_state(struct vm *vm);
 
+/* Where a folder of the product is: `wanted` when that is set, else share/kasma/<name> beside the installed binary, else
+ * <name> in the source tree; into out[PATH_MAX]. False: it is not there or cannot be read. */
+bool vm_find_dir(const char *wanted, const char *name, char *out);
 /* require(module) outside of any task. True: its value is on top of the state's stack. False: the error was logged with
  * its traceback and is in `err`; nothing was pushed. */
 bool vm_require(struct vm *vm, const char *module, struct error *err);

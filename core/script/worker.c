@@ -1,35 +1,111 @@
 #include "script/worker.h"
 
 #include <signal.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <unistd.h>
+#include <sysexits.h>
 
 #include "runtime/clock.h"
 #include "runtime/config.h"
 #include "runtime/log.h"
 #include "runtime/loop.h"
+#include "runtime/metrics.h"
 #include "script/bind_server.h"
 #include "script/sched.h"
 #include "script/vm.h"
 
 #define DRAIN_LOOK_MS 20
+#define WELL_LOOK_MS 100
+#define SECOND_MS 1000
 
 static struct {
+    const struct supervisor_worker *told;
     struct vm *vm;
     struct server *server; /* NULL: does not listen */
     uv_signal_t term, quit, interrupt, hup;
-    uv_timer_t drain;
-    uint64_t drain_until_ms;
-    bool draining;
+    uv_timer_t second, look; /* look: at a drain's progress, or at the stores during an upgrade */
+    uint64_t second_due_us, accept_until_ms, drain_until_ms;
+    uint32_t lag, lua_bytes, tasks; /* metric slots */
+    bool draining, asked, failed;
 } w;
 
+/* ---- a loop and a VM, for workers and commands ---- */
+
+static void fail(const char *what, const struct error *err) {
+    log_line(LOG_ERROR, "%s%s%s", what, *what ? ": " : "", err->message);
+    log_flush();
+    w.failed = true;
+}
+
+/* Lua files of another folder are found after the product's own. */
+static bool add_folder(struct error *err) {
+    const char *folder = config_str("KASMA_EXTRA_LUA_DIR");
+    if (!folder || !*folder) return true;
+    lua_State *L = vm_state(w.vm);
+    lua_getglobal(L, "package");
+    lua_getfield(L, -1, "path");
+    lua_pushfstring(L, "%s;%s/?.lua", lua_tostring(L, -1), folder);
+    lua_setfield(L, -3, "path");
+    lua_pop(L, 2);
+    return lua_gettop(L) == 0 || error_set(err, ERR_INTERNAL, "package.path was not set");
+}
+
+static void on_second(uv_timer_t *timer) {
+    uint64_t now = clock_mono_us();
+    supervisor_beat();
+    double late = now > w.second_due_us ? (double)(now - w.second_due_us) / 1e6 : 0;
+    w.second_due_us = now + SECOND_MS * 1000;
+    metric_set(w.lag, late);
+    metric_set(w.tasks, (double)task_count());
+    metric_set(w.lua_bytes, (double)lua_gc(vm_state(w.vm), LUA_GCCOUNT, 0) * 1024);
+    metrics_sample_process();
+    (void)timer;
+}
+
+static bool begin(struct error *err) {
+    w.failed = false;
+    if (signal(SIGPIPE, SIG_IGN) == SIG_ERR || !loop_open() || uv_timer_init(loop_get(), &w.second) != 0 ||
+        uv_timer_init(loop_get(), &w.look) != 0)
+        return error_set(err, ERR_INTERNAL, "the event loop cannot start");
+    w.vm = vm_new(err);
+    if (!w.vm || !add_folder(err)) return false;
+    w.lag = metric_only(metric_gauge("kasma_loop_lag_seconds", "How late the loop came to its timer in the last second",
+                                     METRIC_MAX, NULL));
+    w.tasks = metric_only(metric_gauge("kasma_tasks", "Coroutines at work", METRIC_SUM, NULL));
+    w.lua_bytes = metric_only(metric_gauge("kasma_lua_bytes", "Memory of the platform VMs by Lua's count", METRIC_SUM, NULL));
+    struct metric *build = metric_gauge("kasma_build_info", "The version that runs", METRIC_MAX, "version");
+    metric_set(metric_series(build, KASMA_VERSION), 1);
+    w.second_due_us = clock_mono_us() + SECOND_MS * 1000;
+    if (uv_timer_start(&w.second, on_second, SECOND_MS, SECOND_MS) != 0)
+        return error_set(err, ERR_INTERNAL, "the event loop has no timer");
+    return true;
+}
+
+static int end(int status) {
+    if (w.server) {
+        server_close(w.server);
+        bind_server_set(NULL);
+        w.server = NULL;
+        /* Its close callbacks; what else is open does not keep us. */
+        int left = uv_run(loop_get(), UV_RUN_NOWAIT);
+        (void)left;
+    }
+    vm_free(w.vm);
+    w.vm = NULL;
+    log_flush();
+    return status;
+}
+
+/* ---- graceful end ---- */
+
 static void on_drain(uv_timer_t *timer) {
+    uint64_t now = uv_now(loop_get());
+    if (w.server && now >= w.accept_until_ms) server_stop_accepting(w.server);
     size_t requests = w.server ? server_in_flight(w.server) : 0, tasks = task_count();
-    bool late = uv_now(loop_get()) >= w.drain_until_ms;
-    if (requests + tasks > 0 && !late) return;
-    if (late) log_line(LOG_WARN, "the grace is over: %zu requests and %zu tasks are cut off", requests, tasks);
-    uv_timer_stop(timer);
+    bool late = now >= w.drain_until_ms;
+    if (!late && (requests + tasks > 0 || now < w.accept_until_ms)) return;
+    if (requests + tasks > 0) log_line(LOG_WARN, "the grace is over: %zu requests and %zu tasks are cut off", requests, tasks);
+    int stopped = uv_timer_stop(timer);
+    (void)stopped; /* an initialised timer: cannot fail */
     loop_stop();
 }
 
@@ -38,16 +114,28 @@ static void on_stop(uv_signal_t *handle, int number) {
     (void)number;
     if (w.draining) return;
     w.draining = true;
-    w.drain_until_ms = uv_now(loop_get()) + (uint64_t)config_int("SHUTDOWN_GRACE") * 1000;
-    if (w.server) server_stop_accepting(w.server);
+    uint64_t wait = w.server ? (uint64_t)config_int("DRAIN_WAIT") * 1000 : 0;
+    w.accept_until_ms = uv_now(loop_get()) + wait;
+    w.drain_until_ms = w.accept_until_ms + (uint64_t)config_int("SHUTDOWN_GRACE") * 1000;
     sched_stop(vm_state(w.vm));
-    if (uv_timer_start(&w.drain, on_drain, DRAIN_LOOK_MS, DRAIN_LOOK_MS) != 0) loop_stop();
+    if (uv_timer_start(&w.look, on_drain, 0, DRAIN_LOOK_MS) != 0) loop_stop();
 }
 
-/* Keeps the loop alive and lets waiting log lines out. */
-static void on_second(uv_timer_t *timer) {
-    (void)timer;
-    log_flush();
+/* ---- reload ---- */
+
+/* Calls boot[name]() as a task when the boot module is a table that has it. False: it has not. */
+static bool call_boot(const char *name, task_finished *finished) {
+    struct error err;
+    lua_State *L = vm_state(w.vm);
+    if (!vm_require(w.vm, config_str("BOOT"), &err)) return false;
+    if (lua_istable(L, -1)) {
+        lua_getfield(L, -1, name);
+        lua_remove(L, -2);
+    }
+    bool started = false;
+    if (lua_isfunction(L, -1) && vm_state(w.vm) == L) started = task_start(L, 0, NULL, finished, NULL, NULL);
+    lua_settop(L, 0);
+    return started;
 }
 
 static void on_hup(uv_signal_t *handle, int number) {
@@ -56,11 +144,62 @@ static void on_hup(uv_signal_t *handle, int number) {
     struct buf problems = {0};
     int argc = 0;
     char *argv[] = {NULL};
-    if (!config_load(&argc, argv, &problems)) log_event(LOG_ERROR, STR("the new configuration is refused"), str_n("", 0));
+    /* The supervisor has read the same sources and found them good, or we would not have been told. */
+    if (!config_load(&argc, argv, &problems)) log_line(LOG_ERROR, "the new settings are refused");
     buf_free(&problems);
-    struct error err;
-    if (!vm_run(w.vm, "local ok, rules = pcall(require, 'core.rules') if ok then rules.reload() end", "=reload", &err))
-        log_line(LOG_ERROR, "reload: %s", err.message);
+    if (!call_boot("reload", task_log_finished)) log_line(LOG_DEBUG, "the boot module has nothing to reload");
+}
+
+/* ---- start ---- */
+
+static void serve(void) {
+    struct error err = {0};
+    if (w.told->socket_count > 0) {
+        w.server = bind_server_get();
+        if (!w.server) error_set(&err, ERR_MEMORY, "out of memory");
+        bool ok = w.server != NULL;
+        for (size_t i = 0; ok && i < w.told->socket_count; i++) ok = server_listen_fd(w.server, w.told->sockets[i], &err);
+        if (!ok) {
+            fail("cannot listen", &err);
+            loop_stop();
+            return;
+        }
+    }
+    supervisor_tell_ready();
+}
+
+static void is_well(void *data, lua_State *L, bool ok) {
+    (void)data;
+    w.asked = false;
+    if (w.draining || !uv_is_active((uv_handle_t *)&w.look)) return;
+    if (!ok || !lua_toboolean(L, -1)) return; /* asked again by the timer; the supervisor limits the time */
+    int stopped = uv_timer_stop(&w.look);
+    (void)stopped;
+    serve();
+}
+
+static void ask_if_well(uv_timer_t *timer) {
+    (void)timer;
+    if (w.asked) return;
+    w.asked = true;
+    if (call_boot("ready", is_well)) return;
+    int stopped = uv_timer_stop(&w.look);
+    (void)stopped;
+    serve();
+}
+
+static void booted(void *data, lua_State *L, bool ok) {
+    (void)data;
+    if (!ok) {
+        task_log_error(L, "boot");
+        w.failed = true;
+        loop_stop();
+    } else if (!w.told->upgrading) {
+        serve();
+    } else if (uv_timer_start(&w.look, ask_if_well, 0, WELL_LOOK_MS) != 0) {
+        w.failed = true;
+        loop_stop();
+    }
 }
 
 static bool watch_signal(uv_signal_t *handle, uv_signal_cb fn, int number) {
@@ -69,91 +208,56 @@ static bool watch_signal(uv_signal_t *handle, uv_signal_cb fn, int number) {
     return true;
 }
 
-/* Lua files of another folder are found after the product's own. */
-static bool add_folder(struct vm *vm, struct error *err) {
-    const char *folder = config_str("KASMA_EXTRA_LUA_DIR");
-    if (!folder || !*folder) return true;
-    struct buf text = {0};
-    bool ok = buf_printf(&text, "package.path = package.path .. ';' .. [==[%s/?.lua]==]", folder) && buf_byte(&text, '\0');
-    ok = ok ? vm_run(vm, text.data, "=path", err) : error_set(err, ERR_MEMORY, "out of memory");
-    buf_free(&text);
-    return ok;
+/* The boot module is a function of the role, or a table with `start`. */
+static bool boot(struct error *err) {
+    lua_State *L = vm_state(w.vm);
+    if (!vm_require(w.vm, config_str("BOOT"), err)) return false;
+    if (lua_istable(L, -1)) {
+        lua_getfield(L, -1, "start");
+        lua_remove(L, -2);
+    }
+    if (!lua_isfunction(L, -1)) return error_set(err, ERR_INVALID, "the boot module %s cannot be started", config_str("BOOT"));
+    lua_pushstring(L, w.told->role);
+    return task_start(L, 1, NULL, booted, NULL, NULL) || error_set(err, ERR_MEMORY, "out of memory");
 }
 
-static void booted(void *data, lua_State *L, bool ok) {
-    const struct worker_options *o = data;
-    struct error err;
-    if (!ok) {
-        task_log_error(L, "boot");
-        exit(70);
+int worker_run(const struct supervisor_worker *worker) {
+    struct error err = {0};
+    w.told = worker;
+    bool ok = begin(&err) && (watch_signal(&w.term, on_stop, SIGTERM) && watch_signal(&w.quit, on_stop, SIGQUIT) &&
+                                  watch_signal(&w.interrupt, on_stop, SIGINT) && watch_signal(&w.hup, on_hup, SIGHUP)
+                              ? true
+                              : error_set(&err, ERR_INTERNAL, "the event loop takes no signals"));
+    if (!ok || !boot(&err)) {
+        fail("the worker cannot start", &err);
+        return end(EX_SOFTWARE);
     }
-    if (o->listen_fd >= 0) {
-        w.server = bind_server_get();
-        if (!w.server || !server_listen_fd(w.server, o->listen_fd, &err)) {
-            log_line(LOG_ERROR, "cannot listen: %s", w.server ? err.message : "out of memory");
-            exit(70);
-        }
-    }
-    if (o->ready_fd >= 0) {
-        if (write(o->ready_fd, "R", 1) != 1) log_line(LOG_WARN, "nobody waits for this worker");
-        if (close(o->ready_fd) != 0) log_line(LOG_WARN, "the readiness pipe did not close");
-    }
+    if (!w.failed) loop_run();
+    return end(w.failed ? EX_SOFTWARE : 0);
 }
 
-int worker_run(const struct worker_options *o) {
-    struct error err;
-    if (signal(SIGPIPE, SIG_IGN) == SIG_ERR || !loop_open() || uv_timer_init(loop_get(), &w.drain) != 0 ||
-        !watch_signal(&w.term, on_stop, SIGTERM) || !watch_signal(&w.quit, on_stop, SIGQUIT) ||
-        !watch_signal(&w.interrupt, on_stop, SIGINT) || !watch_signal(&w.hup, on_hup, SIGHUP)) {
-        log_line(LOG_ERROR, "the event loop cannot start");
-        return 70;
-    }
-    w.vm = vm_new(&err);
-    const char *const args[] = {o->role, NULL};
-    if (!w.vm || !add_folder(w.vm, &err) || !vm_start(w.vm, config_str("BOOT"), "start", args, booted, (void *)(uintptr_t)o, &err)) {
-        log_line(LOG_ERROR, "%s", err.message);
-        log_flush();
-        return 70;
-    }
-    /* Work that waits for stores is done by tasks; between them the loop may have nothing to wait for. */
-    uv_timer_t alive;
-    if (uv_timer_init(loop_get(), &alive) != 0 || uv_timer_start(&alive, on_second, 1000, 1000) != 0) return 70;
-    loop_run();
-    log_flush();
-    return 0;
-}
+/* ---- commands ---- */
 
-static int command_status;
+static struct {
+    int status;
+    bool ended;
+} command;
 
 static void command_ended(void *data, lua_State *L, bool ok) {
     (void)data;
-    command_status = 1;
-    if (ok)
-        command_status = lua_isnumber(L, -1) ? (int)lua_tointeger(L, -1) : 0;
-    else
-        task_log_error(L, "command");
+    command.ended = true;
+    command.status = !ok ? 1 : lua_isnumber(L, -1) ? (int)lua_tointeger(L, -1) : 0;
+    if (!ok) task_log_error(L, "command");
     loop_stop();
 }
 
 int worker_command(const char *function, const char *const *args) {
-    struct error err;
-    if (signal(SIGPIPE, SIG_IGN) == SIG_ERR || !loop_open()) return 70;
-    struct vm *vm = vm_new(&err);
-    if (!vm || !add_folder(vm, &err)) {
-        log_line(LOG_ERROR, "%s", err.message);
-        log_flush();
-        return 70;
-    }
-    uv_timer_t alive;
-    if (uv_timer_init(loop_get(), &alive) != 0 || uv_timer_start(&alive, on_second, 1000, 1000) != 0) return 70;
-    command_status = -1;
-    if (!vm_start(vm, "kasma.cli", function, args, command_ended, NULL, &err)) {
-        log_line(LOG_ERROR, "%s", err.message);
-        log_flush();
-        return 70;
+    struct error err = {0};
+    if (!begin(&err) || !vm_start(w.vm, "kasma.cli", function, args, command_ended, NULL, &err)) {
+        fail("", &err);
+        return end(EX_SOFTWARE);
     }
     /* It may have ended before the loop began. */
-    if (command_status < 0) loop_run();
-    log_flush();
-    return command_status;
+    if (!command.ended) loop_run();
+    return end(command.status);
 }

@@ -1,18 +1,15 @@
-/* One worker process: a loop, a VM, the Lua boot module of its role, and for `serve` a listening socket. */
+/* One process with a loop and a VM: a worker that serves or works until it is told to end, or a command that runs once. */
 #ifndef KASMA_SCRIPT_WORKER_H
 #define KASMA_SCRIPT_WORKER_H
 
-struct worker_options {
-    const char *role;  /* "serve" or "work" */
-    int listen_fd;     /* inherited; -1: listens nowhere */
-    int ready_fd;      /* one byte is written here when the worker can do its work; -1: nobody waits */
-};
+#include "runtime/supervisor.h"
 
-/* Runs until TERM, QUIT or INT and everything in flight has ended, or the grace is over. Returns the exit status. */
-int worker_run(const struct worker_options *o);
+/* Runs the boot module for the role, then serves (or works) until TERM, QUIT or INT and everything in flight has ended
+ * or the grace is over. Returns the exit status. The body of supervisor_plan.run. */
+int worker_run(const struct supervisor_worker *worker);
 
-/* Runs require("kasma.cli")[function](args...) as one task and returns the integer it answers, 1 when it raised. For the sub-commands that
- * are written in Lua. `args` is NULL-terminated. */
+/* Runs require("kasma.cli")[function](args...) as one task and returns the number it answers: 0 without one, 1 when it
+ * raised. For the commands that are written in Lua. `args` is NULL-terminated. */
 int worker_command(const char *function, const char *const *args);
 
 #endif

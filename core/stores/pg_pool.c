@@ -154,7 +154,7 @@ static void went_down(struct pg_pool *p, const char *why) {
     p->down = true;
     p->backoff_ms = p->backoff_ms ? p->backoff_ms * 2 : 100;
     if (p->backoff_ms > BACKOFF_MAX_MS) p->backoff_ms = BACKOFF_MAX_MS;
-    int n = snprintf(p->why, sizeof p->why, "%s", why);
+    int n = snprintf(p->why, sizeof p->why, "%.199s", why);
     (void)n; /* cut where it is too long */
     /* Who waits is answered at the end of the turn: this may run inside a call of one of them. */
     loop_at_turn_end(&p->hook);
@@ -188,7 +188,7 @@ static void member_ready(void *data, const struct pg_error *err) {
         char why[200];
         struct error copy = err->base;
         remove_member(m);
-        int n = snprintf(why, sizeof why, "%s", copy.message);
+        int n = snprintf(why, sizeof why, "%.199s", copy.message);
         (void)n; /* cut where it is too long */
         if (p->open == 0) {
             went_down(p, why);

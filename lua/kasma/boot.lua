@@ -11,6 +11,7 @@ local jobs = require("kasma.jobs")
 local log = require("kasma.log")
 local outbox = require("kasma.outbox")
 local route = require("kasma.route")
+local start = require("kasma.start")
 
 local M = {}
 
@@ -75,6 +76,7 @@ function M.start(role)
     local names = M.load()
     if role ~= "work" then route.mount() end
     start_loops(role)
+    start.run(role)
     log.debug("started", { role = role, modules = table.concat(names, " ") })
 end
 

@@ -1,6 +1,6 @@
 -- Queues in the data layout of BullMQ 5, so that a Node producer, worker or dashboard can stand beside ours. Every move is one
 -- Redis script (jobs_scripts.lua); a move in two calls would lose jobs. Jobs are at least once: a handler is idempotent by the
--- job's id or a business key. A job that follows a commit goes through the outbox (outbox.job); its row id is its job id.
+-- job's id or a business key. A job that follows a commit goes through the outbox (outbox.job).
 --
 --     jobs.handler("sales-queue", "order-confirmation", function(job) ... end)   -- job: id, name, data, opts, attempts_made
 --
@@ -60,8 +60,9 @@ local described = {}
 ---@param name string
 ---@param data any
 ---@param opts table|nil
+---@param once string|nil what asks for the job: the same asker gets the same job for a day
 ---@return string job id
-function M.add(queue, name, data, opts)
+function M.add(queue, name, data, opts, once)
     opts = opts or {}
     local stored = {}
     for key, value in pairs(opts) do stored[key] = value end
@@ -75,20 +76,19 @@ function M.add(queue, name, data, opts)
     end
     local id = errors.check(redis.eval(scripts.add, { prefix }, {
         check_id(opts.jobId), name, json.encode(data), json.encode(stored), tostring(opts.timestamp or time.now()),
-        tostring(opts.delay or 0), tostring(opts.priority or 0), opts.lifo and "1" or "0", tostring(time.now()),
+        tostring(opts.delay or 0), tostring(opts.priority or 0), opts.lifo and "1" or "0", once or "",
     }))
     return tostring(id)
 end
 
--- An outbox row becomes a job once: its id is the job's id.
+-- An outbox row becomes a job once, however often the relay hands it over.
 outbox.consumer("job", function(rows)
     for _, row in ipairs(rows) do
         local payload = row.payload
         local opts = {}
         for key, value in pairs(M.defaults) do opts[key] = value end
         for key, value in pairs(payload.opts or {}) do opts[key] = value end
-        opts.jobId = opts.jobId or row.id
-        M.add(payload.queue, payload.name, payload.data, opts)
+        M.add(payload.queue, payload.name, payload.data, opts, row.id)
     end
 end)
 

@@ -47,11 +47,16 @@ local function delay_until(id, due)
 end
 ]]
 
--- ARGV: id or '', name, data, opts, timestamp, delay, priority, lifo, now. Answers the id.
+-- ARGV: id or '', name, data, opts, timestamp, delay, priority, lifo, asker or ''. Answers the id.
 M.add = COMMON .. [[
+if ARGV[9] ~= '' then
+  local before = redis.call('GET', p .. 'ob:' .. ARGV[9])
+  if before then return before end
+end
 local counter = redis.call('INCR', p .. 'id')
 local id = ARGV[1] ~= '' and ARGV[1] or tostring(counter)
 local key = p .. id
+if ARGV[9] ~= '' then redis.call('SET', p .. 'ob:' .. ARGV[9], id, 'PX', 86400000) end
 if redis.call('EXISTS', key) == 1 then
   event('duplicated', 'jobId', id)
   return id

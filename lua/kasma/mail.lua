@@ -122,7 +122,7 @@ local function write_file(m)
     file:close()
     local moved, reason = os.rename(path .. ".part", path)
     if not moved then error("mail folder: " .. tostring(reason), 0) end
-    log.info("mail written", { to = m.to, file = path })
+    log.info("mail written", { file = path })
 end
 
 --- Hands a message to the transport. Raises when it could not.

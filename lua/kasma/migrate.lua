@@ -27,8 +27,12 @@ local function must(value, err)
     return value
 end
 
+-- The folder named by the configuration, else the one beside the Lua files that run.
 local function folder()
-    return (config.get("KASMA_HOME") or ".") .. "/migrations"
+    local named = config.get("KASMA_MIGRATIONS_DIR") or (config.get("KASMA_HOME") and config.get("KASMA_HOME") .. "/migrations")
+    if named then return named end
+    local here = assert(package.searchpath("kasma.migrate", package.path), "kasma.migrate is not on the path")
+    return (here:gsub("lua/kasma/migrate%.lua$", "migrations"))
 end
 
 local function read_file(path)
@@ -167,8 +171,8 @@ local function prepare(session)
     local need = preparations(session)
     if #need == 0 then return need end
     local sql = table.concat(need, ";\n") .. ";\n"
-    local ok, err = session:script("begin;\n" .. sql .. "commit;")
-    if not ok then
+    local _, err = session:script("begin;\n" .. sql .. "commit;")
+    if err then
         session:script("rollback;")
         if err.code == "42501" or err.code == "0LP01" then
             fail("This role may not make what is missing. Run this as an administrator, then migrate again:", sql)
@@ -214,16 +218,16 @@ function M.pending(files, rows)
 end
 
 local function apply(session, file)
-    local ok, err = session:script(table.concat({
+    local _, err = session:script(table.concat({
         "begin; set local role kasma_owner; set local search_path = public;",
         "set local lock_timeout = '10s'; set local statement_timeout = 0;",
         file.sql,
         ("; insert into public.schema_migrations (version, name, sha256, \"binary\", applied_at, micros) values (%d, %s, %s, %s, "
             .. "clock_timestamp(), (extract(epoch from clock_timestamp() - now()) * 1000000)::bigint);"):format(
-            file.version, quote(file.name), quote(file.sha256), quote(tostring(config.get("VERSION")))),
+            file.version, quote(file.name), quote(file.sha256), quote(config.version)),
         "commit;",
     }, "\n"))
-    if not ok then
+    if err then
         session:script("rollback;")
         fail(("migration %s failed and was undone: %s%s"):format(file.name, err.message, err.code and " (" .. err.code .. ")" or ""))
     end
@@ -298,7 +302,7 @@ function M.run(to, on_step)
             end
         end
         if must(session:query("select to_regprocedure('history_partitions(timestamptz, interval)') is not null as there"))[1].there then
-            must(session:script("select history_partitions(clock_timestamp(), interval '100 years');")) -- makes, drops nothing
+            must(session:query("select history_partitions(clock_timestamp(), interval '100 years')")) -- makes, drops nothing
         end
         return n
     end)

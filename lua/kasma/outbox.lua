@@ -51,7 +51,7 @@ function M.event(scope, name, entity_id, data) return M.row(scope, "event", enti
 ---@param queue string
 ---@param name string
 ---@param data table
----@param opts table|nil BullMQ options; the row's id becomes the job's id, so that it is added once
+---@param opts table|nil BullMQ options; the job is added once per row
 ---@return table statement
 function M.job(scope, queue, name, data, opts)
     return M.row(scope, "job", queue, { queue = queue, name = name, data = data, opts = opts or {} })

@@ -8,10 +8,10 @@ return {
     { "wishlists", { { "tenant_key", 1 }, { "user_id", 1 } }, { name = "user" } },
     { "abandoned_carts", { { "tenant_key", 1 }, { "status", 1 } }, { name = "status" } },
     { "marketing_logs", { { "tenant_key", 1 }, { "logType", 1 }, { "day", 1 } }, { name = "type_day" } },
-    { "marketing_logs", { { "expiresAt", 1 } }, { ttl_s = 0, name = "expiry" } },
-    { "rule_runs", { { "expiresAt", 1 } }, { ttl_s = 0, name = "expiry" } },
+    { "marketing_logs", { { "expiresAt", 1 } }, { ttl_s = 1, name = "expiry" } },
+    { "rule_runs", { { "expiresAt", 1 } }, { ttl_s = 1, name = "expiry" } },
     { "analytics_events", { { "tenant_key", 1 }, { "day", 1 } }, { name = "day" } },
-    { "analytics_events", { { "expiresAt", 1 } }, { ttl_s = 0, name = "expiry" } },
+    { "analytics_events", { { "expiresAt", 1 } }, { ttl_s = 1, name = "expiry" } },
     { "exchange_rates", { { "tenant_key", 1 }, { "fromCurrency", 1 }, { "toCurrency", 1 } }, { name = "pair" } },
     { "warehouse_layouts", { { "tenant_key", 1 }, { "warehouse_id", 1 } }, { unique = true, name = "warehouse" } },
 }

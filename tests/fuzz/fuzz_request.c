@@ -1,6 +1,6 @@
 // link: http
-/* Bytes from a client against the whole server, over a socket pair: the parser, bodies, routes, answers and closing. The
- * first byte says in what pieces the rest arrives. */
+/* Bytes from a client against the whole server, over a socket pair: the parser, bodies, routes, answers and closing.
+ * The first byte says in what pieces the rest arrives. */
 #include <assert.h>
 #include <stdlib.h>
 #include <sys/socket.h>

@@ -1,5 +1,5 @@
-/* A raw-socket HTTP client for tests that run the server in the same process and on the same loop: everything that waits
- * turns the loop, until a condition holds or ten seconds have passed. */
+/* A raw-socket HTTP client for tests that run the server in the same process and on the same loop: everything that
+ * waits turns the loop, until a condition holds or ten seconds have passed. */
 #ifndef KASMA_TESTS_HTTP_CLIENT_H
 #define KASMA_TESTS_HTTP_CLIENT_H
 
@@ -22,9 +22,9 @@
 
 struct client {
     int fd;
-    struct buf in;     /* all that came, NUL-terminated by client_text */
-    size_t counted;    /* bytes of it that are whole answers */
-    unsigned answers;  /* how many */
+    struct buf in;    /* all that came, NUL-terminated by client_text */
+    size_t counted;   /* bytes of it that are whole answers */
+    unsigned answers; /* how many */
     bool eof;
 };
 
@@ -100,8 +100,8 @@ static inline void client_says(struct client *c, const char *text) {
     client_send(c, str_of(text));
 }
 
-/* Length of the next answer that was not counted, 0 when it is not complete. 100 Continue is an answer of its own. `head`: the
- * request was HEAD. */
+/* Length of the next answer that was not counted, 0 when it is not complete. 100 Continue is an answer of its own.
+ * `head`: the request was HEAD. */
 static inline size_t answer_length(struct client *c, bool head) {
     const char *at = client_text(c) + c->counted;
     size_t left = c->in.len - c->counted;

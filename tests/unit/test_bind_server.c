@@ -22,18 +22,21 @@ static const char program[] =
     "server.route('GET', '/look/:id/of/:other', function(req)\n"
     "  local p, q = req.params, req:query_table()\n"
     "  local h = req:headers()\n"
-    "  req:respond(200, text, table.concat({ req.method, req.path, req.route, p.id, p.other, req.query, q.a[1], q.a[2], q.b,\n"
+    "  req:respond(200, text, table.concat({ req.method, req.path, req.route, p.id, p.other, req.query, q.a[1], "
+    "q.a[2], q.b,\n"
     "    req:header('X-Thing'), h['x-thing'], req:cookie('c'), req.remote, req.id, req.content, type(req.started),\n"
     "    tostring(req.nothing), tostring(req:header('none')), req.target }, '|'))\n"
     "end)\n"
-    "server.route('POST', '/echo', function(req) req:respond(201, { ['X-N'] = 5, ['Set-Cookie'] = { 'a=1', 'b=2' } }, req:body()) end)\n"
+    "server.route('POST', '/echo', function(req) req:respond(201, { ['X-N'] = 5, ['Set-Cookie'] = { 'a=1', 'b=2' } }, "
+    "req:body()) end)\n"
     "server.route('POST', '/form', function(req)\n"
     "  local f = req:form() req:respond(200, text, f.name .. '/' .. f.x[2] .. '/' .. req.content)\n"
     "end)\n"
     "server.route('POST', '/parts', function(req)\n"
     "  local m, err = req:multipart()\n"
     "  if not m then return req:respond(tonumber(err.code), text, err.message) end\n"
-    "  req:respond(200, text, m[1].name .. '=' .. m[1].data .. ';' .. m[2].filename .. ':' .. m[2].size .. ':' .. tostring(m[2].path ~= nil))\n"
+    "  req:respond(200, text, m[1].name .. '=' .. m[1].data .. ';' .. m[2].filename .. ':' .. m[2].size .. ':' .. "
+    "tostring(m[2].path ~= nil))\n"
     "end, { spool = true, body_limit = 5000 })\n"
     "server.route('GET', '/sleep', function(req)\n"
     "  sched.defer(function() ended = ended + 1 end)\n"
@@ -142,10 +145,12 @@ static void test_what_a_handler_sees(void **state) {
     expect("GET /api/Look/a%20b/of/C?a=1&a=2&b=x+y HTTP/1.1\r\n" HOST
            "X-Thing: one\r\nX-Thing: two\r\nCookie: c=cake\r\nX-Request-Id: rid-1\r\n\r\n",
            "HTTP/1.1 200",
-           "\r\n\r\nGET|/api/Look/a%20b/of/C|/look/:id/of/:other|a b|C|a=1&a=2&b=x+y|1|2|x y|one|one, two|cake|127.0.0.1|rid-1|"
+           "\r\n\r\nGET|/api/Look/a%20b/of/C|/look/:id/of/:other|a b|C|a=1&a=2&b=x+y|1|2|x y|one|one, "
+           "two|cake|127.0.0.1|rid-1|"
            "none|number|nil|nil|/api/Look/a%20b/of/C?a=1&a=2&b=x+y");
     expect("POST /echo HTTP/1.1\r\n" HOST "Content-Length: 4\r\n\r\nbody", "HTTP/1.1 201 Created", "\r\n\r\nbody");
-    expect("POST /echo HTTP/1.1\r\n" HOST "Content-Length: 4\r\n\r\nbody", "HTTP/1.1 201", "Set-Cookie: a=1\r\nSet-Cookie: b=2\r\n");
+    expect("POST /echo HTTP/1.1\r\n" HOST "Content-Length: 4\r\n\r\nbody", "HTTP/1.1 201",
+           "Set-Cookie: a=1\r\nSet-Cookie: b=2\r\n");
     expect("POST /echo HTTP/1.1\r\n" HOST "Content-Length: 4\r\n\r\nbody", "HTTP/1.1 201", "X-N: 5\r\n");
     expect("POST /form HTTP/1.1\r\n" HOST
            "Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 19\r\n\r\nname=a%26b&x=1&x=2+",
@@ -155,11 +160,13 @@ static void test_what_a_handler_sees(void **state) {
                                "Content-Disposition: form-data; name=f; filename=x\r\n\r\nfile\r\n--B--";
     char request[600];
     (void)snprintf(request, sizeof request,
-                   "POST /parts HTTP/1.1\r\n" HOST "Content-Type: multipart/form-data; boundary=B\r\nContent-Length: %zu\r\n\r\n%s",
+                   "POST /parts HTTP/1.1\r\n" HOST
+                   "Content-Type: multipart/form-data; boundary=B\r\nContent-Length: %zu\r\n\r\n%s",
                    sizeof body - 1, body);
     expect(request, "HTTP/1.1 200", "\r\n\r\na=v;x:4:true");
     expect("POST /parts HTTP/1.1\r\n" HOST "Content-Length: 3\r\n\r\nabc", "HTTP/1.1 400", "Not a multipart body");
-    expect("POST /parts HTTP/1.1\r\n" HOST "Content-Length: 5001\r\n\r\nabc", "HTTP/1.1 413", "request entity too large");
+    expect("POST /parts HTTP/1.1\r\n" HOST "Content-Length: 5001\r\n\r\nabc", "HTTP/1.1 413",
+           "request entity too large");
 }
 
 static void test_waiting(void **state) {

@@ -167,8 +167,15 @@ static void test_ranges(void **state) {
     assert_int_equal(range_parse(STR("bytes=10-"), 10, r, &n), RANGE_UNSATISFIABLE);
     assert_int_equal(range_parse(STR("bytes=-0"), 10, r, &n), RANGE_UNSATISFIABLE);
     assert_int_equal(range_parse(STR("bytes=0-"), 0, r, &n), RANGE_UNSATISFIABLE);
-    static const char *const none[] = {"", "bytes=", "bytes=a-b", "bytes=5-4", "lines=1-2", "bytes=1", "bytes=0-5,3-9",
-                                       "bytes=99999999999999999999-", "bytes=0-0,1-1,2-2,3-3,4-4,5-5,6-6,7-7,8-8"};
+    static const char *const none[] = {"",
+                                       "bytes=",
+                                       "bytes=a-b",
+                                       "bytes=5-4",
+                                       "lines=1-2",
+                                       "bytes=1",
+                                       "bytes=0-5,3-9",
+                                       "bytes=99999999999999999999-",
+                                       "bytes=0-0,1-1,2-2,3-3,4-4,5-5,6-6,7-7,8-8"};
     for (size_t i = 0; i < sizeof none / sizeof none[0]; i++)
         assert_int_equal(range_parse(str_of(none[i]), 10, r, &n), RANGE_NONE);
 }

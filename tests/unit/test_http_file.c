@@ -54,7 +54,8 @@ static int group_teardown(void **state) {
     server_close(server);
     for (int i = 0; i < 10; i++) turn_loop();
     char command[300];
-    static const char *const names[] = {"digits.txt", "empty.css", ".hidden", "sub/index.html", "sub", "big.bin", "big.css", ""};
+    static const char *const names[] = {"digits.txt", "empty.css", ".hidden", "sub/index.html",
+                                        "sub",        "big.bin",   "big.css", ""};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         (void)snprintf(command, sizeof command, "%s/%s", dir, names[i]);
         assert_int_equal(remove(command), 0);
@@ -101,10 +102,18 @@ static void test_whole_files(void **state) {
 
 static void test_what_is_not_served(void **state) {
     (void)state;
-    static const char *const paths[] = {"/files/nope",         "/files/../etc/passwd", "/files/%2e%2e/%2e%2e/etc/passwd",
-                                        "/files/.hidden",      "/files/sub/../../x",   "/files//etc/passwd",
-                                        "/files/%2fetc/passwd", "/files/digits.txt%00.css", "/files/a%5c..%5cb",
-                                        "/files/%2e/digits.txt", "/files/", "/files/digits.txt/x"};
+    static const char *const paths[] = {"/files/nope",
+                                        "/files/../etc/passwd",
+                                        "/files/%2e%2e/%2e%2e/etc/passwd",
+                                        "/files/.hidden",
+                                        "/files/sub/../../x",
+                                        "/files//etc/passwd",
+                                        "/files/%2fetc/passwd",
+                                        "/files/digits.txt%00.css",
+                                        "/files/a%5c..%5cb",
+                                        "/files/%2e/digits.txt",
+                                        "/files/",
+                                        "/files/digits.txt/x"};
     for (size_t i = 0; i < sizeof paths / sizeof paths[0]; i++) expect(paths[i], "", "404", "\"statusCode\":404", NULL);
     char *text = talk("POST /files/digits.txt HTTP/1.1\r\nHost: t\r\n\r\n");
     assert_int_equal(strncmp(text, "HTTP/1.1 404", 12), 0);
@@ -136,7 +145,8 @@ static void test_ranges(void **state) {
     expect("/files/digits.txt", "Range: bytes=-1\r\n", "206", "Content-Range: bytes 9-9/10\r\n", "9");
     expect("/files/digits.txt", "Range: bytes=20-\r\n", "416", "Content-Range: bytes */10\r\n", "");
     expect("/files/digits.txt", "Range: nonsense\r\n", "200", NULL, "0123456789");
-    expect("/files/digits.txt", "Range: bytes=0-1, 8-9\r\n", "206", "Content-Type: multipart/byteranges; boundary=kasma-range\r\n",
+    expect("/files/digits.txt", "Range: bytes=0-1, 8-9\r\n", "206",
+           "Content-Type: multipart/byteranges; boundary=kasma-range\r\n",
            "\r\n--kasma-range\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Range: bytes 0-1/10\r\n\r\n01"
            "\r\n--kasma-range\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Range: bytes 8-9/10\r\n\r\n89"
            "\r\n--kasma-range--\r\n");

@@ -127,7 +127,8 @@ static void test_rest(void **state) {
 
 static void test_bad_patterns(void **state) {
     (void)state;
-    static const char *const bad[] = {"", "users", "/a//b", "/:", "/a/:/b", "/*rest/more", "/:a/:b/:c/:d/:e/:f/:g/:h/:i/:j/:k/:l/:m"};
+    static const char *const bad[] = {
+        "", "users", "/a//b", "/:", "/a/:/b", "/*rest/more", "/:a/:b/:c/:d/:e/:f/:g/:h/:i/:j/:k/:l/:m"};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         struct error err;
         assert_false(routes_add(t, HTTP_M_GET, str_of(bad[i]), nothing, NULL, NULL, &err));

@@ -213,6 +213,19 @@ static void lua_sees_values_and_errors(void **state) {
     check("local t = {} t[3] = 'c' t[2] = 'b' t[1] = 'a' assert(json.encode(t) == '[\"a\",\"b\",\"c\"]')");
 }
 
+static void sorted_members_come_in_the_order_of_their_names(void **state) {
+    (void)state;
+    struct error err = {0};
+    struct buf out = {0};
+    assert_true(json_decode(L, STR("{\"b\":{\"z\":1,\"a\":[{\"y\":1,\"x\":2}]},\"a\":1,\"ab\":[],\"B\":null}"), &err));
+    int top = lua_gettop(L);
+    assert_true(json_encode_sorted(L, -1, &out, &err));
+    assert_int_equal(lua_gettop(L), top);
+    assert_true(str_eq(buf_str(&out), STR("{\"B\":null,\"a\":1,\"ab\":[],\"b\":{\"a\":[{\"x\":2,\"y\":1}],\"z\":1}}")));
+    buf_free(&out);
+    lua_pop(L, 1);
+}
+
 static void what_cannot_be_json_is_refused_with_its_path(void **state) {
     (void)state;
     check("local ok, e = pcall(json.encode, {a = {{b = 0/0}}}) assert(not ok and e:find('not finite', 1, true) and e:find('.a[1].b', 1, true), e)");
@@ -249,6 +262,7 @@ int main(void) {
         cmocka_unit_test(errors_name_the_token_and_its_place),
         cmocka_unit_test(depth_is_bounded),
         cmocka_unit_test(lua_sees_values_and_errors),
+        cmocka_unit_test(sorted_members_come_in_the_order_of_their_names),
         cmocka_unit_test(what_cannot_be_json_is_refused_with_its_path),
         cmocka_unit_test(decoding_agrees_with_cjson),
     };

@@ -55,8 +55,10 @@ static void check(const struct multipart *m, bool spooled) {
     assert_str(m->parts[1].filename, "x.bin");
     assert_str(m->parts[1].type, "image/png");
     assert_int_equal(m->parts[1].size, 12);
-    if (spooled) assert_int_equal(access(m->parts[1].path, R_OK), 0);
-    else assert_str(m->parts[1].data, "\r\n--\r\n-B\r\n\r\n");
+    if (spooled)
+        assert_int_equal(access(m->parts[1].path, R_OK), 0);
+    else
+        assert_str(m->parts[1].data, "\r\n--\r\n-B\r\n\r\n");
     assert_int_equal(m->parts[2].name.len, 0);
     assert_int_equal(m->parts[2].size, 0);
 }

@@ -327,6 +327,8 @@ static void buy_one_get_one_rewards_the_cheapest_units(void **state) {
         .currency = STR("USD"), .line = pool, .lines = 4, .promotion = &p, .promotions = 1, .wallet = {.most = -1}};
     const struct quote *q = price(&in);
     assert_nets(q, 100, 90, 0, 0);
+    p.level = LEVEL_ORDER; /* it is a line promotion whatever was stored */
+    assert_nets(price(&in), 100, 90, 0, 0);
     p.pool = false;
     q = price(&in);
     assert_int_equal(q->discount, 0);

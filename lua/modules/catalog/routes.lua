@@ -7,7 +7,7 @@ local wire = require("kasma.wire")
 local catalog = require("modules.catalog.service")
 
 local P = "/api/ecommerce/products"
-local SLUG = "^[a-z0-9]+(-[a-z0-9]+)*$"
+local SLUG = "^[a-z0-9][a-z0-9-]*$"
 
 local slug_taken = errors.declare{ code = "slug_taken", status = 409, message = "Slug taken", cause = "another one has this slug",
     cure = "choose another slug" }

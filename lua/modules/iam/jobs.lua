@@ -1,9 +1,12 @@
 -- What IAM does beside requests: mails of codes, profiles that could not be written at once; and its settings.
 local time = require("core.time")
+local uuid = require("core.uuid")
 local jobs = require("kasma.jobs")
 local mail = require("kasma.mail")
 local outbox = require("kasma.outbox")
+local route = require("kasma.route")
 local settings = require("kasma.settings")
+local start = require("kasma.start")
 local otp = require("modules.iam.otp")
 local store = require("modules.iam.store")
 
@@ -23,4 +26,14 @@ jobs.handler("mail-queue", "send-mail", mail.run)
 
 outbox.consumer("profile", function(rows)
     for _, row in ipairs(rows) do store.put_profile(row.payload.user_id, {}, time.iso(time.now())) end
+end)
+
+-- The catalogue of permissions is what the declarations name: those that are new to the database are added.
+start.add("permissions", function()
+    local rows = {}
+    for key, description in pairs(route.permissions()) do
+        rows[#rows + 1] = { id = uuid.v7(), permission_key = key, description = description:sub(1, 255) }
+    end
+    table.sort(rows, function(a, b) return a.permission_key < b.permission_key end)
+    store.put_permissions(rows, time.iso(time.now()))
 end)

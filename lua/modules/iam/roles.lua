@@ -146,6 +146,20 @@ end
 
 M.permissions = store.permissions
 
+--- Makes the roles over all tenants, where they are missing.
+function M.ensure_platform()
+    local now = time.iso(time.now())
+    local statements = {}
+    for _, role in ipairs(templates.platform) do
+        statements[#statements + 1] = store.insert_platform_role{ id = uuid.v7(), code = role.code, role_key = role.role_key,
+            display_name = role.display_name, now = now }
+        for _, grant in ipairs(role.grants) do
+            statements[#statements + 1] = store.insert_platform_grant{ id = uuid.v7(), role_key = role.role_key, permission_key = grant, now = now }
+        end
+    end
+    db.pipeline(nil, statements)
+end
+
 --- A tenant's own permission for its rules.
 ---@param scope Scope
 ---@param input {permission_key: string, description: string|nil}

@@ -163,7 +163,7 @@ function M.beside(tenant, order_id)
             order by a.position, a.id limit 5000]], tenant, order_id },
         { [[select e.id, e.order_id, e.type, e.from_status, e.to_status, e.actor_id, e.actor_kind, e.reason, e.data, e.created_at, e.updated_at,
             e.tenant_key, e.app_key from order_events e where e.tenant_key = $1 and e.order_id = $2 order by e.id limit 1000]], tenant, order_id },
-        { [[select p.id, p.checkout_id, p.order_id, p.kind, p.ref_id, p.amount_minor, p.refunded_minor, p.state, p.created_at, p.updated_at,
+        { [[select p.id, p.checkout_id, p.order_id, p.kind, p.ref_id, p.amount_minor, p.refunded_minor, p.currency, p.state, p.created_at, p.updated_at,
             p.tenant_key, p.app_key from order_payments p where p.tenant_key = $1 and p.order_id = $2 order by p.id limit 100]], tenant, order_id },
     })
     return answers[1], answers[2], answers[3]

@@ -5,6 +5,7 @@ local sched = require("core.sched")
 local time = require("core.time")
 local db = require("kasma.db")
 local log = require("kasma.log")
+local start = require("kasma.start")
 
 local HOUR_MS, DAY_MS = 3600000, 86400000
 
@@ -28,13 +29,11 @@ function M.partitions()
     db.read(nil, "select history_partitions($1::timestamptz, make_interval(days => $2::int)) as changed", time.iso(time.now()), keep)
 end
 
-function M.start()
-    sched.spawn(function()
-        local ok, why = pcall(M.partitions)
-        if not ok then log.warn("partitions were not made", { error = tostring(why) }) end
-    end)
+start.add("housekeeping", function(role)
+    if role == "serve" then return end
+    M.partitions()
     sched.every(HOUR_MS, function() pcall(M.hourly) end)
     sched.every(DAY_MS, function() pcall(M.partitions) end)
-end
+end)
 
 return M

@@ -1,0 +1,54 @@
+-- kasma tenant create: a tenant with its first app, roles, warehouse and currency.
+local args_of = require("kasma.cli.args")
+
+local M = {}
+
+M.usage = [[
+kasma tenant create KEY [--name NAME] [--country CC] [--currency CUR] [--locale L] [--timezone TZ] [--host NAME]...
+                        [--app APP_KEY] [--test] [--owner EMAIL] [--json]
+
+Makes a tenant with its first app, the seeded roles, a default warehouse and its base currency. KEY is 1 to 63 letters,
+digits, _ or -, and never changes. --owner invites its owner by mail.
+
+  kasma tenant create acme --name "Acme" --host shop.acme.example --owner ann@acme.example
+]]
+
+local function create(words)
+    local args, bad = args_of(words, { name = true, country = true, currency = true, locale = true, timezone = true, app = true, owner = true,
+        host = "list", test = false, json = false })
+    if not args or not args[1] or args[2] then
+        io.stderr:write(bad and ("kasma tenant: " .. bad .. "\n\n") or "", M.usage)
+        return 2
+    end
+    local tenants = require("modules.tenants.service")
+    local scope = { tenant = "MASTER", app = "MASTER", actor_kind = "system" }
+    local made = tenants.create(scope, { tenant_key = args[1], name = args.name or args[1], country = args.country, default_currency = args.currency,
+        default_locale = args.locale, timezone = args.timezone, is_test = args.test, app = { app_key = args.app, hostnames = args.host } })
+    if args.owner then require("modules.iam.members").invite_owner(scope, made, args.owner) end
+    if args.json then
+        io.stdout:write(require("core.json").encode({ tenant = tenants.view(made.tenant), app = made.app, warehouseId = made.warehouse_id }), "\n")
+    else
+        io.stdout:write(("tenant %s with app %s, %d roles, a warehouse and %s as currency\n"):format(made.tenant.tenant_key, made.app.app_key,
+            #require("kasma.roles").templates, made.tenant.default_currency))
+    end
+    return 0
+end
+
+---@param words string[] what follows `kasma tenant`
+---@return integer exit 0 done, 1 failed, 2 wrong use
+function M.run(words)
+    if words[1] == "--help" or words[1] == nil then
+        io.stdout:write(M.usage)
+        return words[1] and 0 or 2
+    end
+    if words[1] ~= "create" then
+        io.stderr:write("kasma tenant: ", words[1], " is not known here\n\n", M.usage)
+        return 2
+    end
+    local ok, result = pcall(create, { unpack(words, 2) })
+    if ok then return result end
+    io.stderr:write("kasma tenant: ", tostring(result), "\n")
+    return 1
+end
+
+return M

@@ -1,0 +1,75 @@
+-- kasma user create-admin: a platform owner; kasma user create: a user of a tenant.
+local args_of = require("kasma.cli.args")
+
+local M = {}
+
+M.usage = [[
+kasma user create-admin EMAIL [--name NAME] [--password-stdin] [--json]
+kasma user create EMAIL --tenant KEY --role ROLE_KEY [--name NAME] [--password-stdin] [--json]
+
+create-admin makes a platform owner, or makes an existing user one. create makes an active user with a role of a tenant.
+Without --password-stdin a random password is made and printed once.
+
+  kasma user create-admin ann@acme.example
+  printf '%s' "$SECRET" | kasma user create bob@acme.example --tenant acme --role catalog_manager --password-stdin
+]]
+
+local function password_of(args)
+    if not args["password-stdin"] then return require("core.crypto").base64url(require("core.crypto").random(15)), true end
+    local text = (io.stdin:read("*a") or ""):gsub("[\r\n]+$", "")
+    if #text < 6 or #text > 1024 then error("a password has 6 to 1024 characters", 0) end
+    return text, false
+end
+
+local function make(words)
+    local command = words[1]
+    local args, bad = args_of({ unpack(words, 2) }, { name = true, tenant = true, role = "list", ["password-stdin"] = false, json = false })
+    local admin = command == "create-admin"
+    if not args or not args[1] or args[2] or (not admin and (not args.tenant or #args.role == 0)) then
+        io.stderr:write(bad and ("kasma user: " .. bad .. "\n\n") or "", M.usage)
+        return 2
+    end
+    local email = args[1]:lower()
+    if not require("kasma.schema").is_email(email) then error(email .. " is no e-mail address", 0) end
+    local tenant = args.tenant or "MASTER"
+    if not require("kasma.tenant").by_key(tenant) then error("there is no tenant " .. tenant, 0) end
+    local password, random = password_of(args)
+    local users, store = require("modules.iam.users"), require("modules.iam.store")
+    local scope = { tenant = tenant, app = "MASTER", actor_kind = "system" }
+    local keys = {}
+    for _, key in ipairs(args.role) do
+        if not store.role_by_key(tenant, key) then error(("tenant %s has no role %s"):format(tenant, key), 0) end
+        keys[#keys + 1] = key
+    end
+    local user_type = admin and "KASMA_0" or (#keys == 1 and keys[1] == "customer" and "GENERAL_0" or "TENANT_0")
+    if admin then require("modules.iam.roles").ensure_platform() end
+    local user = users.provision(scope, { email = email, password = password, display_name = args.name, user_type = user_type, role_keys = keys,
+        platform_role = admin and "platform_owner" or nil })
+    local report = { id = user.id, email = user.email, userType = user.user_type, password = random and password or nil }
+    if args.json then
+        io.stdout:write(require("core.json").encode(report), "\n")
+    else
+        io.stdout:write(("%s  %s  %s%s\n"):format(user.id, user.email, user.user_type, random and ("  password " .. password) or ""))
+    end
+    return 0
+end
+
+---@param words string[] what follows `kasma user`
+---@return integer exit 0 done, 1 failed, 2 wrong use
+function M.run(words)
+    local command = words[1]
+    if command == nil or command == "--help" then
+        io.stdout:write(M.usage)
+        return command and 0 or 2
+    end
+    if command ~= "create-admin" and command ~= "create" then
+        io.stderr:write("kasma user: ", command, " is not known here\n\n", M.usage)
+        return 2
+    end
+    local ok, result = pcall(make, words)
+    if ok then return result end
+    io.stderr:write("kasma user: ", tostring(result), "\n")
+    return 1
+end
+
+return M

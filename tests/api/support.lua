@@ -1,0 +1,239 @@
+-- What API tests share: a client with a cookie jar, fresh tenants with people in them, waiting on conditions, parallel calls.
+-- Tests run inside `kasma lua`; the server under test is at TEST_URL and uses the same stores, so tenants and users are made by
+-- the services themselves and everything else goes over HTTP.
+local config = require("core.config")
+local crypto = require("core.crypto")
+local http = require("core.http_client")
+local json = require("core.json")
+local sched = require("core.sched")
+local time = require("core.time")
+
+require("kasma.boot").load()
+local tenants = require("modules.tenants.service")
+local users = require("modules.iam.users")
+local roles = require("modules.iam.roles")
+
+local M = {}
+
+M.url = os.getenv("TEST_URL") or ("http://%s:%d"):format(config.get("HOST"), config.get("PORT"))
+
+---@class TestClient
+---@field cookies table<string, string>
+---@field headers table<string, string> sent with every request
+local Client = {}
+Client.__index = Client
+
+---@class TestAnswer
+---@field status integer
+---@field headers table<string, string>
+---@field body string
+---@field json any decoded body, nil when it is none
+
+---@param headers table<string, string>|nil sent with every request
+---@return TestClient
+function M.client(headers) return setmetatable({ cookies = {}, headers = headers or {} }, Client) end
+
+local function each_cookie(value)
+    if type(value) == "table" then return value end
+    local list = {}
+    -- Several Set-Cookie lines may come joined: a cookie begins after a comma that is followed by `name=`.
+    for part in (value .. ","):gmatch("(.-),%s*%f[%w_]") do list[#list + 1] = part end
+    if #list == 0 then list[1] = value end
+    return list
+end
+
+local function take_cookies(self, value)
+    self.set_cookies = {}
+    local text = type(value) == "table" and table.concat(value, ", ") or value
+    for name, content, rest in text:gmatch("([%w_]+)=([^;,%s]*)(;[^=]-[^,]*)") do
+        if name == "access_token" or name == "refresh_token" or name == "reg_nonce" or name == "cart_token" then
+            self.set_cookies[name] = content .. rest
+            self.cookies[name] = content ~= "" and content or nil
+        end
+    end
+end
+M.each_cookie = each_cookie
+
+---@param method string
+---@param path string
+---@param body table|string|nil table = JSON
+---@param headers table<string, string>|nil
+---@return TestAnswer
+function Client:request(method, path, body, headers)
+    local sent = {}
+    for name, value in pairs(self.headers) do sent[name] = value end
+    for name, value in pairs(headers or {}) do sent[name] = value end
+    if type(body) == "table" then
+        sent["Content-Type"] = sent["Content-Type"] or "application/json"
+        body = json.encode(body)
+    end
+    local jar = {}
+    for name, value in pairs(self.cookies) do jar[#jar + 1] = name .. "=" .. value end
+    if #jar > 0 then sent["Cookie"] = table.concat(jar, "; ") end
+    local answer, err = http.request{ method = method, url = M.url .. path, headers = sent, body = body, timeout_ms = 30000,
+        max_bytes = 16777216 }
+    if not answer then error(("%s %s: %s"):format(method, path, err and err.message or "no answer"), 2) end
+    local cookies = answer.headers["set-cookie"]
+    self.set_cookies = {}
+    if cookies then take_cookies(self, cookies) end
+    answer.json = answer.body and answer.body ~= "" and json.decode(answer.body) or nil
+    return answer
+end
+
+function Client:get(path, headers) return self:request("GET", path, nil, headers) end
+function Client:post(path, body, headers) return self:request("POST", path, body or {}, headers) end
+function Client:put(path, body, headers) return self:request("PUT", path, body or {}, headers) end
+function Client:patch(path, body, headers) return self:request("PATCH", path, body or {}, headers) end
+function Client:delete(path, headers) return self:request("DELETE", path, nil, headers) end
+
+--- A copy with a jar of its own that begins with the same cookies.
+---@return TestClient
+function Client:copy()
+    local other = M.client()
+    for name, value in pairs(self.cookies) do other.cookies[name] = value end
+    for name, value in pairs(self.headers) do other.headers[name] = value end
+    return other
+end
+
+-- Names that no other run has.
+local counter = 0
+---@param prefix string
+---@return string
+function M.unique(prefix)
+    counter = counter + 1
+    return ("%s%s%d"):format(prefix, crypto.random_hex(4), counter)
+end
+
+---@class TestTenant
+---@field key string
+---@field app string
+---@field warehouse_id string
+---@field owner TestClient signed in, sends the tenant's headers
+---@field headers table<string, string>
+
+--- A fresh tenant without a code step, with an owner signed in.
+---@param opts {settings: table|nil, currency: string|nil, country: string|nil, hostnames: string[]|nil}|nil
+---@return TestTenant
+function M.tenant(opts)
+    opts = opts or {}
+    local key = M.unique("t")
+    local settings = { ["auth.login_otp"] = "never" }
+    for name, value in pairs(opts.settings or {}) do settings[name] = value end
+    local made = tenants.create({ tenant = "MASTER", app = "MASTER", actor_kind = "system" }, { tenant_key = key, name = "Test " .. key,
+        default_currency = opts.currency, country = opts.country, settings = settings, app = { app_key = key .. "-app", hostnames = opts.hostnames } })
+    local tenant = { key = key, app = key .. "-app", warehouse_id = made.warehouse_id, role_ids = made.role_ids }
+    tenant.headers = { ["X-Tenant-Kasma-Id"] = key, ["X-App-Kasma-Id"] = tenant.app }
+    tenant.owner = M.user(tenant, "tenant_owner")
+    return tenant
+end
+
+--- A signed-in user of the tenant with a role (`customer` by default). client.user holds id, email, password.
+---@param tenant TestTenant
+---@param role_key string|nil
+---@param opts {platform: boolean|nil, user_type: string|nil}|nil
+---@return TestClient
+function M.user(tenant, role_key, opts)
+    opts = opts or {}
+    role_key = role_key or "customer"
+    local email, password = M.unique("u") .. "@example.test", crypto.random_hex(8)
+    if opts.platform then roles.ensure_platform() end
+    local row = users.provision({ tenant = tenant.key, app = tenant.app, actor_kind = "system" }, { email = email, password = password,
+        display_name = role_key, user_type = opts.user_type or (opts.platform and "KASMA_0") or (role_key == "customer" and "GENERAL_0") or "TENANT_0",
+        role_keys = { role_key }, platform_role = opts.platform and "platform_owner" or nil })
+    local client = M.client(tenant.headers)
+    local answer = client:post("/auth/login", { identifier = email, password = password })
+    if answer.status ~= 200 then error("sign-in of a test user failed: " .. answer.status .. " " .. tostring(answer.body), 2) end
+    client.user = { id = row.id, email = email, password = password }
+    return client
+end
+
+--- A shopper who is signed in.
+---@param tenant TestTenant
+---@return TestClient
+function M.shopper(tenant) return M.user(tenant, "customer") end
+
+--- A guest of the tenant.
+---@param tenant TestTenant
+---@return TestClient
+function M.guest(tenant) return M.client(tenant.headers) end
+
+--- A platform owner, signed in on a tenant of their own; sends no tenant header unless one is given.
+---@return TestClient
+function M.platform()
+    local home = M.tenant()
+    local client = M.user(home, "tenant_owner", { platform = true })
+    client.headers = {}
+    client.home = home
+    return client
+end
+
+--- Waits until fn answers something true; at most `limit_s` seconds (default 10). Answers it, and the milliseconds waited.
+---@param fn fun(): any
+---@param limit_s number|nil
+---@return any value, integer ms
+function M.eventually(fn, limit_s)
+    local began = time.mono()
+    local deadline = began + (limit_s or 10) * 1e6
+    while true do
+        local value = fn()
+        if value then return value, math.floor((time.mono() - began) / 1000) end
+        if time.mono() > deadline then error("the condition did not come true in time", 2) end
+        sched.sleep(20)
+    end
+end
+
+--- Runs all at once; answers their results in order.
+---@param fns fun()[]
+---@return any[]
+function M.parallel(fns) return sched.parallel(fns) end
+
+--- The newest mail to an address, when there is one.
+---@param address string
+---@return string|nil text decoded text part, string|nil raw
+function M.mail_to(address)
+    local folder = config.get("MAIL_DIR")
+    local list = assert(io.popen("ls -1 '" .. folder:gsub("'", "'\\''") .. "' 2>/dev/null | sort -r"))
+    local names = list:read("*a")
+    list:close()
+    for name in names:gmatch("[^\n]+%.eml") do
+        local file = io.open(folder .. "/" .. name, "r")
+        local text = file and file:read("*a") or ""
+        if file then file:close() end
+        if text:find("\nTo: " .. address, 1, true) then
+            local part = text:match("text/plain.-\r\n\r\n(.-)\r\n%-%-")
+            return crypto.unbase64((part:gsub("%s", ""))), text
+        end
+    end
+    return nil
+end
+
+--- Waits for the code that was mailed to an address after `not_this`.
+---@param address string
+---@param not_this string|nil an earlier code
+---@return string six digits
+function M.code_for(address, not_this)
+    return (M.eventually(function()
+        local text = M.mail_to(address:lower())
+        local code = text and text:match("%f[%d](%d%d%d%d%d%d)%f[%D]")
+        return code ~= not_this and code or nil
+    end, 20))
+end
+
+--- Shifts the clock of all processes by seconds; a platform client is needed.
+---@param platform TestClient
+---@param seconds number
+function M.advance(platform, seconds)
+    local answer = platform:post("/admin/clock", { advance = seconds })
+    if answer.status ~= 201 then error("the clock was not shifted: " .. answer.status .. " " .. tostring(answer.body), 2) end
+    time.set_shift(answer.json.shift_ms)
+end
+
+--- Real time again.
+---@param platform TestClient
+function M.real_time(platform)
+    local answer = platform:post("/admin/clock", { now = json.null })
+    if answer.status ~= 201 then error("the clock was not reset: " .. answer.status, 2) end
+    time.set_shift(0)
+end
+
+return M

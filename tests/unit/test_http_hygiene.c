@@ -1,0 +1,331 @@
+// link: http
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <sys/resource.h>
+
+#include "http_fixture.h"
+
+static void test_malformed(void **state) {
+    (void)state;
+    start(NULL);
+    static const char *const bad[] = {
+        "NONSENSE\r\n\r\n",
+        "GET /hello\r\n\r\n",
+        "GET /hello HTTP/9.9\r\n" HOST "\r\n",
+        "GET /hello HTTP/1.1\r\n\r\n",              /* no Host */
+        "GET /hello HTTP/1.1\r\n" HOST HOST "\r\n", /* two */
+        "GET /hello HTTP/1.1\n" HOST "\r\n",        /* bare LF */
+        "GET /hello HTTP/1.1\r\nHost: t\n\r\n",
+        "GET /hello HTTP/1.1\r\nHost: t\r\nX: a\rb\r\n\r\n", /* bare CR */
+        "GET /hello HTTP/1.1\r\nHost: t\rX: b\r\n\r\n",
+        "GET /hello HTTP/1.1\r\nHost: t\r\nX:\rContent-Length: 3\r\n\r\nabc",
+        "GET /hello HTTP/1.1\r\nHost: t\r\nX: a\x01"
+        "b\r\n\r\n", /* control bytes */
+        "GET /hello HTTP/1.1\r\nHost: t\r\nX: a\x7f\r\n\r\n",
+        "GET /hello HTTP/1.1\r\nHost: t\r\nX : a\r\n\r\n",      /* blank before the colon */
+        "GET /hello HTTP/1.1\r\nHost: t\r\nX: a\r\n b\r\n\r\n", /* folded */
+        "GET /hello HTTP/1.1\r\nHost: t\r\n X: a\r\n\r\n",
+        "GET /he llo HTTP/1.1\r\n" HOST "\r\n",
+        "GET /hel\x80lo HTTP/1.1\r\n" HOST "\r\n",
+        "CONNECT t:80 HTTP/1.1\r\n" HOST "\r\n",
+        "GET hello HTTP/1.1\r\n" HOST "\r\n",
+        "POST /echo HTTP/1.1\r\n" HOST "Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "POST /echo HTTP/1.1\r\n" HOST "Transfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n0\r\n\r\n",
+        "POST /echo HTTP/1.1\r\n" HOST "Content-Length: 3\r\nContent-Length: 4\r\n\r\nabcd",
+        "POST /echo HTTP/1.1\r\n" HOST "Content-Length: 3\r\nContent-Length: 3\r\n\r\nabc",
+        "POST /echo HTTP/1.1\r\n" HOST "Content-Length: 3, 3\r\n\r\nabc",
+        "POST /echo HTTP/1.1\r\n" HOST "Content-Length: +3\r\n\r\nabc",
+        "POST /echo HTTP/1.1\r\n" HOST "Content-Length: -3\r\n\r\nabc",
+        "POST /echo HTTP/1.1\r\n" HOST "Content-Length: 0x3\r\n\r\nabc",
+        "POST /echo HTTP/1.1\r\n" HOST "Content-Length: 99999999999999999999999\r\n\r\nabc",
+        "POST /echo HTTP/1.1\r\n" HOST "Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        "POST /echo HTTP/1.1\r\n" HOST "Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+        "POST /echo HTTP/1.1\r\n" HOST "Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
+        "POST /echo HTTP/1.1\r\n" HOST "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "POST /echo HTTP/1.0\r\n" HOST "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "POST /echo HTTP/1.1\r\n" HOST "Transfer-Encoding: chunked\r\n\r\nzz\r\nabc\r\n0\r\n\r\n",
+        "POST /echo HTTP/1.1\r\n" HOST "Transfer-Encoding: chunked\r\n\r\n-1\r\nabc\r\n0\r\n\r\n",
+        "POST /echo HTTP/1.1\r\n" HOST "Transfer-Encoding: chunked\r\n\r\n3\r\nabcde\r\n0\r\n\r\n",
+        "POST /echo HTTP/1.1\r\n" HOST "Transfer-Encoding: chunked\r\n\r\n3\nabc\r\n0\r\n\r\n",
+        "POST /echo HTTP/1.1\r\n" HOST "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\n0\r\n\r\n",
+        "POST /echo HTTP/1.1\r\n" HOST "Transfer-Encoding: chunked\r\n\r\n3;a\rb\r\nabc\r\n0\r\n\r\n",
+        "POST /echo HTTP/1.1\r\n" HOST "Transfer-Encoding: chunked\r\n\r\n0\r\n\n", /* in the trailer */
+        "POST /echo HTTP/1.1\r\n" HOST "Transfer-Encoding: chunked\r\n\r\n0\r\nT: a\n\r\n",
+        "POST /echo HTTP/1.1\r\n" HOST "Transfer-Encoding: chunked\r\n\r\n0\r\nT: a\rU: b\r\n\r\n",
+        "POST /echo HTTP/1.1\r\n" HOST "Transfer-Encoding: chunked\r\n\r\n0\r\nT: a\r\n b\r\n\r\n",
+        "POST /echo HTTP/1.1\r\n" HOST "Transfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\nabc\r\n0\r\n\r\n",
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) expect_closed(bad[i], "HTTP/1.1 400 Bad Request\r\n", "");
+    /* NUL cannot stand in a C string. */
+    struct client c;
+    client_open(&c);
+    client_send(&c, STR("GET /hello HTTP/1.1\r\nHost: t\r\nX: a\0b\r\n\r\n"));
+    client_wait_close(&c);
+    assert_int_equal(strncmp(client_text(&c), "HTTP/1.1 400", 12), 0);
+    client_close(&c);
+    client_open(&c);
+    client_send(&c, STR("GET /he\0llo HTTP/1.1\r\nHost: t\r\n\r\n"));
+    client_wait_close(&c);
+    assert_int_equal(strncmp(client_text(&c), "HTTP/1.1 400", 12), 0);
+    client_close(&c);
+}
+
+static void test_limits(void **state) {
+    (void)state;
+    start(NULL);
+    char *text = long_request("GET /hello HTTP/1.1\r\n" HOST "X: ", 'a', 20 * 1024, "\r\n\r\n");
+    expect_closed(text, "HTTP/1.1 431 Request Header Fields Too Large\r\n", "");
+    free(text);
+    text = long_request("GET /hello HTTP/1.1\r\n" HOST "X: ", 'a', 200 * 1024, "\r\n\r\n");
+    expect_closed(text, "HTTP/1.1 431", "");
+    free(text);
+    text = long_request("GET /hello HTTP/1.1\r\n" HOST "X: ", 'a', 15 * 1024, "\r\n\r\n");
+    expect(text, "HTTP/1.1 200", "hello");
+    free(text);
+    text = long_request("GET /", 'a', 9 * 1024, " HTTP/1.1\r\n" HOST "\r\n");
+    expect_closed(text, "HTTP/1.1 414 URI Too Long\r\n", "");
+    free(text);
+    struct buf many = {0};
+    assert_true(buf_add(&many, STR("GET /hello HTTP/1.1\r\n" HOST)));
+    for (int i = 0; i < 120; i++) assert_true(buf_printf(&many, "X-%d: 1\r\n", i));
+    assert_true(buf_add(&many, STR("\r\n")) && buf_byte(&many, '\0'));
+    expect_closed(many.data, "HTTP/1.1 431", "");
+    buf_free(&many);
+
+    static const char too_large[] = "{\"statusCode\":413,\"message\":\"request entity too large\"}";
+    expect_closed("POST /echo HTTP/1.1\r\n" HOST "Content-Length: 1048577\r\n\r\nabc", "HTTP/1.1 413", too_large);
+    text = long_request("POST /echo HTTP/1.1\r\n" HOST "Transfer-Encoding: chunked\r\n\r\n200000\r\n", 'a',
+                        2 * 1024 * 1024, "\r\n0\r\n\r\n");
+    expect_closed(text, "HTTP/1.1 413", too_large);
+    free(text);
+    text = long_request("POST /echo HTTP/1.1\r\n" HOST "Content-Length: 1048576\r\n\r\n", 'a', 1048576, "");
+    expect(text, "HTTP/1.1 200", "Content-Length: 1048576\r\n");
+    free(text);
+    expect_closed("POST /echo HTTP/1.1\r\n" HOST "Content-Encoding: Foo\r\nContent-Length: 3\r\n\r\nabc",
+                  "HTTP/1.1 415", "{\"statusCode\":415,\"message\":\"unsupported content encoding \\\"foo\\\"\"}");
+    expect_closed("POST /echo HTTP/1.1\r\n" HOST
+                  "Content-Type: application/json; charset=foo\r\nContent-Length: 3\r\n\r\nabc",
+                  "HTTP/1.1 415", "{\"statusCode\":415,\"message\":\"unsupported charset \\\"FOO\\\"\"}");
+    expect("POST /echo HTTP/1.1\r\n" HOST
+           "Content-Type: application/json; charset=\"UTF-8\"\r\nContent-Length: 3\r\n\r\nabc",
+           "HTTP/1.1 200", "abc");
+    /* Chunk extensions are not body, but they are bytes. */
+    text = long_request("POST /echo HTTP/1.1\r\n" HOST "Transfer-Encoding: chunked\r\n\r\n3;x=", 'a', 100 * 1024,
+                        "\r\nabc\r\n0\r\n\r\n");
+    expect_closed(text, "HTTP/1.1 400", "");
+    free(text);
+}
+
+static void test_pipelining(void **state) {
+    (void)state;
+    start(NULL);
+    struct client c;
+    client_open(&c);
+    client_says(&c, "GET /hold HTTP/1.1\r\n" HOST "\r\nGET /hold HTTP/1.1\r\n" HOST "\r\nGET /hello HTTP/1.1\r\n" HOST
+                    "\r\n");
+    WAIT_UNTIL(held_count == 2);
+    release_held(1, "two");
+    for (int i = 0; i < 5; i++) turn_loop();
+    assert_false(client_poll(&c));
+    release_held(0, "one");
+    client_wait(&c, 3);
+    const char *one = strstr(client_text(&c), "\r\n\r\none"), *two = strstr(client_text(&c), "\r\n\r\ntwo"),
+               *three = strstr(client_text(&c), "\r\n\r\nhello");
+    assert_true(one && two && three && one < two && two < three);
+    client_close(&c);
+    /* Bounded: of forty, sixteen are taken on; the rest follow as room is made. */
+    held_count = 0;
+    client_open(&c);
+    for (int i = 0; i < 20; i++) client_says(&c, "GET /hold HTTP/1.1\r\n" HOST "\r\n");
+    WAIT_UNTIL(held_count == 16);
+    for (int i = 0; i < 5; i++) turn_loop();
+    assert_int_equal(held_count, 16);
+    assert_int_equal(server_in_flight(server), 16);
+    for (unsigned i = 0; i < 20; i++) {
+        WAIT_UNTIL(held_count > i);
+        release_held(i, "x");
+    }
+    client_wait(&c, 20);
+    client_close(&c);
+    /* Many in one go. */
+    client_open(&c);
+    struct buf b = {0};
+    for (int i = 0; i < 2000; i++) assert_true(buf_add(&b, STR("GET /hello HTTP/1.1\r\nHost: t\r\n\r\n")));
+    client_send(&c, buf_str(&b));
+    buf_free(&b);
+    client_wait(&c, 2000);
+    client_close(&c);
+}
+
+/* Does not read while it asks for much: what waits for it is bounded. */
+static void test_slow_reader_is_held_up(void **state) {
+    (void)state;
+    start(NULL);
+    struct client c;
+    client_open(&c);
+    struct buf b = {0};
+    for (int i = 0; i < 100; i++) assert_true(buf_add(&b, STR("GET /big HTTP/1.1\r\nHost: t\r\n\r\n")));
+    assert_int_equal(send(c.fd, b.data, b.len, 0), (ssize_t)b.len);
+    buf_free(&b);
+    struct rusage before, after;
+    assert_int_equal(getrusage(RUSAGE_SELF, &before), 0);
+    for (int i = 0; i < 200; i++) turn_loop();
+    assert_int_equal(getrusage(RUSAGE_SELF, &after), 0);
+    assert_true(after.ru_maxrss - before.ru_maxrss < 20 * 1024); /* of the 30 MiB that were asked for */
+    client_wait(&c, 100);
+    client_close(&c);
+}
+
+static void hurry(struct server_settings *s) {
+    s->header_ms = s->body_ms = s->idle_ms = s->half_close_ms = s->linger_ms = 100;
+    s->write_ms = 300;
+}
+
+static void test_timeouts(void **state) {
+    (void)state;
+    start(hurry);
+    expect_closed("GET /hello HTTP/1.1\r\nHos", "HTTP/1.1 408 Request Timeout\r\n", "");
+    expect_closed("POST /echo HTTP/1.1\r\n" HOST "Content-Length: 10\r\n\r\nabc", "HTTP/1.1 408", "");
+    expect_closed("POST /echo HTTP/1.1\r\n" HOST "Transfer-Encoding: chunked\r\n\r\n3\r\nab", "HTTP/1.1 408", "");
+    /* A byte now and then does not help. */
+    struct client c;
+    client_open(&c);
+    client_says(&c, "GET /hello HTTP/1.1\r\n" HOST "X: ");
+    WAIT_UNTIL((client_send(&c, STR("a")), (void)client_poll(&c), c.eof));
+    assert_int_equal(strncmp(client_text(&c), "HTTP/1.1 408", 12), 0);
+    client_close(&c);
+    /* Idle connections are closed without a word. */
+    client_open(&c);
+    client_wait_close(&c);
+    assert_int_equal(c.in.len, 0);
+    client_close(&c);
+    client_open(&c);
+    client_says(&c, "GET /hello HTTP/1.1\r\n" HOST "\r\n");
+    client_wait_close(&c);
+    assert_int_equal(answers_in(&c), 1);
+    client_close(&c);
+    /* A client that does not read its answer. */
+    client_open(&c);
+    int small = 4096;
+    assert_int_equal(setsockopt(c.fd, SOL_SOCKET, SO_RCVBUF, &small, sizeof small), 0);
+    struct buf b = {0};
+    for (int i = 0; i < 40; i++) assert_true(buf_add(&b, STR("GET /big HTTP/1.1\r\nHost: t\r\n\r\n")));
+    assert_int_equal(send(c.fd, b.data, b.len, 0), (ssize_t)b.len);
+    buf_free(&b);
+    WAIT_UNTIL(server_connections(server) == 1);
+    WAIT_UNTIL(server_connections(server) == 0);
+    client_close(&c);
+    /* A handler that takes too long is told, and may still answer. */
+    held_count = cancelled = 0;
+    client_open(&c);
+    client_says(&c, "GET /quick HTTP/1.1\r\n" HOST "\r\n");
+    WAIT_UNTIL(cancelled == 1);
+    assert_int_equal(cancelled_why, ERR_DEADLINE);
+    client_wait(&c, 1);
+    assert_int_equal(strncmp(client_text(&c), "HTTP/1.1 500", 12), 0); /* it ended without an answer */
+    client_close(&c);
+}
+
+static void test_client_goes_away(void **state) {
+    (void)state;
+    start(hurry);
+    struct client c;
+    client_open(&c);
+    client_says(&c, "GET /hold HTTP/1.1\r\n" HOST "\r\nGET /hold HTTP/1.1\r\n" HOST "\r\n");
+    WAIT_UNTIL(held_count == 2);
+    client_close(&c);
+    WAIT_UNTIL(cancelled == 2);
+    assert_int_equal(cancelled_why, ERR_CANCELLED);
+    assert_int_equal(server_in_flight(server), 0);
+    /* Half-closed: it may still be answered. */
+    client_open(&c);
+    client_says(&c, "GET /hold HTTP/1.1\r\n" HOST "\r\n");
+    WAIT_UNTIL(held_count == 3);
+    assert_int_equal(shutdown(c.fd, SHUT_WR), 0);
+    for (int i = 0; i < 5; i++) turn_loop();
+    release_held(2, "late");
+    client_wait_close(&c);
+    assert_int_equal(strncmp(client_text(&c), "HTTP/1.1 200", 12), 0);
+    client_close(&c);
+    client_open(&c);
+    client_says(&c, "GET /hello HTTP/1.1\r\n" HOST "\r\n");
+    assert_int_equal(shutdown(c.fd, SHUT_WR), 0);
+    client_wait_close(&c);
+    assert_int_equal(answers_in(&c), 1);
+    client_close(&c);
+    /* In the middle of a head, of a body. */
+    for (int i = 0; i < 2; i++) {
+        client_open(&c);
+        client_says(&c, i ? "POST /echo HTTP/1.1\r\n" HOST "Content-Length: 9\r\n\r\nabc" : "GET /hel");
+        assert_int_equal(shutdown(c.fd, SHUT_WR), 0);
+        client_wait_close(&c);
+        client_close(&c);
+    }
+}
+
+static void few(struct server_settings *s) {
+    s->max_connections = 4;
+    s->max_in_flight = 2;
+}
+
+static void test_too_many(void **state) {
+    (void)state;
+    start(few);
+    struct client c[5];
+    for (int i = 0; i < 4; i++) client_open(&c[i]);
+    WAIT_UNTIL(server_connections(server) == 4);
+    client_open(&c[4]);
+    client_says(&c[4], "GET /hello HTTP/1.1\r\n" HOST "\r\n");
+    client_wait_close(&c[4]);
+    assert_int_equal(strncmp(client_text(&c[4]), "HTTP/1.1 503 Service Unavailable\r\n", 34), 0);
+    assert_non_null(strstr(client_text(&c[4]), "Retry-After: 1\r\n"));
+    client_close(&c[4]);
+    for (int i = 0; i < 3; i++) client_says(&c[i], "GET /hold HTTP/1.1\r\n" HOST "\r\n");
+    client_wait(&c[2], 1);
+    assert_int_equal(strncmp(client_text(&c[2]), "HTTP/1.1 503", 12), 0);
+    assert_non_null(strstr(client_text(&c[2]), "Retry-After: 1\r\n"));
+    client_says(&c[2], "GET /nope HTTP/1.1\r\n" HOST "\r\n"); /* and the connection lives on */
+    client_wait(&c[2], 2);
+    release_held(0, "x");
+    release_held(1, "y");
+    client_wait(&c[0], 1);
+    for (int i = 0; i < 4; i++) client_close(&c[i]);
+}
+
+static void test_two_thousand_idle(void **state) {
+    (void)state;
+    start(NULL);
+    struct rlimit files = {.rlim_cur = 8192, .rlim_max = 8192};
+    struct rlimit had;
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &had), 0);
+    if (had.rlim_cur < 8192 && setrlimit(RLIMIT_NOFILE, &files) != 0) skip();
+    enum { N = 2000 };
+    struct client *c = calloc(N, sizeof *c);
+    for (int i = 0; i < N; i++) {
+        client_open(&c[i]);
+        client_says(&c[i], "GET /hello HTTP/1.1\r\n" HOST "\r\n");
+    }
+    for (int i = 0; i < N; i++) client_wait(&c[i], 1);
+    assert_int_equal(server_connections(server), N);
+    expect("GET /hello HTTP/1.1\r\n" HOST "\r\n", "HTTP/1.1 200", "hello");
+    for (int i = 0; i < N; i++) client_close(&c[i]);
+    free(c);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_malformed, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_limits, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_pipelining, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_slow_reader_is_held_up, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_timeouts, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_client_goes_away, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_too_many, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_two_thousand_idle, setup, teardown),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
