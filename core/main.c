@@ -195,8 +195,9 @@ static int usage(void) {
                     KASMA_VERSION);
     for (size_t i = 0; i < COMMANDS && ok >= 0; i++) ok = printf("  %-12s %s\n", commands[i].name, commands[i].help);
     if (ok < 0 || fflush(stdout) != 0) return EX_IOERR;
-    static const char *const none[] = {NULL};
-    int listed = worker_command("list", none);
+    const char *names[COMMANDS + 1] = {NULL};
+    for (size_t i = 0; i < COMMANDS; i++) names[i] = commands[i].name;
+    int listed = worker_command("list", names);
     ok = printf("\nEvery setting is a flag (--port 5000), an environment variable (PORT=5000), or a line of .env or\n"
                 "/etc/kasma/kasma.conf. `kasma config print --origins` shows them all; `kasma COMMAND --help` tells more.\n");
     return ok < 0 ? EX_IOERR : listed;

@@ -1,357 +1,440 @@
-/* One table of settings and one reader for all sources. Values are kept as the text that was given and parsed when they are read in, so
- * that a bad one is a line in the list of problems and never a surprise later. */
+/* One table of settings and one reader for all sources. Values are kept as the text that was given and judged when they
+ * are read in, so that a bad one is a line in the list of problems and never a surprise later.
+ *
+ * Texts that were handed out stay good for ever: a value that HUP replaces is kept in a list (a few bytes a reload),
+ * because nobody could know who still holds it. */
 #include "runtime/config.h"
 
 #include <errno.h>
+#include <limits.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "runtime/config_table.h"
 #include "runtime/log.h"
 
 #define FILE_MAX ((size_t)256 * 1024)
-#define VALUE_MAX 16384
+#define VALUE_MAX ((size_t)64 * 1024)
+#define NAME_MAX_BYTES 80
+#define SETTINGS_MAX 160
 
 extern char **environ;
 
-struct setting {
-    const char *name, *alias; /* alias: the name that the former backend used */
-    enum config_type type;
-    const char *fallback; /* NULL: unset */
-    int64_t min, max;
-    bool secret, live;
-    const char *help;
+/* In the order of their rank: the first that has a value gives it. */
+enum source { FLAG, ENVIRONMENT, DOTENV, CONF, DEFAULT };
+
+struct value {
+    char *text; /* NULL: unset, the table's default counts */
+    enum source source;
+    char name[NAME_MAX_BYTES]; /* the name that was used: the setting's, its alias, or either with _FILE */
 };
 
-#define TEXT(n, a, d, h) {n, a, CONFIG_TEXT, d, 0, 0, false, false, h}
-#define SECRET(n, h) {n, NULL, CONFIG_TEXT, NULL, 0, 0, true, false, h}
-#define INT(n, d, lo, hi, h) {n, NULL, CONFIG_INT, d, lo, hi, false, false, h}
-#define BOOL(n, d, h) {n, NULL, CONFIG_BOOL, d, 0, 1, false, false, h}
+static struct value values[SETTINGS_MAX];
+static bool loaded;
+static enum config_env env_now = ENV_DEVELOPMENT;
 
-static const struct setting table[] = {
-    TEXT("KASMA_ENV", "NODE_ENV", "development", "development, test or production"),
-    TEXT("HOST", NULL, "127.0.0.1", "address to listen on"),
-    INT("PORT", "5000", 0, 65535, "port to listen on; 0 takes a free one"),
-    INT("WORKERS", "0", 0, 256, "worker processes of `serve`; 0 = one per core"),
-    TEXT("BOOT", NULL, "kasma.boot", "Lua module that a worker starts"),
-    TEXT("KASMA_LUA_DIR", NULL, NULL, "folder of the Lua files; unset: beside the binary, else the source tree"),
-    TEXT("KASMA_RULES_DIR", NULL, NULL, "folder of the rules; unset: beside the binary, else the source tree"),
-    TEXT("KASMA_MIGRATIONS_DIR", NULL, NULL, "folder of the migrations; unset: the source tree"),
-    TEXT("KASMA_HOME", NULL, NULL, "folder that holds lua, rules and migrations"),
-    TEXT("KASMA_EXTRA_LUA_DIR", NULL, NULL, "another folder of Lua files, asked after the first"),
-    TEXT("KASMA_QUEUES", NULL, NULL, "queues that `work` serves, with commas; unset: all"),
-    {"DATABASE_URL", "POSTGRES_DB_URL", CONFIG_TEXT, NULL, 0, 0, true, false, "PostgreSQL as the server's role"},
-    SECRET("DATABASE_OWNER_URL", "PostgreSQL as the owner; migrate only"),
-    SECRET("DATABASE_SYSTEM_URL", "PostgreSQL as kasma_system, direct: relay and sweeper"),
-    SECRET("DATABASE_READ_URL", "a read replica"),
-    INT("DATABASE_POOL", "8", 1, 500, "connections of a worker"),
-    INT("DATABASE_QUEUE", "4096", 1, 1000000, "calls that may wait for a connection: 503 beyond"),
-    BOOL("DATABASE_PREPARE", "on", "prepared statements; off behind a transaction pooler that does not track them"),
-    INT("DATABASE_WAIT_MS", "3000", 10, 60000, "longest wait for a connection"),
-    INT("DATABASE_STATEMENT_MS", "15000", 100, 600000, "longest wait for an answer; the connection is dropped beyond"),
-    INT("DATABASE_CONNECT_MS", "3000", 100, 60000, "longest time to connect"),
-    {"REDIS_URL", "REDIS_STORAGE_URL", CONFIG_TEXT, NULL, 0, 0, true, false, "Redis: sessions, queues, locks, cache"},
-    TEXT("REDLOCK_NODES", NULL, NULL, "URLs of the servers of a distributed lock, with commas; unset: REDIS_URL"),
-    {"MONGODB_URL", "MONGO_DB_URL", CONFIG_TEXT, NULL, 0, 0, true, false, "MongoDB or a server that speaks its protocol, with the database"},
-    INT("MONGO_POOL", "4", 1, 64, "threads that talk to MongoDB"),
-    INT("MONGO_QUEUE", "1024", 1, 100000, "calls that may wait for MongoDB: 503 beyond"),
-    SECRET("JWT_SECRET", "signs access tokens; at least 32 bytes"),
-    TEXT("JWT_EXPIRES_IN", NULL, "15m", "life of an access token"),
-    TEXT("REFRESH_EXPIRES_IN", NULL, "7d", "life of a refresh token"),
-    SECRET("SERVER_KEY", "seals what must be read again: base64 of 32 bytes, or <version>:<base64> with commas, newest first"),
-    SECRET("OTP_PEPPER", "part of the hash of one-time codes"),
-    SECRET("GATEWAY_SHARED_SECRET", "X-User-Id is believed with it; unset: never"),
-    SECRET("INTERNAL_WEBHOOK_SECRET", "opens the internal routes; two with a comma during a change"),
-    SECRET("SOCKET_INTERNAL_API_KEY", "opens the publish route of the realtime hub"),
-    SECRET("MESSAGE_ENCRYPTION_KEY", "seals private messages"),
-    TEXT("PASSWORD_ARGON2", NULL, "19456,2,1", "memory KiB, passes, lanes of new password hashes"),
-    INT("PASSWORD_QUEUE", "64", 1, 10000, "password checks that may wait: 503 beyond"),
-    TEXT("TRUSTED_PROXIES", NULL, NULL, "addresses whose X-Forwarded-For is believed, with commas"),
-    TEXT("CORS_ORIGINS", NULL, NULL, "origins allowed beside the apps' own, with commas"),
-    BOOL("AUTH_REDIS_COMPAT", "off", "also write the session keys of the former backend"),
-    BOOL("SWAGGER_ENABLED", "on", "serve the API page and document"),
-    TEXT("RATE_LIMITS", NULL, "default", "default, off, or a file"),
-    BOOL("RATE_LIMIT_LOOPBACK", "off", "limit loopback peers outside production too"),
-    TEXT("BOOTSTRAP_ADMIN_EMAIL", NULL, NULL, "first platform owner, who gets a one-time code"),
-    INT("AUDIT_RETENTION_DAYS", "400", 30, 36500, "days the audit trail is kept"),
-    TEXT("QUEUE_PREFIX", NULL, "bull", "first part of the queue keys in Redis"),
-    INT("BULLMQ_LAYOUT", "5", 5, 6, "queue layout written on pause"),
-    INT("WORKER_CONCURRENCY", "8", 1, 1000, "jobs of a queue at once"),
-    TEXT("SCHEDULES", NULL, NULL, "own periods of schedules, outside production"),
-    TEXT("REDIS_HOST", NULL, NULL, "Redis of the queues, when it is another one"),
-    INT("REDIS_PORT", "6379", 1, 65535, "its port"),
-    SECRET("REDIS_PASSWORD", "its password"),
-    BOOL("REDIS_TLS", "off", "TLS to it"),
-    TEXT("MAIL_HOST", NULL, NULL, "SMTP server; unset: .eml files in MAIL_DIR, refused in production"),
-    INT("MAIL_PORT", "587", 1, 65535, "its port"),
-    BOOL("MAIL_SECURE", "off", "TLS from the first byte"),
-    TEXT("MAIL_USER", NULL, NULL, "its user"),
-    SECRET("MAIL_PASS", "its password"),
-    TEXT("MAIL_FROM_EMAIL", NULL, "no-reply@kasma.invalid", "sender"),
-    TEXT("MAIL_FROM_NAME", NULL, "Kasma", "name of the sender"),
-    TEXT("MAIL_DIR", NULL, "var/mail", "where mails are written when no SMTP server is set"),
-    TEXT("TRANSACTION_SERVICE_URL", NULL, NULL, "remote payment service; unset: built in"),
-    TEXT("NOTI_SERVICE_URL", NULL, NULL, "remote notice service; unset: built in"),
-    TEXT("SOCKET_SERVICE_URL", NULL, NULL, "remote socket service; unset: built in"),
-    TEXT("CLOUDINARY_CLOUD_NAME", NULL, NULL, "media account"),
-    SECRET("CLOUDINARY_API_KEY", "media account"),
-    SECRET("CLOUDINARY_API_SECRET", "media account"),
-    INT("BODY_LIMIT", "1048576", 1024, 1073741824, "bytes of a request body after decoding: 413 beyond"),
-    INT("HEADER_LIMIT", "16384", 1024, 61440, "bytes of request line and headers: 431 beyond"),
-    INT("URL_LIMIT", "8192", 256, 61440, "bytes of the request target: 414 beyond"),
-    INT("MAX_CONNECTIONS", "20000", 1, 1000000, "open connections of a worker: 503 beyond"),
-    INT("MAX_IN_FLIGHT", "4096", 1, 1000000, "requests of a worker at work: 503 beyond"),
-    INT("MAX_PIPELINED", "32", 1, 1000, "requests of one connection at work"),
-    INT("HEADER_TIMEOUT_MS", "10000", 50, 600000, "for a whole head: 408 beyond"),
-    INT("BODY_TIMEOUT_MS", "30000", 50, 3600000, "for a body: 408 beyond"),
-    INT("KEEPALIVE_TIMEOUT_MS", "65000", 50, 3600000, "idle keep-alive"),
-    INT("REQUEST_TIMEOUT_MS", "30000", 50, 3600000, "for a handler: 503 beyond"),
-    INT("WRITE_TIMEOUT_MS", "30000", 50, 3600000, "without a byte taken by the client"),
-    TEXT("SPOOL_DIR", NULL, "/tmp", "large bodies while they are received"),
-    INT("SHUTDOWN_GRACE", "25", 0, 600, "seconds that requests and jobs get to end"),
-    INT("DRAIN_WAIT", "0", 0, 60, "seconds between not ready and no longer accepting"),
-    {"LOG_LEVEL", NULL, CONFIG_TEXT, "info", 0, 0, false, true, "debug, info, warn or error"},
-    TEXT("LOG_ACCESS", NULL, "all", "off, or all: a line a request"),
+struct kept {
+    struct kept *next;
+    char *text;
 };
-#define COUNT (sizeof table / sizeof *table)
+static struct kept *kept;
 
-static struct value {
-    char *text; /* NULL: the default */
-    const char *origin;
-} values[COUNT];
-
-static enum config_env env_now;
-
-static const struct setting *find(const char *name, size_t *index) {
-    for (size_t i = 0; i < COUNT; i++)
-        if (strcmp(table[i].name, name) == 0 || (table[i].alias && strcmp(table[i].alias, name) == 0)) {
-            *index = i;
-            return &table[i];
-        }
-    return NULL;
+static void problem(struct buf *out, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+static void problem(struct buf *out, const char *fmt, ...) {
+    char text[512];
+    va_list args;
+    va_start(args, fmt);
+    int n = vsnprintf(text, sizeof text, fmt, args);
+    va_end(args);
+    /* Out of memory: the one byte still says that there was a problem. */
+    if (n < 0 || !buf_printf(out, "%s\n", text)) log_line(LOG_ERROR, "no memory for: %s", n < 0 ? fmt : text);
 }
 
-static void problem(struct buf *out, const char *fmt, const char *a, const char *b) {
-    bool ok = buf_printf(out, fmt, a, b) && buf_byte(out, '\n');
-    if (!ok) out->len = 0; /* out of memory: the caller still sees that it failed */
-}
-
-static bool parse_bool(const char *text, bool *out) {
-    static const char *const yes[] = {"on", "true", "1", "yes"}, *const no[] = {"off", "false", "0", "no"};
-    for (size_t i = 0; i < 4; i++) {
-        if (str_ieq(str_of(text), str_of(yes[i]))) {
-            *out = true;
-            return true;
-        }
-        if (str_ieq(str_of(text), str_of(no[i]))) {
-            *out = false;
-            return true;
-        }
+static bool find(const char *name, size_t *index) {
+    for (size_t i = 0; i < config_table_count; i++) {
+        const struct setting *s = &config_table[i];
+        if (strcmp(s->name, name) != 0 && (!s->alias || strcmp(s->alias, name) != 0)) continue;
+        *index = i;
+        return true;
     }
     return false;
 }
 
-static bool acceptable(const struct setting *s, const char *text, struct buf *problems) {
+static const char *origin_of(const struct value *v, size_t i) {
+    switch (v->text ? v->source : DEFAULT) {
+    case FLAG:
+        return "flag";
+    case ENVIRONMENT:
+        return "environment";
+    case DOTENV:
+        return ".env";
+    case CONF:
+        return "kasma.conf";
+    case DEFAULT:
+        break;
+    }
+    return v->text || config_table[i].fallback ? "default" : "unset";
+}
+
+static bool acceptable(const struct setting *s, const char *used, const char *text, struct buf *problems) {
     int64_t n;
     bool flag;
+    const char *why = NULL;
     if (s->type == CONFIG_INT && (!str_int64(str_of(text), &n) || n < s->min || n > s->max)) {
-        char range[64];
-        int len = snprintf(range, sizeof range, "a whole number from %lld to %lld", (long long)s->min, (long long)s->max);
-        problem(problems, "%s must be %s", s->name, len > 0 ? range : "a whole number");
+        problem(problems, "%s must be a whole number from %lld to %lld", used, (long long)s->min, (long long)s->max);
         return false;
     }
-    if (s->type == CONFIG_BOOL && !parse_bool(text, &flag)) {
-        problem(problems, "%s must be on or off%s", s->name, "");
-        return false;
-    }
-    return true;
+    if (s->type == CONFIG_BOOL && !config_parse_bool(text, &flag)) why = "must be on or off";
+    if (s->type == CONFIG_TEXT && s->check) why = s->check(text);
+    if (!why && s->secret && !strstr(text, "://") && config_is_published(text))
+        why = "is a published value or a placeholder: make one of your own";
+    if (why) problem(problems, "%s %s", used, why);
+    return why == NULL;
 }
 
-/* Takes a value from a source of lower or higher rank than those before: the first that gave one stays. */
-static void take(const char *name, const char *text, const char *origin, struct buf *problems) {
-    size_t i;
-    const struct setting *s = find(name, &i);
-    if (!s || !*text) return;
-    if (values[i].text) {
-        if (strcmp(values[i].origin, origin) == 0 && strcmp(values[i].text, text) != 0)
-            problem(problems, "%s and %s are both set and differ", s->name, s->alias ? s->alias : name);
+/* One value of one source into `list`. Sources come in the order of their rank, so a value that is there stays. */
+static void take(struct value *list, const char *used, size_t i, const char *text, enum source source, struct buf *problems) {
+    struct value *v = &list[i];
+    if (!*text) return;
+    if (v->text) {
+        /* Two names of one thing that say different things: which of them is meant nobody can know. */
+        if (strcmp(v->name, used) != 0 && strcmp(v->text, text) != 0 && (v->source == source || config_table[i].alias))
+            problem(problems, "%s and %s are both set and differ", v->name, used);
         return;
     }
-    if (!acceptable(s, text, problems)) return;
-    values[i].text = strdup(text);
-    values[i].origin = origin;
-    if (!values[i].text) problem(problems, "out of memory at %s%s", name, "");
+    if (!acceptable(&config_table[i], used, text, problems)) return;
+    int n = snprintf(v->name, sizeof v->name, "%s", used);
+    v->text = n > 0 ? strdup(text) : NULL;
+    v->source = source;
+    if (!v->text) problem(problems, "out of memory at %s", used);
 }
 
+/* The whole text of a file with a NUL, or NULL: errno says why. */
 static char *read_file(const char *path) {
     FILE *f = fopen(path, "re");
     if (!f) return NULL;
     char *text = malloc(FILE_MAX);
-    size_t n = text ? fread(text, 1, FILE_MAX - 1, f) : 0;
-    bool ok = text && !ferror(f);
-    if (fclose(f) != 0) ok = false;
-    if (!ok) {
+    size_t n = text ? fread(text, 1, FILE_MAX, f) : 0;
+    int why = n == FILE_MAX ? EFBIG : ferror(f) ? EIO : text ? 0 : ENOMEM;
+    if (fclose(f) != 0) why = EIO;
+    if (why) {
         free(text);
+        errno = why;
         return NULL;
     }
     text[n] = '\0';
     return text;
 }
 
-/* NAME_FILE: the value is the file's text without blanks at its end. */
-static void take_file(const char *name, const char *path, const char *origin, struct buf *problems) {
-    char *text = read_file(path);
+/* NAME_FILE: the value is the file's text without blanks at its ends. */
+static void take_file(struct value *list, const char *used, size_t i, const char *path, enum source source, struct buf *problems) {
+    char *text = *path ? read_file(path) : NULL;
+    if (!*path) return;
     if (!text) {
-        problem(problems, "%s_FILE: cannot read %s", name, path);
+        problem(problems, "%s: cannot read %s: %s", used, path, strerror(errno));
         return;
     }
     struct str value = str_trim(str_of(text));
-    char *copy = strndup(value.at, value.len);
-    if (copy) take(name, copy, origin, problems);
-    free(copy);
+    text[(size_t)(value.at - text) + value.len] = '\0';
+    take(list, used, i, value.at, source, problems);
     free(text);
 }
 
-/* One name = value of any source. */
-static void assign(char *name, const char *text, const char *origin, struct buf *problems) {
-    size_t index, n = strlen(name);
-    if (find(name, &index)) {
-        take(name, text, origin, problems);
-    } else if (n > 5 && strcmp(name + n - 5, "_FILE") == 0) {
-        name[n - 5] = '\0';
-        bool known = find(name, &index) != NULL;
-        if (known) take_file(name, text, origin, problems);
-        name[n - 5] = '_';
-        if (!known && strncmp(name, "KASMA_", 6) == 0) problem(problems, "%s is not a setting%s", name, "");
-    } else if (strncmp(name, "KASMA_", 6) == 0) {
-        problem(problems, "%s is not a setting%s", name, "");
+/* One name = value. False: the table has no such name. */
+static bool assign(struct value *list, const char *name, const char *text, enum source source, struct buf *problems) {
+    size_t i, n = strlen(name);
+    if (find(name, &i)) {
+        take(list, name, i, text, source, problems);
+        return true;
     }
+    char stem[NAME_MAX_BYTES];
+    if (n <= 5 || n >= sizeof stem || strcmp(name + n - 5, "_FILE") != 0) return false;
+    memcpy(stem, name, n - 5);
+    stem[n - 5] = '\0';
+    if (!find(stem, &i)) return false;
+    take_file(list, name, i, text, source, problems);
+    return true;
 }
 
-static void read_environment(struct buf *problems) {
+static void read_environment(struct value *list, struct buf *problems) {
     for (char **e = environ; *e; e++) {
         const char *eq = strchr(*e, '=');
-        if (!eq || (size_t)(eq - *e) > 100 || strlen(eq + 1) > VALUE_MAX) continue;
-        char name[104];
-        memcpy(name, *e, (size_t)(eq - *e));
-        name[eq - *e] = '\0';
-        assign(name, eq + 1, "environment", problems);
+        size_t n = eq ? (size_t)(eq - *e) : 0;
+        bool ours = strncmp(*e, "KASMA_", 6) == 0;
+        char name[NAME_MAX_BYTES];
+        if (n == 0 || n >= sizeof name || strlen(eq + 1) > VALUE_MAX) {
+            if (ours) problem(problems, "%.40s... in the environment is too long", *e);
+            continue;
+        }
+        memcpy(name, *e, n);
+        name[n] = '\0';
+        if (!assign(list, name, eq + 1, ENVIRONMENT, problems) && ours)
+            problem(problems, "%s in the environment is no setting", name);
     }
 }
 
-/* `NAME=value` or `name = value`, # comments, quotes taken off. An absent file is no problem. */
-static void read_lines(const char *path, const char *origin, struct buf *problems) {
+/* Takes the quotes off in place: "..." knows \n \" \\, '...' knows nothing; without quotes ` #` begins a comment. */
+static bool unquote(char *text) {
+    char quote = *text, *out = text;
+    if (quote != '"' && quote != '\'') {
+        char *comment = strstr(text, " #");
+        if (comment) *comment = '\0';
+        struct str rest = str_trim(str_of(text));
+        text[rest.len] = '\0';
+        return true;
+    }
+    char *in = text + 1;
+    for (; *in && *in != quote; in++) {
+        if (quote == '"' && *in == '\\' && in[1]) {
+            in++;
+            *out++ = (char)(*in == 'n' ? '\n' : *in);
+        } else {
+            *out++ = *in;
+        }
+    }
+    struct str rest = str_trim(str_of(*in ? in + 1 : in));
+    bool ok = *in == quote && (rest.len == 0 || *rest.at == '#');
+    *out = '\0';
+    return ok;
+}
+
+static void read_line(struct value *list, char *line, const char *path, int number, enum source source, struct buf *problems) {
+    struct str whole = str_trim(str_of(line));
+    if (whole.len == 0 || *whole.at == '#') return;
+    line = line + (whole.at - line);
+    line[whole.len] = '\0';
+    char *eq = strchr(line, '=');
+    struct str name = eq ? str_trim(str_n(line, (size_t)(eq - line))) : str_n(line, 0);
+    if (str_starts(name, STR("export "))) name = str_trim(str_n(name.at + 7, name.len - 7));
+    char key[NAME_MAX_BYTES];
+    if (name.len == 0 || name.len >= sizeof key) {
+        problem(problems, "%s:%d is no NAME=value", path, number);
+        return;
+    }
+    memcpy(key, name.at, name.len);
+    key[name.len] = '\0';
+    struct str value = str_trim(str_of(eq + 1));
+    char *text = eq + 1 + (value.at - (eq + 1));
+    text[value.len] = '\0';
+    if (!unquote(text)) {
+        problem(problems, "%s:%d: the quotes of %s do not end", path, number, key);
+    } else if (!assign(list, key, text, source, problems) && (source == CONF || strncmp(key, "KASMA_", 6) == 0)) {
+        /* A .env may serve other programs too; kasma.conf is ours alone. */
+        problem(problems, "%s:%d: %s is no setting", path, number, key);
+    }
+}
+
+/* A file that is absent is no problem; one that cannot be read is. */
+static void read_lines(struct value *list, const char *path, enum source source, struct buf *problems) {
     char *text = read_file(path);
-    if (!text) return;
-    char *next = text;
-    while (next && *next) {
-        char *line = next, *end = strchr(line, '\n');
+    if (!text) {
+        if (errno != ENOENT && errno != ENOTDIR) problem(problems, "cannot read %s: %s", path, strerror(errno));
+        return;
+    }
+    int number = 0;
+    for (char *line = text; line;) {
+        char *end = strchr(line, '\n');
         if (end) *end = '\0';
-        next = end ? end + 1 : NULL;
-        char *eq = strchr(line, '=');
-        struct str first = str_trim(str_of(line));
-        if (first.len == 0 || *first.at == '#' || !eq) continue;
-        struct str name = str_trim(str_n(line, (size_t)(eq - line))), value = str_trim(str_of(eq + 1));
-        if (name.len > 7 && str_starts(name, STR("export "))) name = str_trim(str_n(name.at + 7, name.len - 7));
-        if (value.len >= 2 && (*value.at == '"' || *value.at == '\'') && value.at[value.len - 1] == *value.at)
-            value = str_n(value.at + 1, value.len - 2);
-        char *n = strndup(name.at, name.len), *v = strndup(value.at, value.len);
-        if (n && v) assign(n, v, origin, problems);
-        free(n);
-        free(v);
+        read_line(list, line, path, ++number, source, problems);
+        line = end ? end + 1 : NULL;
     }
     free(text);
 }
 
-/* --name value and --name=value of settings are taken out of argv; other words stay. */
-static void read_flags(int *argc, char **argv, struct buf *problems) {
-    int kept = 0;
-    for (int i = 0; i < *argc; i++) {
-        char name[104];
-        size_t n = 0, index;
-        const char *p = argv[i];
-        bool flag = i > 0 && strncmp(p, "--", 2) == 0 && p[2];
-        for (p += flag ? 2 : 0; flag && *p && *p != '=' && n + 1 < sizeof name; p++)
-            name[n++] = (char)(*p == '-' ? '_' : *p >= 'a' && *p <= 'z' ? *p - 32 : *p);
-        name[n] = '\0';
-        if (!flag || !find(name, &index)) {
-            argv[kept++] = argv[i];
-            continue;
-        }
-        if (*p == '=') {
-            take(name, p + 1, "flag", problems);
-        } else if (i + 1 < *argc) {
-            take(name, argv[++i], "flag", problems);
-        } else {
-            problem(problems, "%s needs a value%s", argv[i], "");
-        }
+/* The setting of --some-name, with what follows '=' in `*value` (NULL: nothing follows). */
+static bool flag_of(const char *word, size_t *index, const char **value) {
+    char name[NAME_MAX_BYTES];
+    size_t n = 0;
+    if (strncmp(word, "--", 2) != 0 || !word[2]) return false;
+    const char *p = word + 2;
+    for (; *p && *p != '='; p++) {
+        bool fits = (*p >= 'a' && *p <= 'z') || (*p >= '0' && *p <= '9') || *p == '-';
+        if (!fits || n + 1 >= sizeof name) return false;
+        name[n++] = (char)(*p == '-' ? '_' : *p >= 'a' ? *p - ('a' - 'A') : *p);
     }
-    argv[kept] = NULL;
-    *argc = kept;
+    name[n] = '\0';
+    *value = *p == '=' ? p + 1 : NULL;
+    return find(name, index);
 }
 
-static void check_whole(struct buf *problems) {
-    static const char *const published[] = {"secret", "changeme", "your-secret-key", "super-secret", "supersecret", "kasma", "kasma-secret",
-                                            "default-secret", "jwt-secret", "JWT_SECRET", "defaultSecret"};
-    const char *env = config_str("KASMA_ENV");
-    if (strcmp(env, "production") == 0) {
-        env_now = ENV_PRODUCTION;
-    } else if (strcmp(env, "test") == 0) {
-        env_now = ENV_TEST;
-    } else {
-        env_now = ENV_DEVELOPMENT;
-        if (strcmp(env, "development") != 0) problem(problems, "KASMA_ENV must be development, test or production, not %s%s", env, "");
+static void read_flags(struct value *list, int *argc, char **argv, struct buf *problems) {
+    int kept_words = 0;
+    for (int i = 0; i < *argc; i++) {
+        size_t index;
+        const char *value;
+        char *word = argv[i];
+        if (i == 0 || !flag_of(word, &index, &value)) {
+            argv[kept_words++] = word;
+            continue;
+        }
+        bool unused, yes_no = config_table[index].type == CONFIG_BOOL;
+        if (!value && i + 1 < *argc && (!yes_no || config_parse_bool(argv[i + 1], &unused))) value = argv[++i];
+        if (!value && yes_no) value = "on";
+        if (value)
+            take(list, config_table[index].name, index, value, FLAG, problems);
+        else
+            problem(problems, "%s needs a value", word);
     }
-    for (size_t i = 0; i < COUNT; i++) {
-        if (!table[i].secret || !values[i].text) continue;
-        for (size_t n = 0; n < sizeof published / sizeof *published; n++)
-            if (strcmp(values[i].text, published[n]) == 0) problem(problems, "%s is a published value: make one of your own%s", table[i].name, "");
+    argv[kept_words] = NULL;
+    *argc = kept_words;
+}
+
+/* ---- what follows from the values ---- */
+
+static const char *text_in(const struct value *list, const char *name) {
+    size_t i;
+    if (!find(name, &i)) return NULL;
+    return list[i].text ? list[i].text : config_table[i].fallback;
+}
+
+static void set_default(struct value *list, const char *name, const char *text) {
+    size_t i;
+    if (!find(name, &i) || list[i].text) return;
+    list[i].text = strdup(text);
+    list[i].source = DEFAULT;
+}
+
+/* The product's folders: beside an installed binary, else the source tree it was built from. */
+static void find_folders(struct value *list) {
+    static const char *const inner[][2] = {{"KASMA_LUA_DIR", "lua"},
+                                           {"KASMA_RULES_DIR", "rules"},
+                                           {"KASMA_MIGRATIONS_DIR", "migrations"},
+                                           {"KASMA_CONSOLE_DIR", "console"}};
+    char home[PATH_MAX] = KASMA_SOURCE_DIR, path[PATH_MAX + 16];
+    const char *given = text_in(list, "KASMA_HOME");
+    ssize_t n = given ? -1 : readlink("/proc/self/exe", path, PATH_MAX - 1);
+    if (n > 0) {
+        path[n] = '\0';
+        char *slash = strrchr(path, '/');
+        if (slash) *slash = '\0';
+        char beside[PATH_MAX];
+        int len = snprintf(beside, sizeof beside, "%s/../share/kasma", path);
+        if (len > 0 && (size_t)len < sizeof beside && access(beside, R_OK | X_OK) == 0) memcpy(home, beside, (size_t)len + 1);
     }
-    const char *jwt = config_str("JWT_SECRET");
-    if (jwt && strlen(jwt) < 32) problem(problems, "JWT_SECRET must have at least 32 bytes%s%s", "", "");
-    const char *const urls[] = {"DATABASE_URL", "DATABASE_OWNER_URL", "DATABASE_SYSTEM_URL"};
-    for (size_t i = 0; i < 3; i++) {
-        const char *url = config_str(urls[i]);
-        if (url && strncmp(url, "postgres://", 11) != 0 && strncmp(url, "postgresql://", 13) != 0)
-            problem(problems, "%s must begin with postgresql://%s", urls[i], "");
+    set_default(list, "KASMA_HOME", home);
+    given = text_in(list, "KASMA_HOME");
+    for (size_t i = 0; i < sizeof inner / sizeof *inner; i++) {
+        int len = snprintf(path, sizeof path, "%s/%s", given ? given : home, inner[i][1]);
+        if (len > 0 && (size_t)len < sizeof path) set_default(list, inner[i][0], path);
     }
-    enum log_level level;
-    if (!log_level_parse(str_of(config_str("LOG_LEVEL")), &level))
-        problem(problems, "LOG_LEVEL must be debug, info, warn or error%s%s", "", "");
-    else
-        log_set_level(level);
+}
+
+/* KASMA_ENV goes before NODE_ENV, whatever their sources. */
+static enum config_env environment_in(const struct value *list) {
+    size_t i;
+    const char *word = find("KASMA_ENV", &i) ? list[i].text : NULL;
+    if (!word) word = text_in(list, "NODE_ENV");
+    if (!word) return ENV_DEVELOPMENT;
+    return strcmp(word, "production") == 0 ? ENV_PRODUCTION : strcmp(word, "test") == 0 ? ENV_TEST : ENV_DEVELOPMENT;
+}
+
+static void check_production(const struct value *list, struct buf *problems) {
+    const char *argon2 = text_in(list, "PASSWORD_ARGON2");
+    int64_t memory;
+    if (argon2 && str_int64(str_n(argon2, strcspn(argon2, ",")), &memory) && memory < 7168)
+        problem(problems, "PASSWORD_ARGON2 must take at least 7168 KiB in production");
+    if (text_in(list, "SCHEDULES")) problem(problems, "SCHEDULES is for development and tests, not for production");
+}
+
+/* ---- loading ---- */
+
+static bool keep(char *text) {
+    struct kept *k = malloc(sizeof *k);
+    if (!k) return false;
+    *k = (struct kept){.next = kept, .text = text};
+    kept = k;
+    return true;
+}
+
+static void forget(struct value *list) {
+    for (size_t i = 0; i < config_table_count; i++) free(list[i].text);
+    memset(list, 0, sizeof(struct value) * SETTINGS_MAX);
+}
+
+/* Takes over from `fresh` what may change in a running process. */
+static void take_over(struct value *fresh) {
+    for (size_t i = 0; i < config_table_count; i++) {
+        struct value *old = &values[i], *new = &fresh[i];
+        const char *a = old->text ? old->text : config_table[i].fallback, *b = new->text ? new->text : config_table[i].fallback;
+        if ((!a && !b) || (a && b && strcmp(a, b) == 0)) continue;
+        if (!config_table[i].live) {
+            log_line(LOG_WARN, "%s was changed: that takes a restart", config_table[i].name);
+        } else if (!old->text || keep(old->text)) {
+            *old = *new;
+            new->text = NULL;
+        }
+    }
 }
 
 bool config_load(int *argc, char **argv, struct buf *problems) {
-    struct value before[COUNT];
-    memcpy(before, values, sizeof before);
-    memset(values, 0, sizeof values);
-    read_flags(argc, argv, problems);
-    read_environment(problems);
-    read_lines(".env", ".env", problems);
-    read_lines("/etc/kasma/kasma.conf", "kasma.conf", problems);
-    /* Read again: what may not change keeps its value, and pointers handed out before stay good (a few bytes are kept for that). */
-    for (size_t i = 0; i < COUNT; i++)
-        if (before[i].origin && !table[i].live) {
-            free(values[i].text);
-            values[i] = before[i];
+    _Static_assert(SETTINGS_MAX >= 128, "room for the table");
+    size_t before = problems->len;
+    struct value *fresh = calloc(SETTINGS_MAX, sizeof *fresh);
+    if (!fresh || config_table_count > SETTINGS_MAX) {
+        problem(problems, "out of memory for the settings");
+        free(fresh);
+        return false;
+    }
+    read_flags(fresh, argc, argv, problems);
+    for (size_t i = 0; i < config_table_count; i++) /* those of the first call hold */
+        if (values[i].text && values[i].source == FLAG && !fresh[i].text) {
+            fresh[i] = values[i];
+            fresh[i].text = strdup(values[i].text);
         }
-    check_whole(problems);
-    return problems->len == 0;
+    read_environment(fresh, problems);
+    const char *dotenv = text_in(fresh, "KASMA_DOTENV"), *conf = text_in(fresh, "KASMA_CONF");
+    if (dotenv) read_lines(fresh, dotenv, DOTENV, problems);
+    if (conf) read_lines(fresh, conf, CONF, problems);
+    find_folders(fresh);
+    enum config_env env = environment_in(fresh);
+    if (env == ENV_PRODUCTION) check_production(fresh, problems);
+    bool ok = problems->len == before;
+    if (ok && loaded) {
+        take_over(fresh);
+    } else if (!loaded) {
+        /* Also when there are problems: what was good can be shown, and nothing starts. */
+        forget(values);
+        memcpy(values, fresh, sizeof values);
+        memset(fresh, 0, sizeof values);
+        env_now = env;
+        loaded = ok;
+        if (ok && (config_str("POSTGRES_SYNCHRONIZE") || config_str("MONGO_SYNCHRONIZE")))
+            log_line(LOG_WARN, "POSTGRES_SYNCHRONIZE and MONGO_SYNCHRONIZE are ignored: run kasma migrate");
+    }
+    forget(fresh);
+    free(fresh);
+    enum log_level level;
+    const char *word = config_str("LOG_LEVEL");
+    if (word && log_level_parse(str_of(word), &level)) log_set_level(level);
+    return ok;
 }
 
-static const char *text_of(size_t i) {
-    return values[i].text ? values[i].text : table[i].fallback;
+bool config_complete(struct buf *problems) {
+    size_t before = problems->len;
+    const char *boot = config_str("BOOT");
+    if (boot && strcmp(boot, "kasma.boot") != 0) return true;
+    for (size_t i = 0; i < config_table_count; i++)
+        if (config_table[i].needed && !values[i].text) problem(problems, "%s is not set: %s", config_table[i].name, config_table[i].help);
+    if (env_now == ENV_PRODUCTION && !config_str("OTP_PEPPER")) problem(problems, "OTP_PEPPER is not set: production needs it");
+    return problems->len == before;
 }
+
+/* ---- asking ---- */
 
 static size_t must_find(const char *name, enum config_type type) {
     size_t i;
-    const struct setting *s = find(name, &i);
-    if (!s || s->type != type) {
+    if (!find(name, &i) || config_table[i].type != type) {
         log_line(LOG_ERROR, "no setting %s of this type", name);
+        log_flush();
         abort();
     }
     return i;
+}
+
+static const char *text_of(size_t i) {
+    return values[i].text ? values[i].text : config_table[i].fallback;
 }
 
 const char *config_str(const char *name) {
@@ -367,7 +450,7 @@ int64_t config_int(const char *name) {
 bool config_bool(const char *name) {
     bool flag = false;
     const char *text = text_of(must_find(name, CONFIG_BOOL));
-    return text && parse_bool(text, &flag) && flag;
+    return text && config_parse_bool(text, &flag) && flag;
 }
 
 enum config_env config_env(void) {
@@ -376,20 +459,35 @@ enum config_env config_env(void) {
 
 bool config_has(const char *name, enum config_type *type) {
     size_t i;
-    const struct setting *s = find(name, &i);
-    if (s) *type = s->type;
-    return s != NULL;
+    bool there = find(name, &i);
+    if (there) *type = config_table[i].type;
+    return there;
+}
+
+/* A secret for people: of a URL all but the password, of anything else nothing. */
+static const char *masked(const char *text) {
+    static char shown[256];
+    const char *host = strrchr(text, '@'), *scheme = strstr(text, "://");
+    if (!scheme) return "********";
+    const char *user = scheme + 3, *colon = host ? memchr(user, ':', (size_t)(host - user)) : NULL;
+    /* Parameters may carry secrets too (password=...). */
+    const char *rest = host ? host : user;
+    size_t head = (size_t)((colon ? colon : rest) - text), tail = strcspn(rest, "?");
+    int n = snprintf(shown, sizeof shown, "%.*s%s%.*s", (int)(head > 100 ? 100 : head), text, colon ? ":********" : "",
+                     (int)(tail > 120 ? 120 : tail), rest);
+    return n > 0 && (size_t)n < sizeof shown ? shown : "********";
 }
 
 bool config_entry(size_t i, struct config_entry *out) {
-    if (i >= COUNT) return false;
+    if (i >= config_table_count) return false;
+    const struct setting *s = &config_table[i];
     const char *text = text_of(i);
-    *out = (struct config_entry){.name = table[i].name,
-                                 .help = table[i].help,
-                                 .origin = values[i].text ? values[i].origin : text ? "default" : "unset",
-                                 .shown = !text ? "" : table[i].secret ? "***" : text,
-                                 .type = table[i].type,
-                                 .secret = table[i].secret,
-                                 .live = table[i].live};
+    *out = (struct config_entry){.name = s->name,
+                                 .help = s->help,
+                                 .origin = origin_of(&values[i], i),
+                                 .shown = !text ? "" : s->secret ? masked(text) : text,
+                                 .type = s->type,
+                                 .secret = s->secret,
+                                 .live = s->live};
     return true;
 }

@@ -152,6 +152,12 @@ static void drain(const char *why) {
         return;
     }
     sup.phase = DRAINING;
+    /* An upgrade that is not done yet ends with us: nobody would know of the new process. */
+    if (sup.upgrade_fd >= 0) {
+        shut(&sup.upgrade_fd);
+        if (sup.upgrade_pid > 0 && kill(sup.upgrade_pid, SIGTERM) != 0) log_line(LOG_WARN, "kill: %s", strerror(errno));
+        sup.upgrade_pid = 0;
+    }
     sup.kill_at_us = clock_mono_us() + (sup.plan->drain_ms + sup.plan->grace_ms) * 1000 + KILL_AFTER_US;
     notify_send("STOPPING=1\nSTATUS=draining");
     log_line(LOG_INFO, "%s: finishing what runs", why);

@@ -1,6 +1,7 @@
 #include "runtime/uuid.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <sys/random.h>
 
@@ -10,9 +11,20 @@
 /* Random bytes are drawn in batches: a system call an id would cost more than all the rest. */
 static unsigned char pool[1024];
 static size_t pool_left;
+static bool watched;
+
+/* A child must not hand out what its parent has drawn: two workers would make the same ids. */
+static void forget_pool(void) {
+    pool_left = 0;
+}
 
 static void random_bytes(unsigned char *out, size_t n) {
     if (pool_left < n) {
+        if (!watched && pthread_atfork(NULL, NULL, forget_pool) != 0) {
+            log_line(LOG_ERROR, "no memory to keep ids apart after a fork");
+            abort();
+        }
+        watched = true;
         size_t got = 0;
         while (got < sizeof pool) {
             ssize_t r = getrandom(pool + got, sizeof pool - got, 0);

@@ -5,6 +5,7 @@
 #include "runtime/config.h"
 #include "script/vm.h"
 
+/* clang-format off: one a line, so that two people can add one each */
 static const luaL_Reg modules[] = {
     {"core.config", luaopen_core_config},
     {"core.crypto", luaopen_core_crypto},
@@ -27,6 +28,7 @@ static const luaL_Reg modules[] = {
     {"core.uuid", luaopen_core_uuid},
     {NULL, NULL},
 };
+/* clang-format on */
 
 struct vm *vm_new(struct error *err) {
     return vm_new_with(modules, config_str("KASMA_LUA_DIR"), err);

@@ -2,13 +2,14 @@
  *
  *   rules.list(tenant [, hook]) -> { {id, name, hook, priority, version, on_error}, ... }, highest priority first
  *   rules.run(tenant, id, input [, version [, instructions]]) -> output, info | nil, {kind, outcome, message, line}
- *       `version` from rules.list pins what was listed for a minute after it was replaced; info = {instructions, micros,
- *       heap, log}. The output may be nil, which is an answer: look at the second value.
- *   rules.reload()   rules.status() -> { {tenant, live, rules, problems}, ... } */
+ *       `version` from rules.list pins what was listed for a minute after it was replaced; info = {instructions,
+ * micros, heap, log}. The output may be nil, which is an answer: look at the second value. rules.reload()
+ * rules.status() -> { {tenant, live, rules, problems}, ... } */
 #include <lauxlib.h>
 
 #include "runtime/config.h"
 #include "script/bind.h"
+#include "script/json.h"
 #include "script/rules.h"
 #include "script/task.h"
 
@@ -55,6 +56,7 @@ static int l_list(lua_State *L) {
         push_info(L, &r);
         lua_rawseti(L, -2, ++n);
     }
+    if (n == 0) json_mark_array(L, -1);
     rules_release(set);
     return 1;
 }
@@ -77,7 +79,8 @@ static bool read(lua_State *sandbox, void *data, struct error *err) {
 static int push_failure(lua_State *L, const struct sandbox_report *report) {
     lua_pushnil(L);
     lua_createtable(L, 0, 6);
-    set_text(L, "kind", report->outcome == OUTCOME_ERROR || report->outcome == OUTCOME_INVALID_RESULT ? "invalid" : "limit");
+    set_text(L, "kind",
+             report->outcome == OUTCOME_ERROR || report->outcome == OUTCOME_INVALID_RESULT ? "invalid" : "limit");
     set_text(L, "code", outcome_name(report->outcome));
     set_text(L, "outcome", outcome_name(report->outcome));
     set_text(L, "message", report->message);
@@ -100,7 +103,8 @@ static int l_run(lua_State *L) {
     limits.instructions = (uint64_t)budget;
     struct call c = {.L = L};
     struct sandbox_report report;
-    bool ok = rules_run(set, (size_t)rules_find(set, id, version), budget > 0 ? &limits : NULL, build, read, &c, &report);
+    bool ok =
+        rules_run(set, (size_t)rules_find(set, id, version), budget > 0 ? &limits : NULL, build, read, &c, &report);
     struct str log = rules_log(set);
     if (!ok) {
         rules_release(set);
@@ -139,6 +143,7 @@ static int l_status(lua_State *L) {
             push_info(L, &r);
             lua_rawseti(L, -2, (int)k + 1);
         }
+        json_mark_array(L, -1);
         lua_setfield(L, -2, "rules");
         rules_release(set);
         size_t problems = rules_problems(key);
@@ -151,6 +156,7 @@ static int l_status(lua_State *L) {
             if (p.line) set_number(L, "line", p.line);
             lua_rawseti(L, -2, (int)k + 1);
         }
+        json_mark_array(L, -1);
         lua_setfield(L, -2, "problems");
         lua_rawseti(L, -2, ++n);
     }

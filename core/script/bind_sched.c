@@ -21,7 +21,7 @@ struct group {
     struct task *parent; /* NULL once it was cancelled */
     int results, error;  /* registry references */
     size_t left;
-    bool waiting;        /* the parent is suspended on this group */
+    bool waiting; /* the parent is suspended on this group */
     struct member *members;
     size_t count;
 };
@@ -449,9 +449,10 @@ static void class(lua_State *L, const char *name, const luaL_Reg *methods) {
 
 int luaopen_core_sched(lua_State *L) {
     static const luaL_Reg functions[] = {
-        {"spawn", l_spawn},         {"sleep", l_sleep},       {"parallel", l_parallel}, {"every", l_every},
-        {"defer", l_defer},         {"deadline", l_deadline}, {"stopping", l_stopping}, {"on_stop", l_on_stop},
-        {"semaphore", l_semaphore}, {"count", l_count},       {NULL, NULL},
+        {"spawn", l_spawn},       {"sleep", l_sleep},     {"parallel", l_parallel},
+        {"every", l_every},       {"defer", l_defer},     {"deadline", l_deadline},
+        {"stopping", l_stopping}, {"on_stop", l_on_stop}, {"semaphore", l_semaphore},
+        {"count", l_count},       {NULL, NULL},
     };
     static const luaL_Reg ticker_methods[] = {{"stop", l_ticker_stop}, {NULL, NULL}};
     static const luaL_Reg semaphore_methods[] = {

@@ -128,9 +128,17 @@ static int l_zone_exists(lua_State *L) {
 
 int luaopen_core_time(lua_State *L) {
     static const luaL_Reg functions[] = {
-        {"now", l_now},       {"real", l_real},   {"mono", l_mono},   {"iso", l_iso},
-        {"parse", l_parse},   {"fields", l_fields}, {"epoch", l_epoch}, {"shift", l_shift},
-        {"set_shift", l_set_shift}, {"zone_exists", l_zone_exists}, {NULL, NULL},
+        {"now", l_now},
+        {"real", l_real},
+        {"mono", l_mono},
+        {"iso", l_iso},
+        {"parse", l_parse},
+        {"fields", l_fields},
+        {"epoch", l_epoch},
+        {"shift", l_shift},
+        {"set_shift", l_set_shift},
+        {"zone_exists", l_zone_exists},
+        {NULL, NULL},
     };
     lua_newtable(L);
     luaL_setfuncs(L, functions, 0);

@@ -132,6 +132,6 @@ bool calendar_parse(struct str text, const struct zone *z, int64_t *epoch_ms) {
         if (at != end) return false;
     }
     int64_t ms = civil_to_epoch(&c, has_offset ? NULL : z);
-    *epoch_ms = ms - sign * ((int64_t)oh * 3600 + om * 60) * 1000;
+    *epoch_ms = ms - sign * ((int64_t)oh * 3600 + (int64_t)om * 60) * 1000;
     return true;
 }

@@ -1,5 +1,6 @@
 /* Dates and time zones: civil fields from epoch milliseconds and back, ISO 8601, and the zones of the system's tz
- * database read directly. (The C library knows one zone a process, by an environment variable; a tenant has its own.) */
+ * database read directly. (The C library knows one zone a process, by an environment variable; a tenant has its own.)
+ */
 #ifndef KASMA_SCRIPT_CALENDAR_H
 #define KASMA_SCRIPT_CALENDAR_H
 

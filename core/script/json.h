@@ -17,8 +17,8 @@
 /* Pushes the value of `text`. False: `err` (ERR_INVALID, or ERR_LIMIT for depth and size) says what is wrong and where,
  * nothing was pushed. May raise Lua's out-of-memory error, so call it in a protected context. */
 bool json_decode(lua_State *L, struct str text, struct error *err);
-/* Appends the value at `idx`. False: `err` says what cannot be encoded and where; `out` may hold a part of it. May raise
- * Lua's out-of-memory error: keep `out` where it is not lost then. */
+/* Appends the value at `idx`. False: `err` says what cannot be encoded and where; `out` may hold a part of it. May
+ * raise Lua's out-of-memory error: keep `out` where it is not lost then. */
 bool json_encode(lua_State *L, int idx, struct buf *out, struct error *err);
 
 /* As json_encode, with the members of every object in the order of their names by byte: for texts that are hashed. */

@@ -20,7 +20,10 @@ struct decoder {
 
 /* What a byte is inside a string: 0 plain, else it needs a look. */
 static const unsigned char special[256] = {
-    [0 ... 0x1F] = 1, ['"'] = 1, ['\\'] = 1, [0x80 ... 0xFF] = 1,
+    [0 ... 0x1F] = 1,
+    ['"'] = 1,
+    ['\\'] = 1,
+    [0x80 ... 0xFF] = 1,
 };
 
 /* Length of the valid UTF-8 sequence that begins at p, 0 when there is none. */
@@ -33,7 +36,8 @@ static size_t utf8_len(const unsigned char *p, const unsigned char *end) {
     if (left < n) return 0;
     for (size_t i = 1; i < n; i++)
         if ((p[i] & 0xC0) != 0x80) return 0;
-    if ((c == 0xE0 && p[1] < 0xA0) || (c == 0xED && p[1] > 0x9F) || (c == 0xF0 && p[1] < 0x90) || (c == 0xF4 && p[1] > 0x8F))
+    if ((c == 0xE0 && p[1] < 0xA0) || (c == 0xED && p[1] > 0x9F) || (c == 0xF0 && p[1] < 0x90) ||
+        (c == 0xF4 && p[1] > 0x8F))
         return 0;
     return n;
 }
@@ -54,7 +58,8 @@ static bool unexpected(struct decoder *d, const unsigned char *at) {
     size_t n = utf8_len(at, d->end);
     if (n == 0) return error_set(d->err, ERR_INVALID, "Invalid UTF-8 in JSON at position %zu", pos);
     if (*at == 0) return error_set(d->err, ERR_INVALID, "Unexpected token \\u0000 in JSON at position %zu", pos);
-    return error_set(d->err, ERR_INVALID, "Unexpected token %.*s in JSON at position %zu", (int)n, (const char *)at, pos);
+    return error_set(d->err, ERR_INVALID, "Unexpected token %.*s in JSON at position %zu", (int)n, (const char *)at,
+                     pos);
 }
 
 static void skip_blanks(struct decoder *d) {
@@ -134,17 +139,30 @@ static bool escaped_string(struct decoder *d, const unsigned char *p) {
             switch (*p) {
             case '"':
             case '\\':
-            case '/': *out++ = (char)*p++; break;
-            case 'b': *out++ = '\b', p++; break;
-            case 'f': *out++ = '\f', p++; break;
-            case 'n': *out++ = '\n', p++; break;
-            case 'r': *out++ = '\r', p++; break;
-            case 't': *out++ = '\t', p++; break;
+            case '/':
+                *out++ = (char)*p++;
+                break;
+            case 'b':
+                *out++ = '\b', p++;
+                break;
+            case 'f':
+                *out++ = '\f', p++;
+                break;
+            case 'n':
+                *out++ = '\n', p++;
+                break;
+            case 'r':
+                *out++ = '\r', p++;
+                break;
+            case 't':
+                *out++ = '\t', p++;
+                break;
             case 'u':
                 if (!unicode_escape(d, &p, &cp)) return false;
                 out = put_utf8(out, cp);
                 break;
-            default: return unexpected(d, p);
+            default:
+                return unexpected(d, p);
             }
         } else {
             size_t n = *p < 0x20 ? 0 : utf8_len(p, d->end);
@@ -314,9 +332,12 @@ static bool value(struct decoder *d) {
     skip_blanks(d);
     if (d->at >= d->end) return unexpected(d, d->at);
     switch (*d->at) {
-    case '"': return string(d);
-    case '{': return object(d);
-    case '[': return array(d);
+    case '"':
+        return string(d);
+    case '{':
+        return object(d);
+    case '[':
+        return array(d);
     case 't':
         if (!literal(d, "true", 4)) return false;
         lua_pushboolean(d->L, 1);

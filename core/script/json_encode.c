@@ -113,7 +113,10 @@ static bool in_element(struct encoder *e, int index) {
 }
 
 static const unsigned char special[256] = {
-    [0 ... 0x1F] = 1, ['"'] = 1, ['\\'] = 1, [0x80 ... 0xFF] = 1,
+    [0 ... 0x1F] = 1,
+    ['"'] = 1,
+    ['\\'] = 1,
+    [0x80 ... 0xFF] = 1,
 };
 
 static bool put_string(struct encoder *e, const char *s, size_t len) {
@@ -229,7 +232,8 @@ static bool ordered_object(struct encoder *e, int idx, int order) {
     int seen = lua_gettop(L);
     for (size_t i = 1; i <= n; i++) {
         lua_rawgeti(L, order, (int)i);
-        if (lua_type(L, -1) != LUA_TSTRING) return error_set(e->err, ERR_INVALID, "an order of members is a list of names");
+        if (lua_type(L, -1) != LUA_TSTRING)
+            return error_set(e->err, ERR_INVALID, "an order of members is a list of names");
         lua_pushvalue(L, -1);
         lua_rawget(L, seen);
         bool twice = lua_toboolean(L, -1);
@@ -279,7 +283,7 @@ static bool sorted_object(struct encoder *e, int idx) {
         lua_pop(L, 1);
         n++;
     }
-    struct str *names = calloc(n, sizeof *names);
+    struct str *names = calloc(n + 1, sizeof *names);
     if (!names) return out_of_memory(e);
     lua_pushnil(L);
     while (i < n && lua_next(L, idx)) {
@@ -316,7 +320,8 @@ static bool plain_table(struct encoder *e, int idx, bool marked) {
         char before = '{';
         do {
             if (lua_type(L, -2) != LUA_TSTRING)
-                return error_set(e->err, ERR_INVALID, "a table with both list elements and other members cannot be JSON");
+                return error_set(e->err, ERR_INVALID,
+                                 "a table with both list elements and other members cannot be JSON");
             if (!buf_byte(b, before)) return out_of_memory(e);
             if (!member(e)) return false;
             before = ',';
@@ -376,15 +381,21 @@ static bool value(struct encoder *e, int idx) {
     case LUA_TSTRING:
         s = lua_tolstring(L, idx, &len);
         return put_string(e, s, len);
-    case LUA_TNUMBER: return put_number(e, lua_tonumber(L, idx));
-    case LUA_TBOOLEAN: return buf_add(e->out, lua_toboolean(L, idx) ? STR("true") : STR("false")) || out_of_memory(e);
-    case LUA_TTABLE: return table(e, idx);
-    case LUA_TNIL: return buf_add(e->out, STR("null")) || out_of_memory(e);
+    case LUA_TNUMBER:
+        return put_number(e, lua_tonumber(L, idx));
+    case LUA_TBOOLEAN:
+        return buf_add(e->out, lua_toboolean(L, idx) ? STR("true") : STR("false")) || out_of_memory(e);
+    case LUA_TTABLE:
+        return table(e, idx);
+    case LUA_TNIL:
+        return buf_add(e->out, STR("null")) || out_of_memory(e);
     case LUA_TLIGHTUSERDATA:
         if (lua_touserdata(L, idx) == NULL) return buf_add(e->out, STR("null")) || out_of_memory(e);
         break;
-    case LUA_TCDATA: return put_cdata(e, idx);
-    default: break;
+    case LUA_TCDATA:
+        return put_cdata(e, idx);
+    default:
+        break;
     }
     return error_set(e->err, ERR_INVALID, "a %s cannot be JSON", lua_typename(L, lua_type(L, idx)));
 }

@@ -21,9 +21,9 @@
 #define FILE_MAX ((size_t)64 * 1024)
 #define ENTRIES_MAX 1000
 #define TENANTS_MAX 10000
-#define KEEP_US UINT64_C(60000000)      /* a replaced set can still be found by version */
-#define IDLE_US UINT64_C(600000000)     /* a tenant's sandbox that nobody used is dropped */
-#define LOG_GAP_US UINT64_C(1000000)    /* failures of one rule are logged once in it, with their number */
+#define KEEP_US UINT64_C(60000000)   /* a replaced set can still be found by version */
+#define IDLE_US UINT64_C(600000000)  /* a tenant's sandbox that nobody used is dropped */
+#define LOG_GAP_US UINT64_C(1000000) /* failures of one rule are logged once in it, with their number */
 
 struct tenant;
 
@@ -34,7 +34,7 @@ struct version {
     int priority;
     struct sandbox_manifest manifest;
     struct buf source, config;
-    int handle;          /* in the tenant's sandbox of this generation */
+    int handle; /* in the tenant's sandbox of this generation */
     unsigned generation;
     uint64_t logged_us;
     unsigned unlogged;
@@ -107,7 +107,7 @@ static void version_release(struct version *v) {
 }
 
 static struct rule_set *set_new(size_t room, struct tenant *t) {
-    struct rule_set *s = calloc(1, sizeof *s + room * sizeof *s->at);
+    struct rule_set *s = calloc(1, sizeof *s + room * sizeof(void *));
     if (!s) return NULL;
     s->refs = 1;
     s->tenant = t;
@@ -207,7 +207,8 @@ static bool read_file(const char *file, struct buf *out, bool *absent, char *mes
     }
     if (fd >= 0 && close(fd) != 0) ok = false;
     if (ok) return true;
-    int put = snprintf(message, size, "cannot be read: %s", why == EFBIG ? "longer than 64 KiB" : strerror(why ? why : EIO));
+    int put =
+        snprintf(message, size, "cannot be read: %s", why == EFBIG ? "longer than 64 KiB" : strerror(why ? why : EIO));
     if (put < 0) message[0] = '\0';
     return false;
 }
@@ -281,7 +282,7 @@ static bool into_sandbox(struct tenant *t, struct version *v, struct sandbox_rep
 
 static void hex(const unsigned char *raw, char out[65]) {
     static const char digits[] = "0123456789abcdef";
-    for (int i = 0; i < 32; i++) {
+    for (size_t i = 0; i < 32; i++) {
         out[2 * i] = digits[raw[i] >> 4];
         out[2 * i + 1] = digits[raw[i] & 15];
     }
@@ -442,10 +443,10 @@ static bool load_listing(struct tenant *t, struct listing *list) {
     }
     struct error err = {0};
     struct sandbox *sb = sandbox_for(t, &err);
-    struct sandbox_report *report = malloc(sizeof *report);
+    struct sandbox_report *report = calloc(1, sizeof *report);
     bool ok = sb && report && sandbox_data(sb, file, buf_str(&source), take_data, NULL, report);
     if (!ok) {
-        note_problem(t, file, report ? report->line : 0, !sb || !report ? "no memory" : report->message);
+        note_problem(t, file, sb && report ? report->line : 0, sb && report ? report->message : "no memory");
     } else if (!read_listing(platform, list, why, sizeof why)) {
         note_problem(t, file, 0, why);
         ok = false;
@@ -484,7 +485,7 @@ static void load_tenant(struct tenant *t) {
         if (v) fresh->at[fresh->count++] = v;
     }
     listing_free(&list);
-    qsort(fresh->at, fresh->count, sizeof *fresh->at, by_priority);
+    qsort(fresh->at, fresh->count, sizeof(void *), by_priority);
     keep_to_the_limit(t, fresh);
     if (same_versions(t->current, fresh)) {
         set_unref(fresh);
@@ -648,7 +649,9 @@ static void log_failure(const struct tenant *t, struct version *v, const struct 
         return;
     }
     struct buf f = {0};
-    bool ok = buf_printf(&f, "\"tenant\":\"%s\",\"rule\":\"%s\",\"version\":\"%.12s\",\"code\":\"%s\",\"line\":%d,\"instructions\":%llu,\"error\":",
+    bool ok = buf_printf(&f,
+                         "\"tenant\":\"%s\",\"rule\":\"%s\",\"version\":\"%.12s\",\"code\":\"%s\",\"line\":%d,"
+                         "\"instructions\":%llu,\"error\":",
                          t->key, v->id, v->sha, outcome_name(report->outcome), report->line,
                          (unsigned long long)report->instructions) &&
               buf_json_string(&f, str_of(report->message)) &&
@@ -669,8 +672,9 @@ bool rules_run(struct rule_set *s, size_t i, const struct sandbox_limits *limits
         return false;
     }
     struct version *v = s->at[i];
-    bool ok = into_sandbox(t, v, report) &&
-              sandbox_run(t->sandbox, v->handle, limits ? limits : limits_of(v->manifest.hook), build, read, data, report);
+    bool ok =
+        into_sandbox(t, v, report) &&
+        sandbox_run(t->sandbox, v->handle, limits ? limits : limits_of(v->manifest.hook), build, read, data, report);
     if (!ok) log_failure(t, v, report);
     return ok;
 }

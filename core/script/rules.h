@@ -14,12 +14,12 @@
 struct rule_set;
 
 struct rule_info {
-    const char *id;      /* the file's path without ".lua": "promotions/third_unit_half_price" */
-    const char *name;    /* the manifest's */
+    const char *id;   /* the file's path without ".lua": "promotions/third_unit_half_price" */
+    const char *name; /* the manifest's */
     const char *hook;
     const char *on_error; /* skip, fallback or block */
-    const char *version; /* sha256 of source and config, 64 hex digits */
-    int priority;        /* the active list's, else the manifest's */
+    const char *version;  /* sha256 of source and config, 64 hex digits */
+    int priority;         /* the active list's, else the manifest's */
 };
 
 /* A file that did not load, or an active list that cannot be used. */

@@ -2,7 +2,6 @@
 
 #include <lauxlib.h>
 #include <luajit.h>
-#include <lualib.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,9 +12,10 @@
 #include "script/sandbox_value.h"
 
 #define GRAIN 1000u
-#define FINE_GRAIN 100u /* once there are strings that take long to copy */
+#define FINE_GRAIN 100u /* at first, so that short runs are told apart; and once strings take long to copy */
 #define FINE_PIECE ((size_t)32 * 1024)
 #define CALL_DEPTH_MAX 150
+#define GARBAGE_MAX ((size_t)512 * 1024) /* what a run may leave to the collector */
 #define LOAD_INSTRUCTIONS 20000
 #define LOAD_WALL_US 20000
 #define SOURCE_MAX ((size_t)64 * 1024)
@@ -37,6 +37,9 @@ static const struct sandbox_limits load_limits = {
 /* A loaded rule, an element of the state's list. */
 struct rule {
     int chunk; /* registry reference; 0: the place is free */
+    int run;   /* registry reference of a run function that keeps no state; 0: the chunk is run each time */
+    int kept;  /* registry reference of what its upvalues must hold: function, index, value, ... */
+    int nkept;
     char name[128];
     struct buf config; /* JSON object, checked; empty: none */
 };
@@ -49,9 +52,9 @@ struct rules {
 struct sandbox_state {
     struct sandbox sb; /* first: what the allocator knows */
     struct rules rules;
-    int handler;        /* registry reference of the message handler */
-    int env;            /* registry reference of the rules' globals */
-    int error_line;     /* set by the handler */
+    int handler;    /* registry reference of the message handler */
+    int env;        /* registry reference of the rules' globals */
+    int error_line; /* set by the handler */
     char stop_text[256];
 };
 
@@ -136,7 +139,7 @@ static void on_count(lua_State *L, lua_Debug *ar) {
     if (clock_mono_us() > sb->until_us)
         sandbox_stop(L, OUTCOME_TIME, "stopped after %llu microseconds", (unsigned long long)sb->wall_us);
     uint64_t left = sb->limit - sb->used;
-    unsigned grain = sb->piece > FINE_PIECE ? FINE_GRAIN : GRAIN;
+    unsigned grain = sb->piece > FINE_PIECE || sb->used < GRAIN ? FINE_GRAIN : GRAIN;
     if (left < grain) grain = (unsigned)left;
     if (grain != sb->grain) set_grain(L, sb, grain);
 }
@@ -160,107 +163,12 @@ static void begin(lua_State *L, const struct sandbox_limits *limits) {
     sb->limit = limits->instructions;
     sb->wall_us = limits->wall_us;
     sb->until_us = clock_mono_us() + limits->wall_us;
-    set_grain(L, sb, limits->instructions < GRAIN ? (unsigned)limits->instructions : GRAIN);
+    set_grain(L, sb, limits->instructions < FINE_GRAIN ? (unsigned)limits->instructions : FINE_GRAIN);
 }
 
 static void end(lua_State *L) {
     int done = lua_sethook(L, NULL, 0, 0);
     (void)done; /* always 1 */
-}
-
-/* ---- what rule code sees ---- */
-
-static char frozen_key; /* metatable[&frozen_key] = true: one of our own tables */
-
-void sandbox_check_writable(lua_State *L, int idx) {
-    if (!lua_getmetatable(L, idx)) return;
-    lua_pushlightuserdata(L, &frozen_key);
-    lua_rawget(L, -2);
-    if (lua_toboolean(L, -1)) luaL_error(L, "this table is read-only");
-    lua_pop(L, 2);
-}
-
-static int refuse_write(lua_State *L) {
-    return luaL_error(L, "%s", lua_tostring(L, lua_upvalueindex(1)));
-}
-
-static int refuse_read(lua_State *L) {
-    static const char *const hints[][2] = {
-        {"os", "for the time use input.now"}, {"io", "rules read only their input"},
-        {"print", "use log()"},               {"require", "use lib()"},
-        {"next", "use pairs"},                {"coroutine", "rules run from end to end"},
-        {"setmetatable", NULL},               {"getmetatable", NULL},
-        {"load", NULL},                       {"loadstring", NULL},
-        {"rawset", NULL},                     {"rawget", NULL},
-        {"debug", NULL},                      {"ffi", NULL},
-        {"jit", NULL},                        {"package", NULL},
-        {"bit", NULL},                        {"_G", "use local"},
-        {"setfenv", NULL},                    {"getfenv", NULL},
-        {"collectgarbage", NULL},             {"newproxy", NULL},
-        {"xpcall", "use pcall"},              {"dofile", NULL},
-    };
-    const char *library = lua_tostring(L, lua_upvalueindex(1));
-    char number[32];
-    size_t len;
-    const char *name = sandbox_text(L, 2, number, &len);
-    if (*library) return luaL_error(L, "'%s.%s' is not available in rules", library, name);
-    for (size_t i = 0; i < sizeof hints / sizeof *hints; i++) {
-        if (strcmp(hints[i][0], name) != 0) continue;
-        return hints[i][1] ? luaL_error(L, "'%s' is not available in rules; %s", name, hints[i][1])
-                           : luaL_error(L, "'%s' is not available in rules", name);
-    }
-    return luaL_error(L, "'%s' is not defined", name);
-}
-
-/* Replaces the table on top by a read-only view of it. `library` is "" for the globals. */
-static void freeze(lua_State *L, const char *library) {
-    lua_newtable(L); /* metatable of the table: reading what it lacks */
-    lua_pushstring(L, library);
-    lua_pushcclosure(L, refuse_read, 1);
-    lua_setfield(L, -2, "__index");
-    lua_setmetatable(L, -2);
-    lua_newtable(L); /* the view */
-    lua_createtable(L, 0, 4);
-    lua_pushvalue(L, -3);
-    lua_setfield(L, -2, "__index");
-    lua_pushstring(L, *library ? "libraries are read-only" : "globals are read-only in rules; use local");
-    lua_pushcclosure(L, refuse_write, 1);
-    lua_setfield(L, -2, "__newindex");
-    lua_pushlightuserdata(L, &frozen_key);
-    lua_pushboolean(L, 1);
-    lua_rawset(L, -3);
-    lua_setmetatable(L, -2);
-    lua_remove(L, -2);
-}
-
-static void take(lua_State *L, int from, int to, const char *const *names) {
-    for (; *names; names++) {
-        lua_getfield(L, from, *names);
-        lua_setfield(L, to, *names);
-    }
-}
-
-static int call_log(lua_State *L) {
-    lua_remove(L, 1);
-    lua_pushvalue(L, lua_upvalueindex(1));
-    lua_insert(L, 1);
-    lua_call(L, lua_gettop(L) - 1, 0);
-    return 0;
-}
-
-/* `log` is called, and has `warn`. */
-static void open_log(lua_State *L, int base) {
-    lua_newtable(L);
-    lua_getfield(L, base, "log");
-    lua_setfield(L, -2, "warn");
-    freeze(L, "log");
-    int made = lua_getmetatable(L, -1);
-    (void)made; /* freeze has just set it */
-    lua_getfield(L, base, "log");
-    lua_pushcclosure(L, call_log, 1);
-    lua_setfield(L, -2, "__call");
-    lua_pop(L, 1);
-    lua_setfield(L, base, "log");
 }
 
 static int on_error(lua_State *L) {
@@ -279,56 +187,14 @@ static int on_error(lua_State *L) {
 static int enter(lua_State *L);
 
 static int set_up(lua_State *L) {
-    static const char *const base_names[] = {"assert", "error", "ipairs", "select", "type", NULL};
-    static const char *const math_names[] = {"abs", "ceil", "floor", "fmod", "max", "min", "huge", NULL};
-    static const struct {
-        const char *name;
-        void (*open)(lua_State *L);
-    } libraries[] = {{"table", sandbox_open_table}, {"money", sandbox_open_money},   {"set", sandbox_open_set},
-                     {"schema", sandbox_open_schema}, {"text", sandbox_open_text}, {"dt", sandbox_open_dt}};
     struct sandbox_state *st = state_of(sandbox_of(L));
     if (luaJIT_setmode(L, 0, LUAJIT_MODE_ENGINE | LUAJIT_MODE_OFF) != 1) return luaL_error(L, "the JIT does not stop");
     lua_pushcfunction(L, enter);
     st->sb.runner = luaL_ref(L, LUA_REGISTRYINDEX);
     lua_pushcfunction(L, on_error);
     st->handler = luaL_ref(L, LUA_REGISTRYINDEX);
-
-    /* Lua's own libraries are opened once, to take the few functions that need no bound, then dropped. */
-    lua_pushcfunction(L, luaopen_base);
-    lua_pushliteral(L, "");
-    lua_call(L, 1, 0);
-    lua_pushcfunction(L, luaopen_math);
-    lua_pushliteral(L, LUA_MATHLIBNAME);
-    lua_call(L, 1, 0);
-    lua_settop(L, 0);
-    lua_newtable(L);
-    take(L, LUA_GLOBALSINDEX, 1, base_names);
-    sandbox_open_base(L);
-    lua_newtable(L);
-    lua_getfield(L, LUA_GLOBALSINDEX, "math");
-    take(L, 3, 2, math_names);
-    lua_settop(L, 2);
-    freeze(L, "math");
-    lua_setfield(L, 1, "math");
-    for (size_t i = 0; i < sizeof libraries / sizeof *libraries; i++) {
-        libraries[i].open(L);
-        freeze(L, libraries[i].name);
-        lua_setfield(L, 1, libraries[i].name);
-    }
-    lua_getfield(L, 1, "dt");
-    lua_setfield(L, 1, "time");
-    sandbox_open_string(L);
-    lua_pushliteral(L, ""); /* the methods of strings; their metatable is shared by all */
-    lua_createtable(L, 0, 1);
-    lua_pushvalue(L, 2);
-    lua_setfield(L, -2, "__index");
-    lua_setmetatable(L, -2);
-    lua_pop(L, 1);
-    freeze(L, "string");
-    lua_setfield(L, 1, "string");
-    open_log(L, 1);
-    freeze(L, "");
-    lua_pushvalue(L, 1);
+    sandbox_push_globals(L);
+    lua_pushvalue(L, -1);
     lua_replace(L, LUA_GLOBALSINDEX);
     st->env = luaL_ref(L, LUA_REGISTRYINDEX);
     lua_pushnil(L);
@@ -432,7 +298,8 @@ static void copy_text(lua_State *L, const char *field, char *out, size_t room, b
     size_t len = 0;
     const char *s = lua_type(L, -1) == LUA_TSTRING ? lua_tolstring(L, -1, &len) : NULL;
     if (!s && (required || !lua_isnil(L, -1))) luaL_error(L, "manifest_field: %s must be text", field);
-    if (s && (len == 0 || len >= room || strlen(s) != len)) luaL_error(L, "manifest_field: %s is empty or too long", field);
+    if (s && (len == 0 || len >= room || strlen(s) != len))
+        luaL_error(L, "manifest_field: %s is empty or too long", field);
     if (s) memcpy(out, s, len + 1);
     lua_pop(L, 1);
 }
@@ -448,10 +315,11 @@ static int64_t whole(lua_State *L, const char *field, int64_t least, int64_t mos
 }
 
 static void read_manifest(lua_State *L, struct sandbox_manifest *m) {
-    static const char *const known[] = {"hook",     "name",   "run",   "steps", "api",    "description", "version",
-                                        "priority", "config", "needs", "path",  "method", "access",      "query",
-                                        "body",     "on",     "on_error", "fallback", "returns"};
-    if (!lua_istable(L, -1)) luaL_error(L, "manifest_field: the file must return a table, not a %s", luaL_typename(L, -1));
+    static const char *const known[] = {
+        "hook", "name",   "run",    "steps", "api",  "description", "version",  "priority", "config", "needs",
+        "path", "method", "access", "query", "body", "on",          "on_error", "fallback", "returns"};
+    if (!lua_istable(L, -1))
+        luaL_error(L, "manifest_field: the file must return a table, not a %s", luaL_typename(L, -1));
     lua_pushnil(L);
     while (lua_next(L, -2)) {
         lua_pop(L, 1);
@@ -478,11 +346,87 @@ static void read_manifest(lua_State *L, struct sandbox_manifest *m) {
     lua_pop(L, 1);
 }
 
+/* ---- run functions that keep no state ----
+ *
+ * Running the chunk for each run guarantees that nothing survives in its locals. A run function whose upvalues, and
+ * those of the functions among them, are functions and plain values can be used again instead, as long as they still
+ * hold the same after a run. (A table could be changed inside, so it is not looked into.) */
+
+#define KEPT_MAX 32
+
+/* Adds the upvalues of the function on top to the list at `list` and pops it. False: it may keep state. */
+static bool keep_upvalues(lua_State *L, int list, int *n) {
+    int fn = lua_gettop(L);
+    luaL_checkstack(L, 6, "functions nested too deep");
+    for (int i = 1; lua_getupvalue(L, fn, i); i++) {
+        int type = lua_type(L, -1);
+        if (type == LUA_TTABLE || type == LUA_TUSERDATA || type == LUA_TTHREAD || *n >= KEPT_MAX) return false;
+        bool seen = type != LUA_TFUNCTION || lua_iscfunction(L, -1);
+        for (int k = 1; !seen && k <= *n; k++) {
+            lua_rawgeti(L, list, 3 * k);
+            seen = lua_rawequal(L, -1, -2);
+            lua_pop(L, 1);
+        }
+        ++*n;
+        lua_pushvalue(L, fn);
+        lua_rawseti(L, list, 3 * *n - 2);
+        lua_pushinteger(L, i);
+        lua_rawseti(L, list, 3 * *n - 1);
+        lua_pushvalue(L, -1);
+        lua_rawseti(L, list, 3 * *n);
+        if (seen) {
+            lua_pop(L, 1);
+        } else if (!keep_upvalues(L, list, n)) {
+            return false;
+        }
+    }
+    lua_pop(L, 1);
+    return true;
+}
+
+/* The manifest is on top. */
+static void keep_run(lua_State *L, struct rule *r) {
+    int top = lua_gettop(L), n = 0;
+    lua_newtable(L);
+    lua_getfield(L, top, "run");
+    lua_pushvalue(L, -1);
+    if (keep_upvalues(L, top + 1, &n)) {
+        r->run = luaL_ref(L, LUA_REGISTRYINDEX);
+        r->kept = luaL_ref(L, LUA_REGISTRYINDEX);
+        r->nkept = n;
+    }
+    lua_settop(L, top);
+}
+
+static void forget_run(lua_State *L, struct rule *r) {
+    if (!r->run) return;
+    luaL_unref(L, LUA_REGISTRYINDEX, r->run);
+    luaL_unref(L, LUA_REGISTRYINDEX, r->kept);
+    r->run = r->kept = 0;
+}
+
+/* After a run: whether the upvalues hold what they held. Allocates nothing. */
+static bool still_kept(lua_State *L, const struct rule *r) {
+    int top = lua_gettop(L);
+    bool same = true;
+    lua_rawgeti(L, LUA_REGISTRYINDEX, r->kept);
+    for (int k = 1; same && k <= r->nkept; k++) {
+        lua_rawgeti(L, top + 1, 3 * k - 2);
+        lua_rawgeti(L, top + 1, 3 * k - 1);
+        lua_rawgeti(L, top + 1, 3 * k);
+        same = lua_getupvalue(L, top + 2, (int)lua_tointeger(L, top + 3)) && lua_rawequal(L, -1, top + 4);
+        lua_settop(L, top + 1);
+    }
+    lua_settop(L, top);
+    return same;
+}
+
 static int load(lua_State *L, struct call *c) {
     compile(L, c);
     lua_pushvalue(L, -1);
     run_chunk(L);
     read_manifest(L, c->manifest);
+    keep_run(L, c->rule);
     lua_pop(L, 1);
     c->rule->chunk = luaL_ref(L, LUA_REGISTRYINDEX);
     return 0;
@@ -508,9 +452,13 @@ static int configure(lua_State *L, struct call *c) {
 
 static int run(lua_State *L, struct call *c) {
     struct error err = {0};
-    push_manifest(L, c->rule);
-    lua_getfield(L, -1, "run");
-    lua_remove(L, -2);
+    if (c->rule->run) {
+        lua_rawgeti(L, LUA_REGISTRYINDEX, c->rule->run);
+    } else {
+        push_manifest(L, c->rule);
+        lua_getfield(L, -1, "run");
+        lua_remove(L, -2);
+    }
     if (!c->build(L, c->data, &err)) return luaL_error(L, "input: %s", err.message);
     if (c->rule->config.len == 0) {
         lua_newtable(L);
@@ -527,9 +475,12 @@ static int enter(lua_State *L) {
     struct call *c = lua_touserdata(L, 1);
     lua_settop(L, 0);
     switch (c->kind) {
-    case LOAD: return load(L, c);
-    case CONFIGURE: return configure(L, c);
-    case RUN: return run(L, c);
+    case LOAD:
+        return load(L, c);
+    case CONFIGURE:
+        return configure(L, c);
+    case RUN:
+        return run(L, c);
     case DATA:
         compile(L, c);
         run_chunk(L);
@@ -613,7 +564,7 @@ static bool perform(struct call *c, size_t heap, struct sandbox_report *report) 
 /* After a run: nothing stays on the stack, and garbage of a greedy run is not carried into the next one's budget. */
 static void tidy(struct sandbox *sb) {
     lua_settop(sb->L, 0);
-    if (!sb->broken && sb->live > sb->idle + 512 * 1024) {
+    if (!sb->broken && sb->live > sb->idle + GARBAGE_MAX) {
         lua_gc(sb->L, LUA_GCCOLLECT, 0);
         if (sb->live > sb->idle) sb->idle = sb->live;
     }
@@ -656,6 +607,7 @@ void sandbox_unload(struct sandbox *sb, int rule) {
     struct rule *r = rule_at(state_of(sb), rule);
     if (!r) return;
     luaL_unref(sb->L, LUA_REGISTRYINDEX, r->chunk);
+    forget_run(sb->L, r);
     buf_free(&r->config);
     r->chunk = 0;
 }
@@ -701,13 +653,16 @@ bool sandbox_run(struct sandbox *sb, int rule, const struct sandbox_limits *limi
     struct rule *r = rule_at(st, rule);
     if (!r) return no_rule(report);
     struct call c = {.kind = RUN, .st = st, .rule = r, .name = r->name, .limits = limits, .build = build, .data = data};
-    bool ok = perform(&c, limits->heap, report) && deliver(&c, limits->result, read, data, report);
+    bool ok = perform(&c, limits->heap, report);
+    if (r->run && !sb->broken && !still_kept(sb->L, r)) forget_run(sb->L, r);
+    ok = ok && deliver(&c, limits->result, read, data, report);
     tidy(sb);
     return ok;
 }
 
 bool sandbox_data(struct sandbox *sb, const char *name, struct str source,
-                  bool (*read)(lua_State *L, void *data, struct error *err), void *data, struct sandbox_report *report) {
+                  bool (*read)(lua_State *L, void *data, struct error *err), void *data,
+                  struct sandbox_report *report) {
     struct call c = {.kind = DATA, .st = state_of(sb), .name = name, .source = source};
     bool ok = perform(&c, HEAP_MAX, report) && deliver(&c, DATA_MAX, read, data, report);
     tidy(sb);

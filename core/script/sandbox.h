@@ -1,5 +1,5 @@
-/* A closed Lua state for what merchants write. Everything that rule code can reach is bounded: instructions, heap, bytes
- * ever allocated, wall time, pattern steps, string building, result size.
+/* A closed Lua state for what merchants write. Everything that rule code can reach is bounded: instructions, heap,
+ * bytes ever allocated, wall time, pattern steps, string building, result size.
  *
  *  - The JIT is off, because compiled traces never look at hooks; a count hook counts instructions and reads the clock.
  *    C functions that do work in proportion to their input charge it to the same count.
@@ -31,7 +31,8 @@ enum outcome {
     OUTCOME_INVALID_RESULT,
 };
 
-/* "ok", "error", "limit_instructions", "limit_time", "limit_heap", "limit_pattern", "limit_result", "invalid_result". */
+/* "ok", "error", "limit_instructions", "limit_time", "limit_heap", "limit_pattern", "limit_result", "invalid_result".
+ */
 const char *outcome_name(enum outcome o);
 
 struct sandbox_limits {
@@ -77,12 +78,12 @@ void sandbox_unload(struct sandbox *sb, int rule);
  * names the field; the rule keeps the config it had. A rule without a config runs with an empty one. */
 bool sandbox_configure(struct sandbox *sb, int rule, struct str json, struct sandbox_report *report);
 
-/* Runs a rule. `build` pushes exactly one value, the input, on L: it is called protected and may let Lua raise there; it
- * must keep nothing that such a raise would leak. False from it ends the run as an error with `err`'s message.
- * When the run was ok, `read` is called with the checked result on top of L: only plain values, tables without cycles,
- * finite numbers, string and number keys, within the limits. It must not make L allocate: raw gets, lua_next, and lua_to*
- * of the right types. False from it makes the outcome invalid_result with `err`'s message.
- * Returns report->outcome == OUTCOME_OK. */
+/* Runs a rule. `build` pushes exactly one value, the input, on L: it is called protected and may let Lua raise there;
+ * it must keep nothing that such a raise would leak. False from it ends the run as an error with `err`'s message. When
+ * the run was ok, `read` is called with the checked result on top of L: only plain values, tables without cycles,
+ * finite numbers, string and number keys, within the limits. It must not make L allocate: raw gets, lua_next, and
+ * lua_to* of the right types. False from it makes the outcome invalid_result with `err`'s message. Returns
+ * report->outcome == OUTCOME_OK. */
 bool sandbox_run(struct sandbox *sb, int rule, const struct sandbox_limits *limits,
                  bool (*build)(lua_State *L, void *data, struct error *err),
                  bool (*read)(lua_State *L, void *data, struct error *err), void *data, struct sandbox_report *report);

@@ -12,7 +12,8 @@ static char scratch[SANDBOX_TEXT_MAX];
 
 const char *sandbox_text(lua_State *L, int idx, char number[32], size_t *len) {
     switch (lua_type(L, idx)) {
-    case LUA_TSTRING: return lua_tolstring(L, idx, len);
+    case LUA_TSTRING:
+        return lua_tolstring(L, idx, len);
     case LUA_TNUMBER: {
         double v = lua_tonumber(L, idx);
         int n;
@@ -29,10 +30,18 @@ const char *sandbox_text(lua_State *L, int idx, char number[32], size_t *len) {
     case LUA_TBOOLEAN:
         *len = lua_toboolean(L, idx) ? 4 : 5;
         return lua_toboolean(L, idx) ? "true" : "false";
-    case LUA_TNIL: *len = 3; return "nil";
-    case LUA_TTABLE: *len = 5; return "table";
-    case LUA_TFUNCTION: *len = 8; return "function";
-    default: *len = 8; return "userdata";
+    case LUA_TNIL:
+        *len = 3;
+        return "nil";
+    case LUA_TTABLE:
+        *len = 5;
+        return "table";
+    case LUA_TFUNCTION:
+        *len = 8;
+        return "function";
+    default:
+        *len = 8;
+        return "userdata";
     }
 }
 
@@ -136,8 +145,7 @@ static bool key_before(lua_State *L, int a, int b) {
 
 /* Merge sort of the permutation at[0..n): items are list[at[i] + 1] of the table at `list`; `before` compares the two
  * values on top. Stable, and a comparator that lies only spoils the order. */
-static void merge_sort(lua_State *L, int list, uint32_t *at, uint32_t *spare, size_t n,
-                       bool (*before)(lua_State *L)) {
+static void merge_sort(lua_State *L, int list, uint32_t *at, uint32_t *spare, size_t n, bool (*before)(lua_State *L)) {
     for (size_t width = 1; width < n; width *= 2) {
         sandbox_charge(L, n);
         for (size_t low = 0; low < n; low += 2 * width) {
@@ -206,7 +214,8 @@ static int l_pairs(lua_State *L) {
         lua_pop(L, 1);
         int type = lua_type(L, -1);
         if (type != LUA_TNUMBER && type != LUA_TSTRING && type != LUA_TBOOLEAN)
-            return luaL_error(L, "pairs needs keys that are numbers, strings or booleans, not a %s", luaL_typename(L, -1));
+            return luaL_error(L, "pairs needs keys that are numbers, strings or booleans, not a %s",
+                              luaL_typename(L, -1));
         if (++n > SANDBOX_KEYS_MAX) return luaL_error(L, "pairs walks at most %d keys", SANDBOX_KEYS_MAX);
         if (type != LUA_TNUMBER || lua_tonumber(L, -1) != n) in_order = false;
         lua_pushvalue(L, -1);
@@ -392,14 +401,14 @@ static int put_number(lua_State *L, char *out, size_t room, const char *spec, ch
     if (letter == 'c') {
         luaL_argcheck(L, v >= 0 && v <= 255 && v == floor(v), arg, "not a byte");
         if (room < 1) too_long(L);
-        *out = (char)v;
+        *out = (char)(unsigned char)v;
         return 1;
     }
     bool whole = strchr("diuxXo", letter) != NULL;
     if (whole) luaL_argcheck(L, v >= -9.2e18 && v <= 9.2e18, arg, "not an integer in range");
     int n = snprintf(full, sizeof full, "%s%s%c", spec, whole ? "ll" : "", letter == 'i' ? 'd' : letter);
     if (n < 0 || (size_t)n >= sizeof full) return luaL_error(L, "invalid format");
-    /* The format was put together from checked parts only. */
+        /* The format was put together from checked parts only. */
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wformat-nonliteral"
     n = whole ? snprintf(out, room, full, (long long)v) : snprintf(out, room, full, v);
@@ -410,7 +419,7 @@ static int put_number(lua_State *L, char *out, size_t room, const char *spec, ch
 
 static int put_text(lua_State *L, char *out, size_t room, const char *spec, int arg) {
     char number[32];
-    size_t len;
+    size_t len = 0;
     luaL_checkany(L, arg);
     const char *text = sandbox_text(L, arg, number, &len);
     const char *at = spec + 1;
@@ -447,7 +456,7 @@ static int l_format(lua_State *L) {
             scratch[total++] = *s++;
             continue;
         }
-        char spec[16];
+        char spec[16] = "";
         s += parse_spec(L, s, end, spec);
         char letter = s < end ? *s++ : '\0';
         size_t room = sizeof scratch - total;

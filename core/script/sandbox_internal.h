@@ -16,17 +16,17 @@
 
 struct sandbox {
     lua_State *L;
-    size_t live, peak; /* bytes of the state */
-    size_t idle;       /* live bytes when nothing runs */
-    size_t heap_limit; /* live bytes may not pass this */
+    size_t live, peak;                 /* bytes of the state */
+    size_t idle;                       /* live bytes when nothing runs */
+    size_t heap_limit;                 /* live bytes may not pass this */
     size_t allocated, allocated_limit; /* bytes ever asked for in this run */
     uint64_t used, limit;              /* instructions */
     uint64_t until_us;                 /* wall */
     uint64_t wall_us;
-    unsigned grain; /* of the count hook now */
-    unsigned depth; /* calls from C back into Lua that are under way */
-    size_t piece;   /* largest single allocation of this run */
-    int line;       /* where the code was when it was last looked at */
+    unsigned grain;    /* of the count hook now */
+    unsigned depth;    /* calls from C back into Lua that are under way */
+    size_t piece;      /* largest single allocation of this run */
+    int line;          /* where the code was when it was last looked at */
     enum outcome stop; /* OUTCOME_OK while it may go on */
     bool running, broken;
     int runner; /* registry reference of the protected entry */
@@ -40,7 +40,8 @@ struct sandbox *sandbox_of(lua_State *L);
 void sandbox_charge(lua_State *L, uint64_t n);
 /* Ends the run with this outcome: raises, does not return. */
 int sandbox_stop(lua_State *L, enum outcome why, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
-/* lua_call for functions that call back into rule code. LuaJIT puts no limit on such nesting, and the C stack has one. */
+/* lua_call for functions that call back into rule code. LuaJIT puts no limit on such nesting, and the C stack has one.
+ */
 void sandbox_call(lua_State *L, int nargs, int nresults);
 /* Raises an error when the table at idx is one of ours, which rule code must not change. */
 void sandbox_check_writable(lua_State *L, int idx);
@@ -48,6 +49,8 @@ void sandbox_check_writable(lua_State *L, int idx);
 /* The text of a value as rule code sees it: no addresses; integers in full. Into out[32] for numbers. */
 const char *sandbox_text(lua_State *L, int idx, char number[32], size_t *len);
 
+/* Clears the stack and pushes the globals of rule code. */
+void sandbox_push_globals(lua_State *L);
 /* Each pushes a table of functions. */
 void sandbox_open_string(lua_State *L);
 void sandbox_open_table(lua_State *L);

@@ -8,7 +8,8 @@
 
 static int64_t check_amount(lua_State *L, int arg) {
     double v = luaL_checknumber(L, arg);
-    luaL_argcheck(L, v >= -(double)MONEY_MAX && v <= (double)MONEY_MAX && v == floor(v), arg, "not an amount in minor units");
+    luaL_argcheck(L, v >= -(double)MONEY_MAX && v <= (double)MONEY_MAX && v == floor(v), arg,
+                  "not an amount in minor units");
     return (int64_t)v;
 }
 

@@ -29,25 +29,48 @@ static const char *match(struct matcher *m, const char *s, const char *p);
 
 static void step(struct matcher *m) {
     if (++m->steps > STEPS_MAX)
-        sandbox_stop(m->L, OUTCOME_PATTERN, "'%.40s' on %zu bytes needed more than %u steps; use text.contains", m->pattern,
-                     (size_t)(m->end - m->subject), STEPS_MAX);
+        sandbox_stop(m->L, OUTCOME_PATTERN, "'%.40s' on %zu bytes needed more than %u steps; use text.contains",
+                     m->pattern, (size_t)(m->end - m->subject), STEPS_MAX);
 }
 
 static bool in_class(unsigned char c, unsigned char letter) {
     bool yes;
     switch (tolower(letter)) {
-    case 'a': yes = isalpha(c); break;
-    case 'c': yes = iscntrl(c); break;
-    case 'd': yes = isdigit(c); break;
-    case 'g': yes = isgraph(c); break;
-    case 'l': yes = islower(c); break;
-    case 'p': yes = ispunct(c); break;
-    case 's': yes = isspace(c); break;
-    case 'u': yes = isupper(c); break;
-    case 'w': yes = isalnum(c); break;
-    case 'x': yes = isxdigit(c); break;
-    case 'z': yes = c == 0; break;
-    default: return letter == c;
+    case 'a':
+        yes = isalpha(c);
+        break;
+    case 'c':
+        yes = iscntrl(c);
+        break;
+    case 'd':
+        yes = isdigit(c);
+        break;
+    case 'g':
+        yes = isgraph(c);
+        break;
+    case 'l':
+        yes = islower(c);
+        break;
+    case 'p':
+        yes = ispunct(c);
+        break;
+    case 's':
+        yes = isspace(c);
+        break;
+    case 'u':
+        yes = isupper(c);
+        break;
+    case 'w':
+        yes = isalnum(c);
+        break;
+    case 'x':
+        yes = isxdigit(c);
+        break;
+    case 'z':
+        yes = c == 0;
+        break;
+    default:
+        return letter == c;
     }
     return isupper(letter) ? !yes : yes;
 }
@@ -97,10 +120,14 @@ static bool fits(struct matcher *m, const char *s, const char *p, const char *af
     if (s >= m->end) return false;
     unsigned char c = (unsigned char)*s;
     switch (*p) {
-    case '.': return true;
-    case '%': return in_class(c, (unsigned char)p[1]);
-    case '[': return in_set(c, p, after - 1);
-    default: return (unsigned char)*p == c;
+    case '.':
+        return true;
+    case '%':
+        return in_class(c, (unsigned char)p[1]);
+    case '[':
+        return in_set(c, p, after - 1);
+    default:
+        return (unsigned char)*p == c;
     }
 }
 

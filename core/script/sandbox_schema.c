@@ -1,7 +1,7 @@
 /* schema.*: what a rule lets the merchant fill in, and the check of what was filled in.
  *
- * A constructor gives a table {kind = ..., options}; where it needs no options it may stand bare: the function itself is
- * then called without any. All kinds take title, help and default. */
+ * A constructor gives a table {kind = ..., options}; where it needs no options it may stand bare: the function itself
+ * is then called without any. All kinds take title, help and default. */
 #include <math.h>
 #include <stdio.h>
 
@@ -15,8 +15,9 @@
 
 /* Kinds whose options are one table (or nothing). */
 static const char *const plain_kinds[] = {
-    "string", "integer",  "money",    "bps",    "ppm",            "boolean", "date",            "datetime", "hours",  "weekdays", "uuid",
-    "product", "variant", "category", "tag",    "vendor",         "customer_group", "tier",     "warehouse", "shipping_method", "course",
+    "string",   "integer", "money",          "bps",  "ppm",       "boolean",         "date",
+    "datetime", "hours",   "weekdays",       "uuid", "product",   "variant",         "category",
+    "tag",      "vendor",  "customer_group", "tier", "warehouse", "shipping_method", "course",
     "secret",
 };
 
@@ -211,7 +212,8 @@ static bool check_elements(struct check *c, int item, bool named) {
     int table = lua_gettop(L);
     lua_pushnil(L);
     while (lua_next(L, table)) {
-        if ((lua_type(L, -2) == LUA_TSTRING) != named) return wrong(c, named ? "must have names for keys" : "must be a list");
+        if ((lua_type(L, -2) == LUA_TSTRING) != named)
+            return wrong(c, named ? "must have names for keys" : "must be a list");
         size_t before = named ? go_in(c, lua_tostring(L, -2), 0) : go_in(c, NULL, (int)lua_tointeger(L, -2));
         if (!check_value(c, item)) return false;
         go_out(c, before);

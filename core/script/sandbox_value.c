@@ -54,7 +54,8 @@ static bool key(struct walk *w, int idx) {
         if (n != floor(n)) return fault(w, ERR_INVALID, "a key that is neither text nor a whole number");
         if (w->to) lua_pushnumber(w->to, n);
         return true;
-    default: return fault(w, ERR_INVALID, "a key that is neither text nor a whole number");
+    default:
+        return fault(w, ERR_INVALID, "a key that is neither text nor a whole number");
     }
 }
 
@@ -101,19 +102,19 @@ static bool value(struct walk *w, int idx) {
         if (!spend(w, len + VALUE_COST)) return false;
         if (w->to) lua_pushlstring(w->to, s, len);
         return true;
-    case LUA_TTABLE: return table(w, idx);
+    case LUA_TTABLE:
+        return table(w, idx);
     case LUA_TLIGHTUSERDATA:
         if (lua_touserdata(w->from, idx)) break;
         if (w->to) lua_pushnil(w->to); /* JSON null: absent */
         return true;
-    default: break;
+    default:
+        break;
     }
     return error_set(w->err, ERR_INVALID, "a %s is not plain data", lua_typename(w->from, lua_type(w->from, idx)));
 }
 
 static bool run(struct walk *w, int idx) {
-    struct error own;
-    if (!w->err) w->err = &own;
     int from_top = lua_gettop(w->from), to_top = w->to ? lua_gettop(w->to) : 0;
     if (idx < 0) idx = from_top + idx + 1;
     if (value(w, idx)) return true;

@@ -123,8 +123,8 @@ static int l_template(lua_State *L) {
 }
 
 void sandbox_open_text(lua_State *L) {
-    static const luaL_Reg functions[] = {{"trim", l_trim},         {"starts", l_starts}, {"ends", l_ends},
-                                         {"contains", l_contains}, {"split", l_split},   {"len", l_len},
+    static const luaL_Reg functions[] = {{"trim", l_trim},         {"starts", l_starts},     {"ends", l_ends},
+                                         {"contains", l_contains}, {"split", l_split},       {"len", l_len},
                                          {"cut", l_cut},           {"template", l_template}, {NULL, NULL}};
     lua_newtable(L);
     luaL_setfuncs(L, functions, 0);
@@ -168,7 +168,8 @@ static int64_t check_epoch(lua_State *L, int arg) {
     } else {
         v = luaL_checknumber(L, arg);
     }
-    luaL_argcheck(L, v >= -62167219200.0 && v <= 253402300799.0, arg, "a time between the years 0 and 9999 is expected");
+    luaL_argcheck(L, v >= -62167219200.0 && v <= 253402300799.0, arg,
+                  "a time between the years 0 and 9999 is expected");
     return (int64_t)floor(v);
 }
 
@@ -246,7 +247,8 @@ static int l_add_days(lua_State *L) {
     sandbox_charge(L, 20);
     civil_from_epoch(s * 1000, check_zone(L, 3), &c);
     c.day += (int)n;
-    lua_pushnumber(L, (lua_Number)(civil_to_epoch(&c, check_zone(L, 3)) / 1000));
+    int64_t then = civil_to_epoch(&c, check_zone(L, 3)) / 1000;
+    lua_pushnumber(L, (lua_Number)then);
     lua_replace(L, 1);
     lua_pushvalue(L, 3);
     lua_replace(L, 2);
@@ -277,16 +279,16 @@ static int l_format(lua_State *L) {
     sandbox_charge(L, 20);
     civil_from_epoch(s * 1000, check_zone(L, 2), &c);
     int off = c.offset < 0 ? -c.offset : c.offset;
-    int n = snprintf(text, sizeof text, "%04d-%02d-%02dT%02d:%02d:%02d%c%02d:%02d", c.year, c.month, c.day, c.hour, c.min,
-                     c.sec, c.offset < 0 ? '-' : '+', off / 3600, off / 60 % 60);
+    int n = snprintf(text, sizeof text, "%04d-%02d-%02dT%02d:%02d:%02d%c%02d:%02d", c.year, c.month, c.day, c.hour,
+                     c.min, c.sec, c.offset < 0 ? '-' : '+', off / 3600, off / 60 % 60);
     lua_pushlstring(L, text, n > 0 ? (size_t)n : 0);
     return 1;
 }
 
 void sandbox_open_dt(lua_State *L) {
-    static const luaL_Reg functions[] = {{"between", l_between},   {"weekday", l_weekday}, {"days_between", l_days_between},
-                                         {"add_days", l_add_days}, {"parse", l_parse},     {"format", l_format},
-                                         {"local_time", l_local_time}, {NULL, NULL}};
+    static const luaL_Reg functions[] = {
+        {"between", l_between}, {"weekday", l_weekday}, {"days_between", l_days_between}, {"add_days", l_add_days},
+        {"parse", l_parse},     {"format", l_format},   {"local_time", l_local_time},     {NULL, NULL}};
     lua_newtable(L);
     luaL_setfuncs(L, functions, 0);
 }

@@ -49,11 +49,11 @@ struct task {
     void (*cancel)(void *op);
     void *op;
     struct timer deadline, sleep;
-    struct task *next;              /* idle list or ready queue */
-    struct task *newer, *older;     /* list of living tasks */
-    int nargs;                      /* READY: values to resume with */
+    struct task *next;          /* idle list or ready queue */
+    struct task *newer, *older; /* list of living tasks */
+    int nargs;                  /* READY: values to resume with */
     enum state state;
-    enum error_kind doomed;         /* ERR_NONE until cancelled */
+    enum error_kind doomed; /* ERR_NONE until cancelled */
     unsigned ignored;
 };
 
@@ -301,8 +301,9 @@ static int push_doom(lua_State *L, enum error_kind why) {
 int task_suspend(lua_State *L, struct task *t, void (*cancel)(void *op), void *op) {
     if (L != t->L || !lua_isyieldable(L)) {
         if (cancel) cancel(op);
-        return luaL_error(L, L != t->L ? "waiting inside a coroutine of one's own is not possible; use sched.spawn or sched.parallel"
-                                       : "waiting is not possible inside a call from C (require, table.sort, string.gsub)");
+        return luaL_error(
+            L, L != t->L ? "waiting inside a coroutine of one's own is not possible; use sched.spawn or sched.parallel"
+                         : "waiting is not possible inside a call from C (require, table.sort, string.gsub)");
     }
     if (t->doomed != ERR_NONE) {
         if (cancel) cancel(op);
@@ -409,22 +410,25 @@ void task_log_finished(void *data, lua_State *L, bool ok) {
     if (!ok) task_log_error(L, "task failed");
 }
 
+/* A living task that is not RUNNING. (That one would be below us on the C stack: closing a VM from inside itself is a
+ * bug of the caller.) */
+static struct task *endable(struct pool *p) {
+    struct task *t = p->alive;
+    while (t && t->state != SUSPENDED && t->state != READY) t = t->older;
+    return t;
+}
+
 void task_close(lua_State *main) {
     struct pool *p = pool_of(main);
     if (!p) return;
-    /* A cancelled task never suspends again, so each of these ends; what one of them starts meanwhile is found too. A
-     * RUNNING one would be below us on the C stack: closing a VM from inside itself is a bug of the caller. */
-    for (struct task *t = p->alive; t;) {
+    /* A cancelled task never suspends again, so each of these ends; what one of them starts meanwhile is found too. */
+    for (struct task *t; (t = endable(p)) != NULL;) {
         if (t->state == SUSPENDED) {
             task_cancel(t, ERR_CANCELLED);
-            t = p->alive;
-        } else if (t->state == READY) {
+        } else {
             t->doomed = ERR_CANCELLED;
             forget_ready(t);
             run(t, t->nargs);
-            t = p->alive;
-        } else {
-            t = t->older;
         }
     }
     while (p->idle) {

@@ -68,7 +68,8 @@ static int set_up(lua_State *L) {
 struct vm *vm_new_with(const luaL_Reg *modules, const char *lua_dir, struct error *err) {
     char dir[PATH_MAX];
     if (!vm_find_dir(lua_dir, "lua", dir)) {
-        error_set(err, ERR_INVALID, "no folder of Lua files at %s", lua_dir && *lua_dir ? lua_dir : KASMA_SOURCE_DIR "/lua");
+        error_set(err, ERR_INVALID, "no folder of Lua files at %s",
+                  lua_dir && *lua_dir ? lua_dir : KASMA_SOURCE_DIR "/lua");
         return NULL;
     }
     struct vm *vm = calloc(1, sizeof *vm);

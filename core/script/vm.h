@@ -15,15 +15,15 @@ struct vm;
 /* The VM of the server: all modules of bind.c, Lua files from the setting KASMA_LUA_DIR. NULL: `err` says why.
  * (Defined in bind.c, which pulls in every binding.) */
 struct vm *vm_new(struct error *err);
-/* A VM that preloads `modules` ({"core.json", luaopen_core_json}, ..., {NULL, NULL}). Lua files come from `lua_dir`, or,
- * when that is NULL or empty, from share/kasma/lua beside the installed binary, else from the source tree. */
+/* A VM that preloads `modules` ({"core.json", luaopen_core_json}, ..., {NULL, NULL}). Lua files come from `lua_dir`,
+ * or, when that is NULL or empty, from share/kasma/lua beside the installed binary, else from the source tree. */
 struct vm *vm_new_with(const luaL_Reg *modules, const char *lua_dir, struct error *err);
 /* Cancels the tasks that are left and closes the state. NULL is allowed. */
 void vm_free(struct vm *vm);
 lua_State *vm_state(struct vm *vm);
 
-/* Where a folder of the product is: `wanted` when that is set, else share/kasma/<name> beside the installed binary, else
- * <name> in the source tree; into out[PATH_MAX]. False: it is not there or cannot be read. */
+/* Where a folder of the product is: `wanted` when that is set, else share/kasma/<name> beside the installed binary,
+ * else <name> in the source tree; into out[PATH_MAX]. False: it is not there or cannot be read. */
 bool vm_find_dir(const char *wanted, const char *name, char *out);
 /* require(module) outside of any task. True: its value is on top of the state's stack. False: the error was logged with
  * its traceback and is in `err`; nothing was pushed. */

@@ -128,14 +128,17 @@ static bool call_boot(const char *name, task_finished *finished) {
     struct error err;
     lua_State *L = vm_state(w.vm);
     if (!vm_require(w.vm, config_str("BOOT"), &err)) return false;
-    if (lua_istable(L, -1)) {
+    bool there = lua_istable(L, -1);
+    if (there) {
         lua_getfield(L, -1, name);
         lua_remove(L, -2);
+        there = lua_isfunction(L, -1);
     }
-    bool started = false;
-    if (lua_isfunction(L, -1) && vm_state(w.vm) == L) started = task_start(L, 0, NULL, finished, NULL, NULL);
-    lua_settop(L, 0);
-    return started;
+    if (!there) {
+        lua_pop(L, 1);
+        return false;
+    }
+    return task_start(L, 0, NULL, finished, NULL, NULL);
 }
 
 static void on_hup(uv_signal_t *handle, int number) {

@@ -145,7 +145,7 @@ static int64_t change_in(const struct change *c, int year) {
     if (c->form == BY_MONTH) {
         int64_t first = calendar_days(year, c->month, 1);
         int wday = (int)(((first + 4) % 7 + 7) % 7); /* 0 = Sunday */
-        day = first + (c->day - wday + 7) % 7 + (c->week - 1) * 7;
+        day = first + (c->day - wday + 7) % 7 + (int64_t)(c->week - 1) * 7;
         int64_t next = c->month == 12 ? calendar_days(year + 1, 1, 1) : calendar_days(year, c->month + 1, 1);
         while (day >= next) day -= 7;
     } else if (c->form == BY_JULIAN) {
@@ -172,7 +172,7 @@ static bool parse(const unsigned char *data, size_t len, struct zone *z) {
     const size_t head = 44;
     if (len < head || memcmp(data, "TZif", 4) != 0 || data[4] < '2') return false;
     size_t n[6]; /* isutcnt, isstdcnt, leapcnt, timecnt, typecnt, charcnt */
-    for (int i = 0; i < 6; i++) n[i] = (size_t)be(data + 20 + 4 * i, 4);
+    for (size_t i = 0; i < 6; i++) n[i] = (size_t)be(data + 20 + 4 * i, 4);
     for (int i = 0; i < 6; i++)
         if (n[i] > ZONE_FILE_MAX) return false;
     size_t skip = head + n[3] * 5 + n[4] * 6 + n[5] + n[2] * 8 + n[1] + n[0];
@@ -180,7 +180,7 @@ static bool parse(const unsigned char *data, size_t len, struct zone *z) {
     data += skip;
     len -= skip;
     if (memcmp(data, "TZif", 4) != 0) return false;
-    for (int i = 0; i < 6; i++) n[i] = (size_t)be(data + 20 + 4 * i, 4);
+    for (size_t i = 0; i < 6; i++) n[i] = (size_t)be(data + 20 + 4 * i, 4);
     for (int i = 0; i < 6; i++)
         if (n[i] > ZONE_FILE_MAX) return false;
     size_t count = n[3], types = n[4];

@@ -2,21 +2,25 @@
  *
  * A batch is sent as: [Prepare] BEGIN, SET LOCAL, [Prepare] statement.., COMMIT, Sync. The answers come in the order of what was sent, so
  * a list of expectations (what each message was) is all the state there is. The batch ends with its Sync, never before: a connection is
- * given on only when nothing of the last batch can still arrive.
+ * given on only when nothing of the last batch can still arrive. COMMIT counts only when the server answers COMMIT: for a transaction that
+ * has failed it says ROLLBACK, without an error.
  *
  * Prepared statements are kept in a small direct-mapped table by hash of the text; a clash deallocates the old one in the same pipeline.
- * SET LOCAL carries a literal, so it is never prepared. */
+ * A name whose fate is unknown is never used again; when too many of those have gathered, or the server says that a plan no longer fits
+ * its table, all are dropped and made anew as they are needed. SET LOCAL carries a literal, so it is never prepared. */
 #include "stores/pg_conn.h"
 
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "runtime/log.h"
 #include "runtime/loop.h"
 
 #define SLOTS 512
+#define ORPHANS_MAX 64
 
-enum what { W_PREPARE, W_FRAME, W_STATEMENT, W_SYNC };
+enum what { W_PREPARE, W_DROP, W_FRAME, W_STATEMENT, W_COMMIT, W_SYNC };
 
 struct expect {
     enum what what;
@@ -31,20 +35,23 @@ struct slot {
 };
 
 struct pg_conn {
-    const struct pg_settings *settings;
     struct pg_conn_events events;
     void *data;
     PGconn *pg;
-    uv_poll_t *poll; /* a handle of its own memory: its close outlives the connection */
-    int watching;    /* uv events asked for */
-    bool pipeline, connected, closed, failing;
-    uint64_t started_us; /* connect, or the batch under way */
+    uv_poll_t *poll;  /* a handle of its own memory: it is made anew while the connection is being made */
+    uv_timer_t limit; /* of the time for connecting */
+    int watching;     /* uv events asked for */
+    bool pipeline, prepare, connected, closed, broken;
+    uint64_t started_us; /* when the batch under way was sent */
     struct slot *slots;
+    size_t orphans; /* prepared statements of the server that no slot knows */
+    bool purge;     /* all prepared statements are dropped before the next batch */
     struct expect *expect;
     size_t expects, expect_cap, at;
     PGresult **result;
     size_t results, result_cap;
     bool busy, failed;
+    int frame; /* of the batch under way */
     struct pg_error error;
     char name[32];
 };
@@ -142,6 +149,10 @@ void pg_error_fill(struct pg_error *out, const PGresult *r, size_t statement) {
     copy_field(out->detail, sizeof out->detail, PQresultErrorField(r, PG_DIAG_MESSAGE_DETAIL));
 }
 
+bool pg_error_stale(const struct pg_error *e) {
+    return strcmp(e->base.code, "0A000") == 0 || strcmp(e->base.code, "26000") == 0;
+}
+
 static void free_handle(uv_handle_t *h) {
     free(h);
 }
@@ -155,7 +166,7 @@ static void stop_watching(struct pg_conn *c) {
 
 static void on_io(uv_poll_t *poll, int status, int events);
 
-/* Watches the socket, which libpq may change while it connects. */
+/* Watches the socket, which libpq may change while it connects (`fresh`). */
 static bool watch(struct pg_conn *c, int events, bool fresh) {
     if (fresh) stop_watching(c);
     if (!c->poll) {
@@ -185,24 +196,35 @@ static void finish(struct pg_conn *c) {
     PGresult **results = c->result;
     size_t count = c->results, cap = c->result_cap;
     bool failed = c->failed;
-    struct pg_error error = c->error;
+    struct pg_error error;
+    if (failed) error = c->error;
     /* The connection is idle before the owner hears of it, and the results are his until he returns. */
     c->result = NULL;
     c->results = c->result_cap = 0;
     c->busy = false;
     c->expects = c->at = 0;
-    c->events.done(c->data, results, failed ? 0 : count, failed ? &error : NULL);
+    c->events.done(c->data, results, count, failed ? &error : NULL);
     for (size_t i = 0; i < count; i++) PQclear(results[i]);
-    (void)cap;
-    free(results);
+    if (c->result) { /* the next batch has begun a list of its own */
+        free(results);
+    } else {
+        c->result = results; /* the struct outlives its close until the loop's next turn */
+        c->result_cap = cap;
+    }
 }
 
 void pg_conn_fail(struct pg_conn *c, enum error_kind kind, const char *message) {
-    if (c->failing) return;
-    c->failing = true;
-    c->failed = true;
-    c->error = (struct pg_error){0};
-    error_set(&c->error.base, kind, "%s", message);
+    if (c->broken) return;
+    c->broken = true;
+    stop_watching(c); /* a socket at its end is readable for ever */
+    if (!c->failed) {
+        c->failed = true;
+        c->error = (struct pg_error){.statement = c->results};
+        error_set(&c->error.base, kind, "%s", message);
+        /* connection_failure; transaction_resolution_unknown where COMMIT was on its way */
+        const char *code = c->busy && (c->frame & PG_COMMIT) ? "08007" : "08006";
+        if (kind == ERR_UNAVAILABLE) memcpy(c->error.base.code, code, 6);
+    }
     if (!c->connected) {
         struct pg_error error = c->error;
         c->events.ready(c->data, &error);
@@ -213,12 +235,19 @@ void pg_conn_fail(struct pg_conn *c, enum error_kind kind, const char *message) 
     }
 }
 
+/* libpq's last word on the connection, in one line. */
+static void last_word(const struct pg_conn *c, char *out, size_t size) {
+    const char *said = c->pg ? PQerrorMessage(c->pg) : "out of memory\n";
+    copy_field(out, size, *said ? said : "the server closed the connection");
+    for (char *p = out; *p; p++)
+        if (*p == '\n' || *p == '\t') *p = ' ';
+    size_t n = strlen(out);
+    while (n > 0 && out[n - 1] == ' ') out[--n] = '\0';
+}
+
 static void broken(struct pg_conn *c) {
     char message[200];
-    const char *said = PQerrorMessage(c->pg);
-    copy_field(message, sizeof message, said && *said ? said : "the server closed the connection");
-    size_t n = strlen(message);
-    while (n > 0 && message[n - 1] == '\n') message[--n] = '\0';
+    last_word(c, message, sizeof message);
     pg_conn_fail(c, ERR_UNAVAILABLE, message);
 }
 
@@ -236,11 +265,16 @@ static void connect_step(struct pg_conn *c) {
             return;
         }
         c->connected = true;
+        uv_timer_stop(&c->limit);
         c->events.ready(c->data, NULL);
         return;
     default:
         broken(c);
     }
+}
+
+static void on_limit(uv_timer_t *timer) {
+    pg_conn_fail(timer->data, ERR_UNAVAILABLE, "the database did not accept the connection in time");
 }
 
 static bool keep_result(struct pg_conn *c, PGresult *r) {
@@ -259,6 +293,25 @@ static bool is_good(ExecStatusType s) {
     return s == PGRES_TUPLES_OK || s == PGRES_COMMAND_OK || s == PGRES_EMPTY_QUERY;
 }
 
+static void refuse(struct pg_conn *c, size_t statement, enum error_kind kind, const char *message) {
+    if (c->failed) return;
+    c->failed = true;
+    c->error = (struct pg_error){.statement = statement};
+    error_set(&c->error.base, kind, "%s", message);
+}
+
+/* What an answer that is no success says about the prepared statements. */
+static void note_prepared(struct pg_conn *c, const struct expect *e, bool first_error) {
+    if (e->what == W_PREPARE) { /* not prepared after all */
+        free(c->slots[e->slot].text);
+        c->slots[e->slot].text = NULL;
+    } else if (e->what == W_DROP) {
+        if (++c->orphans > ORPHANS_MAX) c->purge = true;
+    } else if (first_error && e->slot < SLOTS && pg_error_stale(&c->error)) {
+        c->purge = true; /* the table has changed, and with it perhaps the plans of others */
+    }
+}
+
 /* Takes one result of what is expected now. */
 static void take(struct pg_conn *c, PGresult *r) {
     const struct expect *e = &c->expect[c->at];
@@ -267,20 +320,17 @@ static void take(struct pg_conn *c, PGresult *r) {
         if (e->what == W_STATEMENT && !c->failed) {
             if (!c->pipeline) drop_results(c); /* of a script only the last counts */
             if (keep_result(c, r)) return;
-            c->failed = true;
-            c->error = (struct pg_error){0};
-            error_set(&c->error.base, ERR_MEMORY, "out of memory");
+            refuse(c, e->statement, ERR_MEMORY, "out of memory");
+        } else if (e->what == W_COMMIT && strcmp(PQcmdStatus(r), "COMMIT") != 0) {
+            refuse(c, e->statement, ERR_INTERNAL, "the transaction was rolled back instead of committed");
         }
-    } else if (!c->failed && status != PGRES_PIPELINE_ABORTED) {
-        c->failed = true;
-        pg_error_fill(&c->error, r, e->statement);
-    }
-    /* Not prepared after all (an error of its own, or of one before it); or prepared for a table that has changed since. */
-    bool stale = status == PGRES_FATAL_ERROR && e->what == W_STATEMENT && e->slot < SLOTS &&
-                 (strcmp(c->error.base.code, "0A000") == 0 || strcmp(c->error.base.code, "26000") == 0);
-    if ((e->what == W_PREPARE && !is_good(status)) || stale) {
-        free(c->slots[e->slot].text);
-        c->slots[e->slot].text = NULL;
+    } else {
+        bool first = !c->failed && status != PGRES_PIPELINE_ABORTED;
+        if (first) {
+            c->failed = true;
+            pg_error_fill(&c->error, r, e->statement);
+        }
+        note_prepared(c, e, first);
     }
     PQclear(r);
 }
@@ -291,36 +341,38 @@ static void read_results(struct pg_conn *c) {
         broken(c);
         return;
     }
-    for (PGnotify *n = PQnotifies(c->pg); n; n = PQnotifies(c->pg)) {
-        if (c->events.notice) c->events.notice(c->data, str_of(n->relname), str_of(n->extra));
-        PQfreemem(n);
-        if (c->closed) return;
-    }
     while (c->busy && !PQisBusy(c->pg)) {
         PGresult *r = PQgetResult(c->pg);
         if (!r) {
-            if (PQstatus(c->pg) == CONNECTION_BAD) {
+            c->at++; /* the end of one message's results */
+            if (PQstatus(c->pg) == CONNECTION_BAD || c->at > c->expects) {
                 broken(c);
                 return;
             }
-            c->at++; /* the end of one message's results */
             if (!c->pipeline && c->at >= c->expects) {
                 finish(c);
-                return;
+                break;
             }
             continue;
         }
-        if (PQresultStatus(r) == PGRES_PIPELINE_SYNC) {
+        ExecStatusType status = PQresultStatus(r);
+        if (status == PGRES_PIPELINE_SYNC) {
             PQclear(r);
             finish(c);
             return; /* the owner may have closed the connection or sent the next batch, whose answer comes later */
         }
-        if (c->at >= c->expects) {
+        if (c->at >= c->expects || status == PGRES_COPY_IN || status == PGRES_COPY_OUT || status == PGRES_COPY_BOTH) {
             PQclear(r);
-            broken(c);
+            pg_conn_fail(c, ERR_INVALID, "COPY is not spoken here");
             return;
         }
         take(c, r);
+    }
+    while (!c->closed && !c->pipeline) {
+        PGnotify *n = PQnotifies(c->pg);
+        if (!n) break;
+        if (c->events.notice) c->events.notice(c->data, str_of(n->relname), str_of(n->extra));
+        PQfreemem(n);
     }
     if (!c->busy && !c->closed && PQstatus(c->pg) == CONNECTION_BAD) broken(c);
 }
@@ -332,45 +384,63 @@ static void flush(struct pg_conn *c) {
 
 static void on_io(uv_poll_t *poll, int status, int events) {
     struct pg_conn *c = poll->data;
+    if (!c->connected) { /* libpq finds out what went wrong, and says so */
+        connect_step(c);
+        return;
+    }
     if (status < 0) {
         broken(c);
         return;
     }
-    if (!c->connected) {
-        connect_step(c);
-        return;
-    }
     if (events & UV_WRITABLE) {
         flush(c);
-        if (c->closed || c->failing) return;
+        if (c->closed || c->broken) return;
     }
     if (events & UV_READABLE) read_results(c);
 }
 
-struct pg_conn *pg_conn_new(const struct pg_settings *s, bool pipeline, const struct pg_conn_events *events, void *data) {
+/* NOTICE and WARNING of the server. */
+static void on_server_notice(void *data, const PGresult *r) {
+    (void)data;
+    const char *message = PQresultErrorField(r, PG_DIAG_MESSAGE_PRIMARY);
+    if (message) log_line(LOG_DEBUG, "postgres: %s", message);
+}
+
+struct pg_conn *pg_conn_new(const struct pg_settings *s, bool pipeline, const struct pg_conn_events *events, void *data,
+                            struct error *err) {
     struct pg_conn *c = calloc(1, sizeof *c);
-    if (!c) return NULL;
-    c->settings = s;
+    if (!c) {
+        error_set(err, ERR_MEMORY, "out of memory");
+        return NULL;
+    }
     c->events = *events;
     c->data = data;
     c->pipeline = pipeline;
-    c->started_us = now_us();
-    /* What a transaction pooler also lets pass; limits of time stand on the roles. */
-    const char *const keys[] = {"dbname", "fallback_application_name", "client_encoding", NULL};
-    const char *const values[] = {s->url, "kasma", "UTF8", NULL};
+    c->prepare = pipeline && s->prepare;
+    /* Only what a transaction pooler lets pass; the limits of time stand on the roles. What precedes the URL are defaults: a peer that
+     * vanished without a word is noticed in a minute, not in two hours. */
+    const char *const keys[] = {"keepalives_idle", "keepalives_interval", "keepalives_count", "dbname", "fallback_application_name",
+                                "client_encoding", NULL};
+    const char *const values[] = {"30", "10", "3", s->url, "kasma", "UTF8", NULL};
     c->pg = PQconnectStartParams(keys, values, 1);
+    if (c->pg) PQsetNoticeReceiver(c->pg, on_server_notice, NULL);
     if (!c->pg || PQstatus(c->pg) == CONNECTION_BAD || !watch(c, UV_WRITABLE, true)) {
+        char message[200];
+        last_word(c, message, sizeof message);
+        error_set(err, ERR_UNAVAILABLE, "%s", message);
         stop_watching(c);
         if (c->pg) PQfinish(c->pg);
         free(c);
         return NULL;
     }
+    uv_timer_init(loop_get(), &c->limit);
+    c->limit.data = c;
+    uv_timer_start(&c->limit, on_limit, s->connect_ms, 0);
     return c;
 }
 
 static void free_conn(uv_handle_t *h) {
     struct pg_conn *c = h->data;
-    free(h);
     for (size_t i = 0; c->slots && i < SLOTS; i++) free(c->slots[i].text);
     free(c->slots);
     free(c->expect);
@@ -386,13 +456,7 @@ void pg_conn_close(struct pg_conn *c) {
     PQfinish(c->pg);
     c->pg = NULL;
     /* It may be closed from inside its own event: its memory goes in the loop's next turn. */
-    uv_idle_t *h = malloc(sizeof *h);
-    if (!h || uv_idle_init(loop_get(), h) != 0) {
-        free(h);
-        return; /* out of memory: the struct is lost, nothing else */
-    }
-    h->data = c;
-    uv_close((uv_handle_t *)h, free_conn);
+    uv_close((uv_handle_t *)&c->limit, free_conn);
 }
 
 static bool expect(struct pg_conn *c, enum what what, size_t statement, uint32_t slot) {
@@ -407,8 +471,8 @@ static bool expect(struct pg_conn *c, enum what what, size_t statement, uint32_t
     return true;
 }
 
-static bool send_frame(struct pg_conn *c, const char *sql, size_t statement) {
-    return PQsendQueryParams(c->pg, sql, 0, NULL, NULL, NULL, NULL, 0) == 1 && expect(c, W_FRAME, statement, SLOTS);
+static bool send_frame(struct pg_conn *c, enum what what, const char *sql, size_t statement) {
+    return PQsendQueryParams(c->pg, sql, 0, NULL, NULL, NULL, NULL, 0) == 1 && expect(c, what, statement, SLOTS);
 }
 
 static const char *slot_name(struct pg_conn *c, uint32_t slot) {
@@ -428,7 +492,7 @@ static bool send_prepared(struct pg_conn *c, const struct pg_sql *q, size_t i) {
         if (slot->text) {
             char drop[64];
             int n = snprintf(drop, sizeof drop, "DEALLOCATE %s", slot_name(c, at));
-            if (n <= 0 || !send_frame(c, drop, i)) return false;
+            if (n <= 0 || !send_frame(c, W_DROP, drop, i)) return false;
             free(slot->text);
         }
         slot->text = strdup(q->text);
@@ -440,53 +504,68 @@ static bool send_prepared(struct pg_conn *c, const struct pg_sql *q, size_t i) {
 }
 
 static bool send_statement(struct pg_conn *c, const struct pg_sql *q, size_t i) {
-    if (c->settings->prepare && c->pipeline) return send_prepared(c, q, i);
-    return PQsendQueryParams(c->pg, q->text, q->params, NULL, q->value, NULL, NULL, 0) == 1 &&
-           expect(c, W_STATEMENT, i, SLOTS);
+    if (c->prepare) return send_prepared(c, q, i);
+    return PQsendQueryParams(c->pg, q->text, q->params, NULL, q->value, NULL, NULL, 0) == 1 && expect(c, W_STATEMENT, i, SLOTS);
 }
 
-static void begin_batch(struct pg_conn *c) {
+static void begin_batch(struct pg_conn *c, int frame) {
     c->busy = true;
     c->failed = false;
+    c->frame = frame;
     c->expects = c->at = 0;
     c->started_us = now_us();
 }
 
+/* Names go on counting, so that none of them comes back. */
+static bool send_purge(struct pg_conn *c) {
+    for (size_t i = 0; c->slots && i < SLOTS; i++) {
+        free(c->slots[i].text);
+        c->slots[i].text = NULL;
+    }
+    c->purge = false;
+    c->orphans = 0;
+    return send_frame(c, W_DROP, "DEALLOCATE ALL", 0);
+}
+
 static bool send_all(struct pg_conn *c, const struct pg_batch *b, int frame, const char *tenant) {
+    if (c->purge && !send_purge(c)) return false;
     if (frame & PG_BEGIN) {
-        if (!send_frame(c, "BEGIN", 0)) return false;
+        if (!send_frame(c, W_FRAME, "BEGIN", 0)) return false;
         if (*tenant) {
             char set[128];
             int n = snprintf(set, sizeof set, "SET LOCAL kasma.tenant_key = '%s'", tenant);
-            if (n <= 0 || (size_t)n >= sizeof set || !send_frame(c, set, 0)) return false;
+            if (n <= 0 || (size_t)n >= sizeof set || !send_frame(c, W_FRAME, set, 0)) return false;
         }
     }
     size_t count = b ? b->count : 0;
     for (size_t i = 0; i < count; i++)
         if (!send_statement(c, &b->sql[i], i)) return false;
-    if ((frame & PG_COMMIT) && !send_frame(c, "COMMIT", count ? count - 1 : 0)) return false;
+    if ((frame & PG_COMMIT) && !send_frame(c, W_COMMIT, "COMMIT", count ? count - 1 : 0)) return false;
     if (!c->pipeline) return true;
     return PQpipelineSync(c->pg) == 1 && expect(c, W_SYNC, 0, SLOTS);
 }
 
+static bool go(struct pg_conn *c, bool queued, struct error *err) {
+    int left = queued ? PQflush(c->pg) : -1;
+    if (left >= 0 && watch(c, left > 0 ? UV_READABLE | UV_WRITABLE : UV_READABLE, false)) return true;
+    char message[200];
+    last_word(c, message, sizeof message);
+    c->busy = false;
+    c->broken = true;
+    stop_watching(c);
+    return error_set(err, ERR_UNAVAILABLE, "%s", message);
+}
+
 bool pg_conn_send(struct pg_conn *c, const struct pg_batch *b, int frame, const char *tenant, struct error *err) {
-    begin_batch(c);
-    int left = send_all(c, b, frame, tenant) ? PQflush(c->pg) : -1;
-    if (left < 0 || !watch(c, left > 0 ? UV_READABLE | UV_WRITABLE : UV_READABLE, false)) {
-        c->busy = false;
-        return error_set(err, ERR_UNAVAILABLE, "%.200s", PQerrorMessage(c->pg));
-    }
-    return true;
+    if (c->broken) return error_set(err, ERR_UNAVAILABLE, "the connection to the database broke");
+    begin_batch(c, frame);
+    return go(c, send_all(c, b, frame, tenant), err);
 }
 
 bool pg_conn_script(struct pg_conn *c, const char *sql, struct error *err) {
-    begin_batch(c);
-    int left = PQsendQuery(c->pg, sql) == 1 && expect(c, W_STATEMENT, 0, SLOTS) ? PQflush(c->pg) : -1;
-    if (left < 0 || !watch(c, left > 0 ? UV_READABLE | UV_WRITABLE : UV_READABLE, false)) {
-        c->busy = false;
-        return error_set(err, ERR_UNAVAILABLE, "%.200s", PQerrorMessage(c->pg));
-    }
-    return true;
+    if (c->broken) return error_set(err, ERR_UNAVAILABLE, "the connection to the database broke");
+    begin_batch(c, PG_PLAIN);
+    return go(c, PQsendQuery(c->pg, sql) == 1 && expect(c, W_STATEMENT, 0, SLOTS), err);
 }
 
 bool pg_conn_dirty(const struct pg_conn *c) {
@@ -497,6 +576,10 @@ bool pg_conn_busy(const struct pg_conn *c) {
     return c->busy;
 }
 
+bool pg_conn_broken(const struct pg_conn *c) {
+    return c->broken;
+}
+
 uint64_t pg_conn_waits_ms(const struct pg_conn *c) {
-    return c->busy || !c->connected ? (now_us() - c->started_us) / 1000 : 0;
+    return c->busy ? (now_us() - c->started_us) / 1000 : 0;
 }

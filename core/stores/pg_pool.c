@@ -1,8 +1,13 @@
 /* The pool: who waits, who is served by which connection, what shares a transaction.
  *
- * A call waits in one list, in order of arrival. At the end of a loop turn (or when a connection comes free) the list is served: the lone
- * reads of one tenant are gathered, from anywhere in the list, into one transaction; every other call takes a connection for itself.
- * When no connection is idle and fewer than allowed are open, another is opened.
+ * A call waits in one list, in order of arrival. At the end of a loop turn the list is served: the lone reads of one tenant are gathered
+ * into one transaction; every other call takes a connection for itself. When no connection is idle and fewer than allowed are open, another
+ * is opened.
+ *
+ * Second tries. Of reads that shared a transaction which failed, those before the failing one have their rows, the failing one has its
+ * error, and those after it are run again, each alone. A read whose connection broke, and a call whose prepared plan no longer fits its
+ * table, are run again once: nothing of them has happened. Anything else that was under way on a broken connection is answered
+ * unavailable; code 08007 says that its COMMIT was on its way.
  *
  * Away: when a connection cannot be made and none stands, all that waits is answered unavailable, later calls are refused at once, and one
  * connection is tried again with growing pauses until the server is back. */
@@ -12,10 +17,14 @@
 #include "runtime/log.h"
 #include "runtime/loop.h"
 #include "stores/pg_conn.h"
+#include "stores/pg_metric.h"
 #include "stores/pg_pool.h"
 
 #define SHARE_MAX 32       /* reads in one transaction */
+#define LOOK_MAX 256       /* how far into the list those are sought */
 #define TICK_MS 50         /* how often waits and answers are looked at */
+#define PROBE_MS 100       /* shortest time between two probes without a pause */
+#define REFUSED_MS 1000    /* pause after a connection that was refused while others stand */
 #define BACKOFF_MAX_MS 2000
 #define NOTIFY_MS 20
 #define CHANNELS 8
@@ -30,8 +39,9 @@ struct pg_call {
     pg_done *done;
     pg_tx_ready *ready;
     void *data;
-    uint64_t since_ms;
-    bool forgotten, alone; /* alone: a read whose shared transaction failed */
+    uint64_t since_us;
+    PGresult *const *own; /* a read's rows among those of its transaction */
+    bool forgotten, again; /* again: it is on its second try, and shares no transaction */
 };
 
 struct member {
@@ -40,7 +50,8 @@ struct member {
     struct pg_conn *conn;
     struct pg_call *calls; /* under way: one, or several reads */
     struct pg_tx *tx;      /* leased */
-    bool ready, cleaning, closing;
+    bool ready, cleaning;
+    uint64_t sent_us;
 };
 
 struct pg_tx {
@@ -66,13 +77,17 @@ struct pg_pool {
     int handles;
     bool down, closing, ever_up;
     unsigned backoff_ms;
+    uint64_t probed_us;
+    uint64_t open_after_us; /* no further connection is tried before */
     char why[200]; /* the last reason for being down */
     struct pg_conn *notifier;
     bool notifier_ready, notifier_busy;
     struct channel channels[CHANNELS];
+    struct pg_gauges gauges;
 };
 
 static void serve(struct pg_pool *p);
+static void notify_soon(struct pg_pool *p);
 static void open_member(struct pg_pool *p);
 
 bool pg_tenant_valid(struct str t) {
@@ -85,8 +100,8 @@ bool pg_tenant_valid(struct str t) {
     return true;
 }
 
-static uint64_t now_ms(void) {
-    return uv_now(loop_get());
+static uint64_t now_us(void) {
+    return uv_hrtime() / 1000;
 }
 
 static void free_call(struct pg_call *c) {
@@ -115,6 +130,13 @@ static void answer_all(struct pg_call *list, enum error_kind kind, const char *m
     }
 }
 
+static void set_down(struct pg_pool *p, bool down) {
+    if (p->down != down) {
+        p->down = down;
+        pg_metric_away(down);
+    }
+}
+
 static struct pg_call *take_waiting(struct pg_pool *p) {
     struct pg_call *list = p->first;
     p->first = p->last = NULL;
@@ -137,6 +159,16 @@ static void wait_in_line(struct pg_pool *p, struct pg_call *c) {
     loop_at_turn_end(&p->hook);
 }
 
+/* Runs it once more, before those that came later. */
+static void try_once_more(struct pg_pool *p, struct pg_call *c) {
+    c->again = true;
+    c->next = p->first;
+    p->first = c;
+    if (!p->last) p->last = c;
+    p->waiting++;
+    loop_at_turn_end(&p->hook);
+}
+
 static void remove_member(struct member *m) {
     struct pg_pool *p = m->pool;
     for (struct member **at = &p->members; *at; at = &(*at)->next)
@@ -151,7 +183,7 @@ static void remove_member(struct member *m) {
 
 static void went_down(struct pg_pool *p, const char *why) {
     if (!p->down) log_line(LOG_WARN, "postgres pool %s: %s", p->settings.name, why);
-    p->down = true;
+    set_down(p, true);
     p->backoff_ms = p->backoff_ms ? p->backoff_ms * 2 : 100;
     if (p->backoff_ms > BACKOFF_MAX_MS) p->backoff_ms = BACKOFF_MAX_MS;
     int n = snprintf(p->why, sizeof p->why, "%.199s", why);
@@ -171,16 +203,6 @@ static void schedule_retry(struct pg_pool *p) {
     (void)started; /* an initialised timer that is not closing cannot fail */
 }
 
-/* A read that failed only because another one of its transaction did is run again by itself. */
-static void retry_alone(struct pg_pool *p, struct pg_call *list) {
-    while (list) {
-        struct pg_call *next = list->next;
-        list->alone = true;
-        wait_in_line(p, list);
-        list = next;
-    }
-}
-
 static void member_ready(void *data, const struct pg_error *err) {
     struct member *m = data;
     struct pg_pool *p = m->pool;
@@ -193,30 +215,34 @@ static void member_ready(void *data, const struct pg_error *err) {
         if (p->open == 0) {
             went_down(p, why);
             schedule_retry(p);
+        } else {
+            /* Those that stand serve on; the server, or a pooler before it, has no more to give. */
+            p->open_after_us = now_us() + REFUSED_MS * 1000;
         }
         return;
     }
     m->ready = true;
     if (p->down) log_line(LOG_INFO, "postgres pool %s is back", p->settings.name);
-    p->down = false;
+    set_down(p, false);
     p->ever_up = true;
+    pg_metric_up();
     p->backoff_ms = 0;
     loop_at_turn_end(&p->hook);
 }
 
-static void discard(struct member *m, const char *why) {
+static void discard(struct member *m) {
     struct pg_pool *p = m->pool;
     remove_member(m);
-    /* The first sign that the server is away: one probe finds out, calls wait for it no longer than they may. */
-    if (p->open == 0 && !p->closing) {
-        if (p->first) {
-            open_member(p);
-        } else {
-            went_down(p, why);
-            schedule_retry(p);
-        }
-    }
     loop_at_turn_end(&p->hook);
+    if (p->open > 0 || p->closing) return;
+    /* The first sign that the server is away: a probe finds out, and calls wait for it. */
+    if (now_us() - p->probed_us > PROBE_MS * 1000) {
+        p->probed_us = now_us();
+        open_member(p);
+    } else {
+        went_down(p, "the server closes connections");
+        schedule_retry(p);
+    }
 }
 
 /* The connection is free: cleaned first when it still lies in a transaction. */
@@ -229,114 +255,121 @@ static void give_back(struct member *m) {
         m->cleaning = true;
         bool sent = b && pg_conn_send(m->conn, b, PG_PLAIN, "", &err);
         pg_batch_free(b);
-        if (!sent) discard(m, "a connection could not be cleaned");
+        if (!sent) discard(m);
         return;
     }
     loop_at_turn_end(&m->pool->hook);
 }
 
-static void finish_tx(struct member *m, PGresult *const *result, size_t count, const struct pg_error *err, bool dead) {
+/* An answer to a leased connection. The lease outlives a broken connection until its holder rolls back. */
+static void tx_done(struct member *m, PGresult *const *result, size_t count, const struct pg_error *err) {
     struct pg_tx *tx = m->tx;
     struct pg_call *call = tx->call;
     tx->call = NULL;
     if (err) tx->failed = true;
-    bool over = tx->ending || dead;
-    if (over && !dead) {
+    if (tx->ending) {
         /* Committed, failed at the commit, or abandoned: the connection is free before the caller hears, so that it can be used. */
-        give_back(m);
+        free(tx);
+        m->tx = NULL;
+        if (pg_conn_broken(m->conn))
+            discard(m);
+        else
+            give_back(m);
     }
-    if (dead) m->tx = NULL;
-    if (call) answer(call, result, count, err);
-    if (over) free(tx);
+    if (call) answer(call, result, err ? 0 : count, err);
+}
+
+/* Whether a call that has no rows is run again. */
+static bool deserves_another(const struct pg_call *call, size_t index, const struct pg_error *err, bool dead) {
+    if (!err || call->again || call->forgotten) return false;
+    if (pg_error_stale(err)) return true;
+    if (call->kind != CALL_READ) return false;
+    return index != err->statement || (dead && err->base.kind == ERR_UNAVAILABLE);
+}
+
+/* Puts those that are run again back into the line, the earliest first, and returns the others with their results noted. */
+static struct pg_call *sort_out(struct pg_pool *p, struct pg_call *list, PGresult *const *result, size_t count, const struct pg_error *err,
+                                bool dead) {
+    struct pg_call *over = NULL, **end = &over, *again = NULL;
+    for (size_t i = 0; list; i++) {
+        struct pg_call *call = list;
+        list = list->next;
+        call->next = NULL;
+        bool has_rows = call->kind == CALL_READ && i < count;
+        if (!has_rows && !p->closing && deserves_another(call, i, err, dead)) {
+            call->next = again;
+            again = call;
+            continue;
+        }
+        call->own = has_rows ? &result[i] : NULL;
+        *end = call;
+        end = &call->next;
+    }
+    while (again) {
+        struct pg_call *call = again;
+        again = again->next;
+        try_once_more(p, call);
+    }
+    return over;
 }
 
 static void member_done(void *data, PGresult *const *result, size_t count, const struct pg_error *err) {
     struct member *m = data;
     struct pg_pool *p = m->pool;
-    bool dead = err && (err->base.kind == ERR_UNAVAILABLE || err->base.kind == ERR_TIMEOUT || err->base.kind == ERR_MEMORY);
+    bool dead = pg_conn_broken(m->conn);
     if (m->cleaning) {
         m->cleaning = false;
         if (dead || pg_conn_dirty(m->conn))
-            discard(m, "a connection could not be cleaned");
+            discard(m);
         else
             loop_at_turn_end(&p->hook);
         return;
     }
+    uint64_t took = now_us() - m->sent_us;
     if (m->tx) {
-        if (dead && !m->tx->ending && !m->tx->call) {
-            m->tx->failed = true; /* the caller finds out at its next call */
-            return;
-        }
-        struct pg_tx *tx = m->tx;
-        if (dead && !tx->ending) {
-            /* The lease outlives the connection until its holder rolls back. */
-            struct pg_call *call = tx->call;
-            tx->call = NULL;
-            tx->failed = true;
-            m->closing = true;
-            if (call) answer(call, NULL, 0, err);
-            return;
-        }
-        finish_tx(m, result, count, err, dead);
-        if (dead) discard(m, err->base.message);
+        pg_metric_query(PG_OP_TX, took);
+        tx_done(m, result, count, err);
         return;
     }
-    struct pg_call *list = m->calls;
+    pg_metric_query(m->calls->kind == CALL_READ ? PG_OP_READ : PG_OP_RUN, took);
+    struct pg_call *list = sort_out(p, m->calls, result, count, err, dead);
     m->calls = NULL;
-    if (dead) {
-        struct pg_error copy = *err;
-        char why[256];
-        memcpy(why, copy.base.message, sizeof why);
-        discard(m, why);
-        while (list) {
-            struct pg_call *next = list->next;
-            answer(list, NULL, 0, &copy);
-            list = next;
-        }
-        return;
-    }
-    if (!err && list && !list->next) {
+    /* The connection is free before the callers hear, so that they can use it. */
+    if (dead)
+        discard(m);
+    else
         give_back(m);
-        answer(list, result, count, NULL);
-        return;
+    while (list) {
+        struct pg_call *call = list;
+        list = list->next;
+        if (call->own)
+            answer(call, call->own, 1, NULL);
+        else
+            answer(call, result, err ? 0 : count, err);
     }
-    give_back(m);
-    if (!err) {
-        for (size_t i = 0; list; i++) {
-            struct pg_call *next = list->next;
-            answer(list, &result[i], 1, NULL);
-            list = next;
-        }
-        return;
-    }
-    if (!list->next) {
-        answer(list, NULL, 0, err);
-        return;
-    }
-    retry_alone(p, list);
 }
 
 static void member_lost(void *data) {
     struct member *m = data;
-    if (m->tx) {
-        m->tx->failed = true;
-        m->closing = true;
-        return;
-    }
-    discard(m, "the server closed the connection");
+    if (m->tx)
+        m->tx->failed = true; /* the lease outlives the connection until its holder rolls back */
+    else
+        discard(m);
 }
 
 static void open_member(struct pg_pool *p) {
     static const struct pg_conn_events events = {.ready = member_ready, .done = member_done, .lost = member_lost};
+    struct error err = {.message = "out of memory"};
     struct member *m = calloc(1, sizeof *m);
     if (m) {
         m->pool = p;
-        m->conn = pg_conn_new(&p->settings, true, &events, m);
+        m->conn = pg_conn_new(&p->settings, true, &events, m, &err);
     }
     if (!m || !m->conn) {
         free(m);
+        p->open_after_us = now_us() + REFUSED_MS * 1000;
         if (p->open == 0) {
-            went_down(p, "cannot connect");
+            went_down(p, err.message);
             schedule_retry(p);
         }
         return;
@@ -348,7 +381,7 @@ static void open_member(struct pg_pool *p) {
 
 static struct member *idle_member(struct pg_pool *p) {
     for (struct member *m = p->members; m; m = m->next)
-        if (m->ready && !m->calls && !m->tx && !m->cleaning && !m->closing && !pg_conn_busy(m->conn)) return m;
+        if (m->ready && !m->calls && !m->tx && !m->cleaning && !pg_conn_broken(m->conn)) return m;
     return NULL;
 }
 
@@ -358,29 +391,30 @@ static bool same_tenant(const struct pg_call *a, const struct pg_call *b) {
 
 /* Unlinks the first waiting call and, when it is a read, those that may share its transaction. */
 static struct pg_call *next_work(struct pg_pool *p) {
-    struct pg_call *head = p->first;
+    struct pg_call *head = p->first, *tail = head, *before = NULL;
     p->first = head->next;
     p->waiting--;
-    head->next = NULL;
-    struct pg_call *tail = head;
-    if (head->kind == CALL_READ && !head->alone) {
-        size_t n = 1;
-        for (struct pg_call **at = &p->first; *at && n < SHARE_MAX;) {
-            struct pg_call *c = *at;
-            if (c->kind == CALL_READ && !c->alone && !c->forgotten && same_tenant(c, head)) {
-                *at = c->next;
-                p->waiting--;
-                c->next = NULL;
-                tail->next = c;
-                tail = c;
-                n++;
-            } else {
-                at = &c->next;
-            }
+    size_t found = 1, looked = 0;
+    bool shares = head->kind == CALL_READ && !head->again;
+    for (struct pg_call *c = p->first; c && shares && found < SHARE_MAX && looked < LOOK_MAX; looked++) {
+        struct pg_call *next = c->next;
+        if (c->kind == CALL_READ && !c->again && !c->forgotten && same_tenant(c, head)) {
+            if (before)
+                before->next = next;
+            else
+                p->first = next;
+            if (p->last == c) p->last = before;
+            p->waiting--;
+            tail->next = c;
+            tail = c;
+            found++;
+        } else {
+            before = c;
         }
+        c = next;
     }
-    p->last = NULL;
-    for (struct pg_call *c = p->first; c; c = c->next) p->last = c;
+    if (!p->first) p->last = NULL;
+    tail->next = NULL;
     return head;
 }
 
@@ -398,6 +432,8 @@ static struct pg_batch *joined(struct pg_call *list) {
 
 static bool start(struct member *m, struct pg_call *list) {
     struct error err;
+    m->sent_us = now_us();
+    for (const struct pg_call *c = list; c; c = c->next) pg_metric_wait(m->sent_us - c->since_us);
     if (list->kind == CALL_BEGIN) {
         struct pg_tx *tx = calloc(1, sizeof *tx);
         if (!tx) return false;
@@ -422,6 +458,15 @@ static bool start(struct member *m, struct pg_call *list) {
     return sent;
 }
 
+static struct pg_call *unlink_first(struct pg_pool *p) {
+    struct pg_call *c = p->first;
+    p->first = c->next;
+    if (!p->first) p->last = NULL;
+    p->waiting--;
+    c->next = NULL;
+    return c;
+}
+
 /* Serves what waits, as far as connections go. */
 static void serve(struct pg_pool *p) {
     if (p->down) {
@@ -429,17 +474,19 @@ static void serve(struct pg_pool *p) {
         return;
     }
     while (p->first) {
-        while (p->first && p->first->forgotten) answer(next_work(p), NULL, 0, NULL);
-        if (!p->first) return;
+        if (p->first->forgotten) {
+            free_call(unlink_first(p));
+            continue;
+        }
         struct member *m = idle_member(p);
         if (!m) break;
         struct pg_call *list = next_work(p);
         if (!start(m, list)) {
-            discard(m, "a connection refused to send");
+            discard(m);
             answer_all(list, ERR_UNAVAILABLE, "the connection to the database broke");
         }
     }
-    if (!p->first || p->closing) return;
+    if (!p->first || p->closing || (p->open > 0 && now_us() < p->open_after_us)) return;
     unsigned opening = 0;
     for (struct member *m = p->members; m; m = m->next)
         if (!m->ready) opening++;
@@ -452,32 +499,23 @@ static void serve(struct pg_pool *p) {
 }
 
 static void expire_waiting(struct pg_pool *p) {
-    uint64_t now = now_ms();
-    while (p->first && now - p->first->since_ms > p->settings.wait_ms) {
-        struct pg_call *c = p->first;
-        p->first = c->next;
-        if (!p->first) p->last = NULL;
-        p->waiting--;
-        c->next = NULL;
-        answer_all(c, ERR_UNAVAILABLE, "no connection to the database came free in time");
-    }
+    uint64_t now = now_us(), most = (uint64_t)p->settings.wait_ms * 1000;
+    while (p->first && now - p->first->since_us > most)
+        answer_all(unlink_first(p), ERR_UNAVAILABLE, "no connection to the database came free in time");
 }
 
 static void on_tick(uv_timer_t *timer) {
     struct pg_pool *p = timer->data;
-    for (struct member *m = p->members, *next; m; m = next) {
-        next = m->next;
-        uint64_t waits = pg_conn_waits_ms(m->conn);
-        if (!m->ready && waits > p->settings.connect_ms) {
-            pg_conn_fail(m->conn, ERR_UNAVAILABLE, "the database did not accept the connection in time");
-            return; /* the list may have changed: the rest at the next tick */
-        }
-        if (m->ready && !m->closing && waits > p->settings.statement_ms) {
-            pg_conn_fail(m->conn, ERR_TIMEOUT, "the database did not answer in time");
-            return;
-        }
-    }
+    pg_metric_pool(&p->gauges, p->open, pg_pool_used(p), p->waiting);
     expire_waiting(p);
+    if (p->first) loop_at_turn_end(&p->hook); /* a refused connection may be tried again by now */
+    if (p->notifier && pg_conn_waits_ms(p->notifier) > p->settings.statement_ms)
+        pg_conn_fail(p->notifier, ERR_TIMEOUT, "the database did not answer in time");
+    for (struct member *m = p->members; m; m = m->next) {
+        if (pg_conn_waits_ms(m->conn) <= p->settings.statement_ms) continue;
+        pg_conn_fail(m->conn, ERR_TIMEOUT, "the database did not answer in time");
+        return; /* the list may have changed: the rest at the next tick */
+    }
 }
 
 struct pg_pool *pg_pool_new(const struct pg_settings *s, struct error *err) {
@@ -489,7 +527,8 @@ struct pg_pool *pg_pool_new(const struct pg_settings *s, struct error *err) {
         return NULL;
     }
     PQconninfoFree(options);
-    struct pg_pool *p = calloc(1, sizeof *p);
+    /* The only startup parameters beside the encoding that libpq can send and every pooler keeps: times come in UTC and ISO form. */
+    struct pg_pool *p = setenv("PGTZ", "UTC", 1) == 0 && setenv("PGDATESTYLE", "ISO", 1) == 0 ? calloc(1, sizeof *p) : NULL;
     if (p) p->url = strdup(s->url);
     if (!p || !p->url) {
         free(p);
@@ -498,6 +537,7 @@ struct pg_pool *pg_pool_new(const struct pg_settings *s, struct error *err) {
     }
     p->settings = *s;
     p->settings.url = p->url;
+    p->gauges = pg_metric_gauges(s->name);
     p->hook = (struct loop_hook){.fn = serve_later, .data = p};
     uv_timer_t *const timers[] = {&p->tick, &p->retry, &p->notify_timer};
     for (size_t i = 0; i < 3; i++) {
@@ -544,6 +584,9 @@ void pg_pool_close(struct pg_pool *p) {
     }
     p->members = NULL;
     p->open = 0;
+    set_down(p, false);
+    pg_metric_pool(&p->gauges, 0, 0, 0);
+    loop_forget(&p->hook); /* an answer may have asked for it again */
     if (p->notifier) pg_conn_close(p->notifier);
     uv_close((uv_handle_t *)&p->tick, handle_closed);
     uv_close((uv_handle_t *)&p->retry, handle_closed);
@@ -612,7 +655,7 @@ static struct pg_call *new_call(struct pg_pool *p, enum call_kind kind, struct s
         return NULL;
     }
     c->kind = kind;
-    c->since_ms = now_ms();
+    c->since_us = now_us();
     if (tenant.at) memcpy(c->tenant, tenant.at, tenant.len);
     return c;
 }
@@ -651,7 +694,7 @@ struct pg_call *pg_begin(struct pg_pool *p, struct str tenant, pg_tx_ready *read
 
 struct pg_call *pg_tx_run(struct pg_tx *tx, const struct pg_statement *s, size_t count, bool commit, pg_done *done, void *data,
                           struct error *err) {
-    if (!tx->member || tx->member->closing) {
+    if (!tx->member || pg_conn_broken(tx->member->conn)) {
         error_set(err, ERR_UNAVAILABLE, "the connection to the database broke");
         return NULL;
     }
@@ -669,10 +712,10 @@ struct pg_call *pg_tx_run(struct pg_tx *tx, const struct pg_statement *s, size_t
     int frame = (tx->begun ? 0 : PG_BEGIN) | (commit ? PG_COMMIT : 0);
     if (!pg_conn_send(tx->member->conn, c->batch, frame, tx->tenant, err)) {
         tx->failed = true;
-        tx->member->closing = true;
         free_call(c);
         return NULL;
     }
+    tx->member->sent_us = now_us();
     tx->begun = true;
     tx->ending = commit;
     tx->call = c;
@@ -693,8 +736,8 @@ void pg_tx_rollback(struct pg_tx *tx) {
     }
     m->tx = NULL;
     free(tx);
-    if (m->closing) {
-        discard(m, "the connection broke inside a transaction");
+    if (pg_conn_broken(m->conn)) {
+        discard(m);
         return;
     }
     give_back(m);
@@ -741,8 +784,14 @@ static void notifier_done(void *data, PGresult *const *result, size_t count, con
     struct pg_pool *p = data;
     (void)result;
     (void)count;
+    (void)err;
     p->notifier_busy = false;
-    if (err && err->base.kind == ERR_UNAVAILABLE) drop_notifier(p);
+    if (pg_conn_broken(p->notifier)) {
+        drop_notifier(p);
+        return;
+    }
+    for (size_t i = 0; i < CHANNELS; i++)
+        if (p->channels[i].asked) notify_soon(p); /* the timer found it busy */
 }
 
 static void notifier_lost(void *data) {
@@ -752,8 +801,15 @@ static void notifier_lost(void *data) {
 static void on_notify_timer(uv_timer_t *timer) {
     struct pg_pool *p = timer->data;
     static const struct pg_conn_events events = {.ready = notifier_ready, .done = notifier_done, .lost = notifier_lost};
-    if (!p->notifier && !p->down) p->notifier = pg_conn_new(&p->settings, true, &events, p);
+    struct error err; /* the pool itself will find out */
+    if (!p->notifier && !p->down) p->notifier = pg_conn_new(&p->settings, true, &events, p, &err);
     send_notices(p);
+}
+
+static void notify_soon(struct pg_pool *p) {
+    if (uv_is_active((uv_handle_t *)&p->notify_timer)) return;
+    int started = uv_timer_start(&p->notify_timer, on_notify_timer, NOTIFY_MS, 0);
+    (void)started;
 }
 
 void pg_notify(struct pg_pool *p, struct str channel) {
@@ -765,7 +821,5 @@ void pg_notify(struct pg_pool *p, struct str channel) {
     memcpy(slot->name, channel.at, channel.len);
     slot->name[channel.len] = '\0';
     slot->asked = true;
-    if (uv_is_active((uv_handle_t *)&p->notify_timer)) return;
-    int started = uv_timer_start(&p->notify_timer, on_notify_timer, NOTIFY_MS, 0);
-    (void)started;
+    notify_soon(p);
 }

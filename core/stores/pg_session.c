@@ -32,7 +32,7 @@ static void on_done(void *data, PGresult *const *result, size_t count, const str
     struct pg_session *s = data;
     struct pg_call *call = s->call;
     s->call = NULL;
-    bool broke = err && err->base.kind == ERR_UNAVAILABLE;
+    bool broke = pg_conn_broken(s->conn);
     if (broke) s->dead = true;
     void (*lost)(void *) = broke ? s->lost : NULL;
     void *hear_data = s->hear_data;
@@ -60,12 +60,10 @@ bool pg_session_open(struct pg_pool *p, pg_session_ready *ready, void *data, str
     if (!s) return error_set(err, ERR_MEMORY, "out of memory");
     s->ready = ready;
     s->data = data;
-    s->conn = pg_conn_new(pg_pool_settings(p), false, &events, s);
-    if (!s->conn) {
-        free(s);
-        return error_set(err, ERR_UNAVAILABLE, "cannot connect to the database");
-    }
-    return true;
+    s->conn = pg_conn_new(pg_pool_settings(p), false, &events, s, err);
+    if (s->conn) return true;
+    free(s);
+    return false;
 }
 
 static bool usable(struct pg_session *s, struct error *err) {

@@ -1,4 +1,6 @@
 -- What stands behind the sub-commands that are written in Lua: kasma.cli.<name> with run(args) -> exit status.
+local config = require("core.config")
+
 local M = {}
 
 --- Runs a sub-command.
@@ -11,6 +13,27 @@ function M.run(name, ...)
         return 2
     end
     return require("kasma.cli." .. name).run({ ... })
+end
+
+--- Prints a line for each sub-command: its name and what the first line of its file says (`-- kasma NAME: what it does.`).
+---@param ... string names to leave out
+---@return integer exit status
+function M.list(...)
+    local known = {}
+    for _, name in ipairs{ ... } do known[name] = true end
+    local folder = config.get("KASMA_LUA_DIR") .. "/kasma/cli"
+    local found = assert(io.popen("ls -1 '" .. folder:gsub("'", "'\\''") .. "'"))
+    for name in found:lines() do
+        local file = name:match("^%a+%.lua$") and io.open(folder .. "/" .. name, "r")
+        if file then
+            local first = file:read("*l") or ""
+            file:close()
+            local command, text = name:match("%a+"), first:match("^%-%- kasma [^:]+: (.-)%.?$")
+            if text and not known[command] then io.stdout:write(("  %-12s %s\n"):format(command, text)) end
+        end
+    end
+    found:close()
+    return 0
 end
 
 --- Runs a Lua file with its arguments in `arg`, as the stand-alone interpreter does.

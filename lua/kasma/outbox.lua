@@ -150,7 +150,7 @@ local function park(row, why)
     local entry = parked[row.id]
     if not entry then
         if parked_count >= PARKED_MAX then return end
-        entry = { tries = 0 }
+        entry = { tries = 0, place = row.place }
         parked[row.id] = entry
         parked_count = parked_count + 1
     end
@@ -161,13 +161,17 @@ local function park(row, why)
     end
 end
 
-local function held_ids()
+-- Rows that wait for another try, and the keys that wait behind them: decided once a pass.
+local function held_back()
     local now = time.real()
-    local ids = {}
+    local ids, places = {}, {}
     for id, entry in pairs(parked) do
-        if entry.until_ms > now then ids[#ids + 1] = id end
+        if entry.until_ms > now then
+            ids[#ids + 1] = id
+            places[entry.place] = id
+        end
     end
-    return ids
+    return ids, places
 end
 
 local function forget(id)
@@ -181,13 +185,11 @@ end
 ---@return integer
 function M.relay_once()
     local system = db.pool("system")
-    local rows = errors.check(system:read(nil, READ, pg.array(held_ids())))
+    local ids, blocked = held_back()
+    local rows = errors.check(system:read(nil, READ, pg.array(ids)))
     if #rows == 0 then return 0 end
     -- Runs of one topic are handed over together; a key that failed holds back its later rows of this pass.
-    local blocked, sent, groups, by_topic = {}, {}, {}, {}
-    for id, entry in pairs(parked) do
-        if entry.until_ms > time.real() and entry.place then blocked[entry.place] = id end
-    end
+    local sent, groups, by_topic = {}, {}, {}
     for _, row in ipairs(rows) do
         local group = by_topic[row.topic]
         if not group then
@@ -206,7 +208,6 @@ function M.relay_once()
         elseif errors.is_unavailable(why) then
             for _, row in ipairs(group.rows) do
                 park(row, why)
-                if parked[row.id] then parked[row.id].place = row.place end
             end
         else
             -- One bad row must not hold up its neighbours: each by itself.
@@ -217,7 +218,6 @@ function M.relay_once()
                         sent[#sent + 1] = row
                     else
                         park(row, reason)
-                        if parked[row.id] then parked[row.id].place = row.place end
                         blocked[row.place] = row.id
                     end
                 end
@@ -231,7 +231,7 @@ function M.relay_once()
         forget(row.id)
     end
     local now = time.iso(time.now())
-    for tenant, ids in pairs(by_tenant) do errors.check(system:query(nil, SENT, tenant, now, pg.array(ids))) end
+    for tenant, done in pairs(by_tenant) do errors.check(system:query(nil, SENT, tenant, now, pg.array(done))) end
     return #sent
 end
 

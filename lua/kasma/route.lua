@@ -53,7 +53,7 @@ local M = {}
 ---@field strict boolean|nil public route on which a bad credential is 401 all the same
 ---@field account boolean|nil the caller's own account: reachable without membership
 ---@field restricted boolean|nil reachable with a session that may only set a password
----@field named_tenant "params"|"body"|nil the route names another tenant, in `tenant_key`
+---@field named_tenant "params"|"body"|"query"|nil the route names another tenant, in `tenant_key`
 ---@field no_store boolean|nil
 ---@field bare boolean|nil
 ---@field aliases string[]|nil other paths
@@ -92,6 +92,8 @@ local function add(method, path, decl)
     end
     decl.public = who == "public" or decl.bare
     decl.tag = decl.tag or decl.module or "system"
+    -- A session that may only set a password reaches what belongs to signing in.
+    if decl.tag == "auth" then decl.restricted = true end
     if decl.request_headers then web.allow_headers(decl.request_headers) end
     routes[#routes + 1] = decl
     return decl
@@ -439,7 +441,8 @@ local function run(ctx, decl)
     end
     if unsafe and decl.body ~= false then ctx.parsed = read_body(ctx) end
     if decl.named_tenant then
-        local source = decl.named_tenant == "params" and req.params or (type(ctx.parsed) == "table" and ctx.parsed) or {}
+        local source = decl.named_tenant == "params" and req.params or decl.named_tenant == "query" and req:query_table()
+            or (type(ctx.parsed) == "table" and ctx.parsed) or {}
         if ctx.user then name_tenant(ctx, decl, source.tenant_key) end
     end
     context.seal(ctx)

@@ -33,26 +33,16 @@ Client.__index = Client
 ---@return TestClient
 function M.client(headers) return setmetatable({ cookies = {}, headers = headers or {} }, Client) end
 
-local function each_cookie(value)
-    if type(value) == "table" then return value end
-    local list = {}
-    -- Several Set-Cookie lines may come joined: a cookie begins after a comma that is followed by `name=`.
-    for part in (value .. ","):gmatch("(.-),%s*%f[%w_]") do list[#list + 1] = part end
-    if #list == 0 then list[1] = value end
-    return list
-end
-
-local function take_cookies(self, value)
-    self.set_cookies = {}
-    local text = type(value) == "table" and table.concat(value, ", ") or value
-    for name, content, rest in text:gmatch("([%w_]+)=([^;,%s]*)(;[^=]-[^,]*)") do
-        if name == "access_token" or name == "refresh_token" or name == "reg_nonce" or name == "cart_token" then
-            self.set_cookies[name] = content .. rest
+-- Several Set-Cookie headers come joined by line breaks.
+local function take_cookies(self, text)
+    for line in text:gmatch("[^\n]+") do
+        local name, content = line:match("^([^=]+)=([^;]*)")
+        if name then
+            self.set_cookies[name] = line:sub(#name + 2)
             self.cookies[name] = content ~= "" and content or nil
         end
     end
 end
-M.each_cookie = each_cookie
 
 ---@param method string
 ---@param path string

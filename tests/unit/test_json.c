@@ -199,17 +199,23 @@ static void check(const char *code) {
 
 static void lua_sees_values_and_errors(void **state) {
     (void)state;
-    check("local v = json.decode('{\"a\":[1,null,\"x\"],\"b\":null}') assert(#v.a == 3 and v.a[2] == json.null and v.b == json.null and v.a[3] == 'x')");
-    check("local v, e = json.decode('{\"a\":1,}') assert(v == nil and e.kind == 'invalid' and e.message == 'Unexpected token } in JSON at position 7')");
+    check("local v = json.decode('{\"a\":[1,null,\"x\"],\"b\":null}') assert(#v.a == 3 and v.a[2] == json.null and v.b "
+          "== json.null and v.a[3] == 'x')");
+    check("local v, e = json.decode('{\"a\":1,}') assert(v == nil and e.kind == 'invalid' and e.message == 'Unexpected "
+          "token } in JSON at position 7')");
     check("assert(json.encode{1, 2, {a = 'x'}} == '[1,2,{\"a\":\"x\"}]')");
-    check("assert(json.encode{} == '{}' and json.encode(json.array{}) == '[]' and json.encode(json.empty_array) == '[]' and json.encode{a = json.empty_array} == '{\"a\":[]}')");
-    check("assert(json.is_array(json.empty_array) and json.is_array(json.array{}) and json.is_array{1} and not json.is_array{} and not json.is_array{a = 1} and not json.is_array(1))");
+    check("assert(json.encode{} == '{}' and json.encode(json.array{}) == '[]' and json.encode(json.empty_array) == "
+          "'[]' and json.encode{a = json.empty_array} == '{\"a\":[]}')");
+    check("assert(json.is_array(json.empty_array) and json.is_array(json.array{}) and json.is_array{1} and not "
+          "json.is_array{} and not json.is_array{a = 1} and not json.is_array(1))");
     check("assert(not pcall(function() json.empty_array[1] = 1 end))");
     check("local t = json.decode('[]') assert(json.encode{t} == '[[]]') t[1] = 5 assert(json.encode(t) == '[5]')");
-    check("assert(json.encode(json.object({'z', 'a', 'gone', 'm'}, {a = 1, z = 2, m = json.null})) == '{\"z\":2,\"a\":1,\"m\":null}')");
+    check("assert(json.encode(json.object({'z', 'a', 'gone', 'm'}, {a = 1, z = 2, m = json.null})) == "
+          "'{\"z\":2,\"a\":1,\"m\":null}')");
     check("local s = json.encode(json.object({'z'}, {a = 1, z = 2})) assert(s == '{\"z\":2,\"a\":1}')");
     check("assert(json.encode(json.object({'z', 'z'}, {z = 2})) == '{\"z\":2}')");
-    check("assert(json.encode(123456789012LL) == '123456789012' and json.encode(18446744073709551615ULL) == '18446744073709551615' and json.encode(-5LL) == '-5')");
+    check("assert(json.encode(123456789012LL) == '123456789012' and json.encode(18446744073709551615ULL) == "
+          "'18446744073709551615' and json.encode(-5LL) == '-5')");
     check("local t = {} t[3] = 'c' t[2] = 'b' t[1] = 'a' assert(json.encode(t) == '[\"a\",\"b\",\"c\"]')");
 }
 
@@ -228,9 +234,12 @@ static void sorted_members_come_in_the_order_of_their_names(void **state) {
 
 static void what_cannot_be_json_is_refused_with_its_path(void **state) {
     (void)state;
-    check("local ok, e = pcall(json.encode, {a = {{b = 0/0}}}) assert(not ok and e:find('not finite', 1, true) and e:find('.a[1].b', 1, true), e)");
-    check("assert(not pcall(json.encode, {1/0}) and not pcall(json.encode, {[1] = 1, [3] = 3}) and not pcall(json.encode, {1, x = 2}) and not pcall(json.encode, {x = 2, 1}))");
-    check("assert(not pcall(json.encode, print) and not pcall(json.encode, {print}) and not pcall(json.encode, {[true] = 1}) and not pcall(json.encode, {[1.5] = 1}) and not pcall(json.encode, {[0] = 1}))");
+    check("local ok, e = pcall(json.encode, {a = {{b = 0/0}}}) assert(not ok and e:find('not finite', 1, true) and "
+          "e:find('.a[1].b', 1, true), e)");
+    check("assert(not pcall(json.encode, {1/0}) and not pcall(json.encode, {[1] = 1, [3] = 3}) and not "
+          "pcall(json.encode, {1, x = 2}) and not pcall(json.encode, {x = 2, 1}))");
+    check("assert(not pcall(json.encode, print) and not pcall(json.encode, {print}) and not pcall(json.encode, {[true] "
+          "= 1}) and not pcall(json.encode, {[1.5] = 1}) and not pcall(json.encode, {[0] = 1}))");
     check("assert(not pcall(json.encode, json.array{a = 1}))");
     check("local t = {} t.t = t assert(not pcall(json.encode, t))");
     check("assert(not pcall(json.encode, require('ffi').new('int[2]')))");
@@ -244,14 +253,18 @@ static void decoding_agrees_with_cjson(void **state) {
           "  if type(a) ~= 'table' then return a == b end "
           "  for k, v in pairs(a) do if not same(v, b[k]) then return false end end "
           "  for k in pairs(b) do if a[k] == nil then return false end end return true end "
-          "local seed = 7 local function rnd(n) seed = (seed * 1103515245 + 12345) % 2147483648 return math.floor(seed / 65536) % n end "
+          "local seed = 7 local function rnd(n) seed = (seed * 1103515245 + 12345) % 2147483648 return math.floor(seed "
+          "/ 65536) % n end "
           "local function make(depth) local k = rnd(depth > 4 and 6 or 8) "
-          "  if k == 0 then return cjson.null elseif k == 1 then return rnd(2) == 1 elseif k == 2 then return rnd(100000) - 50000 "
-          "  elseif k == 3 then return (rnd(100000) - 50000) / 2 ^ rnd(4) elseif k < 6 then local s = {} for i = 1, rnd(20) do s[i] = string.char(rnd(127) + 1) end return table.concat(s) .. 'é€😀' "
+          "  if k == 0 then return cjson.null elseif k == 1 then return rnd(2) == 1 elseif k == 2 then return "
+          "rnd(100000) - 50000 "
+          "  elseif k == 3 then return (rnd(100000) - 50000) / 2 ^ rnd(4) elseif k < 6 then local s = {} for i = 1, "
+          "rnd(20) do s[i] = string.char(rnd(127) + 1) end return table.concat(s) .. 'é€😀' "
           "  elseif k == 6 then local t = {} for i = 1, rnd(12) + 1 do t[i] = make(depth + 1) end return t "
           "  else local t = {} for i = 1, rnd(12) + 1 do t['k' .. rnd(1000)] = make(depth + 1) end return t end end "
           "for i = 1, 300 do local text = cjson.encode{make(0)} local mine = assert(json.decode(text)) "
-          "  assert(same(cjson.decode(text), mine), text) local back = json.encode(mine) assert(same(cjson.decode(back), mine), back) end");
+          "  assert(same(cjson.decode(text), mine), text) local back = json.encode(mine) "
+          "assert(same(cjson.decode(back), mine), back) end");
 }
 
 int main(void) {

@@ -45,9 +45,11 @@ static void make_dir(const char *name) {
     assert_int_equal(mkdir(path, 0700), 0);
 }
 
-static const char rule_one[] = "return { hook = 'promotion', name = 'One', run = function(input, config) return { n = 1, v = config.v } end, "
-                               "config = schema.object{ v = schema.integer{ default = 7 } } }";
-static const char rule_two[] = "return { hook = 'promotion', name = 'Two', priority = 5, run = function(input) return { n = 2, got = input.x } end }";
+static const char rule_one[] =
+    "return { hook = 'promotion', name = 'One', run = function(input, config) return { n = 1, v = config.v } end, "
+    "config = schema.object{ v = schema.integer{ default = 7 } } }";
+static const char rule_two[] = "return { hook = 'promotion', name = 'Two', priority = 5, run = function(input) return "
+                               "{ n = 2, got = input.x } end }";
 
 static int setup(void **state) {
     (void)state;
@@ -60,7 +62,8 @@ static int setup(void **state) {
     make_dir("promotions");
     write_file("promotions/one.lua", rule_one);
     write_file("promotions/two.lua", rule_two);
-    write_file("active/demo.lua", "return { { file = 'promotions/one.lua', config = { v = 3 } }, { file = 'promotions/two.lua', priority = 50 } }");
+    write_file("active/demo.lua", "return { { file = 'promotions/one.lua', config = { v = 3 } }, { file = "
+                                  "'promotions/two.lua', priority = 50 } }");
     static const luaL_Reg modules[] = {{"core.json", luaopen_core_json}, {NULL, NULL}};
     struct error err;
     vm = vm_new_with(modules, NULL, &err);
@@ -79,7 +82,14 @@ static int teardown(void **state) {
         int left = uv_run(loop_get(), UV_RUN_NOWAIT);
         (void)left;
     }
-    static const char *const files[] = {"promotions/one.lua", "promotions/two.lua", "promotions/three.lua", "promotions", "active/demo.lua", "active/other.lua", "active", ""};
+    static const char *const files[] = {"promotions/one.lua",
+                                        "promotions/two.lua",
+                                        "promotions/three.lua",
+                                        "promotions",
+                                        "active/demo.lua",
+                                        "active/other.lua",
+                                        "active",
+                                        ""};
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
         char path[256];
         assert_true(snprintf(path, sizeof path, "%s/%s", dir, files[i]) < (int)sizeof path);
@@ -189,7 +199,8 @@ static void a_saved_file_is_live_and_a_request_keeps_its_version(void **state) {
     struct rule_set *held = acquire("demo");
     char version[65];
     memcpy(version, rules_at(held, 1).version, sizeof version);
-    write_file("promotions/one.lua", "return { hook = 'promotion', name = 'One', run = function() return { n = 9 } end, config = schema.object{ v = schema.integer } }");
+    write_file("promotions/one.lua", "return { hook = 'promotion', name = 'One', run = function() return { n = 9 } "
+                                     "end, config = schema.object{ v = schema.integer } }");
     await(one_says_nine);
     assert_string_equal(run_in(held, "promotions/one"), "{\"n\":1,\"v\":3}");
     struct error err;
@@ -226,8 +237,15 @@ static void a_broken_list_keeps_what_is_live(void **state) {
     (void)state;
     rules_release(acquire("demo"));
     static const char *const bad[] = {
-        "return {", "return 5", "return { { file = '../../etc/passwd' } }", "return { { file = '/etc/x.lua' } }", "return { { file = 'a/../b.lua' } }",
-        "return { {} }", "return { { file = 'promotions/one.lua', priority = 1.5 } }", "while true do end", "local s = 'x' while true do s = s .. s end",
+        "return {",
+        "return 5",
+        "return { { file = '../../etc/passwd' } }",
+        "return { { file = '/etc/x.lua' } }",
+        "return { { file = 'a/../b.lua' } }",
+        "return { {} }",
+        "return { { file = 'promotions/one.lua', priority = 1.5 } }",
+        "while true do end",
+        "local s = 'x' while true do s = s .. s end",
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         write_file("active/demo.lua", bad[i]);
@@ -246,7 +264,8 @@ static void a_broken_list_keeps_what_is_live(void **state) {
 
 static void a_config_that_does_not_fit_is_a_problem(void **state) {
     (void)state;
-    write_file("active/demo.lua", "return { { file = 'promotions/one.lua', config = { v = 'x' } }, { file = 'promotions/two.lua' }, { file = 'promotions/none.lua' } }");
+    write_file("active/demo.lua", "return { { file = 'promotions/one.lua', config = { v = 'x' } }, { file = "
+                                  "'promotions/two.lua' }, { file = 'promotions/none.lua' } }");
     struct rule_set *s = acquire("demo");
     assert_int_equal(rules_count(s), 1);
     rules_release(s);
@@ -257,7 +276,8 @@ static void a_config_that_does_not_fit_is_a_problem(void **state) {
 
 static void a_failing_rule_says_where_and_the_next_runs(void **state) {
     (void)state;
-    write_file("promotions/one.lua", "return { hook = 'promotion', name = 'One', run = function(input)\n local lines = input.cart.lines\n return {} end }");
+    write_file("promotions/one.lua", "return { hook = 'promotion', name = 'One', run = function(input)\n local lines = "
+                                     "input.cart.lines\n return {} end }");
     write_file("active/demo.lua", "return { { file = 'promotions/one.lua' }, { file = 'promotions/two.lua' } }");
     assert_string_equal(run_now("promotions/one"), "error");
     assert_int_equal(report.line, 2);
@@ -267,7 +287,8 @@ static void a_failing_rule_says_where_and_the_next_runs(void **state) {
 
 static void a_memory_bomb_does_not_hurt_the_other_rules(void **state) {
     (void)state;
-    write_file("promotions/one.lua", "return { hook = 'promotion', name = 'One', run = function(input) local s = 'x' while true do s = s .. s end end }");
+    write_file("promotions/one.lua", "return { hook = 'promotion', name = 'One', run = function(input) local s = 'x' "
+                                     "while true do s = s .. s end end }");
     write_file("active/demo.lua", "return { { file = 'promotions/one.lua' }, { file = 'promotions/two.lua' } }");
     for (int i = 0; i < 3; i++) {
         assert_string_equal(run_now("promotions/one"), "limit_heap");
@@ -326,15 +347,22 @@ static void the_shipped_rules_work(void **state) {
     assert_true(rules_open(L, KASMA_SOURCE_DIR "/rules", false, &err));
     struct rule_set *s = acquire("demo");
     if (rules_problems("demo")) fail_msg("%s: %s", rules_problem("demo", 0).file, rules_problem("demo", 0).message);
-    static char cart[] = "{\"cart\":{\"lines\":[{\"id\":\"l1\",\"sku\":\"DEMO-028\",\"qty\":7,\"category_ids\":[]},{\"id\":\"l2\",\"sku\":\"DEMO-001\",\"qty\":9,\"category_ids\":[]}]}}";
-    assert_true(rules_run(s, (size_t)rules_find(s, "promotions/third_unit_half_price", NULL), NULL, build, read_json, cart, &report));
-    assert_string_equal(result, "{\"operations\":[{\"bps\":5000,\"label\":\"Third herbal tea half price\",\"line_id\":\"l1\",\"op\":\"line_percent\",\"units\":2}]}");
-    static char vn[] = "{\"subject\":{\"address\":{\"country\":\"VN\"},\"date\":1795500000,\"lines\":[{\"id\":\"l1\",\"tax_class\":\"books\"},{\"id\":\"l2\"}]}}";
+    static char cart[] = "{\"cart\":{\"lines\":[{\"id\":\"l1\",\"sku\":\"DEMO-028\",\"qty\":7,\"category_ids\":[]},{"
+                         "\"id\":\"l2\",\"sku\":\"DEMO-001\",\"qty\":9,\"category_ids\":[]}]}}";
+    assert_true(rules_run(s, (size_t)rules_find(s, "promotions/third_unit_half_price", NULL), NULL, build, read_json,
+                          cart, &report));
+    assert_string_equal(result, "{\"operations\":[{\"bps\":5000,\"label\":\"Third herbal tea half "
+                                "price\",\"line_id\":\"l1\",\"op\":\"line_percent\",\"units\":2}]}");
+    static char vn[] = "{\"subject\":{\"address\":{\"country\":\"VN\"},\"date\":1795500000,\"lines\":[{\"id\":\"l1\","
+                       "\"tax_class\":\"books\"},{\"id\":\"l2\"}]}}";
     int tax = rules_find(s, "tax/viet_nam", NULL);
     if (!rules_run(s, (size_t)tax, NULL, build, read_json, vn, &report)) fail_msg("%s", report.message);
-    assert_string_equal(result, "[{\"compound\":false,\"jurisdiction\":\"VN\",\"line\":\"l1\",\"name\":\"VAT 5%\",\"rate_ppm\":50000},"
-                                "{\"compound\":false,\"jurisdiction\":\"VN\",\"line\":\"l2\",\"name\":\"VAT 10%\",\"rate_ppm\":100000}]");
-    static char us[] = "{\"subject\":{\"address\":{\"country\":\"US\"},\"date\":1795500000,\"lines\":[{\"id\":\"l1\"}]}}";
+    assert_string_equal(
+        result,
+        "[{\"compound\":false,\"jurisdiction\":\"VN\",\"line\":\"l1\",\"name\":\"VAT 5%\",\"rate_ppm\":50000},"
+        "{\"compound\":false,\"jurisdiction\":\"VN\",\"line\":\"l2\",\"name\":\"VAT 10%\",\"rate_ppm\":100000}]");
+    static char us[] =
+        "{\"subject\":{\"address\":{\"country\":\"US\"},\"date\":1795500000,\"lines\":[{\"id\":\"l1\"}]}}";
     assert_true(rules_run(s, (size_t)tax, NULL, build, read_json, us, &report));
     assert_string_equal(result, "null");
     rules_release(s);

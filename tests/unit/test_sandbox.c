@@ -54,7 +54,7 @@ static bool build(lua_State *L, void *data, struct error *err) {
 static bool read_json(lua_State *L, void *data, struct error *err) {
     (void)data;
     struct buf out = {0};
-    bool ok = sandbox_copy(L, -1, P, 1024 * 1024, err) && json_encode(P, -1, &out, err);
+    bool ok = sandbox_copy(L, -1, P, 1024 * 1024, err) && json_encode_sorted(P, -1, &out, err);
     if (ok) {
         assert_true(out.len < sizeof result);
         memcpy(result, out.data, out.len);
@@ -77,7 +77,8 @@ static bool run_rule(int rule) {
 /* A rule whose run has this body. */
 static bool run_body(const char *body) {
     static char source[60000];
-    int n = snprintf(source, sizeof source, "return { hook = 'promotion', name = 't', run = function(input, config) %s end }", body);
+    int n = snprintf(source, sizeof source,
+                     "return { hook = 'promotion', name = 't', run = function(input, config) %s end }", body);
     assert_true(n > 0 && (size_t)n < sizeof source);
     int rule = load(source);
     if (!rule) fail_msg("%s: %s", body, report.message);
@@ -123,7 +124,8 @@ static void endless_loops_stop(void **state) {
     stops("while true do pcall(function() while true do end end) end", OUTCOME_INSTRUCTIONS);
     stops("local function f() while true do pcall(f) end end f()", OUTCOME_INSTRUCTIONS);
     stops("pcall(pcall, pcall, function() while true do end end) while true do end", OUTCOME_INSTRUCTIONS);
-    stops("local t = {} for i = 1, 100 do t[i] = i end while true do for k in pairs(t) do end end", OUTCOME_INSTRUCTIONS);
+    stops("local t = {} for i = 1, 100 do t[i] = i end while true do for k in pairs(t) do end end",
+          OUTCOME_INSTRUCTIONS);
     stops("local t = {} while true do table.insert(t, 1, 1) end", OUTCOME_INSTRUCTIONS);
     stops("while true do string.rep('x', 60000) end", OUTCOME_INSTRUCTIONS);
     stops("while true do tostring(1) end", OUTCOME_INSTRUCTIONS);
@@ -158,7 +160,8 @@ static void memory_bombs_stop(void **state) {
     (void)state;
     stops("local s = 'x' while true do s = s .. s end", OUTCOME_HEAP);
     stops("local t = {} for i = 1, 1e9 do t[i] = {i, i, i, i, i, i, i, i} end", OUTCOME_INSTRUCTIONS);
-    stops("local t = {} while true do t = {t, t, 'aaaaaaaaaaaaaaaaaaaaaaaa' .. #t} t[t] = {} end", OUTCOME_INSTRUCTIONS);
+    stops("local t = {} while true do t = {t, t, 'aaaaaaaaaaaaaaaaaaaaaaaa' .. #t} t[t] = {} end",
+          OUTCOME_INSTRUCTIONS);
     stops("local s = string.rep('x', 60000) local t = {} for i = 1, 1e6 do t[i] = s .. i end", OUTCOME_HEAP);
     stops("while true do pcall(function() local s = 'x' while true do s = s .. s end end) end", OUTCOME_HEAP);
     stops("local s = string.rep('x', 60000) for i = 1, 1e9 do local u = s .. i end", OUTCOME_HEAP);
@@ -198,7 +201,9 @@ static void pattern_bombs_stop(void **state) {
 static void sort_survives_its_comparator(void **state) {
     (void)state;
     gives("local t = {5, 3, 1, 4, 2} table.sort(t, function() return true end) return {n = #t}", "{\"n\":5}");
-    gives("local t = {3, 1, 2} table.sort(t, function(a, b) t[1] = nil t[9] = 1 return a < b end) return {t[1], t[2], t[3]}", "[1,2,3]");
+    gives("local t = {3, 1, 2} table.sort(t, function(a, b) t[1] = nil t[9] = 1 return a < b end) return {t[1], t[2], "
+          "t[3]}",
+          "[1,2,3]");
     fails("local t = {3, 1, {}} table.sort(t) return t", "attempt to compare");
     fails("local t = {3, 1, 2} table.sort(t, function() error('mine') end)", "mine");
     fails("local t = {} for i = 1, 10001 do t[i] = i end table.sort(t)", "10000");
@@ -210,9 +215,12 @@ static void recursion_ends(void **state) {
     (void)state;
     fails("local function f() return 1 + f() end return f()", "stack overflow");
     gives("local function f() return 1 + f() end local ok, e = pcall(f) return {ok = ok}", "{\"ok\":false}");
-    fails("local t = ('a'):gsub('a', function() local function f() return (('a'):gsub('a', f)) end return f() end) return t", "too deep");
+    fails("local t = ('a'):gsub('a', function() local function f() return (('a'):gsub('a', f)) end return f() end) "
+          "return t",
+          "too deep");
     fails("local function f() pcall(f) error('deep') end f()", "deep");
-    gives("local n = 0 local function f() n = n + 1 pcall(f) end f() return {deep = n > 100 and n < 1000}", "{\"deep\":true}");
+    gives("local n = 0 local function f() n = n + 1 pcall(f) end f() return {deep = n > 100 and n < 1000}",
+          "{\"deep\":true}");
     fails("local function f() table.sort({1, 2}, f) end f()", "too deep");
 }
 
@@ -231,9 +239,10 @@ static void error_objects_do_no_harm(void **state) {
 static void what_is_absent_says_so(void **state) {
     (void)state;
     static const char *const names[] = {
-        "io", "os", "ffi", "debug", "package", "load", "loadstring", "loadfile", "dofile", "require", "setfenv", "getfenv",
-        "coroutine", "rawget", "rawset", "rawequal", "rawlen", "setmetatable", "getmetatable", "next", "print", "collectgarbage",
-        "newproxy", "module", "jit", "bit", "xpcall", "gcinfo", "_G", "_VERSION", "arg",
+        "io",     "os",           "ffi",          "debug",   "package",   "load",           "loadstring", "loadfile",
+        "dofile", "require",      "setfenv",      "getfenv", "coroutine", "rawget",         "rawset",     "rawequal",
+        "rawlen", "setmetatable", "getmetatable", "next",    "print",     "collectgarbage", "newproxy",   "module",
+        "jit",    "bit",          "xpcall",       "gcinfo",  "_G",        "_VERSION",       "arg",
     };
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         char body[64];
@@ -273,11 +282,45 @@ static void nothing_survives_a_run(void **state) {
     fails("table.remove(money)", "read-only");
     fails("log.x = 1", "read-only");
     fails("local s = 'x' s.y = 1", "");
-    int rule = load("local n = 0 local seen = {} return { hook = 'promotion', name = 't', run = function(input) n = n + 1 seen[#seen + 1] = n input.x = 1 return {n = n, seen = #seen} end }");
+    int rule = load("local n = 0 local seen = {} return { hook = 'promotion', name = 't', run = function(input) n = n "
+                    "+ 1 seen[#seen + 1] = n input.x = 1 return {n = n, seen = #seen} end }");
     assert_true(rule > 0);
     for (int i = 0; i < 3; i++) {
         assert_true(run_rule(rule));
         assert_true(strstr(result, "\"n\":1") && strstr(result, "\"seen\":1"));
+    }
+}
+
+static void run_functions_keep_no_state_however_they_try(void **state) {
+    (void)state;
+    static const char *const sources[] = {
+        "local n = 0 return { hook = 'promotion', name = 't', run = function() n = n + 1 return {n} end }",
+        "local n = 0 local function count() n = n + 1 return n end return { hook = 'promotion', name = 't', run = "
+        "function() return {count()} end }",
+        "local t = {n = 0} return { hook = 'promotion', name = 't', run = function() t.n = t.n + 1 return {t.n} end }",
+        "local f = function() return 1 end return { hook = 'promotion', name = 't', run = function() local r = f() f = "
+        "function() return 2 end return {r} end }",
+        "local n = 0 return { hook = 'promotion', name = 't', run = function() n = n + 1 if n > 1 then error('kept') "
+        "end pcall(error, 'x') return {n} end }",
+        "local floor = math.floor local function half(x) return floor(x / 2) end return { hook = 'promotion', name = "
+        "'t', run = function() return {half(3)} end }",
+        "local function f(x) if x == 0 then return 1 end return f(x - 1) end return { hook = 'promotion', name = 't', "
+        "run = function() return {f(9)} end }",
+    };
+    for (size_t i = 0; i < sizeof sources / sizeof *sources; i++) {
+        int rule = load(sources[i]);
+        assert_true(rule > 0);
+        for (int k = 0; k < 4; k++) {
+            if (!run_rule(rule)) fail_msg("%s: %s", sources[i], report.message);
+            if (strcmp(result, "[1]") != 0) fail_msg("%s gave %s", sources[i], result);
+        }
+        sandbox_unload(sb, rule);
+    }
+    int rule =
+        load("local n = 0 return { hook = 'promotion', name = 't', run = function() n = n + 1 error('n' .. n) end }");
+    for (int k = 0; k < 3; k++) {
+        assert_false(run_rule(rule));
+        assert_string_equal(report.message, "n1");
     }
 }
 
@@ -304,7 +347,8 @@ static void large_results_are_refused(void **state) {
 
 static void a_greedy_run_does_not_hurt_the_next(void **state) {
     (void)state;
-    for (int i = 0; i < 12; i++) gives("local t = {} for i = 1, 9000 do t[i] = {i, i} end return {n = #t}", "{\"n\":9000}");
+    for (int i = 0; i < 12; i++)
+        gives("local t = {} for i = 1, 9000 do t[i] = {i, i} end return {n = #t}", "{\"n\":9000}");
     assert_true(sandbox_bytes(sb) < 2 * 1024 * 1024);
 }
 
@@ -312,35 +356,44 @@ static void a_greedy_run_does_not_hurt_the_next(void **state) {
 
 static void values_print_without_addresses(void **state) {
     (void)state;
-    gives("return {tostring(5), tostring(0.5), tostring(2^53), tostring(nil), tostring({}), tostring(pcall), tostring(true), tostring(-0.0)}",
+    gives("return {tostring(5), tostring(0.5), tostring(2^53), tostring(nil), tostring({}), tostring(pcall), "
+          "tostring(true), tostring(-0.0)}",
           "[\"5\",\"0.5\",\"9007199254740992\",\"nil\",\"table\",\"function\",\"true\",\"0\"]");
     gives("return {string.format('%s|%5d|%-5s|%.2f|%x|%05d|%%|%c', {}, 42, 'ab', 1.005, 255, 7, 65)}",
           "[\"table|   42|ab   |1.00|ff|00007|%|A\"]");
-    gives("return {tonumber('12'), tonumber('0x10'), tonumber('z', 36), tonumber(' 7 '), tonumber('7x') == nil, tonumber('') == nil, tonumber(('1'):rep(65)) == nil}",
+    gives("return {tonumber('12'), tonumber('0x10'), tonumber('z', 36), tonumber(' 7 '), tonumber('7x') == nil, "
+          "tonumber('') == nil, tonumber(('1'):rep(65)) == nil}",
           "[12,16,35,7,true,true,true]");
 }
 
 static void pairs_goes_in_order(void **state) {
     (void)state;
-    gives("local t, out = {b = 1, a = 2, [3] = 3, [1] = 4, [-1] = 5, ['10'] = 6, [true] = 7}, {} for k in pairs(t) do out[#out + 1] = tostring(k) end return out",
+    gives("local t, out = {b = 1, a = 2, [3] = 3, [1] = 4, [-1] = 5, ['10'] = 6, [true] = 7}, {} for k in pairs(t) do "
+          "out[#out + 1] = tostring(k) end return out",
           "[\"-1\",\"1\",\"3\",\"10\",\"a\",\"b\",\"true\"]");
-    gives("local t, out = {x = 1, y = 2, z = 3}, {} for k in pairs(t) do t.y = nil out[#out + 1] = k end return out", "[\"x\",\"z\"]");
+    gives("local t, out = {x = 1, y = 2, z = 3}, {} for k in pairs(t) do t.y = nil out[#out + 1] = k end return out",
+          "[\"x\",\"z\"]");
     gives("local n = 0 for i, v in pairs({10, 20, 30}) do n = n * 100 + i + v end return {n}", "[112233]");
     fails("for k in pairs({[{}] = 1}) do end", "keys");
 }
 
 static void sorting_is_stable(void **state) {
     (void)state;
-    gives("local t = {} for i = 1, 200 do t[i] = {k = i % 7, i = i} end table.sort(t, function(a, b) return a.k < b.k end) "
-          "for i = 2, 200 do assert(t[i - 1].k < t[i].k or (t[i - 1].k == t[i].k and t[i - 1].i < t[i].i)) end return {ok = true}",
+    gives("local t = {} for i = 1, 200 do t[i] = {k = i % 7, i = i} end table.sort(t, function(a, b) return a.k < b.k "
+          "end) "
+          "for i = 2, 200 do assert(t[i - 1].k < t[i].k or (t[i - 1].k == t[i].k and t[i - 1].i < t[i].i)) end return "
+          "{ok = true}",
           "{\"ok\":true}");
     gives("local t = {'b', 'a', 'C'} table.sort(t) return t", "[\"C\",\"a\",\"b\"]");
-    gives("local t = {1, 2, 3} table.insert(t, 2, 9) local r = table.remove(t, 1) table.insert(t, 7) return {r, t[1], t[2], t[3], t[4], #t}", "[1,9,2,3,7,4]");
+    gives("local t = {1, 2, 3} table.insert(t, 2, 9) local r = table.remove(t, 1) table.insert(t, 7) return {r, t[1], "
+          "t[2], t[3], t[4], #t}",
+          "[1,9,2,3,7,4]");
 }
 
 static void the_ends_of_strings(void **state) {
     (void)state;
-    gives("return {('hello'):sub(2, 3), ('hello'):sub(-3), ('hello'):sub(0), ('hello'):sub(9), ('abc'):byte(-1), ('aBc'):upper(), ('ABC'):lower(), ('abc'):reverse(), #('abc'), ('ab'):rep(3), string.char(72, 105)}",
+    gives("return {('hello'):sub(2, 3), ('hello'):sub(-3), ('hello'):sub(0), ('hello'):sub(9), ('abc'):byte(-1), "
+          "('aBc'):upper(), ('ABC'):lower(), ('abc'):reverse(), #('abc'), ('ab'):rep(3), string.char(72, 105)}",
           "[\"el\",\"llo\",\"hello\",\"\",99,\"ABC\",\"abc\",\"cba\",3,\"ababab\",\"Hi\"]");
 }
 
@@ -348,21 +401,63 @@ static void the_ends_of_strings(void **state) {
 static void patterns_agree_with_stock_lua(void **state) {
     (void)state;
     static const char *const expressions[] = {
-        "('hello world'):find('o w')", "('hello'):find('l+')", "('hello'):find('xyz')", "('a.b'):find('.', 1, true)", "('hello'):find('', 10)", "('hello'):find('', 6)",
-        "('key = value'):match('^(%w+)%s*=%s*(%w+)$')", "('2026-11-29'):match('(%d+)-(%d+)-(%d+)')", "('  trim  '):match('^%s*(.-)%s*$')", "('abc'):match('()b()')",
-        "('THE (quick) fox'):find('%((%a+)%)')", "('f(a(b)c)d'):match('%b()')", "('THE (quick) fox'):gsub('%f[%a]%a+', 'x')", "('hello'):gsub('l', {l = 'L'})",
-        "('hello'):gsub('', '-')", "('abc'):gsub('%w', '%0%0')", "('abc'):gsub('(a)(b)', '%2%1')", "('hello world'):gsub('o', '0', 1)", "('abc'):gsub('b', function(c) return c:upper() end)",
-        "('abc'):gsub('b', function() end)", "('abc abc'):gsub('^abc', 'x')", "('a,b,,c'):gsub(',', ';')", "('x = 1'):gsub('%s', '')", "('[]]'):find('[]]')", "('a-b'):find('[a%-]', 2)", "('a-z'):match('[%a-]+')",
-        "('äö'):find('ö')", "('aaa'):match('a-')", "('aaab'):match('a-b')", "('aXb'):match('%u')", "('\\0a'):find('%z')", "('hello'):match('.-(l+)(.*)')", "('aa bb'):match('(%a)%1 (%a)%2')",
-        "('hello'):match('h.-o$')", "('$5'):match('%$(%d)')", "('a$b'):match('a$b')", "('^a'):match('%^a')", "('abc'):find('b', -2)", "('abc'):find('b', -100)", "('a\\nb'):match('a.b')", "('1.5e10'):match('^[%d%.]+e%d+$')",
-        "('x'):match('[^%a]')", "('x1'):match('[^%a]')", "('word'):match('%w*'):len()", "('AbC'):gsub('%l', '.')", "(' a b '):gsub('%s+', ' ')", "('abc'):match('')", "('abc'):gsub('.', {a = 1, b = true})",
+        "('hello world'):find('o w')",
+        "('hello'):find('l+')",
+        "('hello'):find('xyz')",
+        "('a.b'):find('.', 1, true)",
+        "('hello'):find('', 10)",
+        "('hello'):find('', 6)",
+        "('key = value'):match('^(%w+)%s*=%s*(%w+)$')",
+        "('2026-11-29'):match('(%d+)-(%d+)-(%d+)')",
+        "('  trim  '):match('^%s*(.-)%s*$')",
+        "('abc'):match('()b()')",
+        "('THE (quick) fox'):find('%((%a+)%)')",
+        "('f(a(b)c)d'):match('%b()')",
+        "('THE (quick) fox'):gsub('%f[%a]%a+', 'x')",
+        "('hello'):gsub('l', {l = 'L'})",
+        "('hello'):gsub('', '-')",
+        "('abc'):gsub('%w', '%0%0')",
+        "('abc'):gsub('(a)(b)', '%2%1')",
+        "('hello world'):gsub('o', '0', 1)",
+        "('abc'):gsub('b', function(c) return c:upper() end)",
+        "('abc'):gsub('b', function() end)",
+        "('abc abc'):gsub('^abc', 'x')",
+        "('a,b,,c'):gsub(',', ';')",
+        "('x = 1'):gsub('%s', '')",
+        "('[]]'):find('[]]')",
+        "('a-b'):find('[a%-]', 2)",
+        "('a-z'):match('[%a-]+')",
+        "('äö'):find('ö')",
+        "('aaa'):match('a-')",
+        "('aaab'):match('a-b')",
+        "('aXb'):match('%u')",
+        "('\\0a'):find('%z')",
+        "('hello'):match('.-(l+)(.*)')",
+        "('aa bb'):match('(%a)%1 (%a)%2')",
+        "('hello'):match('h.-o$')",
+        "('$5'):match('%$(%d)')",
+        "('a$b'):match('a$b')",
+        "('^a'):match('%^a')",
+        "('abc'):find('b', -2)",
+        "('abc'):find('b', -100)",
+        "('a\\nb'):match('a.b')",
+        "('1.5e10'):match('^[%d%.]+e%d+$')",
+        "('x'):match('[^%a]')",
+        "('x1'):match('[^%a]')",
+        "('word'):match('%w*'):len()",
+        "('AbC'):gsub('%l', '.')",
+        "(' a b '):gsub('%s+', ' ')",
+        "('abc'):match('')",
+        "('abc'):gsub('.', {a = 1, b = true})",
     };
     lua_State *stock = luaL_newstate();
     assert_non_null(stock);
     luaL_openlibs(stock);
     for (size_t i = 0; i < sizeof expressions / sizeof *expressions; i++) {
         char code[400];
-        assert_true(snprintf(code, sizeof code, "local t = {pcall(function() return %s end)} local out = {} for i = 1, 12 do out[i] = t[i] == nil and 'nil' or tostring(t[i]) end return %s",
+        assert_true(snprintf(code, sizeof code,
+                             "local t = {pcall(function() return %s end)} local out = {} for i = 1, 12 do out[i] = "
+                             "t[i] == nil and 'nil' or tostring(t[i]) end return %s",
                              expressions[i], "out") > 0);
         /* Errors carry another place: only that there was one is compared. */
         char compared[440];
@@ -380,7 +475,8 @@ static void patterns_agree_with_stock_lua(void **state) {
         buf_free(&expected);
     }
     lua_close(stock);
-    gives("local out = {} for k, v in ('a=1, b=2, c=3'):gmatch('(%w+)=(%w+)') do out[#out + 1] = k .. v end return out", "[\"a1\",\"b2\",\"c3\"]");
+    gives("local out = {} for k, v in ('a=1, b=2, c=3'):gmatch('(%w+)=(%w+)') do out[#out + 1] = k .. v end return out",
+          "[\"a1\",\"b2\",\"c3\"]");
     gives("local out = {} for w in ('one two'):gmatch('%a*') do out[#out + 1] = w end return {#out}", "[4]");
     fails("return ('x'):find('%')", "malformed");
     fails("return ('x'):find('[a')", "malformed");
@@ -394,7 +490,8 @@ static void patterns_agree_with_stock_lua(void **state) {
 
 static void money_and_sets(void **state) {
     (void)state;
-    gives("return {money.pct(1999, 825), money.ppm(110000, 100000), money.sum({1, 2, 3}), money.sum({{a = 5}, {a = 6}}, 'a'), money.format(25000000, 'VND'), money.format(1999, 'USD')}",
+    gives("return {money.pct(1999, 825), money.ppm(110000, 100000), money.sum({1, 2, 3}), money.sum({{a = 5}, {a = "
+          "6}}, 'a'), money.format(25000000, 'VND'), money.format(1999, 'USD')}",
           "[165,11000,6,11,\"25000000.00\",\"19.99\"]");
     gives("return money.alloc(1000, {1999, 501, 333})", "[706,177,117]");
     gives("return money.split(2698409, 3)", "[899470,899469,899470]");
@@ -402,25 +499,34 @@ static void money_and_sets(void **state) {
     fails("return money.pct(10, 20000)", "basis points");
     fails("return money.alloc(1, {0, 0})", "sum to 0");
     fails("return money.alloc(1, {-1, 2})", "weight 1");
-    gives("local s = set.of({'a', 'b', 'a'}) return {set.has({'x', 'y'}, 'y'), set.has(nil, 'y'), set.has(s, 'a'), set.has(s, 'c'), set.any({'a'}, {'c', 'a'}), set.all({'a'}, {'c', 'a'}), set.all(s, {'a', 'b'}), set.count({'a', 'b', 'a'}), set.count(s)}",
+    gives("local s = set.of({'a', 'b', 'a'}) return {set.has({'x', 'y'}, 'y'), set.has(nil, 'y'), set.has(s, 'a'), "
+          "set.has(s, 'c'), set.any({'a'}, {'c', 'a'}), set.all({'a'}, {'c', 'a'}), set.all(s, {'a', 'b'}), "
+          "set.count({'a', 'b', 'a'}), set.count(s)}",
           "[true,false,true,false,true,false,true,2,2]");
 }
 
 static void words_and_times(void **state) {
     (void)state;
-    gives("return {text.trim('  a '), text.starts('abc', 'ab'), text.ends('abc', 'bc'), text.contains('a.c', '.'), text.len('Việt'), text.cut('Việt Nam', 4), text.template('Buy {n} more, {x}', {n = 1}), #text.split('a,b,,c', ',')}",
+    gives("return {text.trim('  a '), text.starts('abc', 'ab'), text.ends('abc', 'bc'), text.contains('a.c', '.'), "
+          "text.len('Việt'), text.cut('Việt Nam', 4), text.template('Buy {n} more, {x}', {n = 1}), "
+          "#text.split('a,b,,c', ',')}",
           "[\"a\",true,true,true,4,\"Vi\xE1\xBB\x87t\",\"Buy 1 more, {x}\",4]");
-    gives("local now = {epoch = 1795921200, year = 2026, month = 11, day = 29, hour = 10, min = 0, wday = 7, tz = 'Asia/Ho_Chi_Minh'} "
-          "return {dt.between(now, '09:00', '10:00'), dt.between(now, '22:00', '10:01'), dt.weekday(now), dt.add_days(now, 3).day, dt.add_days(now, 3).month, dt.format(now), dt.parse('2026-11-29T03:00:00Z'), dt.local_time(0, 'Asia/Ho_Chi_Minh').hour, time.days_between(now, {year = 2026, month = 12, day = 25})}",
+    gives("local now = {epoch = 1795921200, year = 2026, month = 11, day = 29, hour = 10, min = 0, wday = 7, tz = "
+          "'Asia/Ho_Chi_Minh'} "
+          "return {dt.between(now, '09:00', '10:00'), dt.between(now, '22:00', '10:01'), dt.weekday(now), "
+          "dt.add_days(now, 3).day, dt.add_days(now, 3).month, dt.format(now), dt.parse('2026-11-29T03:00:00Z'), "
+          "dt.local_time(0, 'Asia/Ho_Chi_Minh').hour, time.days_between(now, {year = 2026, month = 12, day = 25})}",
           "[false,true,7,2,12,\"2026-11-29T10:00:00+07:00\",1795921200,8,26]");
 }
 
 static void input_is_a_private_copy(void **state) {
     (void)state;
     input = "{\"cart\":{\"lines\":[{\"id\":\"l1\",\"qty\":3,\"net\":3000}],\"coupon\":null},\"empty\":[]}";
-    gives("local out = {} for i = 1, #input.cart.lines do local l = input.cart.lines[i] out[i] = {op = 'line_percent', line_id = l.id, units = math.floor(l.qty / 3)} end "
-          "assert(input.cart.coupon == nil and #input.empty == 0) input.cart = nil return {n = #out, id = out[1].line_id}",
-          "{\"n\":1,\"id\":\"l1\"}");
+    gives("local out = {} for i = 1, #input.cart.lines do local l = input.cart.lines[i] out[i] = {op = 'line_percent', "
+          "line_id = l.id, units = math.floor(l.qty / 3)} end "
+          "assert(input.cart.coupon == nil and #input.empty == 0) input.cart = nil return {n = #out, id = "
+          "out[1].line_id}",
+          "{\"id\":\"l1\",\"n\":1}");
     gives("return {#input.cart.lines}", "[1]");
 }
 
@@ -469,7 +575,10 @@ static void the_manifest_is_checked(void **state) {
         if (!strstr(report.message, bad[i].part)) fail_msg("%s: %s", bad[i].source, report.message);
     }
     struct sandbox_manifest m;
-    assert_true(sandbox_load(sb, "x.lua", STR("return {hook = 'tax.resolve', name = 'VAT', version = 3, priority = -5, on_error = 'block', run = function() end}"), &m, &report) > 0);
+    assert_true(sandbox_load(sb, "x.lua",
+                             STR("return {hook = 'tax.resolve', name = 'VAT', version = 3, priority = -5, on_error = "
+                                 "'block', run = function() end}"),
+                             &m, &report) > 0);
     assert_string_equal(m.hook, "tax.resolve");
     assert_string_equal(m.name, "VAT");
     assert_string_equal(m.on_error, "block");
@@ -479,9 +588,12 @@ static void the_manifest_is_checked(void **state) {
 
 static void config_is_checked_and_filled_in(void **state) {
     (void)state;
-    int rule = load("return {hook = 'promotion', name = 't', config = schema.object{ category = schema.uuid, label = schema.string{max = 5, default = 'Tea'}, "
-                    "buy = schema.integer{min = 1, max = 9, default = 2}, days = schema.optional(schema.weekdays), mode = schema.enum{'a', 'b', default = 'a'}, "
-                    "tags = schema.list(schema.string, {max = 2, default = {}}), off = schema.bps{default = 500}, code = schema.optional(schema.string{pattern = '^%u+$'}) }, "
+    int rule = load("return {hook = 'promotion', name = 't', config = schema.object{ category = schema.uuid, label = "
+                    "schema.string{max = 5, default = 'Tea'}, "
+                    "buy = schema.integer{min = 1, max = 9, default = 2}, days = schema.optional(schema.weekdays), "
+                    "mode = schema.enum{'a', 'b', default = 'a'}, "
+                    "tags = schema.list(schema.string, {max = 2, default = {}}), off = schema.bps{default = 500}, code "
+                    "= schema.optional(schema.string{pattern = '^%u+$'}) }, "
                     "run = function(input, config) return config end}");
     if (!rule) fail_msg("%s", report.message);
     static const struct {
@@ -489,13 +601,15 @@ static void config_is_checked_and_filled_in(void **state) {
     } bad[] = {
         {"{}", "config.category: is required"},
         {"{\"category\":\"x\"}", "config.category: must be a uuid"},
-        {"{\"category\":\"0192f3a4-7c1e-7a10-9f00-3c5d7e9a1b2c\",\"label\":\"too long\"}", "config.label: must have at most 5"},
+        {"{\"category\":\"0192f3a4-7c1e-7a10-9f00-3c5d7e9a1b2c\",\"label\":\"too long\"}",
+         "config.label: must have at most 5"},
         {"{\"category\":\"0192f3a4-7c1e-7a10-9f00-3c5d7e9a1b2c\",\"buy\":0}", "config.buy: must be from 1 to 9"},
         {"{\"category\":\"0192f3a4-7c1e-7a10-9f00-3c5d7e9a1b2c\",\"buy\":1.5}", "config.buy: must be a whole number"},
         {"{\"category\":\"0192f3a4-7c1e-7a10-9f00-3c5d7e9a1b2c\",\"mode\":\"c\"}", "config.mode: is not one of"},
         {"{\"category\":\"0192f3a4-7c1e-7a10-9f00-3c5d7e9a1b2c\",\"days\":[8]}", "config.days"},
         {"{\"category\":\"0192f3a4-7c1e-7a10-9f00-3c5d7e9a1b2c\",\"tags\":[\"a\",5]}", "config.tags[2]: must be text"},
-        {"{\"category\":\"0192f3a4-7c1e-7a10-9f00-3c5d7e9a1b2c\",\"tags\":[\"a\",\"b\",\"c\"]}", "config.tags: has too many"},
+        {"{\"category\":\"0192f3a4-7c1e-7a10-9f00-3c5d7e9a1b2c\",\"tags\":[\"a\",\"b\",\"c\"]}",
+         "config.tags: has too many"},
         {"{\"category\":\"0192f3a4-7c1e-7a10-9f00-3c5d7e9a1b2c\",\"extra\":1}", "config.extra: is not a field"},
         {"{\"category\":\"0192f3a4-7c1e-7a10-9f00-3c5d7e9a1b2c\",\"code\":\"ab\"}", "config.code"},
         {"[1]", "config"},
@@ -505,10 +619,13 @@ static void config_is_checked_and_filled_in(void **state) {
         assert_false(sandbox_configure(sb, rule, str_of(bad[i].json), &report));
         if (!strstr(report.message, bad[i].part)) fail_msg("%s: %s", bad[i].json, report.message);
     }
-    if (!sandbox_configure(sb, rule, STR("{\"category\":\"0192f3a4-7c1e-7a10-9f00-3c5d7e9a1b2c\",\"days\":[6,7],\"code\":\"AB\"}"), &report))
+    if (!sandbox_configure(
+            sb, rule, STR("{\"category\":\"0192f3a4-7c1e-7a10-9f00-3c5d7e9a1b2c\",\"days\":[6,7],\"code\":\"AB\"}"),
+            &report))
         fail_msg("%s", report.message);
     assert_true(run_rule(rule));
-    static const char *const parts[] = {"\"label\":\"Tea\"", "\"buy\":2", "\"days\":[6,7]", "\"mode\":\"a\"", "\"off\":500", "\"code\":\"AB\"", "\"tags\":"};
+    static const char *const parts[] = {"\"label\":\"Tea\"", "\"buy\":2",       "\"days\":[6,7]", "\"mode\":\"a\"",
+                                        "\"off\":500",       "\"code\":\"AB\"", "\"tags\":"};
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
         if (!strstr(result, parts[i])) fail_msg("%s lacks %s", result, parts[i]);
     int bare = load("return {hook = 'promotion', name = 't', run = function(input, config) return config end}");
@@ -534,7 +651,8 @@ static void a_builder_may_refuse(void **state) {
 
 static void data_chunks_give_their_value(void **state) {
     (void)state;
-    assert_true(sandbox_data(sb, "list.lua", STR("return { {file = 'a.lua', priority = 5}, }"), read_json, NULL, &report));
+    assert_true(
+        sandbox_data(sb, "list.lua", STR("return { {file = 'a.lua', priority = 5}, }"), read_json, NULL, &report));
     assert_true(strstr(result, "\"file\":\"a.lua\"") != NULL);
     assert_false(sandbox_data(sb, "list.lua", STR("return {"), read_json, NULL, &report));
     assert_int_equal(report.line, 1);
@@ -557,6 +675,7 @@ int main(void) {
         TEST(what_is_absent_says_so),
         TEST(bytecode_is_refused),
         TEST(nothing_survives_a_run),
+        TEST(run_functions_keep_no_state_however_they_try),
         TEST(bad_results_are_refused),
         TEST(large_results_are_refused),
         TEST(a_greedy_run_does_not_hurt_the_next),

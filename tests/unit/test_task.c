@@ -134,7 +134,8 @@ static void a_suspended_task_gets_its_answer(void **state) {
 
 static void a_task_may_wait_inside_pcall_and_iterators(void **state) {
     (void)state;
-    start("local ok, v = pcall(function() for a in function(_, c) if not c then return test.wait() end end do x = a end end) y = ok");
+    start("local ok, v = pcall(function() for a in function(_, c) if not c then return test.wait() end end do x = a "
+          "end end) y = ok");
     lua_pushinteger(task_lua(waiting), 7);
     task_resume(waiting, 1);
     assert_string_equal(global("x"), "7");
@@ -168,7 +169,8 @@ static void an_error_value_of_a_binding_is_a_table(void **state) {
 
 static void cancelling_answers_the_wait_and_every_later_one(void **state) {
     (void)state;
-    struct task *t = start("local _, e = test.wait() x = e.kind _, e = test.wait() y = e.kind _, e = sched.sleep(1e6) z = e.kind");
+    struct task *t =
+        start("local _, e = test.wait() x = e.kind _, e = test.wait() y = e.kind _, e = sched.sleep(1e6) z = e.kind");
     task_cancel(t, ERR_CANCELLED);
     assert_int_equal(cancels, 2);
     assert_string_equal(global("x"), "cancelled");
@@ -196,7 +198,8 @@ static void the_deadline_ends_a_wait(void **state) {
 
 static void what_a_task_holds_is_given_back_at_its_end(void **state) {
     (void)state;
-    start("test.hold() sched.defer(function() table.insert(log, 'a') end) sched.defer(function() table.insert(log, 'b') end) error('x')");
+    start("test.hold() sched.defer(function() table.insert(log, 'a') end) sched.defer(function() table.insert(log, "
+          "'b') end) error('x')");
     assert_int_equal(deferred, 1);
     struct error err;
     assert_true(vm_run(vm, "order = table.concat(log)", "=t", &err));
@@ -219,7 +222,8 @@ static void waiting_is_refused_where_it_cannot_be(void **state) {
 
 static void coroutines_of_ones_own_work_inside_a_task(void **state) {
     (void)state;
-    start("local s = 0 for v in coroutine.wrap(function() for i = 1, 4 do coroutine.yield(i) end end) do s = s + v end x = s test.wait() x = x + 1");
+    start("local s = 0 for v in coroutine.wrap(function() for i = 1, 4 do coroutine.yield(i) end end) do s = s + v end "
+          "x = s test.wait() x = x + 1");
     assert_string_equal(global("x"), "10");
     task_resume(waiting, 0);
     assert_string_equal(global("x"), "11");
@@ -227,7 +231,8 @@ static void coroutines_of_ones_own_work_inside_a_task(void **state) {
 
 static void sleepers_wake_in_the_order_of_their_times(void **state) {
     (void)state;
-    start("for _, ms in ipairs{5, 1, 3, 2, 4, 20, 9, 7} do sched.spawn(function() sched.sleep(ms) table.insert(log, ms) end) end");
+    start("for _, ms in ipairs{5, 1, 3, 2, 4, 20, 9, 7} do sched.spawn(function() sched.sleep(ms) table.insert(log, "
+          "ms) end) end");
     loop_run();
     struct error err;
     assert_true(vm_run(vm, "order = table.concat(log, ' ')", "=t", &err));
@@ -248,7 +253,8 @@ static void parallel_waits_for_all_and_keeps_their_places(void **state) {
 
 static void parallel_raises_the_first_error_after_all_have_ended(void **state) {
     (void)state;
-    start("local ok, e = pcall(sched.parallel, {function() sched.sleep(4) done = true end, function() sched.sleep(1) error({code = 42}) end}) "
+    start("local ok, e = pcall(sched.parallel, {function() sched.sleep(4) done = true end, function() sched.sleep(1) "
+          "error({code = 42}) end}) "
           "x = tostring(ok) .. e.code .. tostring(done)");
     loop_run();
     assert_string_equal(global("x"), "false42true");
@@ -256,8 +262,9 @@ static void parallel_raises_the_first_error_after_all_have_ended(void **state) {
 
 static void cancelling_a_parent_cancels_its_children(void **state) {
     (void)state;
-    struct task *t = start("local function f() local _, e = sched.sleep(1e6) table.insert(log, e.kind) end "
-                           "local ok, e = pcall(sched.parallel, {f, function() return sched.parallel{f, f} end}) x = e.kind");
+    struct task *t =
+        start("local function f() local _, e = sched.sleep(1e6) table.insert(log, e.kind) end "
+              "local ok, e = pcall(sched.parallel, {f, function() return sched.parallel{f, f} end}) x = e.kind");
     assert_int_equal(task_count(), 5);
     task_cancel(t, ERR_DEADLINE);
     assert_int_equal(task_count(), 0);
@@ -269,16 +276,19 @@ static void cancelling_a_parent_cancels_its_children(void **state) {
 
 static void nesting_without_end_does_not_eat_the_c_stack(void **state) {
     (void)state;
-    start("local n = 0 local function f() n = n + 1 if n < 3000 then return sched.parallel{f}[1] end return n end x = f()");
+    start("local n = 0 local function f() n = n + 1 if n < 3000 then return sched.parallel{f}[1] end return n end x = "
+          "f()");
     loop_run();
     assert_string_equal(global("x"), "3000");
-    start("local function g(n) if n > 0 then sched.parallel{function() g(n - 1) end} else sched.sleep(1e9) end end g(500)");
+    start("local function g(n) if n > 0 then sched.parallel{function() g(n - 1) end} else sched.sleep(1e9) end end "
+          "g(500)");
     /* close_vm cancels the chain from the outermost in */
 }
 
 static void every_runs_until_stopped_and_never_overlaps(void **state) {
     (void)state;
-    start("n = 0 local busy, timer timer = sched.every(1, function() assert(not busy) busy = true sched.sleep(2) busy = false "
+    start("n = 0 local busy, timer timer = sched.every(1, function() assert(not busy) busy = true sched.sleep(2) busy "
+          "= false "
           "n = n + 1 if n == 3 then timer:stop() end end)");
     loop_run();
     assert_string_equal(global("n"), "3");
@@ -327,8 +337,10 @@ static void closing_a_vm_ends_what_still_waits(void **state) {
 
 static void many_tasks_in_random_order(void **state) {
     (void)state;
-    start("total = 0 local seed = 42 local function rnd(n) seed = (seed * 1103515245 + 12345) % 2147483648 return seed % n end "
-          "for i = 1, 3000 do local a, b = rnd(15), rnd(7) sched.spawn(function() sched.deadline(1e6) sched.sleep(a) sched.sleep(b) total = total + 1 end) end");
+    start("total = 0 local seed = 42 local function rnd(n) seed = (seed * 1103515245 + 12345) % 2147483648 return seed "
+          "% n end "
+          "for i = 1, 3000 do local a, b = rnd(15), rnd(7) sched.spawn(function() sched.deadline(1e6) sched.sleep(a) "
+          "sched.sleep(b) total = total + 1 end) end");
     loop_run();
     assert_string_equal(global("total"), "3000");
     assert_int_equal(task_count(), 0);

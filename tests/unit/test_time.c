@@ -42,10 +42,30 @@ static void iso_texts_are_read(void **state) {
 static void other_texts_are_refused(void **state) {
     (void)state;
     static const char *const bad[] = {
-        "", "2026", "2026-13-01", "2026-00-10", "2026-02-29", "2026-04-31", "2026-1-1", "26-01-01", "2026-01-01T",
-        "2026-01-01T24:00", "2026-01-01T10:60", "2026-01-01T10:00:60", "2026-01-01T10:00:00.", "2026-01-01T10:00:00Zx",
-        "2026-01-01T10:00+19:00", "2026-01-01T10:00+7", "2026-01-01T10", "2026-01-01Z", " 2026-01-01", "2026-01-01 ",
-        "2026-01-01T10:00:00.1234567890", "+2026-01-01", "2026/01/01", "2026-01-01T10:00:00+07:00:00",
+        "",
+        "2026",
+        "2026-13-01",
+        "2026-00-10",
+        "2026-02-29",
+        "2026-04-31",
+        "2026-1-1",
+        "26-01-01",
+        "2026-01-01T",
+        "2026-01-01T24:00",
+        "2026-01-01T10:60",
+        "2026-01-01T10:00:60",
+        "2026-01-01T10:00:00.",
+        "2026-01-01T10:00:00Zx",
+        "2026-01-01T10:00+19:00",
+        "2026-01-01T10:00+7",
+        "2026-01-01T10",
+        "2026-01-01Z",
+        " 2026-01-01",
+        "2026-01-01 ",
+        "2026-01-01T10:00:00.1234567890",
+        "+2026-01-01",
+        "2026/01/01",
+        "2026-01-01T10:00:00+07:00:00",
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         int64_t ms;
@@ -55,9 +75,18 @@ static void other_texts_are_refused(void **state) {
 
 static void fields_agree_with_the_c_library(void **state) {
     (void)state;
-    static const char *const zones[] = {"Asia/Ho_Chi_Minh", "Europe/Paris", "America/New_York", "America/Sao_Paulo",
-                                        "Australia/Lord_Howe", "Asia/Kathmandu", "Africa/Casablanca", "America/St_Johns",
-                                        "Europe/Dublin", "Pacific/Apia", "UTC", "Antarctica/Troll"};
+    static const char *const zones[] = {"Asia/Ho_Chi_Minh",
+                                        "Europe/Paris",
+                                        "America/New_York",
+                                        "America/Sao_Paulo",
+                                        "Australia/Lord_Howe",
+                                        "Asia/Kathmandu",
+                                        "Africa/Casablanca",
+                                        "America/St_Johns",
+                                        "Europe/Dublin",
+                                        "Pacific/Apia",
+                                        "UTC",
+                                        "Antarctica/Troll"};
     uint64_t seed = 20261129;
     for (size_t z = 0; z < sizeof zones / sizeof *zones; z++) {
         assert_int_equal(setenv("TZ", zones[z], 1), 0);
@@ -72,11 +101,11 @@ static void fields_agree_with_the_c_library(void **state) {
             assert_non_null(zone);
             struct civil c;
             civil_from_epoch(s * 1000 + 7, zone, &c);
-            if (c.year != tm.tm_year + 1900 || c.month != tm.tm_mon + 1 || c.day != tm.tm_mday || c.hour != tm.tm_hour ||
-                c.min != tm.tm_min || c.sec != tm.tm_sec || c.yday != tm.tm_yday + 1 || c.wday % 7 != tm.tm_wday ||
-                c.offset != tm.tm_gmtoff || c.ms != 7)
-                fail_msg("%s at %lld: %d-%d-%d %d:%d offset %d, the C library has %ld", zones[z], (long long)s, c.year, c.month,
-                         c.day, c.hour, c.min, c.offset, tm.tm_gmtoff);
+            if (c.year != tm.tm_year + 1900 || c.month != tm.tm_mon + 1 || c.day != tm.tm_mday ||
+                c.hour != tm.tm_hour || c.min != tm.tm_min || c.sec != tm.tm_sec || c.yday != tm.tm_yday + 1 ||
+                c.wday % 7 != tm.tm_wday || c.offset != tm.tm_gmtoff || c.ms != 7)
+                fail_msg("%s at %lld: %d-%d-%d %d:%d offset %d, the C library has %ld", zones[z], (long long)s, c.year,
+                         c.month, c.day, c.hour, c.min, c.offset, tm.tm_gmtoff);
             /* Back: the same instant, or the earlier one of a time that occurs twice. */
             int64_t back = civil_to_epoch(&c, zone);
             struct civil again;
@@ -106,29 +135,49 @@ static void changes_of_the_clocks_have_one_answer(void **state) {
 
 static void zone_names_are_checked(void **state) {
     (void)state;
-    static const char *const bad[] = {"", "/etc/passwd", "../../../etc/passwd", "Europe/../../passwd", "Europe", "Nowhere/City",
-                                      "Europe/Paris ", "zone.tab", "tzdata.zi", "-x", "Europe//..//Paris",
-                                      "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"};
+    static const char *const bad[] = {
+        "",
+        "/etc/passwd",
+        "../../../etc/passwd",
+        "Europe/../../passwd",
+        "Europe",
+        "Nowhere/City",
+        "Europe/Paris ",
+        "zone.tab",
+        "tzdata.zi",
+        "-x",
+        "Europe//..//Paris",
+        "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) assert_null(zone_find(str_of(bad[i])));
     assert_null(zone_find(STR("Europe/Paris\0x")));
 }
 
 static void lua_has_it_all(void **state) {
     (void)state;
-    static const luaL_Reg modules[] = {{"core.time", luaopen_core_time}, {"core.uuid", luaopen_core_uuid}, {"core.log", luaopen_core_log}, {NULL, NULL}};
+    static const luaL_Reg modules[] = {{"core.time", luaopen_core_time},
+                                       {"core.uuid", luaopen_core_uuid},
+                                       {"core.log", luaopen_core_log},
+                                       {NULL, NULL}};
     struct error err = {0};
     struct vm *vm = vm_new_with(modules, NULL, &err);
     assert_non_null(vm);
     static const char *const code[] = {
         "t = require 'core.time' u = require 'core.uuid' log = require 'core.log'",
-        "assert(t.iso(t.parse('2026-11-29')) == '2026-11-29T00:00:00.000Z' and t.parse('x') == nil and t.parse(nil) == nil and t.parse(5) == nil)",
-        "local f = t.fields(t.parse('2026-11-29T03:00:01.204Z'), 'Asia/Ho_Chi_Minh') assert(f.year == 2026 and f.month == 11 and f.day == 29 and f.hour == 10 and f.wday == 7 and f.offset == 25200 and f.ms == 204 and f.yday == 333)",
-        "assert(t.epoch({year = 2026, month = 11, day = 29, hour = 10}, 'Asia/Ho_Chi_Minh') == t.parse('2026-11-29T03:00:00Z'))",
+        "assert(t.iso(t.parse('2026-11-29')) == '2026-11-29T00:00:00.000Z' and t.parse('x') == nil and t.parse(nil) == "
+        "nil and t.parse(5) == nil)",
+        "local f = t.fields(t.parse('2026-11-29T03:00:01.204Z'), 'Asia/Ho_Chi_Minh') assert(f.year == 2026 and f.month "
+        "== 11 and f.day == 29 and f.hour == 10 and f.wday == 7 and f.offset == 25200 and f.ms == 204 and f.yday == "
+        "333)",
+        "assert(t.epoch({year = 2026, month = 11, day = 29, hour = 10}, 'Asia/Ho_Chi_Minh') == "
+        "t.parse('2026-11-29T03:00:00Z'))",
         "assert(t.parse('2026-11-29T10:00', 'Asia/Ho_Chi_Minh') == t.parse('2026-11-29T03:00:00Z'))",
         "assert(not pcall(t.fields, 0, 'No/Where') and t.zone_exists('UTC') and not t.zone_exists('../x'))",
-        "local a = t.real() t.set_shift(86400000) assert(t.now() - a >= 86400000 and t.shift() == 86400000 and t.real() - a < 86400000) t.set_shift(0)",
-        "local a, b = u.v7(), u.v7() assert(u.valid(a) and a < b and #u.v4() == 36 and not u.valid('x') and not u.valid(nil))",
-        "assert(log.level() == 'info') log.level('error') log.info('not seen') log.warn('nor this') log.level('info') assert(not pcall(log.level, 'loud') and not pcall(log.info))",
+        "local a = t.real() t.set_shift(86400000) assert(t.now() - a >= 86400000 and t.shift() == 86400000 and "
+        "t.real() - a < 86400000) t.set_shift(0)",
+        "local a, b = u.v7(), u.v7() assert(u.valid(a) and a < b and #u.v4() == 36 and not u.valid('x') and not "
+        "u.valid(nil))",
+        "assert(log.level() == 'info') log.level('error') log.info('not seen') log.warn('nor this') log.level('info') "
+        "assert(not pcall(log.level, 'loud') and not pcall(log.info))",
     };
     for (size_t i = 0; i < sizeof code / sizeof *code; i++)
         if (!vm_run(vm, code[i], "=test", &err)) fail_msg("%s", err.message);

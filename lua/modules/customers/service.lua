@@ -21,7 +21,8 @@ end
 ---@return table
 function M.pricing_input(tenant, owner)
     local row = owner and owner.user_id and store.find(tenant, owner.user_id)
-    return { id = owner and owner.user_id, groups = row and row.groups or {}, first_order = not row or row.orders_count == 0 }
+    return { id = owner and owner.user_id, groups = row and row.groups or {}, first_order = not row or row.orders_count == 0,
+        orders_count = row and row.orders_count or 0 }
 end
 
 return M

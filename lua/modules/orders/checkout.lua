@@ -224,7 +224,7 @@ local function statements_of(scope, c)
                 amount_minor = order.record.amount_due_minor, currency = c.quote.currency, state = "held" }))
         end
         add(store.insert_event(row{ order_id = order.record.id, type = "placed", to_status = c.terms.status, actor_id = c.owner.user_id,
-            actor_kind = "user" }))
+            actor_kind = "user", data = { rules = json.array(c.quote.rules) } }))
         add(store.insert_ref(order.record.id, scope.tenant, now))
     end
     if c.terms.due_kind then add(due.put(scope, c.terms.due_kind, c.id, c.terms.expires_ms)) end

@@ -2,6 +2,7 @@
 local json = require("core.json")
 local money = require("core.money")
 local pricing = require("core.pricing")
+local rules = require("core.rules")
 local time = require("core.time")
 local bundles = require("modules.bundles.service")
 local catalog = require("modules.catalog.service")
@@ -131,6 +132,57 @@ local function tax_input(scope, address, now)
         place = address and { country = address.country, region = address.region or address.city, zip = address.zipCode } }
 end
 
+-- Rules of the tenant ---------------------------------------------------------------------------------------------------------------
+
+--- Runs the tenant's rules of a hook on a snapshot, highest priority first. One that fails is logged by the host and counts as absent.
+local function run_rules(tenant, listed, snapshot, take)
+    for _, rule in ipairs(listed) do
+        local output = rules.run(tenant, rule.id, snapshot, rule.version)
+        if type(output) == "table" and take(rule, output) then return end
+    end
+end
+
+--- The hooks of a quote, and the rules with their versions that may take part in it.
+local function hooks_of(tenant)
+    local promotion, resolve = rules.list(tenant, "promotion") or {}, rules.list(tenant, "tax.resolve") or {}
+    local hooks, versions = {}, {}
+    for _, list in ipairs{ promotion, resolve } do
+        for _, rule in ipairs(list) do versions[#versions + 1] = { id = rule.id, name = rule.name, version = rule.version } end
+    end
+    if #promotion > 0 then
+        hooks.promotion = function(snapshot)
+            local results = {}
+            run_rules(tenant, promotion, snapshot, function(rule, output)
+                results[#results + 1] = { rule_id = rule.id, name = rule.name, priority = rule.priority, operations = output.operations }
+            end)
+            return results
+        end
+    end
+    if #resolve > 0 then
+        hooks.tax_resolve = function(snapshot)
+            local answer
+            run_rules(tenant, resolve, snapshot, function(_, output)
+                answer = output
+                return true -- the first that answers decides
+            end)
+            return answer
+        end
+    end
+    return hooks, versions
+end
+
+--- What rules are told beside the figures of the quote; no name, mail, phone or street.
+local function snapshot_of(tenant, fields, now_ms, customer, owner)
+    return {
+        now = { epoch = math.floor(now_ms / 1000), year = fields.year, month = fields.month, day = fields.day, hour = fields.hour,
+            min = fields.min, wday = fields.wday, tz = tenant.timezone },
+        tenant = { id = tenant.tenant_key, country = tenant.country, settings = {} },
+        customer = { id = customer.id, guest = not (owner and owner.user_id), groups = customer.groups, first_order = customer.first_order,
+            orders_count = customer.orders_count, locale = tenant.default_locale },
+        cart = {},
+    }
+end
+
 --- Prices lines for an owner.
 ---@param scope Scope
 ---@param q { lines: table[], owner: CartOwner|nil, address: table|nil, shipping_method_id: string|nil }
@@ -140,17 +192,20 @@ function M.quote(scope, q)
     local now_ms = time.now()
     local now = time.iso(now_ms)
     local fields = time.fields(now_ms, tenant.timezone)
-    local quote, err = pricing.quote{
+    local customer = customers.pricing_input(scope.tenant, q.owner)
+    local hooks, versions = hooks_of(scope.tenant)
+    local quote, err = pricing.quote({
         currency = tenant.default_currency, now_ms = now_ms, weekday = fields.wday, hour = fields.hour,
         priority_mode = settings.get(scope.tenant, "promotionMode") == "priority", max_coupons = settings.get(scope.tenant, "maxCouponsPerOrder"),
         lines = q.lines, bundles = bundle_inputs(scope, q.lines), promotions = promotion_inputs(scope.tenant, now),
-        customer = customers.pricing_input(scope.tenant, q.owner), shipping = shipping_input(scope, q.address, q.shipping_method_id),
-        tax = tax_input(scope, q.address, now), tenant = { key = scope.tenant, country = tenant.country },
-    }
+        customer = customer, shipping = shipping_input(scope, q.address, q.shipping_method_id),
+        tax = tax_input(scope, q.address, now), snapshot = snapshot_of(tenant, fields, now_ms, customer, q.owner),
+    }, hooks)
     if not quote then
         if err.kind == "invalid" or err.kind == "limit" then errors.bad_request{ message = { err.message }, code = "quote_" .. err.kind } end
         error(err, 0)
     end
+    quote.rules = versions
     local by_id = {}
     for _, line in ipairs(q.lines) do by_id[line.id] = line end
     for _, line in ipairs(quote.lines) do

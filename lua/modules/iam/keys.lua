@@ -1,0 +1,129 @@
+-- Access keys of a tenant: publishable ones name tenant and app, secret ones act with scopes. A secret is shown once; the
+-- database holds its beginning and a hash of the whole.
+local crypto = require("core.crypto")
+local json = require("core.json")
+local pg = require("core.pg")
+local time = require("core.time")
+local uuid = require("core.uuid")
+local audit = require("kasma.audit")
+local auth = require("kasma.auth")
+local db = require("kasma.db")
+local errors = require("kasma.errors")
+local invalidate = require("kasma.invalidate")
+local null = require("kasma.null")
+local roles = require("kasma.roles")
+local tenants = require("kasma.tenant")
+local users = require("modules.iam.users")
+
+local M = {}
+
+local KEY = [[id, owned_key, is_active, tenant_key, app_key, key_type, name, last4, scopes, allowed_ips::text[] as allowed_ips, expires_at,
+  last_used_at, revoked_at, created_by, created_at, updated_at]]
+
+-- A new key's parts: what is kept, and the secret.
+local function mint(key_type, is_test)
+    local mode = is_test and "test" or "live"
+    if key_type == "publishable" then return { owned_key = "kpk_" .. mode .. "_" .. auth.random62(32) } end
+    local head = "ksk_" .. mode .. "_" .. auth.random62(8)
+    local body = head .. "_" .. auth.random62(34)
+    local secret = body .. auth.key_checksum(body)
+    return { owned_key = head, secret = secret, hash = crypto.sha256(secret), last4 = secret:sub(-4) }
+end
+
+---@param row table
+---@return table as HTTP shows it, without the secret
+function M.view(row)
+    local function text(value) return value or null end
+    return { id = row.id, owned_key = row.owned_key, key_type = row.key_type, name = row.name, tenant_key = row.tenant_key, app_key = row.app_key,
+        last4 = text(row.last4), scopes = json.array(row.scopes or {}), allowed_ips = json.array(row.allowed_ips or {}),
+        expires_at = text(row.expires_at), last_used_at = text(row.last_used_at), revoked_at = text(row.revoked_at), is_active = row.is_active,
+        created_by = text(row.created_by), created_at = row.created_at, updated_at = row.updated_at }
+end
+
+---@param tenant string
+---@return table[]
+function M.list(tenant)
+    local list = json.array({})
+    local rows = db.read(nil, "select " .. KEY .. " from access_keys where tenant_key = $1 order by created_at desc, id desc limit 500", tenant)
+    for i, row in ipairs(rows) do list[i] = M.view(row) end
+    return list
+end
+
+local function insert(scope, k, made)
+    return { "insert into access_keys (id, owned_key, tenant_key, app_key, key_type, name, secret_hash, last4, scopes, allowed_ips, expires_at, "
+        .. "created_by, created_at, updated_at) values ($1, $2, $3, $4, $5, $6, $7, $8, $9::text[], $10::cidr[], $11::timestamptz, $12, "
+        .. "$13::timestamptz, $13::timestamptz) returning " .. KEY, uuid.v7(), made.owned_key, scope.tenant, k.app_key, k.key_type, k.name,
+        made.hash or null, made.last4 or null, pg.array(k.scopes), pg.array(k.allowed_ips), k.expires_at or null, scope.actor_id or null,
+        time.iso(time.now()) }
+end
+
+local function shown(row, made)
+    local view = M.view(row)
+    if made.secret then view.secret = made.secret end
+    return view
+end
+
+---@param scope Scope
+---@param held table<string, boolean>
+---@param input {name: string, key_type: string, app_key: string|nil, scopes: string[]|nil, expires_at: string|nil, allowed_ips: string[]|nil}
+---@return table view with the secret
+function M.create(scope, held, input)
+    local scopes = input.scopes or {}
+    if roles.beyond(held, scopes) then users.escalation() end
+    local app = input.app_key or scope.app
+    local known = tenants.app(app)
+    if app ~= tenants.DEFAULT and (not known or known.tenant_key ~= scope.tenant) then errors.not_found("App not found") end
+    local made = mint(input.key_type, tenants.by_key(scope.tenant).is_test)
+    local statements = { insert(scope, { app_key = app, key_type = input.key_type, name = input.name,
+        scopes = input.key_type == "secret" and scopes or {}, allowed_ips = input.allowed_ips or {}, expires_at = input.expires_at }, made) }
+    audit.append(statements, scope, { action = "keys.create", entity_type = "access_key", entity_id = made.owned_key,
+        after = { name = input.name, key_type = input.key_type, scopes = json.array(scopes) } })
+    return shown(db.pipeline(scope.tenant, statements)[1][1], made)
+end
+
+local function existing(scope, id)
+    local row = db.one(nil, "select " .. KEY .. " from access_keys where tenant_key = $1 and id = $2", scope.tenant, id)
+    if not row or row.revoked_at then errors.not_found("Key not found") end
+    return row
+end
+
+local END = [[update access_keys set expires_at = case when $3::timestamptz > $4::timestamptz then $3::timestamptz else expires_at end,
+  revoked_at = case when $3::timestamptz > $4::timestamptz then revoked_at else $4::timestamptz end,
+  is_active = $3::timestamptz > $4::timestamptz, updated_at = $4::timestamptz where tenant_key = $1 and id = $2]]
+
+--- Ends a key now, or after a grace. The processes hear of it at once; their cache lasts a second.
+local function ending(scope, row, grace_s)
+    local now = time.now()
+    return { END, scope.tenant, row.id, time.iso(now + grace_s * 1000), time.iso(now) }
+end
+
+---@param scope Scope
+---@param id string
+function M.revoke(scope, id)
+    local row = existing(scope, id)
+    local statements = { ending(scope, row, 0) }
+    audit.append(statements, scope, { action = "keys.revoke", entity_type = "access_key", entity_id = row.owned_key })
+    db.pipeline(scope.tenant, statements)
+    invalidate.send("key", row.owned_key)
+end
+
+--- A new key like the old one, which goes on for the grace.
+---@param scope Scope
+---@param held table<string, boolean>
+---@param id string
+---@param grace_s integer 0..86400
+---@return table view with the secret
+function M.rotate(scope, held, id, grace_s)
+    local row = existing(scope, id)
+    if roles.beyond(held, row.scopes or {}) then users.escalation() end
+    local made = mint(row.key_type, tenants.by_key(scope.tenant).is_test)
+    local statements = { insert(scope, { app_key = row.app_key, key_type = row.key_type, name = row.name, scopes = row.scopes or {},
+        allowed_ips = row.allowed_ips or {}, expires_at = row.expires_at }, made), ending(scope, row, grace_s) }
+    audit.append(statements, scope, { action = "keys.rotate", entity_type = "access_key", entity_id = row.owned_key,
+        after = { new = made.owned_key } })
+    local results = db.pipeline(scope.tenant, statements)
+    invalidate.send("key", row.owned_key)
+    return shown(results[1][1], made)
+end
+
+return M

@@ -1,0 +1,1 @@
+local function f() while true do pcall(f) end end f()

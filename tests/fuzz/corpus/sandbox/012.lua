@@ -1,0 +1,1 @@
+while true do tostring(1) end

@@ -1,0 +1,1 @@
+while true do string.format('%d', 5) end

@@ -1,0 +1,1 @@
+local s = string.rep('x', 60000) local t = {} for i = 1, 1e6 do t[i] = s .. i end

@@ -1,0 +1,1 @@
+local s = string.rep('x', 60000) for i = 1, 1e9 do local u = s .. i end

@@ -1,0 +1,1 @@
+local f f = function(...) return f(1, ...) end f()

@@ -1,0 +1,1 @@
+local t = {} for i = 1, 2000 do t[i] = ('x'):rep(100) end return table.concat(t)

@@ -1,0 +1,1 @@
+return string.byte(('x'):rep(1000), 1, -1)

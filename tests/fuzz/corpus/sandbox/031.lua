@@ -1,0 +1,1 @@
+return string.char(unpack({}, 1, 300))

@@ -1,0 +1,1 @@
+return ('a'):rep(28):find(('a?'):rep(28) .. ('a'):rep(28))

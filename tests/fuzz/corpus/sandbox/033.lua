@@ -1,0 +1,1 @@
+return ('a'):rep(40):match(('a-'):rep(26) .. 'b')

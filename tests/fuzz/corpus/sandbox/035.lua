@@ -1,0 +1,1 @@
+for w in ('a'):rep(30):gmatch(('a*'):rep(20) .. 'b') do end

@@ -1,0 +1,1 @@
+return ('a'):rep(60000):gsub('.-b', 'x')

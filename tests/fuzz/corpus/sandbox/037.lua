@@ -1,0 +1,1 @@
+while true do pcall(string.find, ('a'):rep(40), ('a-'):rep(26) .. 'b') end

@@ -1,0 +1,1 @@
+while true do ('a'):rep(3000):find('a-b') end

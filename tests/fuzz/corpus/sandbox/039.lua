@@ -1,0 +1,1 @@
+while true do ('a'):rep(300):find('a-b') end

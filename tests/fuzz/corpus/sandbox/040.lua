@@ -1,0 +1,1 @@
+return ('a'):rep(300):find(('(a)'):rep(40))

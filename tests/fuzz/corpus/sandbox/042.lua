@@ -1,0 +1,1 @@
+local s = ('x'):rep(60000) return (s .. s):find('y')

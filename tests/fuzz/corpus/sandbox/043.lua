@@ -1,0 +1,1 @@
+local t = {5, 3, 1, 4, 2} table.sort(t, function() return true end) return {n = #t}

@@ -1,0 +1,1 @@
+local t = {3, 1, 2} table.sort(t, function(a, b) t[1] = nil t[9] = 1 return a < b end) return {t[1], t[2], t[3]}

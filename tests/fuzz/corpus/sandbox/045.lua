@@ -1,0 +1,1 @@
+local t = {3, 1, {}} table.sort(t) return t

@@ -1,0 +1,1 @@
+local t = {3, 1, 2} table.sort(t, function() error('mine') end)

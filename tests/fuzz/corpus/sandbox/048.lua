@@ -1,0 +1,1 @@
+local t = {1, 2, 3} table.sort(t, function() while true do end end)

@@ -1,0 +1,1 @@
+local function s() table.sort({1, 2}, s) return true end while true do pcall(s) end

@@ -1,0 +1,1 @@
+local function f() return 1 + f() end local ok, e = pcall(f) return {ok = ok}

@@ -1,0 +1,1 @@
+local t = ('a'):gsub('a', function() local function f() return (('a'):gsub('a', f)) end return f() end) return t

@@ -1,0 +1,1 @@
+local function f() pcall(f) error('deep') end f()

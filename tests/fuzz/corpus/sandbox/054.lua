@@ -1,0 +1,1 @@
+local n = 0 local function f() n = n + 1 pcall(f) end f() return {deep = n > 100 and n < 1000}

@@ -1,0 +1,1 @@
+local ok, e = pcall(error, {code = 7}) return {code = e.code}

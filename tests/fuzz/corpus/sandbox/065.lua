@@ -1,0 +1,1 @@
+return math.randomseed(1)

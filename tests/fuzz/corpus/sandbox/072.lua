@@ -1,0 +1,1 @@
+string.mine = 1

@@ -1,0 +1,1 @@
+local t = {} local a = t for i = 1, 40 do a.a = {} a = a.a end return t

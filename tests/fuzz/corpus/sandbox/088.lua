@@ -1,0 +1,1 @@
+local t = {} for i = 1, 5 do t = {t, t, t, t, t, t, t, t} end return t

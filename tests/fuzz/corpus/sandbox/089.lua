@@ -1,0 +1,1 @@
+local t = {} for i = 1, 9000 do t[i] = {i, i} end return {n = #t}

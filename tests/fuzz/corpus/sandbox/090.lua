@@ -1,0 +1,1 @@
+return {tostring(5), tostring(0.5), tostring(2^53), tostring(nil), tostring({}), tostring(pcall), tostring(true), tostring(-0.0)}

@@ -1,0 +1,1 @@
+return {tonumber('12'), tonumber('0x10'), tonumber('z', 36), tonumber(' 7 '), tonumber('7x') == nil, tonumber('') == nil, tonumber(('1'):rep(65)) == nil}

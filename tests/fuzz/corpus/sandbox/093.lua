@@ -1,0 +1,1 @@
+local t, out = {b = 1, a = 2, [3] = 3, [1] = 4, [-1] = 5, ['10'] = 6, [true] = 7}, {} for k in pairs(t) do out[#out + 1] = tostring(k) end return out

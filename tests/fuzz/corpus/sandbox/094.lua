@@ -1,0 +1,1 @@
+local t, out = {x = 1, y = 2, z = 3}, {} for k in pairs(t) do t.y = nil out[#out + 1] = k end return out

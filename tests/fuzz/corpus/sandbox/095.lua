@@ -1,0 +1,1 @@
+local n = 0 for i, v in pairs({10, 20, 30}) do n = n * 100 + i + v end return {n}

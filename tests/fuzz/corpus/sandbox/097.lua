@@ -1,0 +1,1 @@
+local t = {} for i = 1, 200 do t[i] = {k = i % 7, i = i} end table.sort(t, function(a, b) return a.k < b.k end) 

@@ -1,0 +1,1 @@
+local t = {'b', 'a', 'C'} table.sort(t) return t

@@ -1,0 +1,1 @@
+local t = {1, 2, 3} table.insert(t, 2, 9) local r = table.remove(t, 1) table.insert(t, 7) return {r, t[1], t[2], t[3], t[4], #t}

@@ -1,0 +1,1 @@
+return {('hello'):sub(2, 3), ('hello'):sub(-3), ('hello'):sub(0), ('hello'):sub(9), ('abc'):byte(-1), ('aBc'):upper(), ('ABC'):lower(), ('abc'):reverse(), #('abc'), ('ab'):rep(3), string.char(72, 105)}

@@ -1,0 +1,1 @@
+local out = {} for k, v in ('a=1, b=2, c=3'):gmatch('(%w+)=(%w+)') do out[#out + 1] = k .. v end return out

@@ -1,0 +1,1 @@
+local out = {} for w in ('one two'):gmatch('%a*') do out[#out + 1] = w end return {#out}

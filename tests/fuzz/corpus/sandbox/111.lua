@@ -1,0 +1,1 @@
+return {money.pct(1999, 825), money.ppm(110000, 100000), money.sum({1, 2, 3}), money.sum({{a = 5}, {a = 6}}, 'a'), money.format(25000000, 'VND'), money.format(1999, 'USD')}

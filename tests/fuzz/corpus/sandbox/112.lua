@@ -1,0 +1,1 @@
+return money.alloc(1000, {1999, 501, 333})

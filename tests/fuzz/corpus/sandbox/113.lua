@@ -1,0 +1,1 @@
+return money.split(2698409, 3)

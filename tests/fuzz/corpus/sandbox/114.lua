@@ -1,0 +1,1 @@
+return money.pct(10.5, 100)

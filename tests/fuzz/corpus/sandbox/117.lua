@@ -1,0 +1,1 @@
+return money.alloc(1, {-1, 2})

@@ -1,0 +1,1 @@
+local s = set.of({'a', 'b', 'a'}) return {set.has({'x', 'y'}, 'y'), set.has(nil, 'y'), set.has(s, 'a'), set.has(s, 'c'), set.any({'a'}, {'c', 'a'}), set.all({'a'}, {'c', 'a'}), set.all(s, {'a', 'b'}), set.count({'a', 'b', 'a'}), set.count(s)}

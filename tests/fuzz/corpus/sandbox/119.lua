@@ -1,0 +1,1 @@
+return {text.trim('  a '), text.starts('abc', 'ab'), text.ends('abc', 'bc'), text.contains('a.c', '.'), text.len('Việt'), text.cut('Việt Nam', 4), text.template('Buy {n} more, {x}', {n = 1}), #text.split('a,b,,c', ',')}

@@ -1,0 +1,1 @@
+local now = {epoch = 1795921200, year = 2026, month = 11, day = 29, hour = 10, min = 0, wday = 7, tz = 'Asia/Ho_Chi_Minh'} 

@@ -1,0 +1,1 @@
+local out = {} for i = 1, #input.cart.lines do local l = input.cart.lines[i] out[i] = {op = 'line_percent', line_id = l.id, units = math.floor(l.qty / 3)} end 

@@ -1,0 +1,64 @@
+// link: script
+/* Any text as rule code: it must come to an end within its budget and leave nothing broken outside of it. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "script/sandbox.h"
+
+static bool build(lua_State *L, void *data, struct error *err) {
+    (void)data;
+    (void)err;
+    lua_newtable(L);
+    lua_pushliteral(L, "some text to match");
+    lua_setfield(L, -2, "text");
+    return true;
+}
+
+static bool look(lua_State *L, void *data, struct error *err) {
+    (void)L;
+    (void)data;
+    (void)err;
+    return true;
+}
+
+static const char probe[] = "return { hook = 'x', name = 'x', run = function() return 1 end }";
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    static struct sandbox *sb;
+    static struct sandbox_report report;
+    struct sandbox_manifest manifest;
+    struct error err;
+    if (!sb) sb = sandbox_new(&err);
+    if (!sb) abort();
+    char *source = malloc(size + sizeof "return { hook = 'x', name = 'x', run = function(input)  end }");
+    if (!source) return 0;
+    size_t n = 0;
+    memcpy(source, "return { hook = 'x', name = 'x', run = function(input) ", 55);
+    n = 55;
+    if (size) memcpy(source + n, data, size);
+    n += size;
+    memcpy(source + n, " end }", 6);
+    n += 6;
+    struct sandbox_limits limits = sandbox_pure;
+    limits.wall_us = 2000000;
+    int rule = sandbox_load(sb, "fuzz.lua", str_n(source, n), &manifest, &report);
+    if (rule) {
+        bool ok = sandbox_run(sb, rule, &limits, build, look, NULL, &report);
+        if (ok != (report.outcome == OUTCOME_OK)) abort();
+        if (report.micros > 1900000) abort(); /* far beyond what its instructions can take */
+    }
+    free(source);
+    if (rule) sandbox_unload(sb, rule);
+    if (sandbox_broken(sb)) {
+        sandbox_free(sb);
+        sb = NULL;
+        return 0;
+    }
+    /* What it was left with still works. */
+    rule = sandbox_load(sb, "probe.lua", str_n(probe, sizeof probe - 1), &manifest, &report);
+    if (!rule || !sandbox_run(sb, rule, &sandbox_pure, build, look, NULL, &report)) abort();
+    sandbox_unload(sb, rule);
+    return 0;
+}

@@ -1,0 +1,242 @@
+-- Outbox, due work, idempotency in the transaction, audit chain: on real stores, with tenants of their own. No `kasma work` may run
+-- beside this: the spec is the relay.
+local crypto = require("core.crypto")
+local json = require("core.json")
+local mongo = require("core.mongo")
+local pg = require("core.pg")
+local sched = require("core.sched")
+local time = require("core.time")
+local uuid = require("core.uuid")
+local audit = require("kasma.audit")
+local db = require("kasma.db")
+local due = require("kasma.due")
+local errors = require("kasma.errors")
+local idempotency = require("kasma.idempotency")
+local outbox = require("kasma.outbox")
+
+local function scope() return { tenant = "s" .. crypto.random_hex(6), app = "MASTER", actor_id = uuid.v7(), actor_kind = "user" } end
+
+local function raised(fn, ...)
+    local ok, err = pcall(fn, ...)
+    assert.is_false(ok)
+    return err
+end
+
+local function drain()
+    for _ = 1, 50 do
+        if outbox.relay_once() == 0 then return end
+    end
+end
+
+describe("the outbox", function()
+    it("delivers what was committed, in order per key, and nothing of what was rolled back", function()
+        drain()
+        local s, seen = scope(), {}
+        outbox.consumer("spec.order", function(rows)
+            for _, row in ipairs(rows) do seen[#seen + 1] = row.payload.n end
+        end)
+        for n = 1, 5 do db.pipeline(s.tenant, { outbox.row(s, "spec.order", "k", { n = n }) }) end
+        pcall(db.pipeline, s.tenant, { outbox.row(s, "spec.order", "k", { n = 6 }), { "select 1 / 0" } })
+        drain()
+        assert.same({ 1, 2, 3, 4, 5 }, seen)
+        assert.equal(0, outbox.waiting().n)
+    end)
+
+    it("parks a row whose consumer fails, with its key behind it, and lets others pass", function()
+        local s, seen, broken = scope(), {}, true
+        outbox.consumer("spec.park", function(rows)
+            for _, row in ipairs(rows) do
+                if row.payload.bad and broken then error("not now") end
+                seen[#seen + 1] = row.key .. row.payload.n
+            end
+        end)
+        db.pipeline(s.tenant, { outbox.row(s, "spec.park", "a", { n = 1, bad = true }), outbox.row(s, "spec.park", "a", { n = 2 }),
+            outbox.row(s, "spec.park", "b", { n = 1 }) })
+        outbox.relay_once()
+        assert.same({ "b1" }, seen)
+        broken = false
+        for _ = 1, 200 do
+            if #seen == 3 then break end
+            outbox.relay_once()
+            sched.sleep(20)
+        end
+        assert.same({ "b1", "a1", "a2" }, seen)
+    end)
+
+    it("mirrors the newest state and never an older one", function()
+        local s, id = scope(), uuid.v7()
+        local name = "spec_mirror"
+        for version = 1, 3 do
+            db.pipeline(s.tenant, { outbox.row(s, "mirror." .. name, id, { version = version, text = "v" .. version }) })
+        end
+        drain()
+        local doc = mongo.find_one(name, { _id = s.tenant .. ":" .. id })
+        assert.same({ "v3", s.tenant }, { doc.text, doc.tenant_key })
+        db.pipeline(s.tenant, { outbox.row(s, "mirror." .. name, id, { version = 2, text = "old" }) })
+        drain()
+        assert.equal("v3", mongo.find_one(name, { _id = s.tenant .. ":" .. id }).text)
+    end)
+end)
+
+describe("due work", function()
+    it("runs when it falls due and not before, and moves on what fails", function()
+        local s, id, bad, ran, failed = scope(), uuid.v7(), uuid.v7(), 0, 0
+        due.handler("spec.good", function(tenant, what)
+            ran = ran + 1
+            assert.equal(id, what)
+            db.pipeline(tenant, { due.drop(tenant, "spec.good", what) })
+        end)
+        due.handler("spec.bad", function()
+            failed = failed + 1
+            error("no")
+        end)
+        local now = time.now()
+        db.pipeline(s.tenant, { due.put(s, "spec.good", id, now + 3600000), due.put(s, "spec.bad", bad, now - 1) })
+        due.sweep_once()
+        assert.same({ 0, 1 }, { ran, failed })
+        due.sweep_once()
+        assert.same({ 0, 1 }, { ran, failed })
+        db.pipeline(s.tenant, { due.put(s, "spec.good", id, now - 1) })
+        due.sweep_once()
+        due.sweep_once()
+        assert.equal(1, ran)
+        db.pipeline(s.tenant, { due.drop(s.tenant, "spec.bad", bad) })
+    end)
+end)
+
+describe("idempotency in the transaction", function()
+    local function request(s, key, body)
+        local ctx = { tenant = s.tenant, app = s.app, method = "POST", id = "r", req = { path = "/x", query = "" } }
+        ctx.idempotency = idempotency.start(ctx, key, "user:" .. s.actor_id, body)
+        ctx.idempotency.transaction = true
+        return ctx
+    end
+    local function close(ctx) if ctx.idempotency.timer then ctx.idempotency.timer:stop() end end
+
+    it("replays what was completed with the effect, byte for byte", function()
+        local s = scope()
+        local first = request(s, "k", "body")
+        assert.is_nil(idempotency.claim(first, first.idempotency))
+        local body = { id = 1, name = "a" }
+        db.pipeline(s.tenant, { outbox.row(s, "spec.none", "x", {}), idempotency.complete(first, 201, body) })
+        idempotency.finish(first, first.idempotency, false, 201)
+        local second = request(s, "k", "body")
+        local answer = idempotency.claim(second, second.idempotency)
+        assert.same({ 201, first.encoded.text }, { answer.status, answer.body })
+        assert.equal("true", answer.headers["Idempotent-Replayed"])
+        local other = request(s, "k", "another body")
+        assert.equal("idempotency_reuse", raised(idempotency.claim, other, other.idempotency).code)
+        db.query(s.tenant, "delete from outbox where tenant_key = $1", s.tenant)
+    end)
+
+    it("waits for the one that runs, then says that it is in progress", function()
+        local s = scope()
+        local first, second = request(s, "k", "b"), request(s, "k", "b")
+        assert.is_nil(idempotency.claim(first, first.idempotency))
+        local err = raised(idempotency.claim, second, second.idempotency)
+        assert.same({ 409, "in_progress", "1" }, { err.status, err.code, err.headers["Retry-After"] })
+        close(first)
+    end)
+
+    it("takes over a claim whose lease is over; who was taken over writes nothing", function()
+        local s = scope()
+        local first, second = request(s, "k", "b"), request(s, "k", "b")
+        assert.is_nil(idempotency.claim(first, first.idempotency))
+        db.query(s.tenant, "update idempotency_records set lease_until = $2::timestamptz where tenant_key = $1", s.tenant,
+            time.iso(time.real() - 1000))
+        assert.is_nil(idempotency.claim(second, second.idempotency))
+        local err = raised(db.pipeline, s.tenant, { outbox.row(s, "spec.none", "x", {}), idempotency.complete(first, 201, {}) })
+        assert.same({ 409, "in_progress" }, { err.status, err.code })
+        assert.equal(0, db.one(s.tenant, "select count(*)::int as n from outbox where tenant_key = $1", s.tenant).n)
+        db.pipeline(s.tenant, { idempotency.complete(second, 201, {}) })
+        close(first)
+        close(second)
+    end)
+
+    it("frees the key of an outcome that is not kept", function()
+        local s = scope()
+        local first, second = request(s, "k", "b"), request(s, "k", "b")
+        assert.is_nil(idempotency.claim(first, first.idempotency))
+        idempotency.finish(first, first.idempotency, true, nil)
+        assert.is_nil(idempotency.claim(second, second.idempotency))
+        idempotency.finish(second, second.idempotency, true, 409, "application/json", "{}")
+        local third = request(s, "k", "b")
+        assert.equal(409, idempotency.claim(third, third.idempotency).status)
+    end)
+end)
+
+describe("the audit", function()
+    it("chains bodies by hashes in the order of their commits and masks secrets", function()
+        local s = scope()
+        local ids = {}
+        for n = 1, 3 do
+            ids[n] = audit.write(s, { action = "spec.act", entity_type = "thing", entity_id = tostring(n),
+                after = { n = n, password = "hidden", nested = { reset_token = "hidden", couponCode = "X" } } })
+        end
+        drain()
+        local bodies = audit.bodies(s.tenant, ids)
+        local before = ("0"):rep(64)
+        for n = 1, 3 do
+            local doc = bodies[ids[n]]
+            assert.equal(n, doc.seq)
+            assert.equal(before, doc.prev_hash)
+            assert.equal(audit.chain_hash(doc), doc.hash)
+            assert.same({ n = n, password = "***", nested = { reset_token = "***", couponCode = "X" } }, doc.after)
+            assert.same(json.decode(doc.body).after, doc.after)
+            before = doc.hash
+        end
+        local head = db.one(s.tenant, "select seq, hash from audit_heads where tenant_key = $1", s.tenant)
+        assert.same({ 3, before }, { head.seq, head.hash })
+    end)
+
+    it("writes no body twice when the relay is run again", function()
+        local s = scope()
+        local id = audit.write(s, { action = "spec.again", entity_type = "thing", entity_id = "1" })
+        drain()
+        db.pool("system"):query(nil, "update outbox set sent_at = null where tenant_key = $1", s.tenant)
+        drain()
+        local docs = mongo.find("audit_log", { tenant_key = s.tenant }, { limit = 10 })
+        assert.equal(1, #docs)
+        assert.equal(id, docs[1]._id)
+        assert.equal(1, db.one(s.tenant, "select seq from audit_heads where tenant_key = $1", s.tenant).seq)
+    end)
+end)
+
+describe("the database helpers", function()
+    it("run a transaction again after a deadlock, and give up on what is no clash", function()
+        local s, tries = scope(), 0
+        local result = db.transaction(s.tenant, function(tx)
+            tries = tries + 1
+            if tries < 3 then tx:query("select kasma_must(false, '40P01')") end
+            return tx:one("select 7 as n").n
+        end)
+        assert.same({ 7, 3 }, { result, tries })
+        tries = 0
+        local err = raised(db.transaction, s.tenant, function(tx)
+            tries = tries + 1
+            tx:query("select kasma_must(false, 'KS001')")
+        end)
+        assert.same({ 1, "KS001" }, { tries, (errors.sqlstate(err)) })
+    end)
+
+    it("send what belongs to the commit with it, and nothing when the function raises", function()
+        local s = scope()
+        db.transaction(s.tenant, function(tx) tx:at_commit{ outbox.row(s, "spec.none", "x", {}) } end)
+        assert.equal(1, db.one(s.tenant, "select count(*)::int as n from outbox where tenant_key = $1", s.tenant).n)
+        raised(db.transaction, s.tenant, function(tx)
+            tx:pipeline{ outbox.row(s, "spec.none", "x", {}) }
+            errors.conflict("no")
+        end)
+        assert.equal(1, db.one(s.tenant, "select count(*)::int as n from outbox where tenant_key = $1", s.tenant).n)
+        db.query(s.tenant, "delete from outbox where tenant_key = $1", s.tenant)
+    end)
+
+    it("show nothing of another tenant, whatever is asked", function()
+        local a, b = scope(), scope()
+        db.pipeline(a.tenant, { outbox.row(a, "spec.none", "x", {}) })
+        assert.equal(0, #db.read(b.tenant, "select id from outbox where tenant_key = $1", a.tenant))
+        assert.equal(0, #db.read(nil, "select id from outbox where tenant_key = any($1::text[])", pg.array{ a.tenant, b.tenant }))
+        assert.equal(1, #db.read(a.tenant, "select id from outbox where tenant_key = $1", a.tenant))
+        db.query(a.tenant, "delete from outbox where tenant_key = $1", a.tenant)
+    end)
+end)
