@@ -1,5 +1,6 @@
 #include "crypto/password.h"
 
+#include <assert.h>
 #include <crypt.h>
 #include <sodium.h>
 #include <stdio.h>
@@ -7,7 +8,11 @@
 
 #include "runtime/loop.h"
 
-static unsigned limit = 64, under_way;
+/* How many hash at the same time. The pool's other threads stay free for files and names, which take microseconds. */
+#define RUNNING 2
+
+static unsigned limit = 64, under_way, running;
+static struct password_job *first, *last; /* waiting, oldest first */
 
 bool password_cost_parse(struct str text, struct password_cost *out) {
     int64_t n[3];
@@ -74,6 +79,7 @@ bool password_verify(struct str password, struct str hash) {
 
 struct password_job {
     uv_work_t work;
+    struct password_job *next;
     password_done *done; /* NULL: forgotten */
     void *data;
     bool verify, match, ok;
@@ -96,13 +102,37 @@ static void work(uv_work_t *w) {
     sodium_memzero(j->password, sizeof j->password);
 }
 
-static void worked(uv_work_t *w, int status) {
-    struct password_job *j = w->data;
+static void run_waiting(void);
+
+static void drop(struct password_job *j) {
     under_way--;
-    if (status != 0) j->ok = error_set(&j->error, ERR_CANCELLED, "the work was cancelled");
-    if (j->done) j->done(j->data, j->verify ? "" : j->hash, j->match, j->ok ? NULL : &j->error);
     sodium_memzero(j, sizeof *j);
     free(j);
+}
+
+static void worked(uv_work_t *w, int status) {
+    struct password_job *j = w->data;
+    running--;
+    run_waiting();
+    if (status != 0) j->ok = error_set(&j->error, ERR_CANCELLED, "the work was cancelled");
+    if (j->done) j->done(j->data, j->verify ? "" : j->hash, j->match, j->ok ? NULL : &j->error);
+    drop(j);
+}
+
+static void run_waiting(void) {
+    while (first && running < RUNNING) {
+        struct password_job *j = first;
+        first = j->next;
+        if (!first) last = NULL;
+        if (!j->done) { /* forgotten while it waited */
+            drop(j);
+            continue;
+        }
+        int failed = uv_queue_work(loop_get(), &j->work, work, worked);
+        assert(!failed); /* only a missing callback fails */
+        (void)failed;
+        running++;
+    }
 }
 
 void password_queue_limit(unsigned jobs) {
@@ -131,13 +161,14 @@ static struct password_job *start(struct str password, password_done *done, void
     return j;
 }
 
-static struct password_job *queue(struct password_job *j, struct error *err) {
-    if (uv_queue_work(loop_get(), &j->work, work, worked) != 0) {
-        free(j);
-        error_set(err, ERR_INTERNAL, "no thread for the password hash");
-        return NULL;
-    }
+static struct password_job *queue(struct password_job *j) {
     under_way++;
+    if (last)
+        last->next = j;
+    else
+        first = j;
+    last = j;
+    run_waiting();
     return j;
 }
 
@@ -145,7 +176,7 @@ struct password_job *password_hash_later(struct str password, struct password_co
     struct password_job *j = start(password, done, data, err);
     if (!j) return NULL;
     j->cost = cost;
-    return queue(j, err);
+    return queue(j);
 }
 
 struct password_job *password_verify_later(struct str password, struct str hash, password_done *done, void *data, struct error *err) {
@@ -154,7 +185,7 @@ struct password_job *password_verify_later(struct str password, struct str hash,
     j->verify = true;
     size_t n = hash.len < sizeof j->hash ? hash.len : 0; /* a longer one is no hash of ours: it matches nothing */
     memcpy(j->hash, hash.at, n);
-    return queue(j, err);
+    return queue(j);
 }
 
 void password_forget(struct password_job *job) {

@@ -160,6 +160,7 @@ struct server {
     uint64_t block_second;       /* of the cached head block */
     size_t block_len;
     char block[256]; /* "Date: ...\r\n" and the headers every answer has */
+    bool leaving;                /* no new connections; each one ends with its next answer */
     bool stopping, closing, wheel_closed;
 };
 

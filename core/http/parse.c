@@ -318,7 +318,7 @@ static void on_head(struct conn *c) {
     r->llhttp_method = c->parser.method;
     r->method = method_of(c->parser.method);
     r->http_minor = c->parser.http_minor;
-    r->keep_alive = !s->stopping;
+    r->keep_alive = !s->leaving;
     if (head.len > s->set.header_limit) {
         parse_refuse(c, 431, (struct str){0}, "headers");
         return;

@@ -159,7 +159,7 @@ static bool put_head(struct request *r, const struct head *h) {
 
 /* A server that is stopping ends each connection with the last request that it has taken from it. */
 static void settle_keep_alive(struct request *r) {
-    if (r->server->stopping && !r->next) r->keep_alive = false;
+    if (r->server->leaving && !r->next) r->keep_alive = false;
 }
 
 static bool can_answer(struct request *r) {

@@ -316,11 +316,16 @@ bool server_adopt_fd(struct server *s, int fd, struct error *err) {
 
 /* Stopping. */
 
+void server_stop_listening(struct server *s) {
+    s->leaving = true;
+    for (struct listener *l = s->listeners; l; l = l->next)
+        if (!uv_is_closing(&l->uv.handle)) uv_close(&l->uv.handle, listener_closed);
+}
+
 void server_stop_accepting(struct server *s) {
     if (s->stopping) return;
     s->stopping = true;
-    for (struct listener *l = s->listeners; l; l = l->next)
-        if (!uv_is_closing(&l->uv.handle)) uv_close(&l->uv.handle, listener_closed);
+    server_stop_listening(s);
     for (struct conn *c = s->conns; c; c = c->next) conn_touch(c);
 }
 

@@ -51,6 +51,9 @@ bool server_listen_fd(struct server *s, int fd, struct error *err);
 /* Serves one accepted or paired stream socket, which is the server's from now on. For tests and inherited sockets. */
 bool server_adopt_fd(struct server *s, int fd, struct error *err);
 
+/* Closes the listening sockets. Connections stay, and each is ended by its next answer (`Connection: close`): a client
+ * that is just sending its next request on an idle connection is answered, where closing would lose it. */
+void server_stop_listening(struct server *s);
 /* Closes the listening sockets and idle connections; what is in flight is answered with `Connection: close`. */
 void server_stop_accepting(struct server *s);
 /* Requests with a handler at work. A graceful stop waits until this is 0. */

@@ -52,7 +52,7 @@ uint32_t metric_only(struct metric *m);
 uint32_t metric_lookup(struct metric *m, const struct str *values, size_t count);
 size_t metric_label_count(const struct metric *m);
 
-/* Counter: += n (n >= 0; negative is ignored). Gauge: += n, may fall. */
+/* Counter: += n, which is never negative. Gauge: += n, may fall. */
 void metric_add(uint32_t slot, double n);
 /* Gauge. */
 void metric_set(uint32_t slot, double value);

@@ -5,7 +5,8 @@
 #include "runtime/config.h"
 #include "script/vm.h"
 
-/* clang-format off: one a line, so that two people can add one each */
+/* One a line, so that two people can add one each. */
+/* clang-format off */
 static const luaL_Reg modules[] = {
     {"core.config", luaopen_core_config},
     {"core.crypto", luaopen_core_crypto},

@@ -1,4 +1,6 @@
-/* core.metrics: counter, gauge, histogram (name, help, label names) -> object with add / set / observe (value, label values...); render(). */
+/* core.metrics: counter(name, help, labels), gauge(name, help, labels, merge), histogram(name, help, bounds, labels) -> object with
+ * add / set / observe (value, label values...); render(). `merge` says how the processes' values become one: "max" (the default: what each
+ * process sees of one thing, as a queue's length), "sum" (what is each process' own), "min" ("is it up"). */
 #include <lauxlib.h>
 
 #include "runtime/metrics.h"
@@ -69,7 +71,10 @@ static int l_counter(lua_State *L) {
 
 static int l_gauge(lua_State *L) {
     const char *name = luaL_checkstring(L, 1), *help = luaL_checkstring(L, 2);
-    return give(L, metric_gauge(name, help, METRIC_MAX, labels_at(L, 3)));
+    static const char *const words[] = {"max", "sum", "min", NULL};
+    static const enum metric_merge merges[] = {METRIC_MAX, METRIC_SUM, METRIC_MIN};
+    enum metric_merge merge = merges[luaL_checkoption(L, 4, "max", words)];
+    return give(L, metric_gauge(name, help, merge, labels_at(L, 3)));
 }
 
 static int l_histogram(lua_State *L) {

@@ -37,9 +37,9 @@ const char *outcome_name(enum outcome o);
 
 struct sandbox_limits {
     uint64_t instructions;
-    uint64_t wall_us;
-    size_t heap;   /* bytes of the state beyond what it holds when idle */
-    size_t result; /* bytes, counted as in sandbox_size */
+    uint64_t wall_us; /* a net; time in which the process did not run counts only for the first half */
+    size_t heap;      /* bytes of the state beyond what it holds when idle */
+    size_t result;    /* bytes, counted as in sandbox_size */
 };
 
 /* The budgets of sheet 07, A7. */

@@ -21,7 +21,8 @@ struct sandbox {
     size_t heap_limit;                 /* live bytes may not pass this */
     size_t allocated, allocated_limit; /* bytes ever asked for in this run */
     uint64_t used, limit;              /* instructions */
-    uint64_t until_us;                 /* wall */
+    uint64_t half_us;                  /* wall clock: half of the time is over */
+    uint64_t until_us;                 /* thread's clock: all of it is; 0 until half_us has passed */
     uint64_t wall_us;
     unsigned grain;    /* of the count hook now */
     unsigned depth;    /* calls from C back into Lua that are under way */

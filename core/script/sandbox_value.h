@@ -4,7 +4,8 @@
 
 #include "script/sandbox.h"
 
-/* Whether the value is plain data as sandbox_copy takes it, without copying. Allocates nothing in L; `err` is not NULL. */
+/* Whether the value is plain data as sandbox_copy takes it, without copying. Allocates nothing in L; `err` is not NULL.
+ */
 bool sandbox_check(lua_State *L, int idx, size_t bytes, struct error *err);
 
 #endif

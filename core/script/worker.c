@@ -14,6 +14,7 @@
 #include "script/vm.h"
 
 #define DRAIN_LOOK_MS 20
+#define LAST_WORD_MS 1000 /* how long idle connections may still bring a request once nothing new is accepted */
 #define WELL_LOOK_MS 100
 #define SECOND_MS 1000
 
@@ -99,10 +100,14 @@ static int end(int status) {
 
 static void on_drain(uv_timer_t *timer) {
     uint64_t now = uv_now(loop_get());
-    if (w.server && now >= w.accept_until_ms) server_stop_accepting(w.server);
+    bool late = now >= w.drain_until_ms, talks = false;
+    if (w.server && now >= w.accept_until_ms) {
+        server_stop_listening(w.server);
+        talks = server_connections(w.server) > 0 && now < w.accept_until_ms + LAST_WORD_MS;
+        if (!talks) server_stop_accepting(w.server);
+    }
     size_t requests = w.server ? server_in_flight(w.server) : 0, tasks = task_count();
-    bool late = now >= w.drain_until_ms;
-    if (!late && (requests + tasks > 0 || now < w.accept_until_ms)) return;
+    if (!late && (talks || requests + tasks > 0 || now < w.accept_until_ms)) return;
     if (requests + tasks > 0) log_line(LOG_WARN, "the grace is over: %zu requests and %zu tasks are cut off", requests, tasks);
     int stopped = uv_timer_stop(timer);
     (void)stopped; /* an initialised timer: cannot fail */

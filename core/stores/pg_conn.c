@@ -213,9 +213,32 @@ static void finish(struct pg_conn *c) {
     }
 }
 
+static void cancel_work(uv_work_t *work) {
+    char ignored[64];
+    (void)PQcancel(work->data, ignored, sizeof ignored); /* it is a courtesy: the statement may have ended */
+}
+
+static void cancel_over(uv_work_t *work, int status) {
+    (void)status;
+    PQfreeCancel(work->data);
+    free(work);
+}
+
+/* Asks the server to stop what is under way, which it would otherwise run to its end. libpq waits while it asks, hence the thread. */
+static void cancel(struct pg_conn *c) {
+    uv_work_t *work = malloc(sizeof *work);
+    if (!work) return;
+    work->data = PQgetCancel(c->pg);
+    if (!work->data || uv_queue_work(loop_get(), work, cancel_work, cancel_over) != 0) {
+        PQfreeCancel(work->data);
+        free(work);
+    }
+}
+
 void pg_conn_fail(struct pg_conn *c, enum error_kind kind, const char *message) {
     if (c->broken) return;
     c->broken = true;
+    if (kind == ERR_TIMEOUT && c->busy) cancel(c);
     stop_watching(c); /* a socket at its end is readable for ever */
     if (!c->failed) {
         c->failed = true;

@@ -5,8 +5,8 @@
  * is opened.
  *
  * Second tries. Of reads that shared a transaction which failed, those before the failing one have their rows, the failing one has its
- * error, and those after it are run again, each alone. A read whose connection broke, and a call whose prepared plan no longer fits its
- * table, are run again once: nothing of them has happened. Anything else that was under way on a broken connection is answered
+ * error, and those after it are run again, each alone. A read whose connection broke (or that shared it with one that took too long), and
+ * a call whose prepared plan no longer fits its table, are run again once: nothing of them has happened. Anything else that was under way on a broken connection is answered
  * unavailable; code 08007 says that its COMMIT was on its way.
  *
  * Away: when a connection cannot be made and none stands, all that waits is answered unavailable, later calls are refused at once, and one
@@ -23,7 +23,7 @@
 #define SHARE_MAX 32       /* reads in one transaction */
 #define LOOK_MAX 256       /* how far into the list those are sought */
 #define TICK_MS 50         /* how often waits and answers are looked at */
-#define PROBE_MS 100       /* shortest time between two probes without a pause */
+#define PROBE_MS 50        /* a connection that stood so long, or has sent, shows that the server takes connections */
 #define REFUSED_MS 1000    /* pause after a connection that was refused while others stand */
 #define BACKOFF_MAX_MS 2000
 #define NOTIFY_MS 20
@@ -51,7 +51,7 @@ struct member {
     struct pg_call *calls; /* under way: one, or several reads */
     struct pg_tx *tx;      /* leased */
     bool ready, cleaning;
-    uint64_t sent_us;
+    uint64_t since_us, sent_us; /* when it stood, and when it last sent; 0: never */
 };
 
 struct pg_tx {
@@ -77,7 +77,6 @@ struct pg_pool {
     int handles;
     bool down, closing, ever_up;
     unsigned backoff_ms;
-    uint64_t probed_us;
     uint64_t open_after_us; /* no further connection is tried before */
     char why[200]; /* the last reason for being down */
     struct pg_conn *notifier;
@@ -222,6 +221,7 @@ static void member_ready(void *data, const struct pg_error *err) {
         return;
     }
     m->ready = true;
+    m->since_us = now_us();
     if (p->down) log_line(LOG_INFO, "postgres pool %s is back", p->settings.name);
     set_down(p, false);
     p->ever_up = true;
@@ -232,12 +232,12 @@ static void member_ready(void *data, const struct pg_error *err) {
 
 static void discard(struct member *m) {
     struct pg_pool *p = m->pool;
+    bool useful = m->ready && (m->sent_us || now_us() - m->since_us > PROBE_MS * 1000);
     remove_member(m);
     loop_at_turn_end(&p->hook);
     if (p->open > 0 || p->closing) return;
     /* The first sign that the server is away: a probe finds out, and calls wait for it. */
-    if (now_us() - p->probed_us > PROBE_MS * 1000) {
-        p->probed_us = now_us();
+    if (useful) {
         open_member(p);
     } else {
         went_down(p, "the server closes connections");
@@ -279,24 +279,26 @@ static void tx_done(struct member *m, PGresult *const *result, size_t count, con
     if (call) answer(call, result, err ? 0 : count, err);
 }
 
-/* Whether a call that has no rows is run again. */
-static bool deserves_another(const struct pg_call *call, size_t index, const struct pg_error *err, bool dead) {
+/* Whether a call that has no rows is run again. The server keeps answers back until the Sync: of a transaction that took too long
+ * nobody knows which read was to blame. */
+static bool deserves_another(const struct pg_call *call, size_t index, bool shared, const struct pg_error *err, bool dead) {
     if (!err || call->again || call->forgotten) return false;
     if (pg_error_stale(err)) return true;
     if (call->kind != CALL_READ) return false;
-    return index != err->statement || (dead && err->base.kind == ERR_UNAVAILABLE);
+    return dead ? shared || err->base.kind == ERR_UNAVAILABLE : index != err->statement;
 }
 
 /* Puts those that are run again back into the line, the earliest first, and returns the others with their results noted. */
 static struct pg_call *sort_out(struct pg_pool *p, struct pg_call *list, PGresult *const *result, size_t count, const struct pg_error *err,
                                 bool dead) {
     struct pg_call *over = NULL, **end = &over, *again = NULL;
+    bool shared = list->next;
     for (size_t i = 0; list; i++) {
         struct pg_call *call = list;
         list = list->next;
         call->next = NULL;
         bool has_rows = call->kind == CALL_READ && i < count;
-        if (!has_rows && !p->closing && deserves_another(call, i, err, dead)) {
+        if (!has_rows && !p->closing && deserves_another(call, i, shared, err, dead)) {
             call->next = again;
             again = call;
             continue;

@@ -29,7 +29,8 @@ local function gather(access, rows, scope, also)
     for _, row in ipairs(rows) do
         if not seen[row.id] then
             seen[row.id] = true
-            table.insert(access.roles, { id = row.id, role_key = row.role_key, code = row.code, display_name = row.display_name, scope = scope })
+            table.insert(access.roles, { id = row.id, role_key = row.role_key, code = row.code, display_name = row.display_name,
+                scope = scope })
         end
         if row.permission_key then
             access.permissions[row.permission_key] = true

@@ -20,7 +20,8 @@ local COLLECTION = "audit_log"
 
 local INDEX = [[insert into audit_index (tenant_key, app_key, id, actor_id, action, entity_type, entity_id, outcome, created_at)
   values ($1, $2, $3, $4, $5, $6, $7, $8, $9::timestamptz)]]
-local AUTH = [[insert into audit_auth_log (tenant_key, app_key, id, user_id, action, target, metadata, ip, user_agent, session_id, request_id,
+local AUTH = [[insert into audit_auth_log (tenant_key, app_key, id, user_id, action, target, metadata, ip, user_agent, session_id,
+  request_id,
   created_at) values ($1, $2, $3, $4, $5, $6, $7::jsonb, $8::inet, $9, $10, $11, $12::timestamptz)]]
 
 local SECRET = { "password", "secret", "token", "code", "hash", "authorization", "cookie" }
@@ -79,7 +80,8 @@ function M.append(statements, scope, event)
         entity = { type = event.entity_type or null, id = event.entity_id and tostring(event.entity_id) or null },
         before = event.before and M.masked(event.before) or null, after = event.after and M.masked(event.after) or null,
         request = request and { id = request.id or null, ip = request.ip or null, method = request.method or null,
-            path = request.path or null, user_agent = request.user_agent or null, idempotency_key = request.idempotency_key or null } or null,
+            path = request.path or null, user_agent = request.user_agent or null, idempotency_key = request.idempotency_key or null }
+                or null,
         outcome = event.outcome or "ok",
     })
     return id
@@ -159,7 +161,8 @@ local function write_tenant(tenant, rows)
             if not known[event.id] then
                 seq = seq + 1
                 -- The event is hashed as the text that is stored: a document store may give numbers and order back otherwise.
-                local doc = { _id = event.id, tenant_key = row.tenant_key, app_key = row.app_key, actor = event.actor, action = event.action,
+                local doc = { _id = event.id, tenant_key = row.tenant_key, app_key = row.app_key, actor = event.actor,
+                    action = event.action,
                     entity = event.entity, request = event.request, outcome = event.outcome, created_at = event.created_at,
                     before = event.before, after = event.after, seq = seq, prev_hash = hash }
                 doc.body = canonical{ _id = doc._id, tenant_key = doc.tenant_key, app_key = doc.app_key, actor = doc.actor,

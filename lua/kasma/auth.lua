@@ -123,7 +123,8 @@ local function note_seen(session_id, now)
     seen[session_id] = now
     sched.spawn(function()
         pcall(db.query, nil, [[update auth_sessions set last_seen_at = $2::timestamptz, updated_at = $2::timestamptz
-          where id = $1 and (last_seen_at is null or last_seen_at < $3::timestamptz)]], session_id, time.iso(now), time.iso(now - SEEN_EVERY_MS))
+          where id = $1 and (last_seen_at is null or last_seen_at < $3::timestamptz)]], session_id, time.iso(now),
+              time.iso(now - SEEN_EVERY_MS))
     end)
 end
 

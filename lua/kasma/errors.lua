@@ -194,7 +194,8 @@ function M.from_store(err)
         if known then return M.new(known.status, copy_of(known.fields, err)) end
         local class = state:sub(1, 2)
         if state == "23505" then return M.new(409, { message = "Already exists", code = "duplicate", cause = err }) end
-        if state == "23503" then return M.new(409, { message = "Still referred to, or refers to nothing", code = "reference", cause = err }) end
+        if state == "23503" then return M.new(409, { message = "Still referred to, or refers to nothing", code = "reference",
+            cause = err }) end
         if state == "23514" or state == "23502" then
             return M.new(400, { message = "A value is missing or not allowed", code = "constraint", cause = err })
         end
@@ -204,7 +205,8 @@ function M.from_store(err)
         end
         if class == "22" then return M.new(400, { message = "A value is out of range or malformed", code = "bad_value", cause = err }) end
         if state == "40001" or state == "40P01" or state == "55P03" then
-            return M.new(409, { message = "Resource is busy. Please retry.", code = "busy", headers = { ["Retry-After"] = "1" }, cause = err })
+            return M.new(409, { message = "Resource is busy. Please retry.", code = "busy", headers = { ["Retry-After"] = "1" },
+                cause = err })
         end
         if class == "08" or class == "53" or class == "57" then
             return M.new(503, { message = "Service temporarily unavailable", code = "store_unavailable",

@@ -9,7 +9,8 @@ local settings = require("kasma.settings")
 local M = {}
 
 settings.declare("iam", {
-    { key = "registry.enforce", type = "enum", values = { "off", "on" }, default = "off", help = "module gate: routes of a module need an active registry row" },
+    { key = "registry.enforce", type = "enum", values = { "off", "on" }, default = "off",
+        help = "module gate: routes of a module need an active registry row" },
 })
 
 local ACTIVE = [[select app_family_key, module_key, version from registries where tenant_key = $1 and is_active

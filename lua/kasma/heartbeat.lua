@@ -14,7 +14,8 @@ local M = {}
 
 local EVERY_MS, LIVE_MS, GONE_MS = 2000, 6000, 3600000
 
-local UPSERT = [[insert into worker_heartbeats (worker_id, host, pid, role, "binary", started_at, seen_at, state, queues, clock_version, epochs)
+local UPSERT = [[insert into worker_heartbeats (worker_id, host, pid, role, "binary", started_at, seen_at, state, queues, clock_version,
+  epochs)
   values ($1, $2, $3, $4, $5, $6::timestamptz, $7::timestamptz, $8, $9::text[], $10, $11::jsonb)
   on conflict (worker_id) do update set seen_at = excluded.seen_at, state = excluded.state, queues = excluded.queues,
     clock_version = excluded.clock_version, epochs = excluded.epochs]]

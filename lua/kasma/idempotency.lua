@@ -53,7 +53,8 @@ return 0]]
 function M.key_of(ctx, required)
     local key = ctx.req:header("x-idempotency-key") or ctx.req:header("idempotency-key")
     if not key or key == "" then
-        if required then errors.bad_request{ message = "X-Idempotency-Key header is required for write operations", code = "idempotency_key" } end
+        if required then errors.bad_request{ message = "X-Idempotency-Key header is required for write operations",
+            code = "idempotency_key" } end
         return nil
     end
     if #key > 255 or key:find("[^\33-\126]") then
@@ -208,7 +209,8 @@ function M.complete(ctx, status, body)
     local text = body == nil and "" or json.encode(body)
     ctx.encoded = { body = body, text = text }
     state.completed = true
-    return { COMPLETE, ctx.tenant, state.scope_hash, state.token, status, pg.json{ ct = body ~= nil and M.json_type or "" }, pg.bytea(text) }
+    return { COMPLETE, ctx.tenant, state.scope_hash, state.token, status, pg.json{ ct = body ~= nil and M.json_type or "" },
+        pg.bytea(text) }
 end
 M.json_type = "application/json; charset=utf-8"
 

@@ -167,7 +167,8 @@ function Worker:finish(job, ok, result)
     done_total:add(1, self.queue, job.name, "failed")
     log.warn("job failed", { queue = self.queue, job = job.name, id = job.id, attempts = made, error = message })
     local count, age = keep_rule(job.opts.removeOnFail)
-    return errors.check(redis.eval(scripts.finish, { prefix }, { job.id, token, now, "failed", message, count, age, trace, final and "0" or "1" }))
+    return errors.check(redis.eval(scripts.finish, { prefix }, { job.id, token, now, "failed", message, count, age, trace, final and "0"
+        or "1" }))
 end
 
 function Worker:run(job)
@@ -197,7 +198,8 @@ end
 function Worker:fetch()
     self.counter = self.counter + 1
     local token = self.id .. ":" .. self.counter
-    local answer = errors.check(redis.eval(scripts.fetch, { self.prefix }, { token, tostring(time.now()), tostring(LOCK_MS), self.name or "" }))
+    local answer = errors.check(redis.eval(scripts.fetch, { self.prefix }, { token, tostring(time.now()), tostring(LOCK_MS), self.name
+        or "" }))
     if type(answer) ~= "table" or type(answer[1]) ~= "table" or #answer[1] == 0 then
         return nil, type(answer) == "table" and tonumber(answer[3]) or 0
     end

@@ -38,7 +38,8 @@ local function mark_delayed()
 end
 local function delay_until(id, due)
   local low = due * 4096
-  local last = redis.call('ZREVRANGEBYSCORE', p .. 'delayed', string.format('%.0f', low + 4095), string.format('%.0f', low), 'WITHSCORES', 'LIMIT', 0, 1)
+  local last = redis.call('ZREVRANGEBYSCORE', p .. 'delayed', string.format('%.0f', low + 4095), string.format('%.0f', low), 'WITHSCORES',
+    'LIMIT', 0, 1)
   local score = low
   if #last > 0 then score = math.min(tonumber(last[2]) + 1, low + 4095) end
   redis.call('ZADD', p .. 'delayed', string.format('%.0f', score), id)
@@ -145,7 +146,8 @@ local function keep_trace(key, trace)
 end
 local function remove_job(id)
   local key = p .. id
-  redis.call('DEL', key, key .. ':logs', key .. ':lock', key .. ':dependencies', key .. ':processed', key .. ':failed', key .. ':unsuccessful')
+  redis.call('DEL', key, key .. ':logs', key .. ':lock', key .. ':dependencies', key .. ':processed', key .. ':failed', key ..
+    ':unsuccessful')
 end
 ]]
 

@@ -135,7 +135,8 @@ local CLAIM = [[update mail_messages set state = 'sending', attempts = attempts 
   where tenant_key = $1 and key = $2 and state in ('queued', 'sending', 'failed') returning id, template, locale, recipient]]
 local ENDED = [[update mail_messages set state = $3, sent_at = $4::timestamptz, error = $5 where tenant_key = $1 and key = $2]]
 local STOPPED = [[select reason from mail_suppressions where tenant_key = $1 and email_hash = $2 and reason <> 'unsubscribe' limit 1]]
-local OWN_FORM = [[select locale, subject, html, text from mail_templates where tenant_key = $1 and template = $2 and locale = any($3::text[]) and is_active]]
+local OWN_FORM = [[select locale, subject, html, text from mail_templates where tenant_key = $1 and template = $2 and locale =
+  any($3::text[]) and is_active]]
 
 --- Address as the suppression list knows it.
 ---@param tenant string

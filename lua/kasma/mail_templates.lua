@@ -36,7 +36,8 @@ function M.fill(text, vars, escape)
 end
 
 local function page(body)
-    return '<!doctype html><html><body style="font-family:sans-serif;color:#222;max-width:36em;margin:2em auto">' .. body .. "</body></html>"
+    return '<!doctype html><html><body style="font-family:sans-serif;color:#222;max-width:36em;margin:2em auto">' .. body
+        .. "</body></html>"
 end
 
 M.add("otp", "en", {
@@ -52,7 +53,8 @@ M.add("account-exists", "en", {
 })
 M.add("account-exists", "vi", {
     subject = "[Kasma] Bạn đã có tài khoản",
-    html = page("<p>Có người vừa yêu cầu tạo tài khoản bằng địa chỉ của bạn. Bạn đã có tài khoản: hãy đăng nhập hoặc đặt lại mật khẩu.</p>"),
+    html = page("<p>Có người vừa yêu cầu tạo tài khoản bằng địa chỉ của bạn. "
+        .. "Bạn đã có tài khoản: hãy đăng nhập hoặc đặt lại mật khẩu.</p>"),
     text = "Có người vừa yêu cầu tạo tài khoản bằng địa chỉ của bạn. Bạn đã có tài khoản: hãy đăng nhập hoặc đặt lại mật khẩu.\n",
 })
 M.add("account-suspended", "en", {

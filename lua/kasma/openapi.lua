@@ -208,7 +208,8 @@ function M.document(routes, info)
             schemas = components,
             parameters = {
                 IdempotencyKey = { name = "X-Idempotency-Key", ["in"] = "header", required = false,
-                    schema = { type = "string", minLength = 1, maxLength = 255 }, description = "The same key and body get the same answer" },
+                    schema = { type = "string", minLength = 1, maxLength = 255 },
+                        description = "The same key and body get the same answer" },
                 TenantHeader = { name = "X-Tenant-Kasma-Id", ["in"] = "header", required = false, schema = { type = "string" },
                     description = "Tenant to work in" },
                 AppHeader = { name = "X-App-Kasma-Id", ["in"] = "header", required = false, schema = { type = "string" },

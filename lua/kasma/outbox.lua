@@ -141,7 +141,8 @@ end
 local READ = [[select tenant_key, app_key, id, seq, topic, key, payload, created_at from outbox
   where sent_at is null and not (id = any($1::uuid[])) order by seq limit ]] .. BATCH
 local SENT = [[update outbox set sent_at = $2::timestamptz where tenant_key = $1 and id = any($3::uuid[])]]
-local COUNT = [[select count(*)::int as n, min(created_at) as oldest from (select created_at from outbox where sent_at is null order by seq limit 10001) o]]
+local COUNT = [[select count(*)::int as n, min(created_at) as oldest from (select created_at from outbox where sent_at is null order by
+  seq limit 10001) o]]
 
 local parked, parked_count = {}, 0
 local gauge_rows, gauge_age
@@ -157,7 +158,8 @@ local function park(row, why)
     entry.tries = entry.tries + 1
     entry.until_ms = time.real() + math.min(60000, 250 * 2 ^ math.min(entry.tries, 10))
     if entry.tries == 1 or entry.tries % 10 == 0 then
-        log.warn("outbox row could not be delivered", { topic = row.topic, key = row.key, id = row.id, tries = entry.tries, error = tostring(why) })
+        log.warn("outbox row could not be delivered", { topic = row.topic, key = row.key, id = row.id, tries = entry.tries,
+            error = tostring(why) })
     end
 end
 

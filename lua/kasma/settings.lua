@@ -65,7 +65,8 @@ local checks = {
         return type(value) == "number" and value == math.floor(value) and value >= (s.min or -2 ^ 53) and value <= (s.max or 2 ^ 53)
     end,
     money = function(value) return type(value) == "number" and value == math.floor(value) and value >= 0 and value <= 2 ^ 53 end,
-    text = function(value, s) return type(value) == "string" and #value <= (s.max or 1000) and (not s.pattern or value:find(s.pattern) ~= nil) end,
+    text = function(value, s) return type(value) == "string" and #value <= (s.max or 1000) and (not s.pattern
+        or value:find(s.pattern) ~= nil) end,
     uuid = function(value) return type(value) == "string" and value:find(UUID) ~= nil end,
     url = function(value) return type(value) == "string" and #value <= 2048 and value:find("^https://[%w.-]+[/%w%p]*$") ~= nil end,
     object = function(value) return type(value) == "table" and value[1] == nil end,

@@ -35,7 +35,8 @@ describe("the walk of accounts", function()
         assert.equal("OTP sent. Verify to complete registration.", answer.json.message)
         local code = support.code_for(email)
         local otp = support.eventually(function()
-            local row = db.one(nil, "select *, extract(epoch from expires_at - created_at)::int as life from otps where identifier = $1", email)
+            local row = db.one(nil, "select *, extract(epoch from expires_at - created_at)::int as life from otps where identifier = $1",
+                email)
             return row.code_enc == nil and row
         end)
         assert.is_true(otp.is_active)
@@ -84,7 +85,8 @@ describe("the walk of accounts", function()
         local me = ann:get("/users/me").json.user
         assert.same({ "MASTER", "MASTER", "active" }, { me.tenant_key, me.app_key, me.status })
         assert.equal(json.null, me.profile.first_name)
-        local answer = ann:post("/users/me/update", { first_name = "Ann", social_links = { "a" }, subscription_status = "PAID", bio = "hi" })
+        local answer = ann:post("/users/me/update", { first_name = "Ann", social_links = { "a" }, subscription_status = "PAID",
+            bio = "hi" })
         assert.equal(200, answer.status)
         assert.equal("hi", answer.json.user.profile.bio)
         assert.equal(json.null, answer.json.user.profile.subscription_status)
@@ -96,7 +98,8 @@ describe("the walk of accounts", function()
     it("denies, and keeps a record of it whose body lies in MongoDB", function()
         local answer = ann:get("/users")
         assert.same({ 403, "Forbidden resource" }, { answer.status, answer.json.message })
-        local row = db.one("MASTER", "select id from audit_index where tenant_key = 'MASTER' and actor_id = $1 and outcome = 'denied'", user_id)
+        local row = db.one("MASTER", "select id from audit_index where tenant_key = 'MASTER' and actor_id = $1 and outcome = 'denied'",
+            user_id)
         assert.is_table(row)
         local body = support.eventually(function()
             local doc = mongo.find_one("audit_log", { _id = row.id })
@@ -116,7 +119,8 @@ describe("the walk of accounts", function()
         local made = platform:post("/roles", { code = "MANAGER", role_key = "manager", display_name = "Manager",
             permission_keys = { "users.read" } }, acme_headers)
         assert.equal(201, made.status)
-        local assign = function() return platform:post("/users/" .. user_id .. "/roles/assign", { role_id = made.json.role.id }, acme_headers) end
+        local assign = function() return platform:post("/users/" .. user_id .. "/roles/assign", { role_id = made.json.role.id },
+            acme_headers) end
         assert.equal(403, assign().status)
         assert.equal(200, platform:post("/users/" .. user_id .. "/update", { user_type = "TENANT_1" }, acme_headers).status)
         assert.equal(201, assign().status)
@@ -133,7 +137,8 @@ describe("the walk of accounts", function()
         assert.same({ 200, 1 }, { list.status, list.json.total })
         assert.equal(403, ann:get("/users").status)
         assert.equal(403, ann:get("/users", { ["X-Tenant-Kasma-Id"] = "zeta-not-there" }).status)
-        local answer = ann:post("/roles", { code = "X", role_key = "x", display_name = "X", permission_keys = { "users.delete" } }, acme_headers)
+        local answer = ann:post("/roles", { code = "X", role_key = "x", display_name = "X", permission_keys = { "users.delete" } },
+            acme_headers)
         assert.equal(403, answer.status)
     end)
 
@@ -153,7 +158,8 @@ describe("the walk of accounts", function()
         assert.is_nil(listed.secret)
         assert.equal(200, platform:post("/tenants/" .. acme .. "/keys/" .. made.json.key.id .. "/revoke").status)
         support.eventually(function() return client:get("/users").status == 401 end)
-        local public = platform:post("/tenants/" .. acme .. "/keys/create", { name = "web", key_type = "publishable", app_key = acme .. "-shop" })
+        local public = platform:post("/tenants/" .. acme .. "/keys/create", { name = "web", key_type = "publishable", app_key = acme
+            .. "-shop" })
         assert.equal(acme, support.client({ ["X-Kasma-Key"] = public.json.key.owned_key }):get("/sales/cart/me").json.tenant_key)
     end)
 
@@ -272,7 +278,8 @@ describe("edge cases", function()
         assert.equal(5, #c:request("POST", "/auth/login").json.message)
         assert.equal(401, c:request("POST", "/auth/login", "identifier=a%40b.test&password=secret1",
             { ["Content-Type"] = "application/x-www-form-urlencoded" }).status)
-        assert.equal(401, c:request("POST", "/auth/login", '{"identifier":"a@b.test","password":"secret1"}', { ["Content-Type"] = "text/plain" }).status)
+        assert.equal(401, c:request("POST", "/auth/login", '{"identifier":"a@b.test","password":"secret1"}',
+            { ["Content-Type"] = "text/plain" }).status)
         assert.equal(5, #c:request("POST", "/auth/login", "hello", { ["Content-Type"] = "text/plain" }).json.message)
         assert.equal(415, tenant.owner:request("POST", "/auth/login", '{"identifier":"a"}', { ["Content-Type"] = "text/plain" }).status)
     end)
@@ -357,8 +364,10 @@ describe("edge cases", function()
         local refused = client:get("/sales/orders/me")
         assert.same({ 403, "Password change required" }, { refused.status, refused.json.message })
         assert.equal(200, client:get("/users/me").status)
-        assert.equal(200, client:post("/auth/reset-password", { reset_token = answer.json.reset_token, new_password = "brand-new-1" }).status)
-        assert.equal(401, client:post("/auth/reset-password", { reset_token = answer.json.reset_token, new_password = "brand-new-2" }).status)
+        assert.equal(200, client:post("/auth/reset-password", { reset_token = answer.json.reset_token,
+            new_password = "brand-new-1" }).status)
+        assert.equal(401, client:post("/auth/reset-password", { reset_token = answer.json.reset_token,
+            new_password = "brand-new-2" }).status)
         assert.equal(200, client:post("/auth/login", { identifier = shopper.user.email, password = "brand-new-1" }).status)
         assert.equal(401, shopper:get("/auth/me").status)
     end)

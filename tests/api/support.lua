@@ -110,7 +110,8 @@ function M.tenant(opts)
     local settings = { ["auth.login_otp"] = "never" }
     for name, value in pairs(opts.settings or {}) do settings[name] = value end
     local made = tenants.create({ tenant = "MASTER", app = "MASTER", actor_kind = "system" }, { tenant_key = key, name = "Test " .. key,
-        default_currency = opts.currency, country = opts.country, settings = settings, app = { app_key = key .. "-app", hostnames = opts.hostnames } })
+        default_currency = opts.currency, country = opts.country, settings = settings, app = { app_key = key .. "-app",
+            hostnames = opts.hostnames } })
     local tenant = { key = key, app = key .. "-app", warehouse_id = made.warehouse_id, role_ids = made.role_ids }
     tenant.headers = { ["X-Tenant-Kasma-Id"] = key, ["X-App-Kasma-Id"] = tenant.app }
     tenant.owner = M.user(tenant, "tenant_owner")
@@ -128,7 +129,8 @@ function M.user(tenant, role_key, opts)
     local email, password = M.unique("u") .. "@example.test", crypto.random_hex(8)
     if opts.platform then roles.ensure_platform() end
     local row = users.provision({ tenant = tenant.key, app = tenant.app, actor_kind = "system" }, { email = email, password = password,
-        display_name = role_key, user_type = opts.user_type or (opts.platform and "KASMA_0") or (role_key == "customer" and "GENERAL_0") or "TENANT_0",
+        display_name = role_key, user_type = opts.user_type or (opts.platform and "KASMA_0") or (role_key == "customer" and "GENERAL_0")
+            or "TENANT_0",
         role_keys = { role_key }, platform_role = opts.platform and "platform_owner" or nil })
     local client = M.client(tenant.headers)
     local answer = client:post("/auth/login", { identifier = email, password = password })

@@ -27,7 +27,8 @@ describe("validation", function()
 
     it("names nested members with dots and indexes", function()
         local s = schema.object{ media = schema.array(schema.object{ mediaUrl = schema.string(), isMain = schema.boolean():optional() }) }
-        assert.same({ "media.0.mediaUrl must be a string", "media.1.property y should not exist", "media.1.isMain must be a boolean value" },
+        assert.same({ "media.0.mediaUrl must be a string", "media.1.property y should not exist",
+            "media.1.isMain must be a boolean value" },
             messages(s, { media = { { mediaUrl = 1 }, { mediaUrl = "a", isMain = "yes", y = 1 } } }))
     end)
 
@@ -89,7 +90,8 @@ describe("validation", function()
     end)
 
     it("bounds numbers and texts, counting characters and not bytes", function()
-        local s = schema.object{ q = schema.integer{ min = 1, max = 9 }, p = schema.number{ positive = true }, t = schema.string{ max = 3 } }
+        local s = schema.object{ q = schema.integer{ min = 1, max = 9 }, p = schema.number{ positive = true },
+            t = schema.string{ max = 3 } }
         assert.same({ "q must not be less than 1", "p must be a positive number", "t must be shorter than or equal to 3 characters" },
             messages(s, { q = 0, p = 0, t = "abcd" }))
         assert.same({ "q must not be greater than 9" }, messages(s, { q = 10, p = 1, t = "ảảả" }))
@@ -107,11 +109,13 @@ describe("validation", function()
 
     it("knows e-mails, dates, urls", function()
         assert.is_true(schema.is_email("a.b+c@example.test"))
-        for _, bad in ipairs{ "a", "a@b", "@b.co", "a@b..co", "a@-b.co", "a b@c.de", "a..b@c.de" } do assert.is_false(schema.is_email(bad), bad) end
+        for _, bad in ipairs{ "a", "a@b", "@b.co", "a@b..co", "a@-b.co", "a b@c.de",
+            "a..b@c.de" } do assert.is_false(schema.is_email(bad), bad) end
         for _, good in ipairs{ "2026-02-28", "2024-02-29", "2026-11-29T03:00:01.204Z", "2026-11-29T03:00+07:00" } do
             assert.is_true(schema.is_date(good), good)
         end
-        for _, bad in ipairs{ "2026-02-29", "2026-13-01", "x", "2026-11-29T25:00Z", "2026-1-1" } do assert.is_false(schema.is_date(bad), bad) end
+        for _, bad in ipairs{ "2026-02-29", "2026-13-01", "x", "2026-11-29T25:00Z", "2026-1-1" } do assert.is_false(schema.is_date(bad),
+            bad) end
         assert.is_true(schema.is_url("https://example.test/a?b=c"))
         assert.is_false(schema.is_url("javascript:alert(1)"))
         assert.is_false(schema.is_url("https://exa mple.test"))

@@ -11,6 +11,7 @@
 
 static struct pg_server server;
 static bool through_bouncer;
+static struct pg_pool *opened; /* the pool of the test that runs; one that fails leaves it to the tear-down */
 
 struct answer {
     int count;
@@ -84,10 +85,17 @@ static struct pg_settings settings(unsigned connections) {
                                 .connect_ms = 5000};
 }
 
+static void close_pool(struct pg_pool *p) {
+    pg_pool_close(p);
+    opened = NULL;
+    run_closed();
+}
+
 static struct pg_pool *open_with(const struct pg_settings *s) {
     struct error err = {0};
     struct pg_pool *p = pg_pool_new(s, &err);
     assert_non_null(p);
+    opened = p;
     return p;
 }
 
@@ -105,8 +113,7 @@ static bool no_backends(void *data) {
 /* Every test ends with this: nothing may be in use, and no backend may outlive the pool. */
 static void shut(struct pg_pool *p) {
     assert_true(run_until(is_idle, p, 20));
-    pg_pool_close(p);
-    run_closed();
+    close_pool(p);
     if (!through_bouncer) assert_true(run_until(no_backends, NULL, 20));
 }
 
@@ -226,7 +233,7 @@ static void a_row_is_found_by_its_key(void **state) {
     assert_string_equal(one(p, "acme", by_key("acme", "1")).text, "acme one");
     assert_int_equal(get(p, "acme", by_key("acme", "9")).rows, 0);
     assert_string_equal(get(p, NULL, ST("select $1::int + $2::int", STR("40"), STR("2"))).text, "42");
-    assert_string_equal(one(p, NULL, ST("select $1 is null", (struct str){0})).text, "t");
+    assert_string_equal(one(p, NULL, ST("select $1::text is null", (struct str){0})).text, "t");
     assert_string_equal(one(p, NULL, ST("show timezone")).text, "UTC");
     assert_true(pg_pool_up(p));
     shut(p);
@@ -521,7 +528,6 @@ static void a_connection_that_is_killed_while_idle_is_replaced(void **state) {
         kill_backends("");
         assert_string_equal(get(p, "acme", EVERYTHING).text, "acme");
         kill_backends("");
-        assert_true(run_until(no_backends, NULL, 0) || true);
         struct answer a = one(p, "acme", EVERYTHING);
         if (a.err.base.kind) assert_int_equal(a.err.base.kind, ERR_UNAVAILABLE); /* sent before its end was seen */
     }
@@ -644,8 +650,7 @@ static void a_server_that_was_never_there(void **state) {
     assert_int_equal(get(p, NULL, DIVIDE).err.base.kind, ERR_UNAVAILABLE);
     assert_false(pg_pool_up(p));
     assert_int_equal(get(p, NULL, DIVIDE).err.base.kind, ERR_UNAVAILABLE);
-    pg_pool_close(p);
-    run_closed();
+    close_pool(p);
     s.url = "host=/nowhere user=x dbname=x";
     p = open_with(&s);
     assert_int_equal(get(p, NULL, DIVIDE).err.base.kind, ERR_UNAVAILABLE);
@@ -653,8 +658,7 @@ static void a_server_that_was_never_there(void **state) {
     struct error err = {0};
     assert_false(pg_session_open(p, keep_session, &a, &err));
     assert_int_equal(err.kind, ERR_UNAVAILABLE);
-    pg_pool_close(p);
-    run_closed();
+    close_pool(p);
 }
 
 /* A listener that accepts and never says a word. */
@@ -678,8 +682,7 @@ static void a_server_that_does_not_speak_is_given_up(void **state) {
     wait_answer(&a);
     assert_int_equal(a.err.base.kind, ERR_UNAVAILABLE);
     assert_null(a.session);
-    pg_pool_close(p);
-    run_closed();
+    close_pool(p);
     (void)close(fd);
 }
 
@@ -753,7 +756,7 @@ static void a_statement_that_takes_too_long_costs_its_connection(void **state) {
     assert_int_equal(in_tx(tx, &SLOW, 1, false).err.base.kind, ERR_TIMEOUT);
     pg_tx_rollback(tx);
     assert_string_equal(get(p, "acme", EVERYTHING).text, "acme");
-    kill_backends("and wait_event = 'PgSleep'");
+    /* The server has been told: nothing sleeps on. */
     shut(p);
 }
 
@@ -766,7 +769,7 @@ static void closing_a_pool_answers_everybody(void **state) {
     assert_non_null(pg_tx_run(busy, &SLOW, 1, false, keep, &a[0], &err));
     assert_non_null(pg_read(p, STR("acme"), &EVERYTHING, keep, &a[1], &err));
     assert_non_null(pg_run(p, STR("acme"), &EVERYTHING, 1, keep, &a[2], &err));
-    pg_pool_close(p);
+    close_pool(p);
     for (size_t i = 0; i < 3; i++) {
         assert_int_equal(a[i].count, 1);
         assert_int_equal(a[i].err.base.kind, ERR_UNAVAILABLE);
@@ -1020,41 +1023,49 @@ static int stop_server(void **state) {
     return 0;
 }
 
+static int clean_up(void **state) {
+    (void)state;
+    if (opened) close_pool(opened);
+    return 0;
+}
+
+#define TEST(name) cmocka_unit_test_teardown(name, clean_up)
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(a_row_is_found_by_its_key),
-        cmocka_unit_test(a_pipeline_is_all_or_nothing_and_names_the_statement_at_fault),
-        cmocka_unit_test(the_number_of_a_shard_is_taken_off_a_constraint),
-        cmocka_unit_test(bad_input_is_refused_before_anything_is_sent),
-        cmocka_unit_test(one_connection_never_shows_a_tenant_the_rows_of_another),
-        cmocka_unit_test(a_row_of_another_tenant_can_not_be_written),
-        cmocka_unit_test(reads_of_one_turn_share_a_transaction),
-        cmocka_unit_test(a_shared_read_that_fails_harms_no_other),
-        cmocka_unit_test(a_statement_timeout_of_the_role_drops_no_connection),
-        cmocka_unit_test(a_transaction_commits_or_rolls_back),
-        cmocka_unit_test(a_statement_that_rides_with_commit_and_fails_leaves_nothing),
-        cmocka_unit_test(after_an_error_a_transaction_takes_only_rollback),
-        cmocka_unit_test(a_rollback_while_a_statement_is_under_way_gives_the_connection_back),
-        cmocka_unit_test(a_forgotten_call_is_not_answered),
-        cmocka_unit_test(a_connection_that_is_killed_while_idle_is_replaced),
-        cmocka_unit_test(a_connection_that_is_killed_under_a_call),
-        cmocka_unit_test(a_connection_that_is_killed_inside_a_transaction),
-        cmocka_unit_test(a_server_that_is_away_is_told_at_once_and_found_again),
-        cmocka_unit_test(a_server_that_was_never_there),
-        cmocka_unit_test(a_server_that_does_not_speak_is_given_up),
-        cmocka_unit_test(a_server_with_no_more_connections_leaves_those_that_stand),
-        cmocka_unit_test(a_full_queue_is_busy),
-        cmocka_unit_test(waiting_for_a_connection_has_an_end),
-        cmocka_unit_test(a_statement_that_takes_too_long_costs_its_connection),
-        cmocka_unit_test(closing_a_pool_answers_everybody),
-        cmocka_unit_test(more_statements_than_the_cache_holds),
-        cmocka_unit_test(an_error_among_statements_that_were_being_prepared),
-        cmocka_unit_test(a_table_that_is_altered_between),
-        cmocka_unit_test(without_prepared_statements),
-        cmocka_unit_test(a_session_runs_scripts_and_statements),
-        cmocka_unit_test(a_session_may_be_closed_at_any_time),
-        cmocka_unit_test(notices_are_gathered_and_heard),
-        cmocka_unit_test(behind_a_transaction_pooler_isolation_holds),
+        TEST(a_row_is_found_by_its_key),
+        TEST(a_pipeline_is_all_or_nothing_and_names_the_statement_at_fault),
+        TEST(the_number_of_a_shard_is_taken_off_a_constraint),
+        TEST(bad_input_is_refused_before_anything_is_sent),
+        TEST(one_connection_never_shows_a_tenant_the_rows_of_another),
+        TEST(a_row_of_another_tenant_can_not_be_written),
+        TEST(reads_of_one_turn_share_a_transaction),
+        TEST(a_shared_read_that_fails_harms_no_other),
+        TEST(a_statement_timeout_of_the_role_drops_no_connection),
+        TEST(a_transaction_commits_or_rolls_back),
+        TEST(a_statement_that_rides_with_commit_and_fails_leaves_nothing),
+        TEST(after_an_error_a_transaction_takes_only_rollback),
+        TEST(a_rollback_while_a_statement_is_under_way_gives_the_connection_back),
+        TEST(a_forgotten_call_is_not_answered),
+        TEST(a_connection_that_is_killed_while_idle_is_replaced),
+        TEST(a_connection_that_is_killed_under_a_call),
+        TEST(a_connection_that_is_killed_inside_a_transaction),
+        TEST(a_server_that_is_away_is_told_at_once_and_found_again),
+        TEST(a_server_that_was_never_there),
+        TEST(a_server_that_does_not_speak_is_given_up),
+        TEST(a_server_with_no_more_connections_leaves_those_that_stand),
+        TEST(a_full_queue_is_busy),
+        TEST(waiting_for_a_connection_has_an_end),
+        TEST(a_statement_that_takes_too_long_costs_its_connection),
+        TEST(closing_a_pool_answers_everybody),
+        TEST(more_statements_than_the_cache_holds),
+        TEST(an_error_among_statements_that_were_being_prepared),
+        TEST(a_table_that_is_altered_between),
+        TEST(without_prepared_statements),
+        TEST(a_session_runs_scripts_and_statements),
+        TEST(a_session_may_be_closed_at_any_time),
+        TEST(notices_are_gathered_and_heard),
+        TEST(behind_a_transaction_pooler_isolation_holds),
     };
     return cmocka_run_group_tests(tests, start_server, stop_server);
 }

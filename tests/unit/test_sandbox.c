@@ -258,6 +258,21 @@ static void what_is_absent_says_so(void **state) {
     fails("return os.time()", "input.now");
 }
 
+/* The parser of LuaJIT opens the FFI library by itself when it reads such a number. */
+static void numbers_of_64_bits_open_no_door(void **state) {
+    (void)state;
+    gives("local x = 1LL + 2LL return {type(x), tostring(x), x == 3LL}", "[\"cdata\",\"userdata\",true]");
+    stops("return 1LL", OUTCOME_INVALID_RESULT);
+    stops("return {[1ULL] = 1}", OUTCOME_INVALID_RESULT);
+    fails("local x = 1LL return ffi", "'ffi' is not available");
+    fails("local x = 1i return x.new", "");
+    fails("local x = 1LL return x.cdef('int system(const char *)')", "");
+    fails("local x = 1LL x[0] = 5", "");
+    fails("local x = 1LL for k in pairs(x) do end", "table expected");
+    fails("local x = 1LL return ('x'):rep(x)", "number expected");
+    stops("local x = 1LL while true do x = x * 3LL end", OUTCOME_INSTRUCTIONS);
+}
+
 static void bytecode_is_refused(void **state) {
     (void)state;
     lua_State *L = luaL_newstate();
@@ -673,6 +688,7 @@ int main(void) {
         TEST(recursion_ends),
         TEST(error_objects_do_no_harm),
         TEST(what_is_absent_says_so),
+        TEST(numbers_of_64_bits_open_no_door),
         TEST(bytecode_is_refused),
         TEST(nothing_survives_a_run),
         TEST(run_functions_keep_no_state_however_they_try),

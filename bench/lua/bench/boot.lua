@@ -27,9 +27,14 @@ local function get_postgres(req)
     req:respond(200, headers, json.encode({ value = rows[1].v }))
 end
 
-return function(role)
-    boot(role)
+local M = {}
+
+---@param role string
+function M.start(role)
+    boot.start(role)
     server.route("POST", "/bench/echo", echo)
     server.route("GET", "/bench/redis", get_redis)
     server.route("GET", "/bench/postgres", get_postgres)
 end
+
+return M

@@ -20,7 +20,8 @@ function M.run(words)
     local url = ("http://%s:%d%s"):format(host, config.get("PORT"), words[1] == "--live" and "/health" or "/readyz")
     local answer, err = require("core.http_client").request{ method = "GET", url = url, timeout_ms = 5000 }
     if answer and answer.status == 200 then return 0 end
-    io.stderr:write("kasma healthcheck: ", answer and (answer.status .. " " .. tostring(answer.body)) or tostring(err and err.message), "\n")
+    io.stderr:write("kasma healthcheck: ", answer and (answer.status .. " " .. tostring(answer.body)) or tostring(err and err.message),
+        "\n")
     return 1
 end
 

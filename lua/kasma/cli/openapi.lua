@@ -24,7 +24,8 @@ function M.run(words)
         return 0
     end
     require("kasma.boot").load()
-    local document = require("kasma.openapi").document(require("kasma.route").all(), { version = require("core.config").version, tag = args.area })
+    local document = require("kasma.openapi").document(require("kasma.route").all(), { version = require("core.config").version,
+        tag = args.area })
     io.stdout:write(require("core.json").encode(document), "\n")
     return 0
 end

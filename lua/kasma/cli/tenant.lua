@@ -14,7 +14,8 @@ digits, _ or -, and never changes. --owner invites its owner by mail.
 ]]
 
 local function create(words)
-    local args, bad = args_of(words, { name = true, country = true, currency = true, locale = true, timezone = true, app = true, owner = true,
+    local args, bad = args_of(words, { name = true, country = true, currency = true, locale = true, timezone = true, app = true,
+        owner = true,
         host = "list", test = false, json = false })
     if not args or not args[1] or args[2] then
         io.stderr:write(bad and ("kasma tenant: " .. bad .. "\n\n") or "", M.usage)
@@ -22,13 +23,16 @@ local function create(words)
     end
     local tenants = require("modules.tenants.service")
     local scope = { tenant = "MASTER", app = "MASTER", actor_kind = "system" }
-    local made = tenants.create(scope, { tenant_key = args[1], name = args.name or args[1], country = args.country, default_currency = args.currency,
+    local made = tenants.create(scope, { tenant_key = args[1], name = args.name or args[1], country = args.country,
+        default_currency = args.currency,
         default_locale = args.locale, timezone = args.timezone, is_test = args.test, app = { app_key = args.app, hostnames = args.host } })
     if args.owner then require("modules.iam.members").invite_owner(scope, made, args.owner) end
     if args.json then
-        io.stdout:write(require("core.json").encode({ tenant = tenants.view(made.tenant), app = made.app, warehouseId = made.warehouse_id }), "\n")
+        io.stdout:write(require("core.json").encode({ tenant = tenants.view(made.tenant), app = made.app,
+            warehouseId = made.warehouse_id }), "\n")
     else
-        io.stdout:write(("tenant %s with app %s, %d roles, a warehouse and %s as currency\n"):format(made.tenant.tenant_key, made.app.app_key,
+        io.stdout:write(("tenant %s with app %s, %d roles, a warehouse and %s as currency\n"):format(made.tenant.tenant_key,
+            made.app.app_key,
             #require("kasma.roles").templates, made.tenant.default_currency))
     end
     return 0

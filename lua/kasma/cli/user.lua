@@ -43,7 +43,8 @@ local function make(words)
     end
     local user_type = admin and "KASMA_0" or (#keys == 1 and keys[1] == "customer" and "GENERAL_0" or "TENANT_0")
     if admin then require("modules.iam.roles").ensure_platform() end
-    local user = users.provision(scope, { email = email, password = password, display_name = args.name, user_type = user_type, role_keys = keys,
+    local user = users.provision(scope, { email = email, password = password, display_name = args.name, user_type = user_type,
+        role_keys = keys,
         platform_role = admin and "platform_owner" or nil })
     local report = { id = user.id, email = user.email, userType = user.user_type, password = random and password or nil }
     if args.json then

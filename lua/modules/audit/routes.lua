@@ -12,7 +12,8 @@ route.get("/auth/logs/login", {
     summary = "The sign-in log, newest first; without audit.read one's own",
     access = "user", account = true, tag = "audit", no_store = true,
     query = schema.page{ user_id = schema.uuid():optional(), action = schema.string{ max = 100 }:optional() },
-    returns = schema.object({ success = schema.boolean(), data = schema.array(schema.any()), total = schema.integer(), page = schema.integer(),
+    returns = schema.object({ success = schema.boolean(), data = schema.array(schema.any()), total = schema.integer(),
+        page = schema.integer(),
         limit = schema.integer(), totalPages = schema.integer() }),
     handler = function(ctx)
         local q = ctx.query
@@ -28,7 +29,8 @@ route.get("/auth/logs/login", {
     end,
 })
 
-local Entry = schema.object({ id = schema.uuid(), action = schema.string(), outcome = schema.string() }, { name = "AuditEntry", open = true })
+local Entry = schema.object({ id = schema.uuid(), action = schema.string(), outcome = schema.string() }, { name = "AuditEntry",
+    open = true })
 
 local function view(row, body)
     body = body or {}
@@ -51,7 +53,8 @@ local function place_of(cursor)
 end
 
 local Filters = {
-    actor_id = schema.uuid():optional(), action = schema.string{ max = 150 }:optional(), entity_type = schema.string{ max = 100 }:optional(),
+    actor_id = schema.uuid():optional(), action = schema.string{ max = 150 }:optional(),
+        entity_type = schema.string{ max = 100 }:optional(),
     entity_id = schema.string{ max = 255 }:optional(), from = schema.date():optional(), to = schema.date():optional(),
 }
 
@@ -66,7 +69,8 @@ route.get("/audit/logs", {
     summary = "What staff, keys and accounts did, newest first",
     access = { permission = "audit.read" }, tag = "audit", no_store = true,
     query = filters{ cursor = schema.string{ max = 200 }:optional(), limit = schema.integer{ min = 1, cap = 100 }:default(20) },
-    returns = schema.object({ success = schema.boolean(), data = schema.array(Entry), next_cursor = schema.string():nullable() }, { open = true }),
+    returns = schema.object({ success = schema.boolean(), data = schema.array(Entry), next_cursor = schema.string():nullable() },
+        { open = true }),
     handler = function(ctx)
         local q = ctx.query
         local rows = store.events(ctx.tenant, q, place_of(q.cursor), q.limit)
@@ -100,7 +104,8 @@ route.get("/audit/export", {
     handler = function(ctx)
         local q = ctx.query
         audit.write(ctx.scope, { action = "audit.export", entity_type = "audit", entity_id = "export", after = q })
-        local w = errors.check(ctx.req:stream(200, { ["Content-Type"] = "application/x-ndjson; charset=utf-8", ["Cache-Control"] = "no-store" }))
+        local w = errors.check(ctx.req:stream(200, { ["Content-Type"] = "application/x-ndjson; charset=utf-8",
+            ["Cache-Control"] = "no-store" }))
         local place
         repeat
             local rows = store.events(ctx.tenant, q, place, 100)

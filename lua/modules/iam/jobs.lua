@@ -11,14 +11,16 @@ local otp = require("modules.iam.otp")
 local store = require("modules.iam.store")
 
 settings.declare("iam", {
-    { key = "auth.login_otp", type = "enum", values = { "always", "new_device", "never" }, default = "always", help = "code step after the password" },
+    { key = "auth.login_otp", type = "enum", values = { "always", "new_device", "never" }, default = "always",
+        help = "code step after the password" },
     { key = "auth.open_signup", type = "bool", default = true, help = "a finished code step makes the user a member" },
     { key = "auth.jwt_stateless", type = "bool", default = false, help = "bearer JWTs hold while Redis is away" },
     { key = "auth.hide_existence", type = "bool", default = false, help = "register of a known e-mail answers as for a new one" },
     { key = "auth.password_min_length", type = "int", min = 6, max = 128, default = 6, help = "shortest password" },
     { key = "auth.password_classes", type = "int", min = 0, max = 4, default = 0, help = "kinds of characters demanded" },
     { key = "auth.password_breached_check", type = "bool", default = false, help = "refuse passwords of the breached list" },
-    { key = "idempotency.required", type = "list", item = "text", default = {}, help = "routes (`METHOD path`) where the key is mandatory" },
+    { key = "idempotency.required", type = "list", item = "text", default = {},
+        help = "routes (`METHOD path`) where the key is mandatory" },
 })
 
 jobs.handler("mail-queue", "send-otp", otp.send)

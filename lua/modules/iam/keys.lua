@@ -34,9 +34,11 @@ end
 ---@return table as HTTP shows it, without the secret
 function M.view(row)
     local function text(value) return value or null end
-    return { id = row.id, owned_key = row.owned_key, key_type = row.key_type, name = row.name, tenant_key = row.tenant_key, app_key = row.app_key,
+    return { id = row.id, owned_key = row.owned_key, key_type = row.key_type, name = row.name, tenant_key = row.tenant_key,
+        app_key = row.app_key,
         last4 = text(row.last4), scopes = json.array(row.scopes or {}), allowed_ips = json.array(row.allowed_ips or {}),
-        expires_at = text(row.expires_at), last_used_at = text(row.last_used_at), revoked_at = text(row.revoked_at), is_active = row.is_active,
+        expires_at = text(row.expires_at), last_used_at = text(row.last_used_at), revoked_at = text(row.revoked_at),
+            is_active = row.is_active,
         created_by = text(row.created_by), created_at = row.created_at, updated_at = row.updated_at }
 end
 
@@ -44,13 +46,15 @@ end
 ---@return table[]
 function M.list(tenant)
     local list = json.array({})
-    local rows = db.read(nil, "select " .. KEY .. " from access_keys where tenant_key = $1 order by created_at desc, id desc limit 500", tenant)
+    local rows = db.read(nil, "select " .. KEY .. " from access_keys where tenant_key = $1 order by created_at desc, id desc limit 500",
+        tenant)
     for i, row in ipairs(rows) do list[i] = M.view(row) end
     return list
 end
 
 local function insert(scope, k, made)
-    return { "insert into access_keys (id, owned_key, tenant_key, app_key, key_type, name, secret_hash, last4, scopes, allowed_ips, expires_at, "
+    return { "insert into access_keys (id, owned_key, tenant_key, app_key, key_type, name, secret_hash, last4, scopes, "
+        .. "allowed_ips, expires_at, "
         .. "created_by, created_at, updated_at) values ($1, $2, $3, $4, $5, $6, $7, $8, $9::text[], $10::cidr[], $11::timestamptz, $12, "
         .. "$13::timestamptz, $13::timestamptz) returning " .. KEY, uuid.v7(), made.owned_key, scope.tenant, k.app_key, k.key_type, k.name,
         made.hash or null, made.last4 or null, pg.array(k.scopes), pg.array(k.allowed_ips), k.expires_at or null, scope.actor_id or null,
@@ -65,7 +69,7 @@ end
 
 ---@param scope Scope
 ---@param held table<string, boolean>
----@param input {name: string, key_type: string, app_key: string|nil, scopes: string[]|nil, expires_at: string|nil, allowed_ips: string[]|nil}
+---@param input table name, key_type, app_key, scopes, expires_at, allowed_ips (body of the route)
 ---@return table view with the secret
 function M.create(scope, held, input)
     local scopes = input.scopes or {}
@@ -75,7 +79,8 @@ function M.create(scope, held, input)
     if app ~= tenants.DEFAULT and (not known or known.tenant_key ~= scope.tenant) then errors.not_found("App not found") end
     local made = mint(input.key_type, tenants.by_key(scope.tenant).is_test)
     local statements = { insert(scope, { app_key = app, key_type = input.key_type, name = input.name,
-        scopes = input.key_type == "secret" and scopes or {}, allowed_ips = input.allowed_ips or {}, expires_at = input.expires_at }, made) }
+        scopes = input.key_type == "secret" and scopes or {}, allowed_ips = input.allowed_ips or {}, expires_at = input.expires_at },
+            made) }
     audit.append(statements, scope, { action = "keys.create", entity_type = "access_key", entity_id = made.owned_key,
         after = { name = input.name, key_type = input.key_type, scopes = json.array(scopes) } })
     return shown(db.pipeline(scope.tenant, statements)[1][1], made)

@@ -38,7 +38,8 @@ function M.add(scope, input)
     local now = time.iso(time.now())
     local statements = {
         store.put_membership{ id = uuid.v7(), user_id = user.id, tenant_key = scope.tenant, status = "active", now = now },
-        store.give_role{ tenant_key = scope.tenant, app_key = scope.app, id = uuid.v7(), user_id = user.id, role_key = "customer", now = now },
+        store.give_role{ tenant_key = scope.tenant, app_key = scope.app, id = uuid.v7(), user_id = user.id, role_key = "customer",
+            now = now },
     }
     audit.append(statements, scope, { action = "members.add", entity_type = "user", entity_id = user.id })
     db.pipeline(scope.tenant, statements)

@@ -57,7 +57,9 @@ function M.check_policy(tenant, password)
     local messages = {}
     local min = settings.get(tenant, "auth.password_min_length")
     if #password < min then messages[#messages + 1] = ("Password must be at least %d characters"):format(min) end
-    if #password > MAX_BYTES then messages[#messages + 1] = ("password must be shorter than or equal to %d characters"):format(MAX_BYTES) end
+    if #password > MAX_BYTES then
+        messages[#messages + 1] = ("password must be shorter than or equal to %d characters"):format(MAX_BYTES)
+    end
     local wanted = settings.get(tenant, "auth.password_classes")
     if wanted > 0 and classes(password) < wanted then
         messages[#messages + 1] = ("Password must hold %d of: small letters, capitals, digits, other characters"):format(wanted)

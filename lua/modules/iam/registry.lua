@@ -19,7 +19,8 @@ local MODULE = "id, key, name, description, dependencies, created_at, updated_at
 local REGISTRY = "id, app_family_key, tenant_key, module_key, version, is_active, created_at, updated_at"
 
 local function module_view(row)
-    return { id = row.id, key = row.key, name = row.name, description = row.description or null, dependencies = json.array(row.dependencies or {}),
+    return { id = row.id, key = row.key, name = row.name, description = row.description or null,
+        dependencies = json.array(row.dependencies or {}),
         created_at = row.created_at, updated_at = row.updated_at }
 end
 
@@ -32,7 +33,8 @@ end
 
 local function dependencies_of_all(reader)
     local needs = {}
-    for _, row in ipairs(reader("select key, dependencies from modules order by key limit 500")) do needs[row.key] = row.dependencies or {} end
+    for _, row in ipairs(reader("select key, dependencies from modules order by key limit 500")) do needs[row.key] = row.dependencies
+        or {} end
     return needs
 end
 
@@ -62,7 +64,8 @@ function M.create_module(scope, input)
     for i, name in ipairs(input.dependencies or {}) do
         dependencies[i] = name:lower()
         if dependencies[i] == key then errors.bad_request{ message = "A module cannot depend on itself", code = "module_cycle" } end
-        if not needs[dependencies[i]] then errors.bad_request{ message = "Unknown dependency: " .. dependencies[i], code = "module_unknown" } end
+        if not needs[dependencies[i]] then errors.bad_request{ message = "Unknown dependency: " .. dependencies[i],
+            code = "module_unknown" } end
     end
     local now = time.iso(time.now())
     local statements = { { "insert into modules (id, key, name, description, dependencies, created_at, updated_at) values ($1, $2, $3, $4, "
@@ -77,14 +80,16 @@ end
 ---@param app_family string|nil
 ---@return table[]
 function M.list(tenant, app_family)
-    return json.array(db.read(tenant, "select " .. REGISTRY .. [[ from registries where tenant_key = $1 and ($2::text is null or app_family_key = $2)
+    return json.array(db.read(tenant, "select " .. REGISTRY .. [[ from registries where tenant_key = $1 and ($2::text is null or
+      app_family_key = $2)
       order by app_family_key, module_key limit 1000]], tenant, app_family or null))
 end
 
 -- The pair's rows, held until the transaction ends.
 local function held_rows(tx, tenant, family)
     local active = {}
-    for _, row in ipairs(tx:query("select " .. REGISTRY .. " from registries where tenant_key = $1 and app_family_key = $2 order by id for update",
+    for _, row in ipairs(tx:query("select " .. REGISTRY .. " from registries where tenant_key = $1 and app_family_key = $2 "
+        .. "order by id for update",
         tenant, family)) do
         if row.is_active then active[row.module_key] = row end
     end
@@ -107,14 +112,17 @@ end
 ---@return table
 function M.install(scope, input)
     local key = input.module_key:lower()
-    local row = errors.unique({ registries_module = { code = M.installed.code, message = M.installed.message } }, db.transaction, scope.tenant,
+    local row = errors.unique({ registries_module = { code = M.installed.code, message = M.installed.message } }, db.transaction,
+        scope.tenant,
         function(tx)
             local needs = dependencies_of_all(function(sql) return tx:query(sql) end)
             if not needs[key] then errors.not_found("Module not found") end
             local active = held_rows(tx, scope.tenant, input.app_family_key)
             if input.is_active ~= false then check_dependencies(needs, active, key) end
-            local made = tx:one("insert into registries (tenant_key, app_key, id, app_family_key, module_key, version, is_active, created_at, updated_at) "
-                .. "values ($1, $2, $3, $4, $5, $6, $7, $8::timestamptz, $8::timestamptz) returning " .. REGISTRY, scope.tenant, scope.app, uuid.v7(),
+            local made = tx:one("insert into registries (tenant_key, app_key, id, app_family_key, module_key, version, "
+                .. "is_active, created_at, updated_at) "
+                .. "values ($1, $2, $3, $4, $5, $6, $7, $8::timestamptz, $8::timestamptz) returning " .. REGISTRY, scope.tenant,
+                    scope.app, uuid.v7(),
                 input.app_family_key, key, input.version or "1.0.0", input.is_active ~= false, time.iso(time.now()))
             local statements = {}
             audit.append(statements, scope, { action = "registry.install", entity_type = "registry", entity_id = made.id, after = input })
@@ -150,10 +158,12 @@ function M.update(scope, id, input)
             end
         end
         local changed = tx:one("update registries set version = coalesce($3, version), is_active = coalesce($4, is_active), "
-            .. "updated_at = $5::timestamptz where tenant_key = $1 and id = $2 returning " .. REGISTRY, scope.tenant, id, input.version or null,
+            .. "updated_at = $5::timestamptz where tenant_key = $1 and id = $2 returning " .. REGISTRY, scope.tenant, id, input.version
+                or null,
             input.is_active == nil and null or input.is_active, time.iso(time.now()))
         local statements = {}
-        audit.append(statements, scope, { action = "registry.update", entity_type = "registry", entity_id = id, before = found, after = input })
+        audit.append(statements, scope, { action = "registry.update", entity_type = "registry", entity_id = id, before = found,
+            after = input })
         tx:at_commit(statements)
         return changed
     end)

@@ -63,7 +63,8 @@ function M.create(scope, held, input)
     if templates.beyond(held, keys) then users.escalation() end
     check_known(scope, keys)
     local id, now = uuid.v7(), time.iso(time.now())
-    local statements = { store.insert_role{ tenant_key = scope.tenant, app_key = scope.app, id = id, code = input.code, role_key = input.role_key,
+    local statements = { store.insert_role{ tenant_key = scope.tenant, app_key = scope.app, id = id, code = input.code,
+        role_key = input.role_key,
         display_name = input.display_name, now = now } }
     for _, key in ipairs(keys) do
         statements[#statements + 1] = store.insert_grant{ tenant_key = scope.tenant, app_key = scope.app, id = uuid.v7(), role_id = id,
@@ -95,7 +96,8 @@ function M.delete(scope, id)
     if role.is_system then M.is_system() end
     if store.holders(scope.tenant, id) > 0 then M.in_use() end
     local statements = { store.delete_role(scope.tenant, id) }
-    audit.append(statements, scope, { action = "roles.delete", entity_type = "role", entity_id = id, before = { role_key = role.role_key } })
+    audit.append(statements, scope, { action = "roles.delete", entity_type = "role", entity_id = id,
+        before = { role_key = role.role_key } })
     db.pipeline(scope.tenant, statements)
 end
 
@@ -108,10 +110,13 @@ function M.grant(scope, held, id, key)
     if role.is_system then M.is_system() end
     if templates.beyond(held, { key }) then users.escalation() end
     check_known(scope, { key })
-    local statements = { store.insert_grant{ tenant_key = scope.tenant, app_key = scope.app, id = uuid.v7(), role_id = id, permission_key = key,
+    local statements = { store.insert_grant{ tenant_key = scope.tenant, app_key = scope.app, id = uuid.v7(), role_id = id,
+        permission_key = key,
         now = time.iso(time.now()) } }
-    audit.append(statements, scope, { action = "roles.permissions.assign", entity_type = "role", entity_id = id, after = { permission = key } })
-    errors.unique({ role_permissions_grant = { code = M.granted.code, message = M.granted.message } }, db.pipeline, scope.tenant, statements)
+    audit.append(statements, scope, { action = "roles.permissions.assign", entity_type = "role", entity_id = id,
+        after = { permission = key } })
+    errors.unique({ role_permissions_grant = { code = M.granted.code, message = M.granted.message } }, db.pipeline, scope.tenant,
+        statements)
     access.changed_tenant(scope.tenant)
 end
 
@@ -127,7 +132,8 @@ function M.revoke(scope, held, id, key)
     for _, had in ipairs(role.permission_keys or {}) do found = found or had == key end
     if not found then errors.not_found("Permission not found") end
     local statements = { store.delete_grant(scope.tenant, id, key) }
-    audit.append(statements, scope, { action = "roles.permissions.remove", entity_type = "role", entity_id = id, before = { permission = key } })
+    audit.append(statements, scope, { action = "roles.permissions.remove", entity_type = "role", entity_id = id,
+        before = { permission = key } })
     db.pipeline(scope.tenant, statements)
     access.changed_tenant(scope.tenant)
 end
@@ -154,7 +160,8 @@ function M.ensure_platform()
         statements[#statements + 1] = store.insert_platform_role{ id = uuid.v7(), code = role.code, role_key = role.role_key,
             display_name = role.display_name, now = now }
         for _, grant in ipairs(role.grants) do
-            statements[#statements + 1] = store.insert_platform_grant{ id = uuid.v7(), role_key = role.role_key, permission_key = grant, now = now }
+            statements[#statements + 1] = store.insert_platform_grant{ id = uuid.v7(), role_key = role.role_key, permission_key = grant,
+                now = now }
         end
     end
     db.pipeline(nil, statements)
@@ -167,7 +174,8 @@ end
 function M.create_custom(scope, input)
     local id, now = uuid.v7(), time.iso(time.now())
     local statements = { { [[insert into custom_permissions (tenant_key, app_key, id, permission_key, description, created_at, updated_at)
-      values ($1, $2, $3, $4, $5, $6::timestamptz, $6::timestamptz)]], scope.tenant, scope.app, id, input.permission_key, input.description or "", now } }
+      values ($1, $2, $3, $4, $5, $6::timestamptz, $6::timestamptz)]], scope.tenant, scope.app, id, input.permission_key,
+          input.description or "", now } }
     audit.append(statements, scope, { action = "permissions.create", entity_type = "permission", entity_id = id, after = input })
     errors.unique({ custom_permissions_permission = { code = "permission_exists", message = "Permission already exists" } }, db.pipeline,
         scope.tenant, statements)

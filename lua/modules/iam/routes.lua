@@ -18,7 +18,8 @@ local db = require("kasma.db")
 
 local TYPES = { "REGISTER", "LOGIN", "FORGOT_PASSWORD", "TWO_FA" }
 
-local User = schema.object({ id = schema.uuid(), email = schema.string(), display_name = schema.string():nullable(), user_type = schema.string() },
+local User = schema.object({ id = schema.uuid(), email = schema.string(), display_name = schema.string():nullable(),
+    user_type = schema.string() },
     { name = "AuthUser", open = true })
 local Signed = schema.object({ success = schema.boolean(), user = User }, { open = true })
 local Said = schema.object({ success = schema.boolean(), message = schema.string():optional() }, { open = true })
@@ -62,7 +63,8 @@ route.post("/auth/register", {
         local made = iam.register(ctx.scope, ctx.body, client(ctx))
         ctx.set_cookie("reg_nonce", made.nonce, 600)
         return json.object({ "success", "user", "message" }, { success = true, user = json.object({ "email", "display_name" },
-            { email = made.user.email, display_name = made.user.display_name or null }), message = "OTP sent. Verify to complete registration." })
+            { email = made.user.email, display_name = made.user.display_name or null }),
+                message = "OTP sent. Verify to complete registration." })
     end,
 })
 
@@ -135,7 +137,8 @@ route.post("/auth/reset-password", {
     access = "public", tag = "auth", idempotent = false, no_store = true, status = 200,
     body = schema.object{
         reset_token = schema.string{ not_empty = true, max = 128 },
-        new_password = schema.string{ not_empty = true, min = 6, max = 1024, messages = { min = "New password must be at least 6 characters" } },
+        new_password = schema.string{ not_empty = true, min = 6, max = 1024,
+            messages = { min = "New password must be at least 6 characters" } },
     },
     returns = Said,
     handler = function(ctx)
@@ -197,7 +200,8 @@ route.get("/auth/me", {
         for i, role in ipairs(ctx.access and ctx.access.roles or {}) do roles[i] = role.role_key end
         for key in pairs(ctx.grants()) do permissions[#permissions + 1] = key end
         table.sort(permissions)
-        return { success = true, user = { id = user.id, email = user.email or null, user_type = user.user_type or null, tenant_key = ctx.tenant,
+        return { success = true, user = { id = user.id, email = user.email or null, user_type = user.user_type or null,
+            tenant_key = ctx.tenant,
             app_key = ctx.app, roles = roles, permissions = permissions, session_id = user.session_id or null } }
     end,
 })
@@ -244,7 +248,8 @@ route.post("/auth/context", {
         local app = ctx.body.app_key
         if app then
             local found = tenants.app(app)
-            if not found or found.tenant_key ~= row.tenant_key then errors.forbidden{ message = "Tenant is not available", code = "tenant_unavailable" } end
+            if not found or found.tenant_key ~= row.tenant_key then errors.forbidden{ message = "Tenant is not available",
+                code = "tenant_unavailable" } end
         end
         local session = ctx.user.session_id and store.session(ctx.user.session_id)
         if not session then errors.unauthorized("Access token required") end

@@ -8,9 +8,11 @@ local keys = require("modules.iam.keys")
 local registry = require("modules.iam.registry")
 local users = require("modules.iam.users")
 
-local Module = schema.object({ id = schema.uuid(), key = schema.string(), name = schema.string(), dependencies = schema.array(schema.string()) },
+local Module = schema.object({ id = schema.uuid(), key = schema.string(), name = schema.string(),
+    dependencies = schema.array(schema.string()) },
     { name = "Module", open = true })
-local Registry = schema.object({ id = schema.uuid(), module_key = schema.string(), version = schema.string(), is_active = schema.boolean() },
+local Registry = schema.object({ id = schema.uuid(), module_key = schema.string(), version = schema.string(),
+    is_active = schema.boolean() },
     { name = "Registry", open = true })
 local function answer(members)
     members.success = schema.boolean()
@@ -122,7 +124,8 @@ route.post("/tenants/:tenant_key/keys/:id/rotate", {
     params = { id = schema.uuid(), tenant_key = schema.string() },
     body = schema.object{ grace_seconds = schema.integer{ min = 0, max = 86400 }:default(0) },
     returns = { [201] = answer{ key = Key }, [403] = users.escalation },
-    handler = function(ctx) return { success = true, key = keys.rotate(ctx.scope, ctx.grants(), ctx.params.id, ctx.body.grace_seconds) } end,
+    handler = function(ctx) return { success = true, key = keys.rotate(ctx.scope, ctx.grants(), ctx.params.id,
+        ctx.body.grace_seconds) } end,
 })
 
 route.post("/tenants/:tenant_key/keys/:id/revoke", {

@@ -13,7 +13,8 @@ local users = require("modules.iam.users")
 
 local User = schema.object({ id = schema.uuid(), email = schema.string(), status = schema.string(), user_type = schema.string() },
     { name = "User", open = true })
-local Role = schema.object({ id = schema.uuid(), role_key = schema.string(), display_name = schema.string() }, { name = "Role", open = true })
+local Role = schema.object({ id = schema.uuid(), role_key = schema.string(), display_name = schema.string() }, { name = "Role",
+    open = true })
 local One = schema.object({ success = schema.boolean(), user = User }, { open = true })
 local Said = schema.object({ success = schema.boolean(), message = schema.string():optional() }, { open = true })
 
@@ -40,7 +41,8 @@ local function texts(...)
     return all
 end
 
-local own = texts("background_url", "first_name", "last_name", "phone", "address", "city", "state", "zip", "country", "language", "timezone",
+local own = texts("background_url", "first_name", "last_name", "phone", "address", "city", "state", "zip", "country", "language",
+    "timezone",
     "currency", "gender", "website", "bio", "avatar_url")
 own.display_name = schema.string{ max = 255 }:optional()
 own.date_of_birth = schema.date():optional()
@@ -68,7 +70,8 @@ route.post("/users/me/change-password", {
     access = "user", account = true, restricted = true, tag = "users", no_store = true, status = 200, idempotent = false,
     body = schema.object{
         current_password = schema.string{ max = 1024 }:optional():alias("oldPassword"),
-        new_password = schema.string{ not_empty = true, min = 6, max = 1024, messages = { min = "New password must be at least 6 characters" } }
+        new_password = schema.string{ not_empty = true, min = 6, max = 1024,
+            messages = { min = "New password must be at least 6 characters" } }
             :alias("newPassword"),
     },
     returns = Said,
@@ -249,7 +252,8 @@ route.get("/roles/:id/permissions", {
 route.post("/roles/:id/update", {
     summary = "Rename a role",
     access = { permission = "roles.write" }, tag = "roles", params = Id, status = 200,
-    body = schema.object{ display_name = schema.string{ not_empty = true, max = 255 }:optional(), code = schema.string{ max = 100 }:optional() },
+    body = schema.object{ display_name = schema.string{ not_empty = true, max = 255 }:optional(),
+        code = schema.string{ max = 100 }:optional() },
     returns = { [200] = OneRole, [403] = roles.is_system },
     handler = function(ctx) return { success = true, role = roles.update(ctx.scope, ctx.params.id, ctx.body) } end,
 })

@@ -95,7 +95,8 @@ function M.register(scope, input, client)
         db.pipeline(scope.tenant, { audit.auth_row(scope, { action = "REGISTER_FAILED", target = "email:" .. email,
             metadata = { reason = "email_exists" } }) })
         if not settings.get(scope.tenant, "auth.hide_existence") then M.email_taken() end
-        mail.send(scope, { to = email, template = "account-exists", key = "account-exists:" .. existing.id .. ":" .. math.floor(time.now() / 3600000),
+        mail.send(scope, { to = email, template = "account-exists", key = "account-exists:" .. existing.id .. ":"
+            .. math.floor(time.now() / 3600000),
             user_id = existing.id })
         return { user = { email = email, display_name = input.display_name or json.null }, nonce = crypto.random_hex(32) }
     end
@@ -103,7 +104,8 @@ function M.register(scope, input, client)
     local hash = passwords.hash(input.password)
     local nonce, id = crypto.random_hex(32), uuid.v7()
     local key = pending_key(email)
-    local entry = { nonce = crypto.sha256(nonce), password = hash, display_name = input.display_name, otp_id = id, exp = time.now() + PENDING_MS,
+    local entry = { nonce = crypto.sha256(nonce), password = hash, display_name = input.display_name, otp_id = id,
+        exp = time.now() + PENDING_MS,
         -- Tells, without the password, whether all attempts of a window had the same.
         same = crypto.hmac_sha256(secrets.tenant_key("MASTER", "registration"), email .. "|" .. input.password) }
     otp.create(scope, { id = id, identifier = email, type = "REGISTER", user_id = existing and existing.id, ip = client.ip },
@@ -134,7 +136,8 @@ local function joining(scope, user_id, now)
     end
     return {
         store.put_membership{ id = uuid.v7(), user_id = user_id, tenant_key = scope.tenant, status = "active", now = now },
-        store.give_role{ tenant_key = scope.tenant, app_key = scope.app, id = uuid.v7(), user_id = user_id, role_key = "customer", now = now },
+        store.give_role{ tenant_key = scope.tenant, app_key = scope.app, id = uuid.v7(), user_id = user_id, role_key = "customer",
+            now = now },
     }
 end
 
@@ -187,10 +190,13 @@ local function login_failed(scope, client, email, user, reason)
         target = user and ("user:" .. user.id) or ("email:" .. email), metadata = { reason = reason } }) }
     if user and user.status == "active" and failures.must_suspend(email) then
         local now = time.now()
-        statements[#statements + 1] = store.update_user(user.id, { status = "suspended", suspended_until = time.iso(now + 86400000), bump = true },
+        statements[#statements + 1] = store.update_user(user.id, { status = "suspended", suspended_until = time.iso(now + 86400000),
+            bump = true },
             time.iso(now))
-        statements[#statements + 1] = audit.auth_row(scope, { action = "ACCOUNT_SUSPENDED", user_id = user.id, target = "user:" .. user.id })
-        mail.append(statements, scope, { to = email, template = "account-suspended", key = "suspended:" .. user.id .. ":" .. math.floor(now / 86400000),
+        statements[#statements + 1] = audit.auth_row(scope, { action = "ACCOUNT_SUSPENDED", user_id = user.id, target = "user:"
+            .. user.id })
+        mail.append(statements, scope, { to = email, template = "account-suspended", key = "suspended:" .. user.id .. ":"
+            .. math.floor(now / 86400000),
             user_id = user.id })
     end
     db.pipeline(scope.tenant, statements)
@@ -284,8 +290,10 @@ function M.verify_otp(scope, input, client)
             local now = time.iso(time.now())
             local statements = { store.activate_user(user.id, nil, now) }
             for _, statement in ipairs(joining(scope, user.id, now)) do statements[#statements + 1] = statement end
-            statements[#statements + 1] = audit.auth_row(scope, { action = "REGISTER_SUCCESS", user_id = user.id, target = "user:" .. user.id })
-            statements[#statements + 1] = outbox.event(scope, "user.status_changed", user.id, { from = "pending", to = "active", reason = "verified" })
+            statements[#statements + 1] = audit.auth_row(scope, { action = "REGISTER_SUCCESS", user_id = user.id, target = "user:"
+                .. user.id })
+            statements[#statements + 1] = outbox.event(scope, "user.status_changed", user.id, { from = "pending", to = "active",
+                reason = "verified" })
             db.pipeline(scope.tenant, statements)
             user = store.user(user.id)
         else
@@ -293,7 +301,8 @@ function M.verify_otp(scope, input, client)
         end
         access.changed_user(user.id)
         failures.clear(email)
-        return sessions.open(scope, user, { amr = { "otp" }, ip = client.ip, user_agent = client.user_agent, restricted = not trusted }, {}), user
+        return sessions.open(scope, user, { amr = { "otp" }, ip = client.ip, user_agent = client.user_agent, restricted = not trusted },
+            {}), user
     end
 
     local challenge = redis_get(challenge_key(email))
@@ -409,7 +418,8 @@ local function set_password(scope, user, password, action, except)
     end
     statements[#statements + 1] = audit.auth_row(scope, { action = action, user_id = user.id, target = "user:" .. user.id })
     if user.status == "suspended" then statements[#statements + 1] = store.update_user(user.id, { status = "active" }, now) end
-    statements[#statements + 1] = { "update users set must_change_password = false, updated_at = $2::timestamptz where id = $1", user.id, now }
+    statements[#statements + 1] = { "update users set must_change_password = false, updated_at = $2::timestamptz where id = $1", user.id,
+        now }
     audit.append(statements, { tenant = scope.tenant, app = scope.app, actor_id = user.id, actor_kind = "user", actor_email = user.email,
         request = scope.request }, { action = "users.password", entity_type = "user", entity_id = user.id })
     sessions.revoke(scope, "user", user.id, "password_changed", statements, except)

@@ -70,7 +70,8 @@ local function put_handles(tokens)
             json.encode{ value = tokens.jwt, expires = tokens.entry.exp }, "PX", tostring(ACCESS_MS) }
     end
     for _, answer in ipairs(errors.check(redis.pipeline(commands))) do
-        if type(answer) == "table" and answer.err then errors.unavailable{ message = "Service temporarily unavailable", code = "store_unavailable" } end
+        if type(answer) == "table" and answer.err then errors.unavailable{ message = "Service temporarily unavailable",
+            code = "store_unavailable" } end
     end
 end
 
@@ -97,7 +98,8 @@ local function drop_handles(rows)
     if #rows == 0 then return end
     local commands = {}
     for _, row in ipairs(rows) do
-        commands[#commands + 1] = { "DEL", "auth:at:" .. row.access_token, "auth:rt:" .. row.refresh_token, "auth:rtn:" .. row.refresh_token }
+        commands[#commands + 1] = { "DEL", "auth:at:" .. row.access_token, "auth:rt:" .. row.refresh_token, "auth:rtn:"
+            .. row.refresh_token }
         commands[#commands + 1] = { "SET", "sess:revoked:" .. row.id, tostring(time.now() + ACCESS_MS), "PX", tostring(ACCESS_MS) }
     end
     errors.check(redis.pipeline(commands))

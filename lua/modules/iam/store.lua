@@ -26,7 +26,8 @@ end
 ---@return table|nil user with password, credential_id, totp (true when a second factor is confirmed)
 function M.login_user(email)
     return db.one(nil, "select " .. USER .. [[, c.id as credential_id, c.password,
-        exists (select from user_credentials t where t.user_id = u.id and t.provider = 'totp' and t.confirmed_at is not null and t.is_active) as totp
+        exists (select from user_credentials t where t.user_id = u.id and t.provider = 'totp' and t.confirmed_at is not null and
+          t.is_active) as totp
       from users u left join user_credentials c on c.user_id = u.id and c.provider = 'local' and c.is_active
       where lower(u.email) = $1 and u.deleted_at is null]], email)
 end
@@ -34,7 +35,8 @@ end
 ---@param u table id, email, display_name, user_type, status, now, verified (bool), must_change
 ---@return table statement
 function M.insert_user(u)
-    return { [[insert into users as u (id, email, display_name, user_type, status, email_verified_at, must_change_password, created_at, updated_at)
+    return { [[insert into users as u (id, email, display_name, user_type, status, email_verified_at, must_change_password, created_at,
+      updated_at)
       values ($1, $2, $3, $4, $5, case when $6 then $7::timestamptz end, $8, $7::timestamptz, $7::timestamptz) returning ]] .. USER,
         u.id, u.email, u.display_name or null, u.user_type, u.status, u.verified == true, u.now, u.must_change == true }
 end
@@ -56,8 +58,10 @@ end
 ---@param now string
 ---@return table statement
 function M.update_user(id, c, now)
-    return { "update users u set status = coalesce($2, u.status), is_locked = coalesce($3, u.is_locked), user_type = coalesce($4, u.user_type), "
-        .. "display_name = coalesce($5, u.display_name), suspended_until = case when $2 is null then u.suspended_until else $6::timestamptz end, "
+    return { "update users u set status = coalesce($2, u.status), is_locked = coalesce($3, u.is_locked), "
+        .. "user_type = coalesce($4, u.user_type), "
+        .. "display_name = coalesce($5, u.display_name), suspended_until = case when $2 is null "
+        .. "then u.suspended_until else $6::timestamptz end, "
         .. "token_version = u.token_version + $7, updated_at = $8::timestamptz where u.id = $1 and u.deleted_at is null returning " .. USER,
         id, c.status or null, c.is_locked == nil and null or c.is_locked, c.user_type or null, c.display_name or null,
         c.suspended_until or null, c.bump and 1 or 0, now }
@@ -67,7 +71,8 @@ end
 ---@param now string
 ---@return table statement
 function M.delete_user(id, now)
-    return { "update users u set status = 'deleted', deleted_at = $2::timestamptz, token_version = u.token_version + 1, updated_at = $2::timestamptz "
+    return { "update users u set status = 'deleted', deleted_at = $2::timestamptz, "
+        .. "token_version = u.token_version + 1, updated_at = $2::timestamptz "
         .. "where u.id = $1 and u.deleted_at is null returning " .. USER, id, now }
 end
 
@@ -116,7 +121,8 @@ end
 ---@param user_id string
 ---@return table[] {tenant_key, name, status, joined_at}
 function M.tenants_of(user_id)
-    return db.read(nil, [[select m.tenant_key, t.name, m.status, m.joined_at from user_tenants m join tenants t on t.tenant_key = m.tenant_key
+    return db.read(nil, [[select m.tenant_key, t.name, m.status, m.joined_at from user_tenants m join tenants t on t.tenant_key =
+      m.tenant_key
       where m.user_id = $1 and m.status <> 'removed' and t.is_active order by m.created_at, m.tenant_key limit 500]], user_id)
 end
 
@@ -142,7 +148,8 @@ end
 ---@return table statement
 function M.change_password(c)
     return { [[update user_credentials set password = $2, previous_hashes = $3::jsonb, password_changed_at = $4::timestamptz,
-      updated_at = $4::timestamptz where user_id = $1 and provider = 'local']], c.user_id, c.password, pg.json(json.array(c.previous)), c.now }
+      updated_at = $4::timestamptz where user_id = $1 and provider = 'local']], c.user_id, c.password, pg.json(json.array(c.previous)),
+          c.now }
 end
 
 ---@param id string credential
@@ -150,7 +157,8 @@ end
 ---@param new string
 ---@param now string
 function M.rehash(id, old, new, now)
-    db.query(nil, "update user_credentials set password = $3, updated_at = $4::timestamptz where id = $1 and password = $2", id, old, new, now)
+    db.query(nil, "update user_credentials set password = $3, updated_at = $4::timestamptz where id = $1 and password = $2", id, old, new,
+        now)
 end
 
 ---@param user_id string
@@ -172,15 +180,18 @@ end
 ---@param now string
 ---@return table statement
 function M.retire_otps(identifier, type, now)
-    return { "update otps set is_active = false, code_enc = null, updated_at = $3::timestamptz where identifier = $1 and type = $2 and is_active",
+    return { "update otps set is_active = false, code_enc = null, updated_at = $3::timestamptz "
+        .. "where identifier = $1 and type = $2 and is_active",
         identifier, type, now }
 end
 
 ---@param o table id, user_id, code_hmac, code_enc (raw), type, identifier, expires_at, now
 ---@return table statement
 function M.insert_otp(o)
-    return { [[insert into otps (id, user_id, code_hmac, code_enc, type, channel, identifier, expires_at, sent_count, created_at, updated_at)
-      values ($1, $2, $3, $4, $5, 'EMAIL', $6, $7::timestamptz, 1, $8::timestamptz, $8::timestamptz)]], o.id, o.user_id or null, o.code_hmac,
+    return { [[insert into otps (id, user_id, code_hmac, code_enc, type, channel, identifier, expires_at, sent_count, created_at,
+      updated_at)
+      values ($1, $2, $3, $4, $5, 'EMAIL', $6, $7::timestamptz, 1, $8::timestamptz, $8::timestamptz)]], o.id, o.user_id or null,
+          o.code_hmac,
         pg.bytea(o.code_enc), o.type, o.identifier, o.expires_at, o.now }
 end
 
@@ -216,16 +227,20 @@ function M.otp_sent(id, now) db.query(nil, "update otps set code_enc = null, upd
 
 -- Sessions -------------------------------------------------------------------------------------------------------------------
 
-local SESSION = [[s.id, s.user_id, s.access_token, s.refresh_token, host(s.ip_address) as ip_address, s.family_id, s.parent_id, s.rotated_at,
+local SESSION = [[s.id, s.user_id, s.access_token, s.refresh_token, host(s.ip_address) as ip_address, s.family_id, s.parent_id,
+  s.rotated_at,
   s.revoked_at, s.user_agent, s.tenant_key, s.app_key, s.amr, s.last_seen_at, s.created_at, s.expires_at]]
 
 ---@param s table
 ---@return table statement
 function M.insert_session(s)
-    return { [[insert into auth_sessions (id, user_id, access_token, refresh_token, ip_address, family_id, parent_id, user_agent, tenant_key,
+    return { [[insert into auth_sessions (id, user_id, access_token, refresh_token, ip_address, family_id, parent_id, user_agent,
+      tenant_key,
       app_key, amr, last_seen_at, created_at, updated_at, expires_at)
-      values ($1, $2, $3, $4, $5::inet, $6, $7, $8, $9, $10, $11::text[], $12::timestamptz, $12::timestamptz, $12::timestamptz, $13::timestamptz)]],
-        s.id, s.user_id, s.access_token, s.refresh_token, s.ip or null, s.family_id, s.parent_id or null, s.user_agent or null, s.tenant_key,
+      values ($1, $2, $3, $4, $5::inet, $6, $7, $8, $9, $10, $11::text[], $12::timestamptz, $12::timestamptz, $12::timestamptz,
+        $13::timestamptz)]],
+        s.id, s.user_id, s.access_token, s.refresh_token, s.ip or null, s.family_id, s.parent_id or null, s.user_agent or null,
+            s.tenant_key,
         s.app_key, pg.array(s.amr), s.now, s.expires_at }
 end
 
@@ -271,7 +286,8 @@ end
 ---@param now string
 ---@return table[] live sessions, newest first
 function M.sessions_of(user_id, now)
-    return db.read(nil, "select " .. SESSION .. [[ from auth_sessions s where s.user_id = $1 and s.revoked_at is null and s.rotated_at is null
+    return db.read(nil, "select " .. SESSION .. [[ from auth_sessions s where s.user_id = $1 and s.revoked_at is null and s.rotated_at is
+      null
       and s.expires_at > $2::timestamptz order by s.created_at desc, s.id desc limit 100]], user_id, now)
 end
 
@@ -282,7 +298,8 @@ end
 ---@return boolean
 function M.device_known(user_id, ip, agent, since)
     if not agent then return false end
-    return db.one(nil, [[select 1 as yes from auth_sessions where user_id = $1 and user_agent = $2 and ip_address is not distinct from $3::inet
+    return db.one(nil, [[select 1 as yes from auth_sessions where user_id = $1 and user_agent = $2 and ip_address is not distinct from
+      $3::inet
       and created_at > $4::timestamptz limit 1]], user_id, agent, ip or null, since) ~= nil
 end
 
@@ -295,13 +312,15 @@ local ROLE = [[r.id, r.tenant_key, r.app_key, r.code, r.role_key, r.display_name
 ---@param tenant string
 ---@return table[]
 function M.roles(tenant)
-    return db.read(tenant, "select " .. ROLE .. " from roles r where r.tenant_key = $1 order by r.is_system desc, r.role_key limit 500", tenant)
+    return db.read(tenant, "select " .. ROLE .. " from roles r where r.tenant_key = $1 order by r.is_system desc, r.role_key limit 500",
+        tenant)
 end
 
 ---@param tenant string
 ---@param id string
 ---@return table|nil
-function M.role(tenant, id) return db.one(tenant, "select " .. ROLE .. " from roles r where r.tenant_key = $1 and r.id = $2", tenant, id) end
+function M.role(tenant, id) return db.one(tenant, "select " .. ROLE .. " from roles r where r.tenant_key = $1 and r.id = $2", tenant,
+    id) end
 
 ---@param tenant string
 ---@param key string
@@ -314,7 +333,8 @@ end
 ---@return table|nil platform role with permission_keys
 function M.platform_role(id)
     return db.one(nil, [[select r.id, r.code, r.role_key, r.display_name, r.is_system, r.created_at, r.updated_at,
-        (select coalesce(array_agg(p.permission_key order by p.permission_key), '{}') from platform_role_permissions p where p.role_id = r.id)
+        (select coalesce(array_agg(p.permission_key order by p.permission_key), '{}') from platform_role_permissions p where p.role_id =
+          r.id)
           as permission_keys from platform_roles r where r.id = $1]], id)
 end
 
@@ -322,7 +342,8 @@ end
 ---@return table statement
 function M.insert_role(r)
     return { [[insert into roles (tenant_key, app_key, id, code, role_key, display_name, created_at, updated_at)
-      values ($1, $2, $3, $4, $5, $6, $7::timestamptz, $7::timestamptz)]], r.tenant_key, r.app_key, r.id, r.code, r.role_key, r.display_name, r.now }
+      values ($1, $2, $3, $4, $5, $6, $7::timestamptz, $7::timestamptz)]], r.tenant_key, r.app_key, r.id, r.code, r.role_key,
+          r.display_name, r.now }
 end
 
 ---@param tenant string
@@ -359,7 +380,8 @@ end
 ---@param permission string
 ---@return table statement
 function M.delete_grant(tenant, role_id, permission)
-    return { "delete from role_permissions where tenant_key = $1 and role_id = $2 and permission_key = $3 returning id", tenant, role_id, permission }
+    return { "delete from role_permissions where tenant_key = $1 and role_id = $2 and permission_key = $3 returning id", tenant, role_id,
+        permission }
 end
 
 ---@param tenant string
@@ -367,8 +389,10 @@ end
 ---@param now string
 ---@return table[]
 function M.roles_of(tenant, user_id, now)
-    return db.read(tenant, "select " .. ROLE .. [[, x.expires_at from user_roles x join roles r on r.tenant_key = x.tenant_key and r.id = x.role_id
-      where x.tenant_key = $1 and x.user_id = $2 and (x.expires_at is null or x.expires_at > $3::timestamptz) order by r.role_key limit 100]],
+    return db.read(tenant, "select " .. ROLE .. [[, x.expires_at from user_roles x join roles r on r.tenant_key = x.tenant_key and r.id =
+      x.role_id
+      where x.tenant_key = $1 and x.user_id = $2 and (x.expires_at is null or x.expires_at > $3::timestamptz) order by r.role_key limit
+        100]],
         tenant, user_id, now)
 end
 
@@ -376,7 +400,8 @@ end
 ---@return table statement
 function M.insert_holder(h)
     return { [[insert into user_roles (tenant_key, app_key, id, user_id, role_id, granted_by, expires_at, created_at, updated_at)
-      values ($1, $2, $3, $4, $5, $6, $7::timestamptz, $8::timestamptz, $8::timestamptz)]], h.tenant_key, h.app_key, h.id, h.user_id, h.role_id,
+      values ($1, $2, $3, $4, $5, $6, $7::timestamptz, $8::timestamptz, $8::timestamptz)]], h.tenant_key, h.app_key, h.id, h.user_id,
+          h.role_id,
         h.granted_by or null, h.expires_at or null, h.now }
 end
 
@@ -420,7 +445,8 @@ end
 ---@return table statement
 function M.insert_platform_role(r)
     return { [[insert into platform_roles (id, code, role_key, display_name, is_system, created_at, updated_at)
-      values ($1, $2, $3, $4, true, $5::timestamptz, $5::timestamptz) on conflict (role_key) do nothing]], r.id, r.code, r.role_key, r.display_name, r.now }
+      values ($1, $2, $3, $4, true, $5::timestamptz, $5::timestamptz) on conflict (role_key) do nothing]], r.id, r.code, r.role_key,
+          r.display_name, r.now }
 end
 
 ---@param g table id, role_key, permission_key, now
@@ -474,7 +500,8 @@ function M.profile(user_id) return docs.platform.find_one(PROFILES, { user_id = 
 function M.profiles(ids)
     local found = {}
     if #ids == 0 then return found end
-    for _, doc in ipairs(docs.platform.find(PROFILES, { user_id = { ["$in"] = json.array(ids) } }, { limit = #ids })) do found[doc.user_id] = doc end
+    for _, doc in ipairs(docs.platform.find(PROFILES, { user_id = { ["$in"] = json.array(ids) } },
+        { limit = #ids })) do found[doc.user_id] = doc end
     return found
 end
 

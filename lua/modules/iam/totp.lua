@@ -16,7 +16,8 @@ local M = {}
 
 local STEP_MS, DRIFT, RECOVERY = 30000, 1, 10
 
-local READ = [[select id, secret_enc, confirmed_at, recovery_hashes from user_credentials where user_id = $1 and provider = 'totp' and is_active]]
+local READ = [[select id, secret_enc, confirmed_at, recovery_hashes from user_credentials where user_id = $1 and provider = 'totp' and
+  is_active]]
 
 --- The code of a time step.
 ---@param secret string raw
@@ -84,7 +85,8 @@ function M.confirm(scope, user, code)
         hashes[i] = crypto.sha256(user.id .. codes[i])
     end
     local now = time.iso(time.now())
-    local statements = { { [[update user_credentials set confirmed_at = $2::timestamptz, recovery_hashes = $3::text[], updated_at = $2::timestamptz
+    local statements = { { [[update user_credentials set confirmed_at = $2::timestamptz, recovery_hashes = $3::text[], updated_at =
+      $2::timestamptz
       where user_id = $1 and provider = 'totp']], user.id, now, pg.array(hashes) } }
     audit.append(statements, scope, { action = "users.totp_on", entity_type = "user", entity_id = user.id })
     db.pipeline(scope.tenant, statements)
@@ -112,7 +114,8 @@ function M.verify(user_id, code, ip)
     local row, secret = opened(user_id)
     if not secret or not row.confirmed_at then return false end
     if #code == 6 then return matches(secret, code, user_id) end
-    local used = db.query(nil, [[update user_credentials set recovery_hashes = array_remove(recovery_hashes, $2), updated_at = $3::timestamptz
+    local used = db.query(nil, [[update user_credentials set recovery_hashes = array_remove(recovery_hashes, $2), updated_at =
+      $3::timestamptz
       where user_id = $1 and provider = 'totp' and $2 = any(recovery_hashes) returning id]], user_id,
         crypto.sha256(user_id .. code:lower()), time.iso(time.now()))
     return used[1] ~= nil

@@ -26,7 +26,8 @@ M.user_exists = errors.declare{ code = "user_exists", status = 409, message = "U
 
 -- Every member of a profile, in the order of the wire. Lists are null when absent, as all else.
 local PROFILE = { "bio", "avatar_url", "background_url", "first_name", "last_name", "phone", "address", "city", "state", "zip", "country",
-    "language", "timezone", "currency", "date_of_birth", "gender", "website", "social_links", "notification_preferences", "privacy_settings",
+    "language", "timezone", "currency", "date_of_birth", "gender", "website", "social_links", "notification_preferences",
+        "privacy_settings",
     "security_settings", "subscription_status", "subscription_plan", "subscription_start_date", "subscription_end_date",
     "subscription_trial_end_date", "subscription_cancel_at_period_end", "subscription_cancel_at", "subscription_canceled_at",
     "subscription_current_period_start", "subscription_current_period_end", "metadata", "created_at", "updated_at" }
@@ -210,7 +211,7 @@ end
 --- A user made by staff, pending until the address is verified.
 ---@param scope Scope
 ---@param caller {grants: table, platform: table}
----@param input {email: string, display_name: string|nil, user_type: string|nil, role_ids: string[]|nil, send_invite: boolean|nil, password: string|nil}
+---@param input table email, display_name, user_type, role_ids, send_invite (body of the route)
 ---@return table view
 function M.create(scope, caller, input)
     local email, now, id = input.email:lower(), time.iso(time.now()), uuid.v7()
@@ -218,7 +219,8 @@ function M.create(scope, caller, input)
     check_type(caller.grants, caller.platform, user_type)
     if store.user_by_email(email) then M.user_exists() end
     local statements = {
-        store.insert_user{ id = id, email = email, display_name = input.display_name, user_type = user_type, status = "pending", now = now },
+        store.insert_user{ id = id, email = email, display_name = input.display_name, user_type = user_type, status = "pending",
+            now = now },
         store.put_membership{ id = uuid.v7(), user_id = id, tenant_key = scope.tenant, status = "invited", now = now },
         store.give_role{ tenant_key = scope.tenant, app_key = scope.app, id = uuid.v7(), user_id = id, role_key = "customer", now = now },
     }
@@ -233,7 +235,8 @@ function M.create(scope, caller, input)
         mail.append(statements, scope, { to = email, template = "invitation", vars = { tenant = scope.tenant }, user_id = id,
             key = "invitation:" .. scope.tenant .. ":" .. id })
     end
-    audit.append(statements, scope, { action = "users.create", entity_type = "user", entity_id = id, after = { email = email, user_type = user_type } })
+    audit.append(statements, scope, { action = "users.create", entity_type = "user", entity_id = id, after = { email = email,
+        user_type = user_type } })
     statements[#statements + 1] = outbox.event(scope, "user.created", id, { userType = user_type, status = "pending" })
     errors.unique({ users_email = { code = "user_exists", message = M.user_exists.message } }, db.pipeline, scope.tenant, statements)
     return M.view(store.user(id), scope, nil)
@@ -241,7 +244,7 @@ end
 
 --- An active user with a password, for the command line and for seeds: no code step.
 ---@param scope Scope
----@param input {email: string, password: string, display_name: string|nil, user_type: string, role_keys: string[], platform_role: string|nil}
+---@param input table email, password, display_name, user_type, role_keys, platform_role (role key or nil)
 ---@return table user row
 function M.provision(scope, input)
     local email, now = input.email:lower(), time.iso(time.now())
@@ -249,20 +252,23 @@ function M.provision(scope, input)
     local id = known and known.id or uuid.v7()
     local statements = {}
     if known then
-        statements[1] = store.update_user(id, { status = "active", is_locked = false, user_type = input.user_type, display_name = input.display_name }, now)
+        statements[1] = store.update_user(id, { status = "active", is_locked = false, user_type = input.user_type,
+            display_name = input.display_name }, now)
     else
         statements[1] = store.insert_user{ id = id, email = email, display_name = input.display_name, user_type = input.user_type,
             status = "active", verified = true, now = now }
         statements[#statements + 1] = outbox.event(scope, "user.created", id, { userType = input.user_type, status = "active" })
     end
     statements[#statements + 1] = store.put_credential{ id = uuid.v7(), user_id = id, password = passwords.hash(input.password), now = now }
-    statements[#statements + 1] = store.put_membership{ id = uuid.v7(), user_id = id, tenant_key = scope.tenant, status = "active", now = now }
+    statements[#statements + 1] = store.put_membership{ id = uuid.v7(), user_id = id, tenant_key = scope.tenant, status = "active",
+        now = now }
     for _, role_key in ipairs(input.role_keys or {}) do
         statements[#statements + 1] = store.give_role{ tenant_key = scope.tenant, app_key = scope.app, id = uuid.v7(), user_id = id,
             role_key = role_key, now = now }
     end
     if input.platform_role then
-        statements[#statements + 1] = store.insert_platform_holder{ id = uuid.v7(), user_id = id, role_key = input.platform_role, now = now }
+        statements[#statements + 1] = store.insert_platform_holder{ id = uuid.v7(), user_id = id, role_key = input.platform_role,
+            now = now }
     end
     statements[#statements + 1] = outbox.row(scope, "profile", id, { user_id = id })
     audit.append(statements, scope, { action = "users.provision", entity_type = "user", entity_id = id, after = { email = email,
@@ -279,7 +285,8 @@ end
 ---@return table as HTTP shows it
 function M.role_view(row, scope_name)
     return { id = row.id, tenant_key = row.tenant_key, app_key = row.app_key, code = row.code, role_key = row.role_key,
-        display_name = row.display_name, is_system = row.is_system, scope = scope_name, permission_keys = json.array(row.permission_keys or {}),
+        display_name = row.display_name, is_system = row.is_system, scope = scope_name, permission_keys = json.array(row.permission_keys
+            or {}),
         created_at = row.created_at, updated_at = row.updated_at, expires_at = row.expires_at }
 end
 
@@ -314,9 +321,11 @@ function M.assign_role(scope, caller, id, input)
     local role = store.role(scope.tenant, input.role_id)
     if not role then errors.not_found("Role not found") end
     M.check_grant(caller.grants, user.user_type, role)
-    local statements = { store.insert_holder{ tenant_key = scope.tenant, app_key = scope.app, id = uuid.v7(), user_id = id, role_id = role.id,
+    local statements = { store.insert_holder{ tenant_key = scope.tenant, app_key = scope.app, id = uuid.v7(), user_id = id,
+        role_id = role.id,
         granted_by = scope.actor_id, expires_at = input.expires_at, now = time.iso(time.now()) } }
-    audit.append(statements, scope, { action = "users.roles.assign", entity_type = "user", entity_id = id, after = { role = role.role_key } })
+    audit.append(statements, scope, { action = "users.roles.assign", entity_type = "user", entity_id = id,
+        after = { role = role.role_key } })
     errors.unique({ user_roles_holder = { code = M.role_held.code, message = M.role_held.message } }, db.pipeline, scope.tenant, statements)
     access.changed_user(id)
 end
@@ -335,7 +344,8 @@ function M.remove_role(scope, caller, id, role_id)
         if key == "*" then members.keep_an_owner(scope.tenant, id) end
     end
     local statements = { store.delete_holder(scope.tenant, id, role_id) }
-    audit.append(statements, scope, { action = "users.roles.remove", entity_type = "user", entity_id = id, before = { role = role.role_key } })
+    audit.append(statements, scope, { action = "users.roles.remove", entity_type = "user", entity_id = id,
+        before = { role = role.role_key } })
     local rows = db.transaction(scope.tenant, function(tx)
         local gone = tx:query(unpack(statements[1]))
         if #gone == 0 then errors.not_found("Role assignment not found") end

@@ -13,7 +13,8 @@ local function word(fn)
         local ok, value, err = pcall(fn)
         if not ok then
             local why = value
-            return "down: " .. (type(why) == "table" and tostring((why.cause and why.cause.message) or why.message or why.kind) or tostring(why))
+            return "down: " .. (type(why) == "table" and tostring((why.cause and why.cause.message) or why.message or why.kind)
+                or tostring(why))
         end
         if value == nil then return "down: " .. tostring(err and (err.message or err.kind)) end
         return value == true and "ok" or tostring(value)

@@ -19,6 +19,9 @@ details,td,th{border-color:#333}h2{border-color:#333}}]]
 local SCRIPT = [[const q=document.getElementById('q');q.addEventListener('input',()=>{const w=q.value.toLowerCase();
 document.querySelectorAll('details').forEach(d=>{d.hidden=!d.dataset.t.includes(w)})});]]
 
+local OPERATION = '<details data-t="%s"><summary><span class="m %s">%s</span> <code>%s</code> %s'
+    .. '<span class="who">%s</span></summary>'
+
 local function who_of(decl)
     if decl.permission then return decl.permission .. (decl.platform_only and " (platform)" or "") end
     if decl.secret then return "service secret" end
@@ -36,7 +39,8 @@ local function table_of(title, object)
     if not schema.is_schema(object) or not object.members then return "" end
     local rows = { "<p><b>", title, "</b></p><table><tr><th>name</th><th>what</th><th></th><th></th></tr>" }
     for _, entry in ipairs(schema.members(object)) do
-        rows[#rows + 1] = ("<tr><td><code>%s</code></td><td>%s</td><td>%s</td><td>%s</td></tr>"):format(esc(entry.name), esc(kind_of(entry.schema)),
+        rows[#rows + 1] = ("<tr><td><code>%s</code></td><td>%s</td><td>%s</td><td>%s</td></tr>"):format(esc(entry.name),
+            esc(kind_of(entry.schema)),
             entry.schema.is_optional and "" or "required", esc(entry.schema.description or ""))
     end
     rows[#rows + 1] = "</table>"
@@ -47,8 +51,9 @@ local function refusals(returns)
     if type(returns) ~= "table" or schema.is_schema(returns) then return "" end
     local rows = {}
     local function one(declared)
-        if errors.is_declared(declared) then rows[#rows + 1] = ("<tr><td>%d</td><td><code>%s</code></td><td>%s</td></tr>"):format(declared.status,
-            esc(declared.code), esc(declared.message)) end
+        if not errors.is_declared(declared) then return end
+        rows[#rows + 1] = ("<tr><td>%d</td><td><code>%s</code></td><td>%s</td></tr>"):format(declared.status, esc(declared.code),
+            esc(declared.message))
     end
     for _, what in pairs(returns) do
         one(what)
@@ -75,14 +80,14 @@ function M.render(routes)
     end
     table.sort(tags)
     local out = { "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><title>Kasma API</title><meta name=\"viewport\" ",
-        "content=\"width=device-width\"><style>", STYLE, "</style></head><body><h1>Kasma API</h1><p><a href=\"/openapi.json\">openapi.json</a> ",
+        "content=\"width=device-width\"><style>", STYLE, "</style></head><body><h1>Kasma API</h1>",
+        "<p><a href=\"/openapi.json\">openapi.json</a> ",
         "<a href=\"/api/docs/errors\">error codes</a></p><input id=\"q\" placeholder=\"Find an operation\" autofocus>" }
     for _, tag in ipairs(tags) do
         out[#out + 1] = "<h2>" .. esc(tag) .. "</h2>"
         for _, decl in ipairs(by_tag[tag]) do
-            out[#out + 1] = ('<details data-t="%s"><summary><span class="m %s">%s</span> <code>%s</code> %s<span class="who">%s</span></summary>'):format(
-                esc((decl.method .. " " .. decl.path .. " " .. (decl.summary or "")):lower()), decl.method, decl.method, esc(decl.path),
-                esc(decl.summary or ""), esc(who_of(decl)))
+            local words = (decl.method .. " " .. decl.path .. " " .. (decl.summary or "")):lower()
+            out[#out + 1] = OPERATION:format(esc(words), decl.method, decl.method, esc(decl.path), esc(decl.summary or ""), esc(who_of(decl)))
             out[#out + 1] = table_of("Query", decl.query) .. table_of("Body", decl.body) .. refusals(decl.returns) .. "</details>"
         end
     end

@@ -37,7 +37,8 @@ route.get("/healthz", {
     summary = "Liveness with uptime and workers, no store is asked", bare = true,
     returns = schema.object{ status = schema.string(), uptime = schema.integer(), workers = schema.integer() },
     handler = function(req)
-        req:respond(200, JSON, '{"status":"ok","uptime":' .. floor((time.mono() - started) / 1e6) .. ',"workers":' .. heartbeat.live() .. "}")
+        req:respond(200, JSON, '{"status":"ok","uptime":' .. floor((time.mono() - started) / 1e6) .. ',"workers":' .. heartbeat.live()
+            .. "}")
     end,
 })
 
@@ -51,7 +52,8 @@ end
 
 local Report = schema.object({ status = schema.string(), checks = schema.map(schema.string()) }, { name = "Health" })
 for _, path in ipairs{ "/health/ready", "/readyz" } do
-    route.get(path, { summary = "Readiness: the stores and the migrations", bare = true, returns = { [200] = Report, [503] = Report }, handler = ready })
+    route.get(path, { summary = "Readiness: the stores and the migrations", bare = true, returns = { [200] = Report, [503] = Report },
+        handler = ready })
 end
 
 route.get("/metrics", {
@@ -80,7 +82,8 @@ local function document(tag)
 end
 
 local function docs_on() return config.get("SWAGGER_ENABLED") ~= false end
-local function no_docs(req) req:respond(404, JSON, '{"message":"Cannot GET ' .. req.path:gsub('[%c"\\<>]', "") .. '","error":"Not Found","statusCode":404}') end
+local function no_docs(req) req:respond(404, JSON, '{"message":"Cannot GET ' .. req.path:gsub('[%c"\\<>]', "")
+    .. '","error":"Not Found","statusCode":404}') end
 
 for _, path in ipairs{ "/openapi.json", "/api/docs-json" } do
     route.get(path, {

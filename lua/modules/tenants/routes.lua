@@ -210,7 +210,8 @@ route.get("/settings/schema", {
         for i, s in ipairs(settings.all()) do
             local default = s.default
             if default == nil then default = null end
-            list[i] = { key = s.key, type = s.type, default = default, module = s.module, help = s.help, values = s.values and json.array(s.values) }
+            list[i] = { key = s.key, type = s.type, default = default, module = s.module, help = s.help, values = s.values
+                and json.array(s.values) }
         end
         return { success = true, settings = list }
     end,

@@ -31,23 +31,28 @@ local SYMBOLS = { VND = "₫", USD = "$", EUR = "€", GBP = "£", JPY = "¥", C
 ---@param row table
 ---@return table as HTTP shows it
 function M.view(row)
-    return { id = row.id, tenant_key = row.tenant_key, name = row.name, is_active = row.is_active, status = row.status, country = row.country,
-        default_currency = row.default_currency, default_locale = row.default_locale, timezone = row.timezone, settings = row.settings or {},
+    return { id = row.id, tenant_key = row.tenant_key, name = row.name, is_active = row.is_active, status = row.status,
+        country = row.country,
+        default_currency = row.default_currency, default_locale = row.default_locale, timezone = row.timezone, settings = row.settings
+            or {},
         plan = row.plan or null, is_test = row.is_test, created_at = row.created_at, updated_at = row.updated_at }
 end
 
 --- Makes a tenant with its first app, the seeded roles, a default warehouse and its base currency.
 ---@param scope Scope who does it (the platform's side)
----@param input {tenant_key: string, name: string, country: string|nil, default_currency: string|nil, default_locale: string|nil, timezone: string|nil, is_test: boolean|nil, settings: table|nil, app: {app_key: string|nil, name: string|nil, hostnames: string[]|nil, allowed_origins: string[]|nil}|nil}
+---@param input table tenant_key, name, country, default_currency, default_locale, timezone, is_test, settings, and app: {app_key, name,
+---hostnames, allowed_origins}; all but the first two have defaults
 ---@return {tenant: table, app: table, warehouse_id: string, role_ids: table<string, string>}
 function M.create(scope, input)
     if not tenants.is_key(input.tenant_key) then
-        errors.bad_request{ message = { "tenant_key must be 1 to 63 letters, digits, _ or -, beginning with a letter or digit" }, code = "tenant_key" }
+        errors.bad_request{ message = { "tenant_key must be 1 to 63 letters, digits, _ or -, beginning with a letter or digit" },
+            code = "tenant_key" }
     end
     local now = time.iso(time.now())
     local currency = input.default_currency or "VND"
     local app_input = input.app or {}
-    local row = { id = uuid.v7(), tenant_key = input.tenant_key, app_key = app_input.app_key or (input.tenant_key .. "-app"), name = input.name,
+    local row = { id = uuid.v7(), tenant_key = input.tenant_key, app_key = app_input.app_key or (input.tenant_key .. "-app"),
+        name = input.name,
         country = input.country or "VN", default_currency = currency, default_locale = input.default_locale or "vi",
         timezone = input.timezone or "Asia/Ho_Chi_Minh", settings = input.settings or {}, is_test = input.is_test == true, now = now }
     local warehouse_id, role_ids = uuid.v7(), {}

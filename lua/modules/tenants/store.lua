@@ -6,7 +6,8 @@ local null = require("kasma.null")
 
 local M = {}
 
-local TENANT = [[id, tenant_key, name, is_active, status, country, default_currency, default_locale, timezone, settings, settings_epoch, plan,
+local TENANT = [[id, tenant_key, name, is_active, status, country, default_currency, default_locale, timezone, settings, settings_epoch,
+  plan,
   is_test, created_at, updated_at]]
 local APP = "id, app_key, tenant_key, name, is_active, kind, allowed_origins, hostnames, created_at, updated_at"
 
@@ -30,7 +31,8 @@ end
 ---@param t table
 ---@return table statement
 function M.insert(t)
-    return { "insert into tenants (id, tenant_key, name, country, default_currency, default_locale, timezone, settings, is_test, created_at, "
+    return { "insert into tenants (id, tenant_key, name, country, default_currency, default_locale, timezone, "
+        .. "settings, is_test, created_at, "
         .. "updated_at) values ($1, $2, $3, $4, $5, $6, $7, $8::jsonb, $9, $10::timestamptz, $10::timestamptz) returning " .. TENANT,
         t.id, t.tenant_key, t.name, t.country, t.default_currency, t.default_locale, t.timezone, pg.json(t.settings), t.is_test, t.now }
 end
@@ -63,7 +65,8 @@ end
 ---@return table statement
 function M.update_app(tenant, key, c, now)
     return { "update apps set name = coalesce($3, name), kind = coalesce($4, kind), is_active = coalesce($5, is_active), "
-        .. "allowed_origins = coalesce($6::text[], allowed_origins), hostnames = coalesce($7::text[], hostnames), updated_at = $8::timestamptz "
+        .. "allowed_origins = coalesce($6::text[], allowed_origins), hostnames = coalesce($7::text[], hostnames), "
+        .. "updated_at = $8::timestamptz "
         .. "where tenant_key = $1 and app_key = $2 returning " .. APP,
         tenant, key, c.name or null, c.kind or null, c.is_active == nil and null or c.is_active,
         c.allowed_origins and pg.array(c.allowed_origins) or null, c.hostnames and pg.array(c.hostnames) or null, now }
@@ -103,7 +106,8 @@ end
 ---@return table statement
 function M.insert_warehouse(t, id, now)
     return { [[insert into warehouses (tenant_key, app_key, id, name, code, country, priority, created_at, updated_at)
-      values ($1, $2, $3, 'Main warehouse', 'MAIN', $4, 1, $5::timestamptz, $5::timestamptz)]], t.tenant_key, t.app_key, id, t.country, now }
+      values ($1, $2, $3, 'Main warehouse', 'MAIN', $4, 1, $5::timestamptz, $5::timestamptz)]], t.tenant_key, t.app_key, id, t.country,
+          now }
 end
 
 ---@param t table tenant_key, app_key
