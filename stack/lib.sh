@@ -84,6 +84,7 @@ keep_secrets() {
     env_keep INTERNAL_WEBHOOK_SECRET "$(secret 32)"
     env_keep SOCKET_INTERNAL_API_KEY "$(secret 32)"
     env_keep MESSAGE_ENCRYPTION_KEY "$(secret 32)"
+    env_keep MAIL_DIR "$DATA/mail"
 }
 
 # All five URLs given: the stores are somebody else's and nothing private is started. Only some: refused.

@@ -18,6 +18,7 @@
 #include "runtime/loop.h"
 #include "stores/pg_conn.h"
 #include "stores/pg_metric.h"
+#include "stores/pg_notify.h"
 #include "stores/pg_pool.h"
 
 #define SHARE_MAX 32       /* reads in one transaction */
@@ -26,8 +27,6 @@
 #define PROBE_MS 50        /* a connection that stood so long, or has sent, shows that the server takes connections */
 #define REFUSED_MS 1000    /* pause after a connection that was refused while others stand */
 #define BACKOFF_MAX_MS 2000
-#define NOTIFY_MS 20
-#define CHANNELS 8
 
 enum call_kind { CALL_READ, CALL_RUN, CALL_BEGIN };
 
@@ -61,11 +60,6 @@ struct pg_tx {
     struct pg_call *call; /* under way */
 };
 
-struct channel {
-    char name[64];
-    bool asked;
-};
-
 struct pg_pool {
     struct pg_settings settings;
     char *url;
@@ -73,20 +67,17 @@ struct pg_pool {
     unsigned open, waiting;
     struct pg_call *first, *last;
     struct loop_hook hook;
-    uv_timer_t tick, retry, notify_timer;
+    uv_timer_t tick, retry;
     int handles;
     bool down, closing, ever_up;
     unsigned backoff_ms;
     uint64_t open_after_us; /* no further connection is tried before */
     char why[200]; /* the last reason for being down */
-    struct pg_conn *notifier;
-    bool notifier_ready, notifier_busy;
-    struct channel channels[CHANNELS];
+    struct pg_notifier *notifier; /* made at the first NOTIFY */
     struct pg_gauges gauges;
 };
 
 static void serve(struct pg_pool *p);
-static void notify_soon(struct pg_pool *p);
 static void open_member(struct pg_pool *p);
 
 bool pg_tenant_valid(struct str t) {
@@ -511,8 +502,7 @@ static void on_tick(uv_timer_t *timer) {
     pg_metric_pool(&p->gauges, p->open, pg_pool_used(p), p->waiting);
     expire_waiting(p);
     if (p->first) loop_at_turn_end(&p->hook); /* a refused connection may be tried again by now */
-    if (p->notifier && pg_conn_waits_ms(p->notifier) > p->settings.statement_ms)
-        pg_conn_fail(p->notifier, ERR_TIMEOUT, "the database did not answer in time");
+    if (p->notifier) pg_notifier_look(p->notifier);
     for (struct member *m = p->members; m; m = m->next) {
         if (pg_conn_waits_ms(m->conn) <= p->settings.statement_ms) continue;
         pg_conn_fail(m->conn, ERR_TIMEOUT, "the database did not answer in time");
@@ -541,8 +531,8 @@ struct pg_pool *pg_pool_new(const struct pg_settings *s, struct error *err) {
     p->settings.url = p->url;
     p->gauges = pg_metric_gauges(s->name);
     p->hook = (struct loop_hook){.fn = serve_later, .data = p};
-    uv_timer_t *const timers[] = {&p->tick, &p->retry, &p->notify_timer};
-    for (size_t i = 0; i < 3; i++) {
+    uv_timer_t *const timers[] = {&p->tick, &p->retry};
+    for (size_t i = 0; i < 2; i++) {
         int made = uv_timer_init(loop_get(), timers[i]);
         (void)made; /* cannot fail */
         timers[i]->data = p;
@@ -589,10 +579,9 @@ void pg_pool_close(struct pg_pool *p) {
     set_down(p, false);
     pg_metric_pool(&p->gauges, 0, 0, 0);
     loop_forget(&p->hook); /* an answer may have asked for it again */
-    if (p->notifier) pg_conn_close(p->notifier);
+    if (p->notifier) pg_notifier_free(p->notifier);
     uv_close((uv_handle_t *)&p->tick, handle_closed);
     uv_close((uv_handle_t *)&p->retry, handle_closed);
-    uv_close((uv_handle_t *)&p->notify_timer, handle_closed);
 }
 
 bool pg_pool_up(const struct pg_pool *p) {
@@ -745,83 +734,8 @@ void pg_tx_rollback(struct pg_tx *tx) {
     give_back(m);
 }
 
-/* NOTIFY ------------------------------------------------------------------------------------------------------------------------------- */
-
-static void send_notices(struct pg_pool *p) {
-    if (!p->notifier_ready || p->notifier_busy) return;
-    struct pg_statement list[CHANNELS];
-    struct str value[CHANNELS];
-    size_t n = 0;
-    for (size_t i = 0; i < CHANNELS; i++) {
-        if (!p->channels[i].asked) continue;
-        p->channels[i].asked = false;
-        value[n] = str_of(p->channels[i].name);
-        list[n] = (struct pg_statement){.sql = STR("select pg_notify($1, '')"), .params = 1, .value = &value[n]};
-        n++;
-    }
-    if (n == 0) return;
-    struct pg_batch *b = pg_batch_new(list, n);
-    struct error err;
-    p->notifier_busy = b && pg_conn_send(p->notifier, b, PG_PLAIN, "", &err);
-    pg_batch_free(b);
-}
-
-static void drop_notifier(struct pg_pool *p) {
-    pg_conn_close(p->notifier);
-    p->notifier = NULL;
-    p->notifier_ready = p->notifier_busy = false;
-}
-
-static void notifier_ready(void *data, const struct pg_error *err) {
-    struct pg_pool *p = data;
-    if (err) {
-        drop_notifier(p);
-        return;
-    }
-    p->notifier_ready = true;
-    send_notices(p);
-}
-
-static void notifier_done(void *data, PGresult *const *result, size_t count, const struct pg_error *err) {
-    struct pg_pool *p = data;
-    (void)result;
-    (void)count;
-    (void)err;
-    p->notifier_busy = false;
-    if (pg_conn_broken(p->notifier)) {
-        drop_notifier(p);
-        return;
-    }
-    for (size_t i = 0; i < CHANNELS; i++)
-        if (p->channels[i].asked) notify_soon(p); /* the timer found it busy */
-}
-
-static void notifier_lost(void *data) {
-    drop_notifier(data);
-}
-
-static void on_notify_timer(uv_timer_t *timer) {
-    struct pg_pool *p = timer->data;
-    static const struct pg_conn_events events = {.ready = notifier_ready, .done = notifier_done, .lost = notifier_lost};
-    struct error err; /* the pool itself will find out */
-    if (!p->notifier && !p->down) p->notifier = pg_conn_new(&p->settings, true, &events, p, &err);
-    send_notices(p);
-}
-
-static void notify_soon(struct pg_pool *p) {
-    if (uv_is_active((uv_handle_t *)&p->notify_timer)) return;
-    int started = uv_timer_start(&p->notify_timer, on_notify_timer, NOTIFY_MS, 0);
-    (void)started;
-}
-
 void pg_notify(struct pg_pool *p, struct str channel) {
-    if (p->closing || channel.len == 0 || channel.len >= sizeof p->channels[0].name) return;
-    struct channel *slot = NULL;
-    for (size_t i = 0; i < CHANNELS && !slot; i++)
-        if (p->channels[i].name[0] == '\0' || str_eq(str_of(p->channels[i].name), channel)) slot = &p->channels[i];
-    if (!slot) return;
-    memcpy(slot->name, channel.at, channel.len);
-    slot->name[channel.len] = '\0';
-    slot->asked = true;
-    notify_soon(p);
+    if (p->closing) return;
+    if (!p->notifier) p->notifier = pg_notifier_new(&p->settings);
+    if (p->notifier) pg_notifier_ask(p->notifier, channel);
 }

@@ -5,7 +5,6 @@ stack/stop, the program by this file. What one test breaks is mended before the 
 """
 import glob
 import http.client
-import http.cookiejar
 import json
 import os
 import re
@@ -173,7 +172,7 @@ class Stage:
         os.mkdir(self.folder + "/mail")
         self.port = free_port()
         self.env["PORT"] = str(self.port)
-        self.users = {}
+        self.users, self.words = {}, []
 
     # ---- starting and ending ----
 
@@ -232,8 +231,7 @@ class Stage:
     def sanitizer_words(self):
         found = []
         for role in ("serve", "work"):
-            with open("%s/log/%s.log" % (self.folder, role), errors="replace") as f:
-                text = f.read()
+            text = self.log_end(role, 1 << 30)
             for match in SANITIZER.finditer(text):
                 found.append("%s: %s" % (role, text[match.start():match.start() + 1500]))
         return found[:3]
@@ -252,6 +250,7 @@ class Stage:
                 process.wait()
         with open(os.devnull, "wb") as nothing:
             subprocess.call([ROOT + "/stack/stop", self.folder], env=self.env, stdin=subprocess.DEVNULL, stdout=nothing, stderr=nothing)
+        self.words = self.sanitizer_words()
         if keep:
             print("kept: " + self.folder)
             return
@@ -287,8 +286,8 @@ class Stage:
         self.kill(pid, number)
         until(20, name + " is gone", lambda: self.store_pid(name) is None)
 
-    def server_workers(self):
-        return children(self.programs["serve"].pid)
+    def workers_of(self, role):
+        return children(self.programs[role].pid)
 
     def mend(self):
         """Whatever a test left broken runs again."""

@@ -87,7 +87,8 @@ function M.render(routes)
         out[#out + 1] = "<h2>" .. esc(tag) .. "</h2>"
         for _, decl in ipairs(by_tag[tag]) do
             local words = (decl.method .. " " .. decl.path .. " " .. (decl.summary or "")):lower()
-            out[#out + 1] = OPERATION:format(esc(words), decl.method, decl.method, esc(decl.path), esc(decl.summary or ""), esc(who_of(decl)))
+            out[#out + 1] = OPERATION:format(esc(words), decl.method, decl.method, esc(decl.path), esc(decl.summary or ""),
+                esc(who_of(decl)))
             out[#out + 1] = table_of("Query", decl.query) .. table_of("Body", decl.body) .. refusals(decl.returns) .. "</details>"
         end
     end

@@ -1,0 +1,331 @@
+// link: runtime
+/* The supervisor with workers that are a few lines of C: they answer each connection with a word and close it. The test
+ * program is its own binary for upgrades. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "runtime/clock.h"
+#include "runtime/listen.h"
+#include "runtime/log.h"
+#include "runtime/metrics.h"
+#include "runtime/probe.h"
+#include "runtime/supervisor.h"
+
+#define LIMIT_MS 10000
+#define WAIT_UNTIL(condition)                                                                                          \
+    do {                                                                                                               \
+        uint64_t until = clock_mono_us() + LIMIT_MS * 1000;                                                            \
+        while (!(condition)) {                                                                                         \
+            if (clock_mono_us() > until) fail_msg("waited in vain for " #condition);                                   \
+            assert_int_equal(usleep(2000), 0);                                                                         \
+        }                                                                                                              \
+    } while (0)
+
+static struct listen_set sockets;
+static volatile sig_atomic_t asked_to_end;
+static int port;
+static pid_t server;
+
+/* ---- the process under test ---- */
+
+static void on_term(int number) {
+    (void)number;
+    asked_to_end = 1;
+}
+
+/* Answers "<pid>" as an HTTP answer. */
+static void answer(int fd) {
+    char text[256];
+    ssize_t got = recv(fd, text, sizeof text - 1, 0);
+    text[got > 0 ? got : 0] = '\0';
+    if (strstr(text, "GET /die")) _exit(9);
+    if (strstr(text, "GET /stuck")) {
+        for (;;) pause();
+    }
+    int n = snprintf(text, sizeof text, "HTTP/1.1 200 OK\r\n\r\n%d %d", (int)getpid(), (int)getppid());
+    if (send(fd, text, (size_t)n, MSG_NOSIGNAL) != n || close(fd) != 0) _exit(8);
+}
+
+static int work(const struct supervisor_worker *w) {
+    struct sigaction action = {.sa_handler = on_term};
+    if (sigaction(SIGTERM, &action, NULL) != 0 || sigaction(SIGHUP, &(struct sigaction){.sa_handler = SIG_IGN}, NULL) != 0) return 7;
+    if (getenv("TEST_NEVER_READY")) return 6;
+    supervisor_tell_ready();
+    while (!asked_to_end) {
+        struct pollfd fds[8];
+        for (size_t i = 0; i < w->socket_count; i++) fds[i] = (struct pollfd){.fd = w->sockets[i], .events = POLLIN};
+        int n = poll(fds, w->socket_count, 50);
+        supervisor_beat();
+        for (size_t i = 0; n > 0 && i < w->socket_count; i++) {
+            int fd = fds[i].revents ? accept(w->sockets[i], NULL, NULL) : -1;
+            if (fd >= 0) answer(fd);
+        }
+    }
+    return 0;
+}
+
+static bool reload(void) {
+    return true;
+}
+
+static int serve(char **argv) {
+    struct error err;
+    char file[64];
+    if (!listen_inherit(&sockets, &err) || !metrics_open(3) || !listen_open(&sockets, "127.0.0.1", atol(argv[2]) > 0 ? (int)atol(argv[2]) : 0, 2, &err)) return 70;
+    int n = snprintf(file, sizeof file, "/tmp/kasma-supervisor-%s.pid", argv[3]);
+    const struct supervisor_plan plan = {.servers = 2,
+                                         .sockets = &sockets,
+                                         .grace_ms = 2000,
+                                         .stuck_ms = 500,
+                                         .upgrade_ms = 3000,
+                                         .binary = getenv("TEST_BINARY") ? getenv("TEST_BINARY") : "/proc/self/exe",
+                                         .arguments = argv,
+                                         .pid_file = n > 0 ? file : NULL,
+                                         .reload = reload,
+                                         .run = work};
+    log_set_level(LOG_ERROR);
+    return supervisor_run(&plan);
+}
+
+/* ---- the tests ---- */
+
+/* "<worker> <supervisor>" of whoever answers; false when nobody does. */
+static bool ask(const char *path, pid_t *worker, pid_t *parent) {
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct timeval limit = {.tv_sec = 5};
+    char text[256];
+    bool ok = fd >= 0 && setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit) == 0 &&
+              connect(fd, (struct sockaddr *)&to, sizeof to) == 0;
+    int n = snprintf(text, sizeof text, "GET %s HTTP/1.1\r\n\r\n", path);
+    ok = ok && send(fd, text, (size_t)n, MSG_NOSIGNAL) == n;
+    ssize_t got = ok ? recv(fd, text, sizeof text - 1, 0) : -1;
+    if (fd >= 0) assert_int_equal(close(fd), 0);
+    if (got <= 0) return false;
+    text[got] = '\0';
+    const char *body = strstr(text, "\r\n\r\n");
+    int a, b;
+    if (!body || sscanf(body + 4, "%d %d", &a, &b) != 2) return false;
+    *worker = a;
+    *parent = b;
+    return true;
+}
+
+static bool answers(void) {
+    pid_t a, b;
+    return ask("/", &a, &b);
+}
+
+static void start(void) {
+    /* A free port, taken by a socket that is closed again. */
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t size = sizeof at;
+    assert_int_equal(bind(fd, (struct sockaddr *)&at, sizeof at), 0);
+    assert_int_equal(getsockname(fd, (struct sockaddr *)&at, &size), 0);
+    assert_int_equal(close(fd), 0);
+    port = ntohs(at.sin_port);
+    char text[16];
+    assert_true(snprintf(text, sizeof text, "%d", port) > 0);
+    fflush(stdout);
+    server = fork();
+    assert_true(server >= 0);
+    if (server == 0) {
+        execl("/proc/self/exe", "test_supervisor", "serve", text, text, (char *)NULL);
+        _exit(127);
+    }
+    WAIT_UNTIL(answers());
+}
+
+static pid_t pid_in_file(void) {
+    char path[64], line[16] = "";
+    assert_true(snprintf(path, sizeof path, "/tmp/kasma-supervisor-%d.pid", port) > 0);
+    FILE *f = fopen(path, "r");
+    if (!f) return 0;
+    bool got = fgets(line, sizeof line, f) != NULL;
+    assert_int_equal(fclose(f), 0);
+    return got ? (pid_t)strtol(line, NULL, 10) : 0;
+}
+
+static int ended(pid_t pid) {
+    int status = -1;
+    WAIT_UNTIL(waitpid(pid, &status, WNOHANG) == pid);
+    return status;
+}
+
+static void stop(void) {
+    assert_int_equal(kill(server, SIGTERM), 0);
+    assert_int_equal(ended(server), 0);
+    assert_int_equal(pid_in_file(), 0);
+    assert_false(answers());
+}
+
+static void test_term_ends_with_0(void **state) {
+    (void)state;
+    start();
+    WAIT_UNTIL(pid_in_file() == server);
+    assert_int_equal(kill(server, SIGHUP), 0);
+    assert_true(answers());
+    stop();
+}
+
+/* The slot's socket outlives its worker: what connects meanwhile is answered by the next one. */
+static void test_a_dead_worker_is_replaced_and_no_connection_lost(void **state) {
+    (void)state;
+    start();
+    WAIT_UNTIL(pid_in_file() == server);
+    pid_t parent, worker;
+    for (int i = 0; i < 3; i++) {
+        assert_false(ask("/die", &worker, &parent));
+        for (int k = 0; k < 20; k++) {
+            assert_true(ask("/", &worker, &parent));
+            assert_int_equal(parent, server);
+        }
+    }
+    stop();
+}
+
+static void test_a_stuck_worker_is_killed(void **state) {
+    (void)state;
+    start();
+    WAIT_UNTIL(pid_in_file() == server);
+    pid_t parent, worker;
+    assert_false(ask("/stuck", &worker, &parent));
+    for (int k = 0; k < 10; k++) assert_true(answers());
+    stop();
+}
+
+static void test_upgrade_hands_over(void **state) {
+    (void)state;
+    start();
+    WAIT_UNTIL(pid_in_file() == server);
+    pid_t parent = 0, worker;
+    assert_int_equal(kill(server, SIGUSR2), 0);
+    uint64_t until = clock_mono_us() + LIMIT_MS * 1000;
+    /* Every question is answered, by the old process or by the new one. */
+    int status;
+    while (waitpid(server, &status, WNOHANG) == 0) {
+        assert_true(ask("/", &worker, &parent));
+        assert_true(clock_mono_us() < until);
+    }
+    assert_int_equal(status, 0);
+    assert_true(ask("/", &worker, &parent));
+    assert_int_not_equal(parent, server);
+    assert_int_equal(pid_in_file(), parent);
+    /* The new one is nobody's child here: it is asked to end and its port falls silent. */
+    assert_int_equal(kill(parent, SIGTERM), 0);
+    WAIT_UNTIL(!answers());
+    WAIT_UNTIL(pid_in_file() == 0);
+}
+
+static void upgrade_fails(void) {
+    start();
+    WAIT_UNTIL(pid_in_file() == server);
+    pid_t parent, worker;
+    assert_int_equal(kill(server, SIGUSR2), 0);
+    uint64_t until = clock_mono_us() + 300000;
+    while (clock_mono_us() < until) {
+        assert_true(ask("/", &worker, &parent));
+        assert_int_equal(parent, server);
+    }
+    assert_int_equal(pid_in_file(), server);
+    stop();
+}
+
+static void test_a_binary_that_is_absent_does_not_take_over(void **state) {
+    (void)state;
+    assert_int_equal(setenv("TEST_BINARY", "/nonexistent/kasma", 1), 0);
+    upgrade_fails();
+    assert_int_equal(setenv("TEST_BINARY", "/bin/false", 1), 0);
+    upgrade_fails();
+    assert_int_equal(unsetenv("TEST_BINARY"), 0);
+}
+
+static void test_workers_that_never_start_end_the_command(void **state) {
+    (void)state;
+    assert_int_equal(setenv("TEST_NEVER_READY", "1", 1), 0);
+    fflush(stdout);
+    pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        execl("/proc/self/exe", "test_supervisor", "serve", "0", "0", (char *)NULL);
+        _exit(127);
+    }
+    int status = ended(pid);
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), 1);
+    assert_int_equal(unsetenv("TEST_NEVER_READY"), 0);
+}
+
+/* Workers do not outlive a supervisor that is killed. */
+static void test_workers_end_with_their_supervisor(void **state) {
+    (void)state;
+    start();
+    WAIT_UNTIL(pid_in_file() == server);
+    assert_int_equal(kill(server, SIGKILL), 0);
+    assert_true(WIFSIGNALED(ended(server)));
+    WAIT_UNTIL(!answers());
+    char path[64];
+    assert_true(snprintf(path, sizeof path, "/tmp/kasma-supervisor-%d.pid", port) > 0);
+    assert_int_equal(unlink(path), 0);
+}
+
+static void test_sockets_are_shared_out(void **state) {
+    (void)state;
+    struct listen_set set = {.fd = {3, 4, 5}, .count = 3, .ready_fd = -1};
+    int mine[LISTEN_MAX];
+    assert_int_equal(listen_share(&set, 0, 2, mine), 2);
+    assert_int_equal(mine[1], 5);
+    assert_int_equal(listen_share(&set, 1, 2, mine), 1);
+    assert_int_equal(mine[0], 4);
+    assert_int_equal(listen_share(&set, 4, 5, mine), 1);
+    assert_int_equal(mine[0], 4);
+    char text[64], small[6];
+    assert_true(listen_export(&set, 9, text, sizeof text));
+    assert_string_equal(text, "3,4,5;9");
+    assert_false(listen_export(&set, 9, small, sizeof small));
+    static const char *const bad[] = {"x", "0", "3,,4", "99999999999", ";", "3;x"};
+    struct error err;
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        assert_int_equal(setenv("KASMA_INHERIT", bad[i], 1), 0);
+        assert_false(listen_inherit(&set, &err));
+        assert_null(getenv("KASMA_INHERIT"));
+    }
+    assert_true(listen_inherit(&set, &err));
+    assert_int_equal(set.count, 0);
+    assert_true(listen_open(&set, "127.0.0.1", 0, 3, &err));
+    assert_int_equal(set.count, 3);
+    assert_true(set.port > 0);
+    /* Nobody accepts: the probe gives up in its time. */
+    assert_int_equal(probe_http("127.0.0.1", set.port, "/", 50, &err), -1);
+    assert_int_equal(err.kind, ERR_UNAVAILABLE);
+    for (size_t i = 0; i < set.count; i++) assert_int_equal(close(set.fd[i]), 0);
+    assert_int_equal(probe_http("127.0.0.1", set.port, "/", 50, &err), -1);
+}
+
+int main(int argc, char **argv) {
+    if (argc > 3 && strcmp(argv[1], "serve") == 0) return serve(argv);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_sockets_are_shared_out),
+        cmocka_unit_test(test_term_ends_with_0),
+        cmocka_unit_test(test_a_dead_worker_is_replaced_and_no_connection_lost),
+        cmocka_unit_test(test_a_stuck_worker_is_killed),
+        cmocka_unit_test(test_upgrade_hands_over),
+        cmocka_unit_test(test_a_binary_that_is_absent_does_not_take_over),
+        cmocka_unit_test(test_workers_that_never_start_end_the_command),
+        cmocka_unit_test(test_workers_end_with_their_supervisor),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
