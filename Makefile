@@ -21,7 +21,7 @@ down:
 	@stack/down
 
 status:
-	@stack/status
+	@stack/status || true
 
 logs:
 	@tail -n 50 -F var/log/serve.log var/log/work.log

@@ -165,25 +165,29 @@ static int run_version(const struct words *words) {
     return printf("kasma %s\n", KASMA_VERSION) < 0 ? EX_IOERR : 0;
 }
 
-static const char daemon_text[] =
-    "Runs in the foreground; logs are JSON lines on stderr. TERM ends it when what runs is finished (SHUTDOWN_GRACE), HUP\n"
-    "reads the settings that may change and the rules again, USR2 starts the binary on disk with the same sockets and ends\n"
-    "this process when the new one is ready.\n\n"
-    "  kasma serve --port 8080 --workers 4\n  PORT=8080 kasma serve\n";
+static const char daemon_text[] = "Runs in the foreground; logs are JSON lines on stderr. TERM ends it when what runs "
+                                  "is finished (SHUTDOWN_GRACE), HUP\n"
+                                  "reads the settings that may change and the rules again, USR2 starts the binary on "
+                                  "disk with the same sockets and ends\n"
+                                  "this process when the new one is ready.\n\n"
+                                  "  kasma serve --port 8080 --workers 4\n  PORT=8080 kasma serve\n";
 
 static const struct command commands[] = {
     {"serve", "", "answer HTTP, with a worker process for each core", run_serve, daemon_text},
     {"work", "", "run jobs, the outbox relay and what falls due", run_work, daemon_text},
     {"all", "", "serve and work", run_all, daemon_text},
     {"config", "print [NAME ...] [--origins] | check", "show the settings, or find what is wrong with them", run_config,
-     "Secrets are masked. --origins adds where each value came from and whether HUP changes it. `check` ends with 78 when\n"
+     "Secrets are masked. --origins adds where each value came from and whether HUP changes it. `check` ends with 78 "
+     "when\n"
      "something that `serve` needs is missing.\n\n  kasma config print --origins\n  kasma config print REDIS_URL\n"},
     {"healthcheck", "[PATH]", "ask the server on HOST and PORT; 0 when it is ready", run_healthcheck,
      "PATH is /readyz unless given.\n\n  kasma healthcheck\n  kasma healthcheck /healthz --port 8080\n"},
     {"upgrade", "", "let the server that PID_FILE names start the binary on disk and hand over", run_upgrade,
-     "The old process goes on when the new one is not ready within UPGRADE_TIMEOUT.\n\n  kasma upgrade --pid-file /run/kasma.pid\n"},
+     "The old process goes on when the new one is not ready within UPGRADE_TIMEOUT.\n\n  kasma upgrade --pid-file "
+     "/run/kasma.pid\n"},
     {"lua", "FILE [ARG ...]", "run a Lua file with the core modules", run_lua,
-     "The file runs as one task; a number that it returns is the exit status.\n\n  kasma lua tests/specs.lua tests/spec\n"},
+     "The file runs as one task; a number that it returns is the exit status.\n\n  kasma lua tests/specs.lua "
+     "tests/spec\n"},
     {"version", "", "print the version", run_version, ""},
 };
 #define COMMANDS (sizeof commands / sizeof *commands)
@@ -191,15 +195,17 @@ static const struct command commands[] = {
 /* ---- help ---- */
 
 static int usage(void) {
-    int ok = printf("kasma %s: commerce, content and learning for many tenants.\n\nUsage: kasma COMMAND [--setting value ...]\n\n",
-                    KASMA_VERSION);
+    int ok = printf(
+        "kasma %s: commerce, content and learning for many tenants.\n\nUsage: kasma COMMAND [--setting value ...]\n\n",
+        KASMA_VERSION);
     for (size_t i = 0; i < COMMANDS && ok >= 0; i++) ok = printf("  %-12s %s\n", commands[i].name, commands[i].help);
     if (ok < 0 || fflush(stdout) != 0) return EX_IOERR;
     const char *names[COMMANDS + 1] = {NULL};
     for (size_t i = 0; i < COMMANDS; i++) names[i] = commands[i].name;
     int listed = worker_command("list", names);
-    ok = printf("\nEvery setting is a flag (--port 5000), an environment variable (PORT=5000), or a line of .env or\n"
-                "/etc/kasma/kasma.conf. `kasma config print --origins` shows them all; `kasma COMMAND --help` tells more.\n");
+    ok = printf(
+        "\nEvery setting is a flag (--port 5000), an environment variable (PORT=5000), or a line of .env or\n"
+        "/etc/kasma/kasma.conf. `kasma config print --origins` shows them all; `kasma COMMAND --help` tells more.\n");
     return ok < 0 ? EX_IOERR : listed;
 }
 
@@ -210,7 +216,8 @@ static int help_of(const struct command *c) {
     if (printf("\nSettings (in this process: value and where it came from):\n\n") < 0) return EX_IOERR;
     struct config_entry e;
     for (size_t i = 0; config_entry(i, &e); i++)
-        if (printf("  %-26s %s%s%s%s%s\n", e.name, e.help, *e.shown ? " [" : "", e.shown, *e.shown ? "] " : " ", e.origin) < 0)
+        if (printf("  %-26s %s%s%s%s%s\n", e.name, e.help, *e.shown ? " [" : "", e.shown, *e.shown ? "] " : " ",
+                   e.origin) < 0)
             return EX_IOERR;
     return 0;
 }
@@ -226,7 +233,8 @@ static int run(const struct words *words) {
         if (words->count > 2 && strcmp(words->list[2], "--help") == 0) return help_of(c);
         for (int k = 2; k < words->count && !script; k++) {
             if (words->list[k][0] != '-' || strcmp(words->list[k], "--origins") == 0) continue;
-            int said = fprintf(stderr, "kasma %s: %s is not known here; see kasma %s --help\n", name, words->list[k], name);
+            int said =
+                fprintf(stderr, "kasma %s: %s is not known here; see kasma %s --help\n", name, words->list[k], name);
             return said < 0 ? EX_IOERR : 2;
         }
         return c->run(words);
@@ -263,8 +271,9 @@ int main(int argc, char **argv) {
     if (config_load(&words.count, words.list, &problems) || help)
         status = help ? usage() : words.count < 2 ? 2 : run(&words);
     else
-        status = fprintf(stderr, "kasma: the settings have problems:\n%.*s", (int)problems.len, problems.data) < 0 ? EX_IOERR
-                                                                                                                     : EX_CONFIG;
+        status = fprintf(stderr, "kasma: the settings have problems:\n%.*s", (int)problems.len, problems.data) < 0
+                     ? EX_IOERR
+                     : EX_CONFIG;
     if (argc < 2 && status == 0) status = 2;
     buf_free(&problems);
     free(words.list);

@@ -34,7 +34,7 @@ bool crypto_hmac_sha1(struct str key, struct str s, unsigned char out[20]) {
 }
 
 bool crypto_hkdf(struct str key, struct str info, unsigned char *out, size_t n) {
-    if (n < 1 || n > 255 * SHA256_BYTES || key.len > INT_MAX || info.len > 1024) return false;
+    if (n < 1 || n > (size_t)255 * SHA256_BYTES || key.len > INT_MAX || info.len > 1024) return false;
     EVP_PKEY_CTX *ctx = EVP_PKEY_CTX_new_id(EVP_PKEY_HKDF, NULL);
     size_t len = n;
     bool ok = ctx && EVP_PKEY_derive_init(ctx) > 0 && EVP_PKEY_CTX_set_hkdf_md(ctx, EVP_sha256()) > 0 &&
@@ -75,8 +75,10 @@ bool crypto_seal(struct str key, struct str plain, struct str aad, struct buf *o
     bool ok = ctx && EVP_EncryptInit_ex(ctx, EVP_aes_256_gcm(), NULL, (const unsigned char *)key.at, nonce) == 1 &&
               (aad.len == 0 || EVP_EncryptUpdate(ctx, NULL, &n, (const unsigned char *)aad.at, (int)aad.len) == 1);
     n = 0;
-    ok = ok && (plain.len == 0 || EVP_EncryptUpdate(ctx, text, &n, (const unsigned char *)plain.at, (int)plain.len) == 1) &&
-         EVP_EncryptFinal_ex(ctx, text + n, &tail) == 1 && EVP_CIPHER_CTX_ctrl(ctx, EVP_CTRL_GCM_GET_TAG, TAG, text + n + tail) == 1;
+    ok = ok &&
+         (plain.len == 0 || EVP_EncryptUpdate(ctx, text, &n, (const unsigned char *)plain.at, (int)plain.len) == 1) &&
+         EVP_EncryptFinal_ex(ctx, text + n, &tail) == 1 &&
+         EVP_CIPHER_CTX_ctrl(ctx, EVP_CTRL_GCM_GET_TAG, TAG, text + n + tail) == 1;
     EVP_CIPHER_CTX_free(ctx);
     if (!ok) return error_set(err, ERR_INTERNAL, "sealing failed");
     out->len = start + NONCE + (size_t)n + (size_t)tail + TAG;
@@ -85,7 +87,8 @@ bool crypto_seal(struct str key, struct str plain, struct str aad, struct buf *o
 
 bool crypto_unseal(struct str key, struct str sealed, struct str aad, struct buf *out, struct error *err) {
     if (bad_key(key, err)) return false;
-    if (sealed.len < SEAL_EXTRA || sealed.len > INT_MAX || aad.len > INT_MAX) return error_set(err, ERR_INVALID, "not a sealed value");
+    if (sealed.len < SEAL_EXTRA || sealed.len > INT_MAX || aad.len > INT_MAX)
+        return error_set(err, ERR_INVALID, "not a sealed value");
     size_t len = sealed.len - SEAL_EXTRA, start = out->len;
     if (!buf_reserve(out, len + 1)) return error_set(err, ERR_MEMORY, "out of memory");
     const unsigned char *nonce = (const unsigned char *)sealed.at, *text = nonce + NONCE;
@@ -97,7 +100,8 @@ bool crypto_unseal(struct str key, struct str sealed, struct str aad, struct buf
               (aad.len == 0 || EVP_DecryptUpdate(ctx, NULL, &n, (const unsigned char *)aad.at, (int)aad.len) == 1);
     n = 0;
     ok = ok && (len == 0 || EVP_DecryptUpdate(ctx, plain, &n, text, (int)len) == 1) &&
-         EVP_CIPHER_CTX_ctrl(ctx, EVP_CTRL_GCM_SET_TAG, TAG, tag) == 1 && EVP_DecryptFinal_ex(ctx, plain + n, &tail) == 1;
+         EVP_CIPHER_CTX_ctrl(ctx, EVP_CTRL_GCM_SET_TAG, TAG, tag) == 1 &&
+         EVP_DecryptFinal_ex(ctx, plain + n, &tail) == 1;
     EVP_CIPHER_CTX_free(ctx);
     if (!ok) {
         sodium_memzero(plain, len);
@@ -121,7 +125,8 @@ bool crypto_unhex(struct str s, struct buf *out) {
     size_t n = 0;
     if (s.len % 2 || !buf_reserve(out, s.len / 2 + 1)) return false;
     const char *end = NULL;
-    if (sodium_hex2bin((unsigned char *)out->data + out->len, s.len / 2 + 1, s.at, s.len, NULL, &n, &end) != 0 || end != s.at + s.len)
+    if (sodium_hex2bin((unsigned char *)out->data + out->len, s.len / 2 + 1, s.at, s.len, NULL, &n, &end) != 0 ||
+        end != s.at + s.len)
         return false;
     out->len += n;
     return true;
@@ -130,7 +135,9 @@ bool crypto_unhex(struct str s, struct buf *out) {
 bool crypto_base64(struct str s, bool url, struct buf *out) {
     int variant = url ? sodium_base64_VARIANT_URLSAFE_NO_PADDING : sodium_base64_VARIANT_ORIGINAL;
     size_t room = sodium_base64_encoded_len(s.len, variant); /* with its NUL */
-    if (!buf_reserve(out, room) || !sodium_bin2base64(out->data + out->len, room, (const unsigned char *)s.at, s.len, variant)) return false;
+    if (!buf_reserve(out, room) ||
+        !sodium_bin2base64(out->data + out->len, room, (const unsigned char *)s.at, s.len, variant))
+        return false;
     out->len += strlen(out->data + out->len);
     return true;
 }
@@ -143,7 +150,9 @@ bool crypto_unbase64(struct str s, struct buf *out) {
     size_t n = 0;
     const char *end = NULL;
     if (!buf_reserve(out, s.len + 1)) return false;
-    if (sodium_base642bin((unsigned char *)out->data + out->len, s.len + 1, s.at, s.len, NULL, &n, &end, variant) != 0 || end != s.at + s.len)
+    if (sodium_base642bin((unsigned char *)out->data + out->len, s.len + 1, s.at, s.len, NULL, &n, &end, variant) !=
+            0 ||
+        end != s.at + s.len)
         return false;
     out->len += n;
     return true;

@@ -10,6 +10,7 @@
 
 /* How many hash at the same time. The pool's other threads stay free for files and names, which take microseconds. */
 #define RUNNING 2
+#define MEMORY_MAX_KIB 4194304
 
 static unsigned limit = 64, under_way, running;
 static struct password_job *first, *last; /* waiting, oldest first */
@@ -23,7 +24,7 @@ bool password_cost_parse(struct str text, struct password_cost *out) {
         if (!str_int64(str_trim(str_n(text.at, len)), &n[i])) return false;
         if (comma) text = str_n(comma + 1, text.len - len - 1);
     }
-    if (n[0] < 8 || n[0] > 4 * 1024 * 1024 || n[1] < 1 || n[1] > 100 || n[2] != 1) return false;
+    if (n[0] < 8 || n[0] > MEMORY_MAX_KIB || n[1] < 1 || n[1] > 100 || n[2] != 1) return false;
     *out = (struct password_cost){.memory_kib = (uint32_t)n[0], .passes = (uint32_t)n[1]};
     return true;
 }
@@ -41,7 +42,9 @@ static bool number_after(struct str hash, const char *name, int64_t *out) {
 
 bool password_needs_rehash(struct str hash, struct password_cost cost) {
     int64_t memory, passes;
-    if (!str_starts(hash, STR("$argon2id$")) || !number_after(hash, "$m=", &memory) || !number_after(hash, ",t=", &passes)) return true;
+    if (!str_starts(hash, STR("$argon2id$")) || !number_after(hash, "$m=", &memory) ||
+        !number_after(hash, ",t=", &passes))
+        return true;
     return memory < cost.memory_kib || passes < cost.passes;
 }
 
@@ -59,8 +62,7 @@ static bool verify_bcrypt(struct str password, const char *hash) {
     char *phrase = strndup(password.at, password.len);
     struct crypt_data *data = calloc(1, sizeof *data);
     const char *made = phrase && data ? crypt_r(phrase, hash, data) : NULL;
-    bool match = made && made[0] != '*' && strlen(made) == strlen(hash) &&
-                 sodium_memcmp(made, hash, strlen(hash)) == 0;
+    bool match = made && made[0] != '*' && strlen(made) == strlen(hash) && sodium_memcmp(made, hash, strlen(hash)) == 0;
     if (phrase) sodium_memzero(phrase, password.len);
     free(phrase);
     free(data);
@@ -72,7 +74,8 @@ bool password_verify(struct str password, struct str hash) {
     if (password.len > PASSWORD_MAX || hash.len >= sizeof text) return false;
     memcpy(text, hash.at, hash.len);
     text[hash.len] = '\0';
-    if (str_starts(hash, STR("$argon2id$"))) return crypto_pwhash_argon2id_str_verify(text, password.at, password.len) == 0;
+    if (str_starts(hash, STR("$argon2id$")))
+        return crypto_pwhash_argon2id_str_verify(text, password.at, password.len) == 0;
     bool bcrypt = str_starts(hash, STR("$2a$")) || str_starts(hash, STR("$2b$")) || str_starts(hash, STR("$2y$"));
     return bcrypt && verify_bcrypt(password, text);
 }
@@ -80,6 +83,7 @@ bool password_verify(struct str password, struct str hash) {
 struct password_job {
     uv_work_t work;
     struct password_job *next;
+    bool waiting;
     password_done *done; /* NULL: forgotten */
     void *data;
     bool verify, match, ok;
@@ -124,10 +128,7 @@ static void run_waiting(void) {
         struct password_job *j = first;
         first = j->next;
         if (!first) last = NULL;
-        if (!j->done) { /* forgotten while it waited */
-            drop(j);
-            continue;
-        }
+        j->waiting = false;
         int failed = uv_queue_work(loop_get(), &j->work, work, worked);
         assert(!failed); /* only a missing callback fails */
         (void)failed;
@@ -163,6 +164,7 @@ static struct password_job *start(struct str password, password_done *done, void
 
 static struct password_job *queue(struct password_job *j) {
     under_way++;
+    j->waiting = true;
     if (last)
         last->next = j;
     else
@@ -172,14 +174,16 @@ static struct password_job *queue(struct password_job *j) {
     return j;
 }
 
-struct password_job *password_hash_later(struct str password, struct password_cost cost, password_done *done, void *data, struct error *err) {
+struct password_job *password_hash_later(struct str password, struct password_cost cost, password_done *done,
+                                         void *data, struct error *err) {
     struct password_job *j = start(password, done, data, err);
     if (!j) return NULL;
     j->cost = cost;
     return queue(j);
 }
 
-struct password_job *password_verify_later(struct str password, struct str hash, password_done *done, void *data, struct error *err) {
+struct password_job *password_verify_later(struct str password, struct str hash, password_done *done, void *data,
+                                           struct error *err) {
     struct password_job *j = start(password, done, data, err);
     if (!j) return NULL;
     j->verify = true;
@@ -190,4 +194,13 @@ struct password_job *password_verify_later(struct str password, struct str hash,
 
 void password_forget(struct password_job *job) {
     job->done = NULL;
+    if (!job->waiting) return; /* it runs: worked() drops it */
+    struct password_job **at = &first, *before = NULL;
+    while (*at != job) {
+        before = *at;
+        at = &before->next;
+    }
+    *at = job->next;
+    if (last == job) last = before;
+    drop(job);
 }

@@ -1,5 +1,5 @@
-/* Password hashes: argon2id is made and verified, bcrypt ($2a/$2b/$2y) only verified. Both are slow on purpose and never run on the loop:
- * the _later forms use libuv's thread pool behind a queue of bounded length. */
+/* Password hashes: argon2id is made and verified, bcrypt ($2a/$2b/$2y) only verified. Both are slow on purpose and
+ * never run on the loop: the _later forms use libuv's thread pool behind a queue of bounded length. */
 #ifndef KASMA_CRYPTO_PASSWORD_H
 #define KASMA_CRYPTO_PASSWORD_H
 
@@ -29,8 +29,10 @@ typedef void password_done(void *data, const char *hash, bool match, const struc
 /* How many jobs may wait or run; the next one is ERR_BUSY. Default 64. */
 void password_queue_limit(unsigned jobs);
 /* NULL: refused, `err` says why. */
-struct password_job *password_hash_later(struct str password, struct password_cost cost, password_done *done, void *data, struct error *err);
-struct password_job *password_verify_later(struct str password, struct str hash, password_done *done, void *data, struct error *err);
+struct password_job *password_hash_later(struct str password, struct password_cost cost, password_done *done,
+                                         void *data, struct error *err);
+struct password_job *password_verify_later(struct str password, struct str hash, password_done *done, void *data,
+                                           struct error *err);
 /* done will not be called; the work itself goes on. */
 void password_forget(struct password_job *job);
 

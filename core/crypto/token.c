@@ -45,7 +45,8 @@ static bool has_form(const char *token) {
         if ((dot != NULL) != (i < 2)) return false;
         if (i == 2) break; /* empty under `none`, which is a bad signature */
         struct buf text = {0};
-        bool ok = crypto_unbase64(str_n(rest.at, len), &text) && text.len >= 2 && text.data[0] == '{' && text.data[text.len - 1] == '}';
+        bool ok = crypto_unbase64(str_n(rest.at, len), &text) && text.len >= 2 && text.data[0] == '{' &&
+                  text.data[text.len - 1] == '}';
         buf_free(&text);
         if (!ok) return false;
         rest = str_n(dot + 1, rest.len - len - 1);
@@ -59,7 +60,9 @@ bool token_verify(const char *token, struct str key, const char *algorithm, stru
     if (!algorithm_of(algorithm, &alg, err)) return false;
     if (!has_form(token)) return failed(err, "malformed", "not a token");
     int rc = jwt_decode(&jwt, token, (const unsigned char *)key.at, (int)key.len);
-    if (rc != 0) return rc == ENOMEM ? error_set(err, ERR_MEMORY, "out of memory") : failed(err, "bad_signature", "the signature is wrong");
+    if (rc != 0)
+        return rc == ENOMEM ? error_set(err, ERR_MEMORY, "out of memory")
+                            : failed(err, "bad_signature", "the signature is wrong");
     if (jwt_get_alg(jwt) != alg) {
         jwt_free(jwt);
         return failed(err, "bad_signature", "the token is signed with another algorithm");

@@ -76,11 +76,18 @@ static void log_request(struct request *r, uint64_t us) {
     buf_give(r->server, &b);
 }
 
+static bool wants_line(const struct request *r) {
+    static unsigned seen;
+    const struct server_settings *set = &r->server->set;
+    if (!set->access_log || r->status >= 400) return set->access_log;
+    return set->access_sample > 0 && seen++ % set->access_sample == 0;
+}
+
 void access_record(struct request *r) {
     uint64_t us = r->started_us ? clock_mono_us() - r->started_us : 0;
     if (r->route) count(r, us);
     /* The query is left out: it may carry tokens. */
-    if (r->server->set.access_log) log_request(r, us);
+    if (wants_line(r)) log_request(r, us);
 }
 
 void access_refused(const char *reason) {

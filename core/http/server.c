@@ -35,6 +35,7 @@ void server_settings_default(struct server_settings *s) {
         .spool_dir = "/tmp",
         .hsts = false,
         .access_log = true,
+        .access_sample = 1,
     };
 }
 

@@ -33,6 +33,7 @@ struct server_settings {
     const char *spool_dir;   /* spooled bodies and parts, made with O_TMPFILE-like privacy (0600) */
     bool hsts;               /* add Strict-Transport-Security */
     bool access_log;         /* one JSON line per request */
+    unsigned access_sample;  /* of the answers below 400 every n-th has a line; 0: none, 1: all */
 };
 
 /* The defaults of the product; every field is filled. */

@@ -1,7 +1,7 @@
 #include "runtime/arena.h"
 
-#include <stdarg.h>
 #include <stdalign.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -14,8 +14,8 @@ struct block {
     alignas(max_align_t) char data[];
 };
 
-/* A node that has run or was cancelled is taken out and used for the next call, so that a task that lives for ever and leases and gives
- * back all the while does not grow. */
+/* A node that has run or was cancelled is taken out and used for the next call, so that a task that lives for ever and
+ * leases and gives back all the while does not grow. */
 struct deferred {
     struct deferred *next, *before;
     struct arena *arena; /* NULL: spare */
@@ -27,8 +27,8 @@ struct arena {
     struct block *first, *current;
     struct deferred *deferred; /* newest first */
     struct deferred *spare;
-    size_t taken;              /* bytes of all blocks */
-    size_t limit;              /* 0: none */
+    size_t taken; /* bytes of all blocks */
+    size_t limit; /* 0: none */
 };
 
 static struct block *block_new(size_t size) {

@@ -20,8 +20,6 @@
 #define NAME_MAX_BYTES 80
 #define SETTINGS_MAX 160
 
-extern char **environ;
-
 /* In the order of their rank: the first that has a value gives it. */
 enum source { FLAG, ENVIRONMENT, DOTENV, CONF, DEFAULT };
 
@@ -37,7 +35,7 @@ static enum config_env env_now = ENV_DEVELOPMENT;
 
 struct kept {
     struct kept *next;
-    char *text;
+    const char *text;
 };
 static struct kept *kept;
 
@@ -95,7 +93,8 @@ static bool acceptable(const struct setting *s, const char *used, const char *te
 }
 
 /* One value of one source into `list`. Sources come in the order of their rank, so a value that is there stays. */
-static void take(struct value *list, const char *used, size_t i, const char *text, enum source source, struct buf *problems) {
+static void take(struct value *list, const char *used, size_t i, const char *text, enum source source,
+                 struct buf *problems) {
     struct value *v = &list[i];
     if (!*text) return;
     if (v->text) {
@@ -129,9 +128,10 @@ static char *read_file(const char *path) {
 }
 
 /* NAME_FILE: the value is the file's text without blanks at its ends. */
-static void take_file(struct value *list, const char *used, size_t i, const char *path, enum source source, struct buf *problems) {
-    char *text = *path ? read_file(path) : NULL;
+static void take_file(struct value *list, const char *used, size_t i, const char *path, enum source source,
+                      struct buf *problems) {
     if (!*path) return;
+    char *text = read_file(path);
     if (!text) {
         problem(problems, "%s: cannot read %s: %s", used, path, strerror(errno));
         return;
@@ -200,7 +200,8 @@ static bool unquote(char *text) {
     return ok;
 }
 
-static void read_line(struct value *list, char *line, const char *path, int number, enum source source, struct buf *problems) {
+static void read_line(struct value *list, char *line, const char *path, int number, enum source source,
+                      struct buf *problems) {
     struct str whole = str_trim(str_of(line));
     if (whole.len == 0 || *whole.at == '#') return;
     line = line + (whole.at - line);
@@ -209,7 +210,7 @@ static void read_line(struct value *list, char *line, const char *path, int numb
     struct str name = eq ? str_trim(str_n(line, (size_t)(eq - line))) : str_n(line, 0);
     if (str_starts(name, STR("export "))) name = str_trim(str_n(name.at + 7, name.len - 7));
     char key[NAME_MAX_BYTES];
-    if (name.len == 0 || name.len >= sizeof key) {
+    if (!eq || name.len == 0 || name.len >= sizeof key) {
         problem(problems, "%s:%d is no NAME=value", path, number);
         return;
     }
@@ -311,7 +312,8 @@ static void find_folders(struct value *list) {
         if (slash) *slash = '\0';
         char beside[PATH_MAX];
         int len = snprintf(beside, sizeof beside, "%s/../share/kasma", path);
-        if (len > 0 && (size_t)len < sizeof beside && access(beside, R_OK | X_OK) == 0) memcpy(home, beside, (size_t)len + 1);
+        if (len > 0 && (size_t)len < sizeof beside && access(beside, R_OK | X_OK) == 0)
+            memcpy(home, beside, (size_t)len + 1);
     }
     set_default(list, "KASMA_HOME", home);
     given = text_in(list, "KASMA_HOME");
@@ -340,7 +342,7 @@ static void check_production(const struct value *list, struct buf *problems) {
 
 /* ---- loading ---- */
 
-static bool keep(char *text) {
+static bool keep(const char *text) {
     struct kept *k = malloc(sizeof *k);
     if (!k) return false;
     *k = (struct kept){.next = kept, .text = text};
@@ -357,7 +359,8 @@ static void forget(struct value *list) {
 static void take_over(struct value *fresh) {
     for (size_t i = 0; i < config_table_count; i++) {
         struct value *old = &values[i], *new = &fresh[i];
-        const char *a = old->text ? old->text : config_table[i].fallback, *b = new->text ? new->text : config_table[i].fallback;
+        const char *a = old->text ? old->text : config_table[i].fallback,
+                   *b = new->text ? new->text : config_table[i].fallback;
         if ((!a && !b) || (a && b && strcmp(a, b) == 0)) continue;
         if (!config_table[i].live) {
             log_line(LOG_WARN, "%s was changed: that takes a restart", config_table[i].name);
@@ -416,8 +419,10 @@ bool config_complete(struct buf *problems) {
     const char *boot = config_str("BOOT");
     if (boot && strcmp(boot, "kasma.boot") != 0) return true;
     for (size_t i = 0; i < config_table_count; i++)
-        if (config_table[i].needed && !values[i].text) problem(problems, "%s is not set: %s", config_table[i].name, config_table[i].help);
-    if (env_now == ENV_PRODUCTION && !config_str("OTP_PEPPER")) problem(problems, "OTP_PEPPER is not set: production needs it");
+        if (config_table[i].needed && !values[i].text)
+            problem(problems, "%s is not set: %s", config_table[i].name, config_table[i].help);
+    if (env_now == ENV_PRODUCTION && !config_str("OTP_PEPPER"))
+        problem(problems, "OTP_PEPPER is not set: production needs it");
     return problems->len == before;
 }
 
@@ -485,7 +490,9 @@ bool config_entry(size_t i, struct config_entry *out) {
     *out = (struct config_entry){.name = s->name,
                                  .help = s->help,
                                  .origin = origin_of(&values[i], i),
-                                 .shown = !text ? "" : s->secret ? masked(text) : text,
+                                 .shown = !text       ? ""
+                                          : s->secret ? masked(text)
+                                                      : text,
                                  .type = s->type,
                                  .secret = s->secret,
                                  .live = s->live};

@@ -1,5 +1,5 @@
-/* Settings of the process: flag > environment > .env > /etc/kasma/kasma.conf > default. `NAME_FILE` reads a value from a
- * file. The table in config_table.c is the only list of names: type, default, range, form, secrecy, help. */
+/* Settings of the process: flag > environment > .env > /etc/kasma/kasma.conf > default. `NAME_FILE` reads a value from
+ * a file. The table in config_table.c is the only list of names: type, default, range, form, secrecy, help. */
 #ifndef KASMA_RUNTIME_CONFIG_H
 #define KASMA_RUNTIME_CONFIG_H
 

@@ -57,7 +57,9 @@ static const char *is_environment(const char *text) {
 static const char *is_duration(const char *text) {
     size_t digits = strspn(text, "0123456789");
     static const char *const units[] = {"", "ms", "s", "m", "h", "d", "w", NULL};
-    return digits >= 1 && digits <= 9 && one_of(text + digits, units) ? NULL : "must be a number with s, m, h, d or w behind it";
+    return digits >= 1 && digits <= 9 && one_of(text + digits, units)
+               ? NULL
+               : "must be a number with s, m, h, d or w behind it";
 }
 
 static const char *is_token_secret(const char *text) {
@@ -84,7 +86,8 @@ static const char *is_argon2(const char *text) {
 
 /* base64 of 32 bytes, or <version>:<base64> with commas between. */
 static const char *is_server_key(const char *text) {
-    static const char *const why = "must be base64 of 32 bytes, or <version>:<base64>, newest first, with commas between";
+    static const char *const why =
+        "must be base64 of 32 bytes, or <version>:<base64>, newest first, with commas between";
     while (*text) {
         size_t len = strcspn(text, ","), at = strspn(text, "0123456789");
         if (at < len && text[at] == ':')
@@ -101,7 +104,8 @@ static const char *is_server_key(const char *text) {
 }
 
 static const char *is_queue_prefix(const char *text) {
-    return *text && strlen(text) <= 64 && !strpbrk(text, ": \t\n") ? NULL : "must be 1 to 64 bytes without colon or blank";
+    return *text && strlen(text) <= 64 && !strpbrk(text, ": \t\n") ? NULL
+                                                                   : "must be 1 to 64 bytes without colon or blank";
 }
 
 bool config_parse_bool(const char *text, bool *out) {
@@ -116,13 +120,35 @@ bool config_parse_bool(const char *text, bool *out) {
 
 bool config_is_published(const char *secret) {
     /* Whole values first, then what only placeholders hold. */
-    static const char *const whole[] = {"secret", "password", "supersecret", "super-secret", "secretKey", "secret-key", "jwt-secret",
-                                        "jwt_secret", "JWT_SECRET", "default-secret", "defaultSecret", "default", "kasma", "kasma-secret",
-                                        "internal-secret", "internal-api-key", "test", "admin", NULL};
-    static const char *const part[] = {"changeme", "change-me", "change_me", "changethis", "change-this", "change_this",
-                                       "your-secret", "your_secret", "yoursecret", "your-super-secret", "your-256-bit-secret", "your_jwt_secret",
-                                       "in-production", "in_production", "placeholder", "example-secret", "replace-me", "replace_me",
-                                       "default-secret", "default_secret", "dev-secret", "dev_secret", "0123456789abcdef0123456789abcdef", NULL};
+    static const char *const whole[] = {
+        "secret",     "password",     "supersecret",     "super-secret",     "secretKey",     "secret-key",
+        "jwt-secret", "jwt_secret",   "JWT_SECRET",      "default-secret",   "defaultSecret", "default",
+        "kasma",      "kasma-secret", "internal-secret", "internal-api-key", "test",          "admin",
+        NULL};
+    static const char *const part[] = {"changeme",
+                                       "change-me",
+                                       "change_me",
+                                       "changethis",
+                                       "change-this",
+                                       "change_this",
+                                       "your-secret",
+                                       "your_secret",
+                                       "yoursecret",
+                                       "your-super-secret",
+                                       "your-256-bit-secret",
+                                       "your_jwt_secret",
+                                       "in-production",
+                                       "in_production",
+                                       "placeholder",
+                                       "example-secret",
+                                       "replace-me",
+                                       "replace_me",
+                                       "default-secret",
+                                       "default_secret",
+                                       "dev-secret",
+                                       "dev_secret",
+                                       "0123456789abcdef0123456789abcdef",
+                                       NULL};
     if (one_of(secret, whole)) return true;
     char lower[128];
     size_t n = strlen(secret);
@@ -143,15 +169,22 @@ bool config_is_published(const char *secret) {
 
 /* ---- the table ---- */
 
-#define TEXT(n, d, h) {n, NULL, CONFIG_TEXT, d, 0, 0, NULL, false, false, false, h}
-#define CHECKED(n, d, c, h) {n, NULL, CONFIG_TEXT, d, 0, 0, c, false, false, false, h}
-#define SECRET(n, c, h) {n, NULL, CONFIG_TEXT, NULL, 0, 0, c, true, false, false, h}
-#define NEEDED(n, a, c, h) {n, a, CONFIG_TEXT, NULL, 0, 0, c, true, false, true, h}
-#define INT(n, d, lo, hi, h) {n, NULL, CONFIG_INT, d, lo, hi, NULL, false, false, false, h}
-#define BOOL(n, d, h) {n, NULL, CONFIG_BOOL, d, 0, 1, NULL, false, false, false, h}
+/* Of what is not named the compiler makes NULL, 0 and false. */
+#define TEXT(n, d, h)                                                                                                  \
+    { .name = (n), .fallback = (d), .help = (h), .type = CONFIG_TEXT }
+#define CHECKED(n, d, c, h)                                                                                            \
+    { .name = (n), .fallback = (d), .check = (c), .help = (h), .type = CONFIG_TEXT }
+#define SECRET(n, c, h)                                                                                                \
+    { .name = (n), .check = (c), .help = (h), .type = CONFIG_TEXT, .secret = true }
+#define NEEDED(n, a, c, h)                                                                                             \
+    { .name = (n), .alias = (a), .check = (c), .help = (h), .type = CONFIG_TEXT, .secret = true, .needed = true }
+#define INT(n, d, lo, hi, h)                                                                                           \
+    { .name = (n), .fallback = (d), .min = (lo), .max = (hi), .help = (h), .type = CONFIG_INT }
+#define BOOL(n, d, h)                                                                                                  \
+    { .name = (n), .fallback = (d), .help = (h), .type = CONFIG_BOOL }
 
 const struct setting config_table[] = {
-    {"KASMA_ENV", NULL, CONFIG_TEXT, "development", 0, 0, is_environment, false, false, false, "development, test or production; else NODE_ENV"},
+    CHECKED("KASMA_ENV", "development", is_environment, "development, test or production; else NODE_ENV"),
     TEXT("NODE_ENV", NULL, "asked when KASMA_ENV is unset; other words than test and production mean development"),
     TEXT("KASMA_CONF", "/etc/kasma/kasma.conf", "the file of settings; only from flag or environment"),
     TEXT("KASMA_DOTENV", ".env", "the file of the working folder; only from flag or environment"),
@@ -165,15 +198,24 @@ const struct setting config_table[] = {
     INT("DRAIN_WAIT", "0", 0, 60, "seconds between not ready and no longer accepting, for balancers"),
     INT("WORKER_STUCK", "60", 0, 3600, "seconds after which a worker whose loop does not turn is killed; 0 = never"),
     INT("UPGRADE_TIMEOUT", "60", 1, 600, "seconds that a new binary gets to become ready"),
-    {"LOG_LEVEL", NULL, CONFIG_TEXT, "info", 0, 0, is_log_level, false, true, false, "debug, info, warn or error"},
+    {.name = "LOG_LEVEL",
+     .fallback = "info",
+     .check = is_log_level,
+     .help = "debug, info, warn or error",
+     .type = CONFIG_TEXT,
+     .live = true},
     CHECKED("LOG_ACCESS", "all", is_log_access, "a line for each request: off, errors, sample or all"),
 
-    TEXT("KASMA_HOME", NULL, "folder that holds lua, rules, migrations, console; unset: beside the binary, else the source tree"),
+    TEXT("KASMA_HOME", NULL,
+         "folder that holds lua, rules, migrations, console; unset: beside the binary, else the source tree"),
     TEXT("KASMA_LUA_DIR", NULL, "folder of the Lua files; unset: that of KASMA_HOME"),
     TEXT("KASMA_RULES_DIR", NULL, "folder of the rules; unset: that of KASMA_HOME"),
     TEXT("KASMA_MIGRATIONS_DIR", NULL, "folder of the migrations; unset: that of KASMA_HOME"),
     TEXT("KASMA_CONSOLE_DIR", NULL, "folder of the web console; unset: that of KASMA_HOME"),
-    {"KASMA_EXTRA_LUA_DIR", "KASMA_BENCH_DIR", CONFIG_TEXT, NULL, 0, 0, NULL, false, false, false, "another folder of Lua files, asked after the first"},
+    {.name = "KASMA_EXTRA_LUA_DIR",
+     .alias = "KASMA_BENCH_DIR",
+     .help = "another folder of Lua files, asked after the first",
+     .type = CONFIG_TEXT},
     TEXT("KASMA_DATA_DIR", "var", "folder for what the server writes"),
     TEXT("KASMA_QUEUES", NULL, "queues that `work` serves, with commas; unset: all"),
     TEXT("KASMA_URL", NULL, "server that the rule commands talk to"),
@@ -198,7 +240,8 @@ const struct setting config_table[] = {
     INT("REDIS_PORT", "6379", 1, 65535, "its port"),
     SECRET("REDIS_PASSWORD", NULL, "its password"),
     BOOL("REDIS_TLS", "off", "TLS to it"),
-    NEEDED("MONGODB_URL", "MONGO_DB_URL", is_mongodb, "MongoDB or a server that speaks its protocol, with the database"),
+    NEEDED("MONGODB_URL", "MONGO_DB_URL", is_mongodb,
+           "MongoDB or a server that speaks its protocol, with the database"),
     INT("MONGO_POOL", "4", 1, 64, "threads that talk to MongoDB"),
     INT("MONGO_QUEUE", "1024", 1, 100000, "calls that may wait for MongoDB: 503 beyond"),
 
@@ -209,10 +252,12 @@ const struct setting config_table[] = {
     CHECKED("REFRESH_EXPIRES_IN", "7d", is_duration, "life of a refresh token"),
     SECRET("OTP_PEPPER", is_internal_secret, "part of the hash of one-time codes"),
     SECRET("GATEWAY_SHARED_SECRET", is_internal_secret, "X-User-Id is believed with it; unset: never"),
-    SECRET("INTERNAL_WEBHOOK_SECRET", is_internal_secret, "opens the internal routes; two with a comma during a change"),
+    SECRET("INTERNAL_WEBHOOK_SECRET", is_internal_secret,
+           "opens the internal routes; two with a comma during a change"),
     SECRET("SOCKET_INTERNAL_API_KEY", is_internal_secret, "opens the publish route of the realtime hub"),
     SECRET("MESSAGE_ENCRYPTION_KEY", is_internal_secret, "seals private messages"),
-    SECRET("METRICS_TOKEN", is_internal_secret, "bearer token that /metrics asks for; unset: loopback and private peers only"),
+    SECRET("METRICS_TOKEN", is_internal_secret,
+           "bearer token that /metrics asks for; unset: loopback and private peers only"),
     CHECKED("PASSWORD_ARGON2", "19456,2,1", is_argon2, "memory KiB, passes, lanes (always 1) of new password hashes"),
     INT("PASSWORD_QUEUE", "64", 1, 10000, "password checks that may wait or run: 503 beyond"),
     TEXT("BOOTSTRAP_ADMIN_EMAIL", NULL, "first platform owner, who gets a one-time code"),

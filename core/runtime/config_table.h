@@ -6,14 +6,14 @@
 
 struct setting {
     const char *name;
-    const char *alias; /* a second name of the same thing, the one of the former backend; NULL: none */
-    enum config_type type;
+    const char *alias;    /* a second name of the same thing, the one of the former backend; NULL: none */
     const char *fallback; /* NULL: unset */
     int64_t min, max;     /* CONFIG_INT */
     /* CONFIG_TEXT: NULL takes anything; otherwise what is wrong with the text ("must be ..."), or NULL. */
     const char *(*check)(const char *text);
-    bool secret, live, needed; /* needed: a server of the product does not start without it */
     const char *help;
+    enum config_type type;
+    bool secret, live, needed; /* needed: a server of the product does not start without it */
 };
 
 extern const struct setting config_table[];

@@ -16,10 +16,12 @@ bool error_set(struct error *err, enum error_kind kind, const char *fmt, ...) {
 
 const char *error_kind_name(enum error_kind kind) {
     static const char *const names[] = {
-        [ERR_NONE] = "none",           [ERR_MEMORY] = "memory",       [ERR_INVALID] = "invalid",
-        [ERR_UNAVAILABLE] = "unavailable", [ERR_BUSY] = "busy",       [ERR_TIMEOUT] = "timeout",
-        [ERR_CANCELLED] = "cancelled", [ERR_DEADLINE] = "deadline",   [ERR_QUERY] = "query",
-        [ERR_LIMIT] = "limit",         [ERR_INTERNAL] = "internal",
+        [ERR_NONE] = "none",           [ERR_MEMORY] = "memory",
+        [ERR_INVALID] = "invalid",     [ERR_UNAVAILABLE] = "unavailable",
+        [ERR_BUSY] = "busy",           [ERR_TIMEOUT] = "timeout",
+        [ERR_CANCELLED] = "cancelled", [ERR_DEADLINE] = "deadline",
+        [ERR_QUERY] = "query",         [ERR_LIMIT] = "limit",
+        [ERR_INTERNAL] = "internal",
     };
     return names[kind];
 }

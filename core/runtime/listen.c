@@ -30,7 +30,8 @@ static bool is_listening(int fd) {
 static bool keep(struct listen_set *set, int64_t fd, struct error *err) {
     if (set->count == LISTEN_MAX) return error_set(err, ERR_LIMIT, "more than %d sockets were handed over", LISTEN_MAX);
     if (fd < 0 || fd > INT32_MAX || !is_listening((int)fd) || !no_inherit((int)fd))
-        return error_set(err, ERR_INVALID, "descriptor %lld that was handed over is no listening socket", (long long)fd);
+        return error_set(err, ERR_INVALID, "descriptor %lld that was handed over is no listening socket",
+                         (long long)fd);
     set->fd[set->count++] = (int)fd;
     return true;
 }
@@ -50,7 +51,8 @@ static bool take_list(struct listen_set *set, const char *text, struct error *er
     while (rest.len) {
         const char *comma = memchr(rest.at, ',', rest.len);
         size_t len = comma ? (size_t)(comma - rest.at) : rest.len;
-        if (!str_int64(str_n(rest.at, len), &n)) return error_set(err, ERR_INVALID, "KASMA_INHERIT is no list of numbers");
+        if (!str_int64(str_n(rest.at, len), &n))
+            return error_set(err, ERR_INVALID, "KASMA_INHERIT is no list of numbers");
         if (!keep(set, n, err)) return false;
         rest = comma ? str_n(comma + 1, rest.len - len - 1) : str_n("", 0);
     }
@@ -92,13 +94,15 @@ static int open_one(const struct sockaddr *addr, socklen_t len, struct error *er
 /* The address of the first socket, as text into `name` and as an address for more of them. */
 static bool describe(struct listen_set *set, struct sockaddr_storage *addr, socklen_t *len) {
     char host[64], port[8];
+    *addr = (struct sockaddr_storage){0};
     *len = sizeof *addr;
     if (getsockname(set->fd[0], (struct sockaddr *)addr, len) != 0) return false;
     if (addr->ss_family != AF_INET && addr->ss_family != AF_INET6) {
         int n = snprintf(set->name, sizeof set->name, "an inherited socket");
         return n > 0;
     }
-    if (getnameinfo((struct sockaddr *)addr, *len, host, sizeof host, port, sizeof port, NI_NUMERICHOST | NI_NUMERICSERV) != 0)
+    if (getnameinfo((struct sockaddr *)addr, *len, host, sizeof host, port, sizeof port,
+                    NI_NUMERICHOST | NI_NUMERICSERV) != 0)
         return false;
     int64_t number;
     if (!str_int64(str_of(port), &number)) return false;

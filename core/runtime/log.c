@@ -47,9 +47,10 @@ void log_event(enum log_level level, struct str message, struct str fields) {
     char now[25];
     clock_iso(clock_real(), now);
     size_t start = pending.len;
-    bool ok = buf_printf(&pending, "{\"t\":\"%s\",\"level\":\"%s\",\"pid\":%d,\"msg\":", now, names[level], (int)getpid()) &&
-              buf_json_string(&pending, message) && (fields.len == 0 || (buf_byte(&pending, ',') && buf_add(&pending, fields))) &&
-              buf_add(&pending, STR("}\n"));
+    bool ok =
+        buf_printf(&pending, "{\"t\":\"%s\",\"level\":\"%s\",\"pid\":%d,\"msg\":", now, names[level], (int)getpid()) &&
+        buf_json_string(&pending, message) &&
+        (fields.len == 0 || (buf_byte(&pending, ',') && buf_add(&pending, fields))) && buf_add(&pending, STR("}\n"));
     if (!ok) pending.len = start;
     if (level >= LOG_WARN || pending.len >= FLUSH_AT) log_flush();
 }

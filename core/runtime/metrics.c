@@ -226,10 +226,10 @@ static bool labels_text(struct buf *out, const char *names, const struct str *li
         if (!buf_add(out, str_n(names, n)) || !buf_add(out, STR("=\""))) return false;
         for (size_t k = 0; k < v.len; k++) {
             char c = v.at[k];
-            bool ok = c == '\\' || c == '"' ? buf_byte(out, '\\') && buf_byte(out, c)
-                      : c == '\n'           ? buf_add(out, STR("\\n"))
+            bool ok = c == '\\' || c == '"'                                ? buf_byte(out, '\\') && buf_byte(out, c)
+                      : c == '\n'                                          ? buf_add(out, STR("\\n"))
                       : (unsigned char)c < 0x20 || (unsigned char)c > 0x7E ? buf_byte(out, '?')
-                                                                            : buf_byte(out, c);
+                                                                           : buf_byte(out, c);
             if (!ok) return false;
         }
         if (!buf_byte(out, '"')) return false;
@@ -445,7 +445,7 @@ void metrics_sample_process(void) {
         cpu = metric_counter("process_cpu_seconds_total", "User and system CPU time, all processes", NULL);
         resident = metric_gauge("process_resident_memory_bytes", "Resident memory, all processes", METRIC_SUM, NULL);
         started = metric_gauge("process_start_time_seconds", "Start of the oldest process", METRIC_MIN, NULL);
-        metric_set(metric_only(started), (double)(clock_real() / 1000));
+        metric_set(metric_only(started), (double)clock_real() / 1000);
     }
     struct rusage use;
     if (getrusage(RUSAGE_SELF, &use) == 0) {

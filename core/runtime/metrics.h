@@ -8,9 +8,8 @@
  *
  * Use: make the family once, look a series up once (per label values), keep the slot, and touch only the slot later:
  *
- *     static struct metric *requests;                    // = metric_counter("kasma_http_requests_total", "...", "method,code");
- *     uint32_t slot = metric_series(requests, "GET", "200");
- *     metric_add(slot, 1);
+ *     static struct metric *requests;                    // = metric_counter("kasma_http_requests_total", "...",
+ * "method,code"); uint32_t slot = metric_series(requests, "GET", "200"); metric_add(slot, 1);
  *
  * Nothing here fails on the caller: when the directory is full, or a family has too many series, numbers go to the
  * family's `other` series or to slot 0, which nobody reads. Label values never carry what a client chose freely (paths,

@@ -18,11 +18,11 @@
 #include "runtime/metrics.h"
 #include "runtime/notify.h"
 
-#define GIVE_UP_AFTER 3           /* starts that failed before any worker was ever ready */
-#define GOOD_RUN_US 10000000      /* a worker that ran so long is started again at once */
+#define GIVE_UP_AFTER 3      /* starts that failed before any worker was ever ready */
+#define GOOD_RUN_US 10000000 /* a worker that ran so long is started again at once */
 #define BACKOFF_FIRST_US 100000
 #define BACKOFF_MAX_US 5000000
-#define KILL_AFTER_US 2000000     /* past the grace */
+#define KILL_AFTER_US 2000000 /* past the grace */
 
 struct slot {
     pid_t pid; /* 0: not running */
@@ -286,7 +286,8 @@ static void worker_ended(unsigned index, int status) {
     char how[32];
     describe_end(status, how, sizeof how);
     if (sup.phase == DRAINING) {
-        if (status != 0) log_line(LOG_WARN, "worker %u (%s, pid %d) ended with %s", index, role_of(index), (int)pid, how);
+        if (status != 0)
+            log_line(LOG_WARN, "worker %u (%s, pid %d) ended with %s", index, role_of(index), (int)pid, how);
         return;
     }
     uint64_t now = clock_mono_us();
@@ -301,8 +302,8 @@ static void worker_ended(unsigned index, int status) {
     uint64_t wait = s->failures == 0 ? 0 : BACKOFF_FIRST_US << (s->failures > 6 ? 6 : s->failures - 1);
     if (wait > BACKOFF_MAX_US) wait = BACKOFF_MAX_US;
     s->start_at_us = now + wait;
-    log_line(LOG_ERROR, "worker %u (%s, pid %d) ended with %s; started again in %llu ms", index, role_of(index), (int)pid,
-             how, (unsigned long long)(wait / 1000));
+    log_line(LOG_ERROR, "worker %u (%s, pid %d) ended with %s; started again in %llu ms", index, role_of(index),
+             (int)pid, how, (unsigned long long)(wait / 1000));
 }
 
 static void reap(void) {
@@ -387,16 +388,19 @@ static int patience(uint64_t now) {
 }
 
 static bool prepare(const struct supervisor_plan *plan) {
-    sup = (struct supervisor){.plan = plan, .count = plan->servers + plan->workers, .upgrade_fd = -1, .begun_us = clock_mono_us()};
+    sup = (struct supervisor){
+        .plan = plan, .count = plan->servers + plan->workers, .upgrade_fd = -1, .begun_us = clock_mono_us()};
     sup.slots = calloc(sup.count, sizeof *sup.slots);
     void *map = mmap(NULL, sizeof *sup.shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     sigset_t set;
-    if (!sup.slots || map == MAP_FAILED || !block_signals(&set) || pipe2(sup.tell, O_CLOEXEC | O_NONBLOCK) != 0) return false;
+    if (!sup.slots || map == MAP_FAILED || !block_signals(&set) || pipe2(sup.tell, O_CLOEXEC | O_NONBLOCK) != 0)
+        return false;
     sup.shared = map;
     sup.signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
     if (sup.signals < 0) return false;
     metrics_attach(sup.count);
-    sup.restarts = metric_only(metric_counter("kasma_worker_restarts_total", "Workers that ended and were started again", NULL));
+    sup.restarts =
+        metric_only(metric_counter("kasma_worker_restarts_total", "Workers that ended and were started again", NULL));
     return true;
 }
 
@@ -421,7 +425,8 @@ int supervisor_run(const struct supervisor_plan *plan) {
         if (n > 0 && fds[2].revents && sup.upgrade_fd >= 0) hear_upgrade();
         reap();
     }
-    if (plan->pid_file && sup.upgrade_pid == 0 && unlink(plan->pid_file) != 0 && errno != ENOENT)
+    /* The file is ours when we have written it and no new process has since. */
+    if (plan->pid_file && sup.announced && sup.upgrade_pid == 0 && unlink(plan->pid_file) != 0 && errno != ENOENT)
         log_line(LOG_WARN, "cannot remove %s: %s", plan->pid_file, strerror(errno));
     log_line(LOG_INFO, "ended");
     log_flush();

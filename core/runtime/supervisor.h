@@ -4,10 +4,10 @@
  * workers are forked, not executed: they share the code pages and the shared mappings (metrics, heartbeats), and a
  * restart costs a millisecond. Workers end when their parent dies (PR_SET_PDEATHSIG), so that none is left behind.
  *
- *   TERM, QUIT, INT   not ready, wait DRAIN_WAIT, stop accepting, finish what runs (SHUTDOWN_GRACE), exit 0; a second one ends at once
- *   HUP               plan->reload here, then HUP to every worker
- *   USR2              start the new binary with the same listening sockets, wait until it is ready, then drain as above;
- *                     when it does not become ready, it is ended and this one goes on */
+ *   TERM, QUIT, INT   not ready, wait DRAIN_WAIT, stop accepting, finish what runs (SHUTDOWN_GRACE), exit 0; a second
+ * one ends at once HUP               plan->reload here, then HUP to every worker USR2              start the new binary
+ * with the same listening sockets, wait until it is ready, then drain as above; when it does not become ready, it is
+ * ended and this one goes on */
 #ifndef KASMA_RUNTIME_SUPERVISOR_H
 #define KASMA_RUNTIME_SUPERVISOR_H
 
@@ -25,15 +25,15 @@ struct supervisor_worker {
 };
 
 struct supervisor_plan {
-    unsigned servers, workers; /* processes of role serve, of role work */
+    unsigned servers, workers;  /* processes of role serve, of role work */
     struct listen_set *sockets; /* open; empty without servers */
     uint64_t drain_ms, grace_ms;
-    uint64_t stuck_ms;       /* a worker whose loop has not turned for so long is killed; 0: never */
-    uint64_t upgrade_ms;     /* how long a new binary may take */
-    const char *binary;      /* what USR2 executes */
-    char *const *arguments;  /* with these */
-    const char *pid_file;    /* NULL: none */
-    bool (*reload)(void);    /* reads the settings again; false: they are bad and the old ones stay */
+    uint64_t stuck_ms;      /* a worker whose loop has not turned for so long is killed; 0: never */
+    uint64_t upgrade_ms;    /* how long a new binary may take */
+    const char *binary;     /* what USR2 executes */
+    char *const *arguments; /* with these */
+    const char *pid_file;   /* NULL: none */
+    bool (*reload)(void);   /* reads the settings again; false: they are bad and the old ones stay */
     /* The worker's whole life, in the child; what it returns is its exit status. */
     int (*run)(const struct supervisor_worker *worker);
 };

@@ -32,7 +32,8 @@ static int l_get(lua_State *L) {
 }
 
 static int l_env(lua_State *L) {
-    static const char *const names[] = {[ENV_DEVELOPMENT] = "development", [ENV_TEST] = "test", [ENV_PRODUCTION] = "production"};
+    static const char *const names[] = {
+        [ENV_DEVELOPMENT] = "development", [ENV_TEST] = "test", [ENV_PRODUCTION] = "production"};
     lua_pushstring(L, names[config_env()]);
     return 1;
 }

@@ -198,7 +198,7 @@ static struct password_cost cost_at(lua_State *L, int idx) {
     lua_getfield(L, idx, "t");
     lua_Integer m = luaL_optinteger(L, -2, 19456), t = luaL_optinteger(L, -1, 2);
     lua_pop(L, 2);
-    luaL_argcheck(L, m >= 8 && m <= 4 * 1024 * 1024 && t >= 1 && t <= 100, idx, "a cost out of range");
+    luaL_argcheck(L, m >= 8 && m <= 4194304 && t >= 1 && t <= 100, idx, "a cost out of range");
     cost.memory_kib = (uint32_t)m;
     cost.passes = (uint32_t)t;
     return cost;

@@ -1,5 +1,5 @@
-/* core.jwt: sign(claims, key, algorithm) -> token; verify(token, key, algorithm) -> claims | nil, err with code expired, bad_signature or
- * malformed. Expiry is compared with the business clock. */
+/* core.jwt: sign(claims, key, algorithm) -> token; verify(token, key, algorithm) -> claims | nil, err with code
+ * expired, bad_signature or malformed. Expiry is compared with the business clock. */
 #include <lauxlib.h>
 #include <string.h>
 
@@ -16,7 +16,8 @@ static int l_sign(lua_State *L) {
     const char *algorithm = luaL_optstring(L, 3, "HS256");
     struct buf claims = {0}, token = {0};
     struct error err;
-    bool ok = json_encode(L, 1, &claims, &err) && (buf_byte(&claims, '\0') || error_set(&err, ERR_MEMORY, "out of memory")) &&
+    bool ok = json_encode(L, 1, &claims, &err) &&
+              (buf_byte(&claims, '\0') || error_set(&err, ERR_MEMORY, "out of memory")) &&
               token_sign(claims.data, key, algorithm, &token, &err);
     buf_free(&claims);
     if (ok) lua_pushlstring(L, token.data, token.len);

@@ -1,6 +1,7 @@
-/* core.metrics: counter(name, help, labels), gauge(name, help, labels, merge), histogram(name, help, bounds, labels) -> object with
- * add / set / observe (value, label values...); render(). `merge` says how the processes' values become one: "max" (the default: what each
- * process sees of one thing, as a queue's length), "sum" (what is each process' own), "min" ("is it up"). */
+/* core.metrics: counter(name, help, labels), gauge(name, help, labels, merge), histogram(name, help, bounds, labels) ->
+ * object with add / set / observe (value, label values...); render(). `merge` says how the processes' values become
+ * one: "max" (the default: what each process sees of one thing, as a queue's length), "sum" (what is each process'
+ * own), "min" ("is it up"). */
 #include <lauxlib.h>
 
 #include "runtime/metrics.h"

@@ -1,4 +1,5 @@
-/* core.pg: pool, read, query, pipeline, begin, session, listen, notify. Argument checks and conversion; the work is core/stores/pg.h. */
+/* core.pg: pool, read, query, pipeline, begin, session, listen, notify. Argument checks and conversion; the work is
+ * core/stores/pg.h. */
 #include <lauxlib.h>
 #include <stdlib.h>
 #include <string.h>
@@ -371,7 +372,10 @@ static void listen_heard(void *data, struct str channel, struct str payload) {
 static void listen_done(void *data, PGresult *const *result, size_t count, const struct pg_error *err) {
     (void)result;
     (void)count;
-    if (!err) call_listener(data, (struct str){0}); /* what was missed while away is for the poll to find */
+    if (err)
+        listen_lost(data);
+    else
+        call_listener(data, (struct str){0}); /* what was missed while away is for the poll to find */
 }
 
 static void listen_ready(void *data, struct pg_session *s, const struct pg_error *err) {
@@ -472,11 +476,15 @@ static void make_class(lua_State *L, const char *name, const luaL_Reg *methods) 
 }
 
 int luaopen_core_pg(lua_State *L) {
-    static const luaL_Reg pool[] = {{"read", l_read},       {"query", l_query},   {"pipeline", l_pipeline}, {"begin", l_begin},
-                                    {"session", l_session}, {"listen", l_listen}, {"notify", l_notify},     {"up", l_up},
-                                    {"stats", l_stats},     {NULL, NULL}};
-    static const luaL_Reg tx[] = {
-        {"query", l_tx_query}, {"pipeline", l_tx_pipeline}, {"commit", l_tx_commit}, {"rollback", l_tx_rollback}, {NULL, NULL}};
+    static const luaL_Reg pool[] = {{"read", l_read},     {"query", l_query},     {"pipeline", l_pipeline},
+                                    {"begin", l_begin},   {"session", l_session}, {"listen", l_listen},
+                                    {"notify", l_notify}, {"up", l_up},           {"stats", l_stats},
+                                    {NULL, NULL}};
+    static const luaL_Reg tx[] = {{"query", l_tx_query},
+                                  {"pipeline", l_tx_pipeline},
+                                  {"commit", l_tx_commit},
+                                  {"rollback", l_tx_rollback},
+                                  {NULL, NULL}};
     static const luaL_Reg session[] = {
         {"query", l_session_query}, {"script", l_session_script}, {"close", l_session_close}, {NULL, NULL}};
     static const luaL_Reg functions[] = {

@@ -1,5 +1,6 @@
-/* Values go both ways in text form, by the type's OID: what Lua can hold exactly becomes a number, a boolean or a table, all else a string;
- * a timestamp becomes the ISO form that clients see. An integer that a double cannot carry is an error, never rounded. */
+/* Values go both ways in text form, by the type's OID: what Lua can hold exactly becomes a number, a boolean or a
+ * table, all else a string; a timestamp becomes the ISO form that clients see. An integer that a double cannot carry is
+ * an error, never rounded. */
 #include "script/bind_pg_value.h"
 
 #include <lauxlib.h>
@@ -48,7 +49,8 @@ static bool is_param(lua_State *L, int idx) {
 
 static void push_number_text(lua_State *L, lua_Number n) {
     char text[40];
-    int len = n == floor(n) && fabs(n) <= EXACT ? snprintf(text, sizeof text, "%.0f", n) : snprintf(text, sizeof text, "%.17g", n);
+    int len = n == floor(n) && fabs(n) <= EXACT ? snprintf(text, sizeof text, "%.0f", n)
+                                                : snprintf(text, sizeof text, "%.17g", n);
     lua_pushlstring(L, text, (size_t)len);
 }
 
@@ -138,20 +140,40 @@ int pg_value_bytea(lua_State *L) {
     return 1;
 }
 
-/* The highest $n outside of quotes. */
+/* Past what begins at `p` and may hold anything: a quoted text or name, a comment, a dollar-quoted text. `p` itself
+ * when none begins. */
+static const char *past_quoted(const char *p, bool escapes) {
+    if (*p == '\'' || *p == '"') {
+        char quote = *p++;
+        while (*p && *p != quote) p += escapes && *p == '\\' && p[1] ? 2 : 1;
+        return *p ? p + 1 : p;
+    }
+    if (p[0] == '-' && p[1] == '-') return p + strcspn(p, "\n");
+    if (p[0] == '/' && p[1] == '*') {
+        const char *end = strstr(p + 2, "*/");
+        return end ? end + 2 : p + strlen(p);
+    }
+    if (*p != '$') return p;
+    size_t tag = 1 + strspn(p + 1, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_");
+    if (p[tag] != '$') return p;
+    for (const char *end = strchr(p + tag + 1, '$'); end; end = strchr(end + 1, '$'))
+        if (strncmp(end, p, tag + 1) == 0) return end + tag + 1;
+    return p + strlen(p);
+}
+
+/* The highest $n of a statement. */
 static int highest_parameter(const char *sql) {
     int most = 0;
-    char quote = 0;
-    for (const char *p = sql; *p; p++) {
-        if (quote) {
-            if (*p == quote) quote = 0;
-        } else if (*p == '\'' || *p == '"') {
-            quote = *p;
-        } else if (*p == '$') {
-            int n = 0;
-            while (p[1] >= '0' && p[1] <= '9' && n < 100000) n = n * 10 + (*++p - '0');
-            if (n > most) most = n;
+    for (const char *p = sql; *p;) {
+        const char *past = past_quoted(p, p > sql && (p[-1] | 32) == 'e');
+        if (past != p) {
+            p = past;
+            continue;
         }
+        if (*p++ != '$') continue;
+        int n = 0;
+        while (*p >= '0' && *p <= '9' && n < 100000) n = n * 10 + (*p++ - '0');
+        if (n > most) most = n;
     }
     return most;
 }
@@ -244,9 +266,18 @@ void pg_value_statement_table(lua_State *L, int idx, struct pg_statement *s) {
 /* ---- rows ---- */
 
 enum oid {
-    OID_BOOL = 16, OID_BYTEA = 17, OID_INT8 = 20, OID_INT2 = 21, OID_INT4 = 23, OID_OID = 26, OID_JSON = 114, OID_FLOAT4 = 700,
-    OID_FLOAT8 = 701, OID_BOOL_ARRAY = 1000, OID_INT2_ARRAY = 1005, OID_INT4_ARRAY = 1007, OID_TEXT_ARRAY = 1009,
-    OID_VARCHAR_ARRAY = 1015, OID_INT8_ARRAY = 1016, OID_TIMESTAMPTZ = 1184, OID_UUID_ARRAY = 2951, OID_JSONB = 3802,
+    OID_BOOL = 16,
+    OID_BYTEA = 17,
+    OID_INT8 = 20,
+    OID_INT2 = 21,
+    OID_INT4 = 23,
+    OID_TEXT = 25,
+    OID_OID = 26,
+    OID_JSON = 114,
+    OID_FLOAT4 = 700,
+    OID_FLOAT8 = 701,
+    OID_TIMESTAMPTZ = 1184,
+    OID_JSONB = 3802,
 };
 
 static bool push_integer(lua_State *L, struct str s, struct error *err) {
@@ -260,8 +291,8 @@ static bool push_integer(lua_State *L, struct str s, struct error *err) {
 /* "2026-11-29 03:00:01.2+00" to "2026-11-29T03:00:01.200Z"; anything else (infinity, another zone) stays as it is. */
 static void push_timestamp(lua_State *L, struct str s) {
     char out[25];
-    bool plain = s.len >= 22 && s.at[4] == '-' && s.at[7] == '-' && s.at[10] == ' ' && s.at[13] == ':' && s.at[16] == ':' &&
-                 memcmp(s.at + s.len - 3, "+00", 3) == 0;
+    bool plain = s.len >= 22 && s.at[4] == '-' && s.at[7] == '-' && s.at[10] == ' ' && s.at[13] == ':' &&
+                 s.at[16] == ':' && memcmp(s.at + s.len - 3, "+00", 3) == 0;
     if (!plain) {
         lua_pushlstring(L, s.at, s.len);
         return;
@@ -292,24 +323,27 @@ static void push_bytea(lua_State *L, struct str s) {
 
 static bool push_scalar(lua_State *L, unsigned type, struct str s, struct error *err);
 
+/* The type of an array's elements (text stands for all that stay strings); 0: not an array that we know. */
 static unsigned element_of(unsigned type) {
-    switch (type) {
-    case OID_BOOL_ARRAY: return OID_BOOL;
-    case OID_INT2_ARRAY:
-    case OID_INT4_ARRAY:
-    case OID_INT8_ARRAY: return OID_INT8;
-    default: return 0;
-    }
+    static const unsigned short known[][2] = {
+        {1000, OID_BOOL}, {1001, OID_BYTEA},  {1005, OID_INT2},        {1007, OID_INT4}, {1016, OID_INT8},
+        {1028, OID_OID},  {1021, OID_FLOAT4}, {1022, OID_FLOAT8},      {199, OID_JSON},  {3807, OID_JSONB},
+        {1009, OID_TEXT}, {1015, OID_TEXT},   {1185, OID_TIMESTAMPTZ}, {2951, OID_TEXT}, {1231, OID_TEXT},
+        {1182, OID_TEXT}, {1014, OID_TEXT},   {1003, OID_TEXT},        {1115, OID_TEXT}, {1041, OID_TEXT},
+    };
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        if (known[i][0] == type) return known[i][1];
+    return 0;
 }
 
 /* One dimension: {a,"b \"c\"",NULL}. */
-static bool push_array(lua_State *L, unsigned type, struct str s, struct error *err) {
-    unsigned element = element_of(type);
+static bool push_array(lua_State *L, unsigned element, struct str s, struct error *err) {
     lua_newtable(L);
     json_mark_array(L, -1);
     int n = 0;
     size_t i = 1;
-    if (s.len < 2 || s.at[0] != '{' || s.at[1] == '{') return error_set(err, ERR_LIMIT, "only arrays of one dimension are understood");
+    if (s.len < 2 || s.at[0] != '{' || s.at[1] == '{')
+        return error_set(err, ERR_LIMIT, "only arrays of one dimension are understood");
     while (i < s.len && s.at[i] != '}') {
         bool quoted = s.at[i] == '"';
         luaL_Buffer b;
@@ -329,7 +363,7 @@ static bool push_array(lua_State *L, unsigned type, struct str s, struct error *
         if (!quoted && str_eq(item, STR("NULL"))) {
             lua_pushlightuserdata(L, NULL);
             lua_replace(L, -2);
-        } else if (element) {
+        } else if (element != OID_TEXT) {
             if (!push_scalar(L, element, item, err)) return false;
             lua_remove(L, -2);
         }
@@ -362,23 +396,21 @@ static bool push_scalar(lua_State *L, unsigned type, struct str s, struct error 
     case OID_BYTEA:
         push_bytea(L, s);
         return true;
-    case OID_BOOL_ARRAY:
-    case OID_INT2_ARRAY:
-    case OID_INT4_ARRAY:
-    case OID_INT8_ARRAY:
-    case OID_TEXT_ARRAY:
-    case OID_VARCHAR_ARRAY:
-    case OID_UUID_ARRAY:
-        return push_array(L, type, s, err);
-    default:
+    case OID_TEXT:
         lua_pushlstring(L, s.at, s.len);
         return true;
+    default: {
+        unsigned element = element_of(type);
+        if (element) return push_array(L, element, s, err);
+        lua_pushlstring(L, s.at, s.len);
+        return true;
+    }
     }
 }
 
 bool pg_value_rows(lua_State *L, const PGresult *r, struct error *err) {
     int rows = PQntuples(r), columns = PQnfields(r), top = lua_gettop(L);
-    luaL_checkstack(L, columns + 12, "the columns of a result");
+    if (!lua_checkstack(L, columns + 12)) return error_set(err, ERR_LIMIT, "the result has too many columns");
     for (int c = 0; c < columns; c++) lua_pushstring(L, PQfname(r, c));
     lua_createtable(L, rows, 1);
     int list = lua_gettop(L);
@@ -418,6 +450,10 @@ int pg_value_error(lua_State *L, const struct pg_error *err) {
     set_text(L, "table", err->table);
     set_text(L, "column", err->column);
     set_text(L, "detail", err->detail);
+    if (err->position) {
+        lua_pushinteger(L, err->position);
+        lua_setfield(L, -2, "position");
+    }
     lua_pushinteger(L, (lua_Integer)err->statement + 1);
     lua_setfield(L, -2, "statement");
     return n;

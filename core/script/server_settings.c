@@ -18,5 +18,7 @@ void server_settings_load(struct server_settings *s) {
     s->spool_dir = config_str("SPOOL_DIR");
     s->hsts = config_env() == ENV_PRODUCTION;
     const char *access = config_str("LOG_ACCESS");
-    s->access_log = access && !str_eq(str_of(access), STR("off"));
+    struct str word = str_of(access);
+    s->access_log = word.len > 0 && !str_eq(word, STR("off"));
+    s->access_sample = str_eq(word, STR("errors")) ? 0 : str_eq(word, STR("sample")) ? 100 : 1;
 }

@@ -16,7 +16,7 @@
 #define DRAIN_LOOK_MS 20
 #define LAST_WORD_MS 1000 /* how long idle connections may still bring a request once nothing new is accepted */
 #define WELL_LOOK_MS 100
-#define SECOND_MS 1000
+#define SECOND_MS UINT64_C(1000)
 
 static struct {
     const struct supervisor_worker *told;
@@ -72,7 +72,8 @@ static bool begin(struct error *err) {
     w.lag = metric_only(metric_gauge("kasma_loop_lag_seconds", "How late the loop came to its timer in the last second",
                                      METRIC_MAX, NULL));
     w.tasks = metric_only(metric_gauge("kasma_tasks", "Coroutines at work", METRIC_SUM, NULL));
-    w.lua_bytes = metric_only(metric_gauge("kasma_lua_bytes", "Memory of the platform VMs by Lua's count", METRIC_SUM, NULL));
+    w.lua_bytes =
+        metric_only(metric_gauge("kasma_lua_bytes", "Memory of the platform VMs by Lua's count", METRIC_SUM, NULL));
     struct metric *build = metric_gauge("kasma_build_info", "The version that runs", METRIC_MAX, "version");
     metric_set(metric_series(build, KASMA_VERSION), 1);
     w.second_due_us = clock_mono_us() + SECOND_MS * 1000;
@@ -108,7 +109,8 @@ static void on_drain(uv_timer_t *timer) {
     }
     size_t requests = w.server ? server_in_flight(w.server) : 0, tasks = task_count();
     if (!late && (talks || requests + tasks > 0 || now < w.accept_until_ms)) return;
-    if (requests + tasks > 0) log_line(LOG_WARN, "the grace is over: %zu requests and %zu tasks are cut off", requests, tasks);
+    if (requests + tasks > 0)
+        log_line(LOG_WARN, "the grace is over: %zu requests and %zu tasks are cut off", requests, tasks);
     int stopped = uv_timer_stop(timer);
     (void)stopped; /* an initialised timer: cannot fail */
     loop_stop();
@@ -166,7 +168,8 @@ static void serve(void) {
         w.server = bind_server_get();
         if (!w.server) error_set(&err, ERR_MEMORY, "out of memory");
         bool ok = w.server != NULL;
-        for (size_t i = 0; ok && i < w.told->socket_count; i++) ok = server_listen_fd(w.server, w.told->sockets[i], &err);
+        for (size_t i = 0; ok && i < w.told->socket_count; i++)
+            ok = server_listen_fd(w.server, w.told->sockets[i], &err);
         if (!ok) {
             fail("cannot listen", &err);
             loop_stop();
@@ -224,7 +227,8 @@ static bool boot(struct error *err) {
         lua_getfield(L, -1, "start");
         lua_remove(L, -2);
     }
-    if (!lua_isfunction(L, -1)) return error_set(err, ERR_INVALID, "the boot module %s cannot be started", config_str("BOOT"));
+    if (!lua_isfunction(L, -1))
+        return error_set(err, ERR_INVALID, "the boot module %s cannot be started", config_str("BOOT"));
     lua_pushstring(L, w.told->role);
     return task_start(L, 1, NULL, booted, NULL, NULL) || error_set(err, ERR_MEMORY, "out of memory");
 }
@@ -232,10 +236,11 @@ static bool boot(struct error *err) {
 int worker_run(const struct supervisor_worker *worker) {
     struct error err = {0};
     w.told = worker;
-    bool ok = begin(&err) && (watch_signal(&w.term, on_stop, SIGTERM) && watch_signal(&w.quit, on_stop, SIGQUIT) &&
-                                  watch_signal(&w.interrupt, on_stop, SIGINT) && watch_signal(&w.hup, on_hup, SIGHUP)
-                              ? true
-                              : error_set(&err, ERR_INTERNAL, "the event loop takes no signals"));
+    bool ok =
+        begin(&err) && (watch_signal(&w.term, on_stop, SIGTERM) && watch_signal(&w.quit, on_stop, SIGQUIT) &&
+                                watch_signal(&w.interrupt, on_stop, SIGINT) && watch_signal(&w.hup, on_hup, SIGHUP)
+                            ? true
+                            : error_set(&err, ERR_INTERNAL, "the event loop takes no signals"));
     if (!ok || !boot(&err)) {
         fail("the worker cannot start", &err);
         return end(EX_SOFTWARE);

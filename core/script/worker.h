@@ -1,4 +1,5 @@
-/* One process with a loop and a VM: a worker that serves or works until it is told to end, or a command that runs once. */
+/* One process with a loop and a VM: a worker that serves or works until it is told to end, or a command that runs once.
+ */
 #ifndef KASMA_SCRIPT_WORKER_H
 #define KASMA_SCRIPT_WORKER_H
 

@@ -1,16 +1,17 @@
 /* One connection in libpq's pipeline mode.
  *
- * A batch is sent as: [Prepare] BEGIN, SET LOCAL, [Prepare] statement.., COMMIT, Sync. The answers come in the order of what was sent, so
- * a list of expectations (what each message was) is all the state there is. The batch ends with its Sync, never before: a connection is
- * given on only when nothing of the last batch can still arrive. COMMIT counts only when the server answers COMMIT: for a transaction that
- * has failed it says ROLLBACK, without an error.
+ * A batch is sent as: [Prepare] BEGIN, SET LOCAL, [Prepare] statement.., COMMIT, Sync. The answers come in the order of
+ * what was sent, so a list of expectations (what each message was) is all the state there is. The batch ends with its
+ * Sync, never before: a connection is given on only when nothing of the last batch can still arrive. COMMIT counts only
+ * when the server answers COMMIT: for a transaction that has failed it says ROLLBACK, without an error.
  *
- * Prepared statements are kept in a small direct-mapped table by hash of the text; a clash deallocates the old one in the same pipeline.
- * A name whose fate is unknown is never used again; when too many of those have gathered, or the server says that a plan no longer fits
- * its table, all are dropped and made anew as they are needed. SET LOCAL carries a literal, so it is never prepared. */
+ * Prepared statements are kept in a small direct-mapped table by hash of the text; a clash deallocates the old one in
+ * the same pipeline. A name whose fate is unknown is never used again; when too many of those have gathered, or the
+ * server says that a plan no longer fits its table, all are dropped and made anew as they are needed. SET LOCAL carries
+ * a literal, so it is never prepared. */
 #include "stores/pg_conn.h"
 
-#include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -141,12 +142,16 @@ void pg_error_fill(struct pg_error *out, const PGresult *r, size_t statement) {
     }
     copy_field(out->base.code, sizeof out->base.code, state);
     /* The server shuts down, runs out of connections or is starting: away, not a refusal of this statement. */
-    if (strncmp(state, "57P", 3) == 0 || strncmp(state, "08", 2) == 0 || strcmp(state, "53300") == 0) out->base.kind = ERR_UNAVAILABLE;
+    if (strncmp(state, "57P", 3) == 0 || strncmp(state, "08", 2) == 0 || strcmp(state, "53300") == 0)
+        out->base.kind = ERR_UNAVAILABLE;
     if (strcmp(state, "57014") == 0) out->base.kind = ERR_TIMEOUT; /* statement_timeout of the role */
     find_constraint(out, r);
     copy_field(out->table, sizeof out->table, PQresultErrorField(r, PG_DIAG_TABLE_NAME));
     copy_field(out->column, sizeof out->column, PQresultErrorField(r, PG_DIAG_COLUMN_NAME));
     copy_field(out->detail, sizeof out->detail, PQresultErrorField(r, PG_DIAG_MESSAGE_DETAIL));
+    const char *position = PQresultErrorField(r, PG_DIAG_STATEMENT_POSITION);
+    int64_t at;
+    if (position && str_int64(str_of(position), &at) && at > 0 && at < INT_MAX) out->position = (int)at;
 }
 
 bool pg_error_stale(const struct pg_error *e) {
@@ -224,7 +229,8 @@ static void cancel_over(uv_work_t *work, int status) {
     free(work);
 }
 
-/* Asks the server to stop what is under way, which it would otherwise run to its end. libpq waits while it asks, hence the thread. */
+/* Asks the server to stop what is under way, which it would otherwise run to its end. libpq waits while it asks, hence
+ * the thread. */
 static void cancel(struct pg_conn *c) {
     uv_work_t *work = malloc(sizeof *work);
     if (!work) return;
@@ -283,7 +289,8 @@ static void connect_step(struct pg_conn *c) {
         if (!watch(c, UV_WRITABLE, true)) broken(c);
         return;
     case PGRES_POLLING_OK:
-        if (PQsetnonblocking(c->pg, 1) != 0 || (c->pipeline && PQenterPipelineMode(c->pg) != 1) || !watch(c, UV_READABLE, true)) {
+        if (PQsetnonblocking(c->pg, 1) != 0 || (c->pipeline && PQenterPipelineMode(c->pg) != 1) ||
+            !watch(c, UV_READABLE, true)) {
             broken(c);
             return;
         }
@@ -440,10 +447,15 @@ struct pg_conn *pg_conn_new(const struct pg_settings *s, bool pipeline, const st
     c->data = data;
     c->pipeline = pipeline;
     c->prepare = pipeline && s->prepare;
-    /* Only what a transaction pooler lets pass; the limits of time stand on the roles. What precedes the URL are defaults: a peer that
-     * vanished without a word is noticed in a minute, not in two hours. */
-    const char *const keys[] = {"keepalives_idle", "keepalives_interval", "keepalives_count", "dbname", "fallback_application_name",
-                                "client_encoding", NULL};
+    /* Only what a transaction pooler lets pass; the limits of time stand on the roles. What precedes the URL are
+     * defaults: a peer that vanished without a word is noticed in a minute, not in two hours. */
+    const char *const keys[] = {"keepalives_idle",
+                                "keepalives_interval",
+                                "keepalives_count",
+                                "dbname",
+                                "fallback_application_name",
+                                "client_encoding",
+                                NULL};
     const char *const values[] = {"30", "10", "3", s->url, "kasma", "UTF8", NULL};
     c->pg = PQconnectStartParams(keys, values, 1);
     if (c->pg) PQsetNoticeReceiver(c->pg, on_server_notice, NULL);
@@ -521,14 +533,18 @@ static bool send_prepared(struct pg_conn *c, const struct pg_sql *q, size_t i) {
         slot->text = strdup(q->text);
         slot->hash = q->hash;
         slot->generation++;
-        if (!slot->text || PQsendPrepare(c->pg, slot_name(c, at), q->text, 0, NULL) != 1 || !expect(c, W_PREPARE, i, at)) return false;
+        if (!slot->text || PQsendPrepare(c->pg, slot_name(c, at), q->text, 0, NULL) != 1 ||
+            !expect(c, W_PREPARE, i, at))
+            return false;
     }
-    return PQsendQueryPrepared(c->pg, slot_name(c, at), q->params, q->value, NULL, NULL, 0) == 1 && expect(c, W_STATEMENT, i, at);
+    return PQsendQueryPrepared(c->pg, slot_name(c, at), q->params, q->value, NULL, NULL, 0) == 1 &&
+           expect(c, W_STATEMENT, i, at);
 }
 
 static bool send_statement(struct pg_conn *c, const struct pg_sql *q, size_t i) {
     if (c->prepare) return send_prepared(c, q, i);
-    return PQsendQueryParams(c->pg, q->text, q->params, NULL, q->value, NULL, NULL, 0) == 1 && expect(c, W_STATEMENT, i, SLOTS);
+    return PQsendQueryParams(c->pg, q->text, q->params, NULL, q->value, NULL, NULL, 0) == 1 &&
+           expect(c, W_STATEMENT, i, SLOTS);
 }
 
 static void begin_batch(struct pg_conn *c, int frame) {

@@ -1,4 +1,5 @@
-/* One connection: connects, sends one batch at a time as a pipeline, and hands the results back. Internal to core/stores. */
+/* One connection: connects, sends one batch at a time as a pipeline, and hands the results back. Internal to
+ * core/stores. */
 #ifndef KASMA_STORES_PG_CONN_H
 #define KASMA_STORES_PG_CONN_H
 
@@ -23,14 +24,15 @@ struct pg_batch {
 struct pg_batch *pg_batch_new(const struct pg_statement *s, size_t count);
 void pg_batch_free(struct pg_batch *b);
 
-/* A prepared plan that no longer fits its table (0A000), or that is gone (26000): nothing has happened, and a second try prepares anew. */
+/* A prepared plan that no longer fits its table (0A000), or that is gone (26000): nothing has happened, and a second
+ * try prepares anew. */
 bool pg_error_stale(const struct pg_error *e);
 
 struct pg_conn_events {
     /* The connection stands (err NULL) or will never stand. */
     void (*ready)(void *data, const struct pg_error *err);
-    /* A batch has ended: one result a statement, or the error and the results of the statements before it. The connection is idle again, or
-     * broken (pg_conn_broken). Results are cleared afterwards. */
+    /* A batch has ended: one result a statement, or the error and the results of the statements before it. The
+     * connection is idle again, or broken (pg_conn_broken). Results are cleared afterwards. */
     void (*done)(void *data, PGresult *const *result, size_t count, const struct pg_error *err);
     /* The connection broke while idle. */
     void (*lost)(void *data);
@@ -43,12 +45,15 @@ enum pg_frame {
     PG_COMMIT = 2, /* COMMIT after them */
 };
 
-/* Begins to connect; within connect_ms `ready` comes. NULL: `err` says why. (A host name is resolved by libpq, which waits: a name server
- * that is away holds up the loop. Operators give addresses or names that the machine itself knows.) */
-struct pg_conn *pg_conn_new(const struct pg_settings *s, bool pipeline, const struct pg_conn_events *events, void *data, struct error *err);
+/* Begins to connect; within connect_ms `ready` comes. NULL: `err` says why. (A host name is resolved by libpq, which
+ * waits: a name server that is away holds up the loop. Operators give addresses or names that the machine itself
+ * knows.) */
+struct pg_conn *pg_conn_new(const struct pg_settings *s, bool pipeline, const struct pg_conn_events *events, void *data,
+                            struct error *err);
 /* Closes now; no event follows. */
 void pg_conn_close(struct pg_conn *c);
-/* Sends. The connection must be idle. `tenant` "" = none. False: the connection is broken (closing it is the caller's part). */
+/* Sends. The connection must be idle. `tenant` "" = none. False: the connection is broken (closing it is the caller's
+ * part). */
 bool pg_conn_send(struct pg_conn *c, const struct pg_batch *b, int frame, const char *tenant, struct error *err);
 /* Simple protocol; only without pipeline mode. */
 bool pg_conn_script(struct pg_conn *c, const char *sql, struct error *err);

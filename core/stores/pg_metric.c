@@ -10,9 +10,12 @@ static void prepare(void) {
     if (pool) return;
     static const double bounds[] = {0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2};
     const size_t count = sizeof bounds / sizeof *bounds;
-    pool = metric_gauge("kasma_pg_pool", "Connections to PostgreSQL, and calls that wait for one.", METRIC_SUM, "pool,state");
-    wait = metric_histogram("kasma_pg_wait_seconds", "Time that a call waits for a connection to PostgreSQL.", bounds, count, NULL);
-    query = metric_histogram("kasma_pg_query_seconds", "Time from sending to PostgreSQL to its answer.", bounds, count, "op");
+    pool = metric_gauge("kasma_pg_pool", "Connections to PostgreSQL, and calls that wait for one.", METRIC_SUM,
+                        "pool,state");
+    wait = metric_histogram("kasma_pg_wait_seconds", "Time that a call waits for a connection to PostgreSQL.", bounds,
+                            count, NULL);
+    query = metric_histogram("kasma_pg_query_seconds", "Time from sending to PostgreSQL to its answer.", bounds, count,
+                             "op");
     struct metric *up = metric_gauge("kasma_store_up", "1 while the store answers.", METRIC_MIN, "store");
     wait_slot = metric_only(wait);
     query_slot[PG_OP_READ] = metric_series(query, "read");

@@ -1,6 +1,7 @@
-/* NOTIFY takes a lock of the whole server at commit, so it never rides in a transaction of the business: what a turn asks for is gathered and
- * sent at most once in 20 ms a channel, on a connection of its own that is opened when it is needed. It only spares the listener the wait
- * for its next poll: while the server is away nothing is kept but the fact that it was asked for. */
+/* NOTIFY takes a lock of the whole server at commit, so it never rides in a transaction of the business: what a turn
+ * asks for is gathered and sent at most once in 20 ms a channel, on a connection of its own that is opened when it is
+ * needed. It only spares the listener the wait for its next poll: while the server is away nothing is kept but the fact
+ * that it was asked for. */
 #include "stores/pg_notify.h"
 
 #include <stdlib.h>
@@ -31,7 +32,8 @@ static void send_notices(struct pg_notifier *n) {
         if (!n->channels[i].asked) continue;
         n->channels[i].asked = false;
         value[count] = str_of(n->channels[i].name);
-        list[count] = (struct pg_statement){.sql = STR("select pg_notify($1, '')"), .params = 1, .value = &value[count]};
+        list[count] =
+            (struct pg_statement){.sql = STR("select pg_notify($1, '')"), .params = 1, .value = &value[count]};
         count++;
     }
     if (count == 0) return;

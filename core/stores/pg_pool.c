@@ -1,16 +1,17 @@
 /* The pool: who waits, who is served by which connection, what shares a transaction.
  *
- * A call waits in one list, in order of arrival. At the end of a loop turn the list is served: the lone reads of one tenant are gathered
- * into one transaction; every other call takes a connection for itself. When no connection is idle and fewer than allowed are open, another
- * is opened.
+ * A call waits in one list, in order of arrival. At the end of a loop turn the list is served: the lone reads of one
+ * tenant are gathered into one transaction; every other call takes a connection for itself. When no connection is idle
+ * and fewer than allowed are open, another is opened.
  *
- * Second tries. Of reads that shared a transaction which failed, those before the failing one have their rows, the failing one has its
- * error, and those after it are run again, each alone. A read whose connection broke (or that shared it with one that took too long), and
- * a call whose prepared plan no longer fits its table, are run again once: nothing of them has happened. Anything else that was under way on a broken connection is answered
- * unavailable; code 08007 says that its COMMIT was on its way.
+ * Second tries. Of reads that shared a transaction which failed, those before the failing one have their rows, the
+ * failing one has its error, and those after it are run again, each alone. A read whose connection broke (or that
+ * shared it with one that took too long), and a call whose prepared plan no longer fits its table, are run again once:
+ * nothing of them has happened. Anything else that was under way on a broken connection is answered unavailable; code
+ * 08007 says that its COMMIT was on its way.
  *
- * Away: when a connection cannot be made and none stands, all that waits is answered unavailable, later calls are refused at once, and one
- * connection is tried again with growing pauses until the server is back. */
+ * Away: when a connection cannot be made and none stands, all that waits is answered unavailable, later calls are
+ * refused at once, and one connection is tried again with growing pauses until the server is back. */
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -21,11 +22,11 @@
 #include "stores/pg_notify.h"
 #include "stores/pg_pool.h"
 
-#define SHARE_MAX 32       /* reads in one transaction */
-#define LOOK_MAX 256       /* how far into the list those are sought */
-#define TICK_MS 50         /* how often waits and answers are looked at */
-#define PROBE_MS 50        /* a connection that stood so long, or has sent, shows that the server takes connections */
-#define REFUSED_MS 1000    /* pause after a connection that was refused while others stand */
+#define SHARE_MAX 32    /* reads in one transaction */
+#define LOOK_MAX 256    /* how far into the list those are sought */
+#define TICK_MS 50      /* how often waits and answers are looked at */
+#define PROBE_MS 50     /* a connection that stood so long, or has sent, shows that the server takes connections */
+#define REFUSED_MS 1000 /* pause after a connection that was refused while others stand */
 #define BACKOFF_MAX_MS 2000
 
 enum call_kind { CALL_READ, CALL_RUN, CALL_BEGIN };
@@ -39,7 +40,7 @@ struct pg_call {
     pg_tx_ready *ready;
     void *data;
     uint64_t since_us;
-    PGresult *const *own; /* a read's rows among those of its transaction */
+    PGresult *const *own;  /* a read's rows among those of its transaction */
     bool forgotten, again; /* again: it is on its second try, and shares no transaction */
 };
 
@@ -71,8 +72,8 @@ struct pg_pool {
     int handles;
     bool down, closing, ever_up;
     unsigned backoff_ms;
-    uint64_t open_after_us; /* no further connection is tried before */
-    char why[200]; /* the last reason for being down */
+    uint64_t open_after_us;       /* no further connection is tried before */
+    char why[200];                /* the last reason for being down */
     struct pg_notifier *notifier; /* made at the first NOTIFY */
     struct pg_gauges gauges;
 };
@@ -259,7 +260,8 @@ static void tx_done(struct member *m, PGresult *const *result, size_t count, con
     tx->call = NULL;
     if (err) tx->failed = true;
     if (tx->ending) {
-        /* Committed, failed at the commit, or abandoned: the connection is free before the caller hears, so that it can be used. */
+        /* Committed, failed at the commit, or abandoned: the connection is free before the caller hears, so that it can
+         * be used. */
         free(tx);
         m->tx = NULL;
         if (pg_conn_broken(m->conn))
@@ -270,18 +272,20 @@ static void tx_done(struct member *m, PGresult *const *result, size_t count, con
     if (call) answer(call, result, err ? 0 : count, err);
 }
 
-/* Whether a call that has no rows is run again. The server keeps answers back until the Sync: of a transaction that took too long
- * nobody knows which read was to blame. */
-static bool deserves_another(const struct pg_call *call, size_t index, bool shared, const struct pg_error *err, bool dead) {
+/* Whether a call that has no rows is run again. The server keeps answers back until the Sync: of a transaction that
+ * took too long nobody knows which read was to blame. */
+static bool deserves_another(const struct pg_call *call, size_t index, bool shared, const struct pg_error *err,
+                             bool dead) {
     if (!err || call->again || call->forgotten) return false;
     if (pg_error_stale(err)) return true;
     if (call->kind != CALL_READ) return false;
     return dead ? shared || err->base.kind == ERR_UNAVAILABLE : index != err->statement;
 }
 
-/* Puts those that are run again back into the line, the earliest first, and returns the others with their results noted. */
-static struct pg_call *sort_out(struct pg_pool *p, struct pg_call *list, PGresult *const *result, size_t count, const struct pg_error *err,
-                                bool dead) {
+/* Puts those that are run again back into the line, the earliest first, and returns the others with their results
+ * noted. */
+static struct pg_call *sort_out(struct pg_pool *p, struct pg_call *list, PGresult *const *result, size_t count,
+                                const struct pg_error *err, bool dead) {
     struct pg_call *over = NULL, **end = &over, *again = NULL;
     bool shared = list->next;
     for (size_t i = 0; list; i++) {
@@ -519,8 +523,10 @@ struct pg_pool *pg_pool_new(const struct pg_settings *s, struct error *err) {
         return NULL;
     }
     PQconninfoFree(options);
-    /* The only startup parameters beside the encoding that libpq can send and every pooler keeps: times come in UTC and ISO form. */
-    struct pg_pool *p = setenv("PGTZ", "UTC", 1) == 0 && setenv("PGDATESTYLE", "ISO", 1) == 0 ? calloc(1, sizeof *p) : NULL;
+    /* The only startup parameters beside the encoding that libpq can send and every pooler keeps: times come in UTC and
+     * ISO form. */
+    struct pg_pool *p =
+        setenv("PGTZ", "UTC", 1) == 0 && setenv("PGDATESTYLE", "ISO", 1) == 0 ? calloc(1, sizeof *p) : NULL;
     if (p) p->url = strdup(s->url);
     if (!p || !p->url) {
         free(p);
@@ -620,8 +626,8 @@ void pg_call_drop(struct pg_call *c) {
     free_call(c);
 }
 
-static struct pg_call *new_call(struct pg_pool *p, enum call_kind kind, struct str tenant, const struct pg_statement *s, size_t count,
-                                struct error *err) {
+static struct pg_call *new_call(struct pg_pool *p, enum call_kind kind, struct str tenant, const struct pg_statement *s,
+                                size_t count, struct error *err) {
     if (p->closing) {
         error_set(err, ERR_UNAVAILABLE, "the server is stopping");
         return NULL;
@@ -651,7 +657,8 @@ static struct pg_call *new_call(struct pg_pool *p, enum call_kind kind, struct s
     return c;
 }
 
-struct pg_call *pg_read(struct pg_pool *p, struct str tenant, const struct pg_statement *s, pg_done *done, void *data, struct error *err) {
+struct pg_call *pg_read(struct pg_pool *p, struct str tenant, const struct pg_statement *s, pg_done *done, void *data,
+                        struct error *err) {
     struct pg_call *c = new_call(p, CALL_READ, tenant, s, 1, err);
     if (!c) return NULL;
     c->done = done;
@@ -660,8 +667,8 @@ struct pg_call *pg_read(struct pg_pool *p, struct str tenant, const struct pg_st
     return c;
 }
 
-struct pg_call *pg_run(struct pg_pool *p, struct str tenant, const struct pg_statement *s, size_t count, pg_done *done, void *data,
-                       struct error *err) {
+struct pg_call *pg_run(struct pg_pool *p, struct str tenant, const struct pg_statement *s, size_t count, pg_done *done,
+                       void *data, struct error *err) {
     struct pg_call *c = new_call(p, CALL_RUN, tenant, s, count, err);
     if (!c) return NULL;
     c->done = done;
@@ -683,14 +690,15 @@ struct pg_call *pg_begin(struct pg_pool *p, struct str tenant, pg_tx_ready *read
     return c;
 }
 
-struct pg_call *pg_tx_run(struct pg_tx *tx, const struct pg_statement *s, size_t count, bool commit, pg_done *done, void *data,
-                          struct error *err) {
+struct pg_call *pg_tx_run(struct pg_tx *tx, const struct pg_statement *s, size_t count, bool commit, pg_done *done,
+                          void *data, struct error *err) {
     if (!tx->member || pg_conn_broken(tx->member->conn)) {
         error_set(err, ERR_UNAVAILABLE, "the connection to the database broke");
         return NULL;
     }
     if (tx->failed || tx->call) {
-        error_set(err, ERR_INVALID, tx->call ? "the transaction has a statement under way" : "the transaction has failed");
+        error_set(err, ERR_INVALID,
+                  tx->call ? "the transaction has a statement under way" : "the transaction has failed");
         return NULL;
     }
     struct pg_call *c = pg_call_new(done, data);

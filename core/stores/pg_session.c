@@ -1,4 +1,5 @@
-/* A connection outside the pool, for what belongs to a session: advisory locks, LISTEN, scripts. No pipeline, one call at a time. */
+/* A connection outside the pool, for what belongs to a session: advisory locks, LISTEN, scripts. No pipeline, one call
+ * at a time. */
 #include <stdlib.h>
 
 #include "stores/pg_conn.h"
@@ -55,7 +56,8 @@ static void on_notice(void *data, struct str channel, struct str payload) {
 }
 
 bool pg_session_open(struct pg_pool *p, pg_session_ready *ready, void *data, struct error *err) {
-    static const struct pg_conn_events events = {.ready = on_ready, .done = on_done, .lost = on_lost, .notice = on_notice};
+    static const struct pg_conn_events events = {
+        .ready = on_ready, .done = on_done, .lost = on_lost, .notice = on_notice};
     struct pg_session *s = calloc(1, sizeof *s);
     if (!s) return error_set(err, ERR_MEMORY, "out of memory");
     s->ready = ready;
@@ -72,7 +74,8 @@ static bool usable(struct pg_session *s, struct error *err) {
     return true;
 }
 
-struct pg_call *pg_session_run(struct pg_session *s, const struct pg_statement *st, pg_done *done, void *data, struct error *err) {
+struct pg_call *pg_session_run(struct pg_session *s, const struct pg_statement *st, pg_done *done, void *data,
+                               struct error *err) {
     if (!usable(s, err)) return NULL;
     struct pg_batch *b = pg_batch_new(st, 1);
     struct pg_call *call = b ? pg_call_new(done, data) : NULL;

@@ -80,4 +80,12 @@ function M.start(role)
     log.debug("started", { role = role, modules = table.concat(names, " ") })
 end
 
+--- Whether this process reaches its stores. Asked during an upgrade, before it takes requests: until it answers true the older
+--- process serves on.
+---@return boolean
+function M.ready()
+    local _, ok = require("modules.system.health").check()
+    return ok
+end
+
 return setmetatable(M, { __call = function(_, role) return M.start(role) end })

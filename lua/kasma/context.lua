@@ -18,8 +18,15 @@ local M = {}
 ---@class kasma.Context
 local Context = {}
 
--- A function is bound to its request when it is first used; most requests use none.
+local scope_of
+
+-- A function is bound to its request, and the scope made, when it is first used; many requests use neither.
 local bound = { __index = function(self, name)
+    if name == "scope" then
+        local scope = scope_of(self)
+        if scope then rawset(self, "scope", scope) end
+        return scope
+    end
     local method = Context[name]
     if not method then return nil end
     local fn = function(...) return method(self, ...) end
@@ -112,27 +119,30 @@ function Context.cart_token(self)
     return nil
 end
 
---- Makes ctx.scope from what is known by now.
-function M.seal(ctx)
+-- What the audit tells of a request, looked up when it is asked for.
+local request = { __index = function(self, key)
+    local ctx = rawget(self, 1)
+    if key == "id" then return ctx.id end
+    if key == "ip" then return ctx.ip() end
+    if key == "method" then return ctx.method end
+    if key == "path" then return ctx.req.path end
+    if key == "user_agent" then return ctx.req:header("user-agent") end
+    if key == "idempotency_key" then return ctx.idempotency and ctx.idempotency.key end
+    return nil
+end }
+
+-- Nil until the tenant is settled.
+scope_of = function(ctx)
+    local tenant = rawget(ctx, "tenant")
+    if not tenant then return nil end
     local user = ctx.user
-    local req = ctx.req
-    local scope = { tenant = ctx.tenant, app = ctx.app }
+    local scope = { tenant = tenant, app = ctx.app, request = setmetatable({ ctx }, request) }
     if user then
-        scope.actor_id, scope.actor_kind, scope.actor_email = user.id, user.kind, user.email
-        scope.session_id = user.session_id
+        scope.actor_id, scope.actor_kind, scope.actor_email, scope.session_id = user.id, user.kind, user.email, user.session_id
     else
         scope.actor_kind = "guest"
     end
-    scope.request = setmetatable({}, { __index = function(_, key)
-        if key == "id" then return ctx.id end
-        if key == "ip" then return ctx.ip() end
-        if key == "method" then return ctx.method end
-        if key == "path" then return req.path end
-        if key == "user_agent" then return req:header("user-agent") end
-        if key == "idempotency_key" then return ctx.idempotency and ctx.idempotency.key end
-        return nil
-    end })
-    ctx.scope = scope
+    return scope
 end
 
 --- Marks an answer that the handler has given by itself (a stream, a file).

@@ -212,7 +212,7 @@ function Worker:fetch()
 end
 
 function Worker:loop()
-    local blocking = redis.dedicated(self.prefix:match("^[^:]+") .. ":" .. require("core.crypto").base64(self.queue))
+    self.blocking = redis.dedicated(self.prefix:match("^[^:]+") .. ":" .. require("core.crypto").base64(self.queue))
     while not sched.stopping() do
         self.slots:acquire()
         local ok, job, next_due = pcall(self.fetch, self)
@@ -229,11 +229,11 @@ function Worker:loop()
             if next_due and next_due > 0 then
                 seconds = math.max(0.002, math.min((next_due - time.now()) / 1000, MAX_WAIT_S))
             end
-            local _, err = blocking:call("BZPOPMIN", self.prefix .. "marker", ("%.3f"):format(seconds))
+            local _, err = self.blocking:call("BZPOPMIN", self.prefix .. "marker", ("%.3f"):format(seconds))
             if err and not sched.stopping() then sched.sleep(500) end
         end
     end
-    blocking:close()
+    self.blocking:close()
 end
 
 function Worker:renew()
@@ -261,6 +261,8 @@ function M.work(queue, opts)
     sched.every(RENEW_MS, function() self:renew() end)
     sched.every(STALLED_MS, function() self:check_stalled() end)
     sched.on_stop(function()
+        -- Nothing new is taken: whoever waits for work is woken by the end of its connection.
+        if self.blocking then self.blocking:close() end
         local waited = 0
         while next(self.running) and waited < 20000 do
             sched.sleep(50)

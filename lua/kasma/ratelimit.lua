@@ -44,9 +44,10 @@ elseif ARGV[5] == '1' then
 end
 return {used, wait}]]
 
-local mode
+local mode, loopback_exempt
 local function load_mode()
     mode = tostring(config.get("RATE_LIMITS") or "default")
+    loopback_exempt = config.env() ~= "production" and config.get("RATE_LIMIT_LOOPBACK") ~= true
     if mode == "off" or mode == "default" then return end
     local file, why = io.open(mode, "r")
     if not file then error("RATE_LIMITS names a file that cannot be read: " .. tostring(why)) end
@@ -60,11 +61,18 @@ end
 function M.applies(address)
     if not mode then load_mode() end
     if mode == "off" then return false end
-    if config.env() ~= "production" and web.is_loopback(address) then
-        local loopback = config.get("RATE_LIMIT_LOOPBACK")
-        return loopback == true or loopback == 1 or loopback == "1"
-    end
-    return true
+    return not (loopback_exempt and web.is_loopback(address))
+end
+
+--- Whether a request is limited at all; asks for its address only where that matters.
+---@param req table
+---@return string|nil address when it is
+function M.address_of(req)
+    if not mode then load_mode() end
+    if mode == "off" then return nil end
+    local address = web.client_ip(req)
+    if loopback_exempt and web.is_loopback(address) then return nil end
+    return address
 end
 
 -- Buckets: subject -> {tokens, at}. Full buckets are forgotten when the table is long.

@@ -112,6 +112,7 @@ function M.delete(path, decl) return add("DELETE", path, decl) end
 local JSON_TYPE = "application/json; charset=utf-8"
 local HTML_TYPE = "text/html; charset=utf-8"
 local JSON_HEADERS = { ["Content-Type"] = JSON_TYPE }
+local JSON_NO_STORE = { ["Content-Type"] = JSON_TYPE, ["Cache-Control"] = "no-store" }
 local HTML_HEADERS = { ["Content-Type"] = HTML_TYPE }
 
 -- Writes the answer. `fixed` is the shared header table of the plain case, which is what nearly every answer is.
@@ -119,13 +120,15 @@ local function write(ctx, status, fixed, text)
     local req = ctx.req
     local own, cookies = ctx.headers, ctx.cookies
     local origin = req:header("origin")
-    if not own and not cookies and not origin and not ctx.decl.no_store then
+    local no_store = ctx.decl.no_store
+    if not own and not cookies and not origin then
+        if no_store and fixed == JSON_HEADERS then fixed = JSON_NO_STORE end
         req:respond(status, fixed, text)
         return
     end
     local headers = {}
     if fixed then for name, value in pairs(fixed) do headers[name] = value end end
-    if ctx.decl.no_store then headers["Cache-Control"] = "no-store" end
+    if no_store then headers["Cache-Control"] = "no-store" end
     if own then for name, value in pairs(own) do headers[name] = value end end
     if cookies then headers["Set-Cookie"] = cookies end
     if origin then web.add_cors(req, headers, origin) end
@@ -413,8 +416,8 @@ function M.on_switched(fn) switch_sink = fn end
 -- Runs the steps; answers status, shared headers, text. Raises.
 local function run(ctx, decl)
     local req = ctx.req
-    local limited = ratelimit.applies(ctx.ip())
-    if limited then ratelimit.general("ip", web.limit_subject(ctx.ip())) end
+    local limited = ratelimit.address_of(req)
+    if limited then ratelimit.general("ip", web.limit_subject(limited)) end
 
     local identity
     if decl.secret then
@@ -445,7 +448,6 @@ local function run(ctx, decl)
             or (type(ctx.parsed) == "table" and ctx.parsed) or {}
         if ctx.user then name_tenant(ctx, decl, source.tenant_key) end
     end
-    context.seal(ctx)
     if decl.module then modules_gate.check(ctx, decl.module) end
     if ctx.user then check_permission(ctx, decl) end
     if ctx.switched and switch_sink then switch_sink(ctx) end

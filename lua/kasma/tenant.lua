@@ -35,25 +35,33 @@ function M.is_app_key(key) return type(key) == "string" and #key <= 63 and key:f
 ---@param key string
 ---@return table|nil tenant {tenant_key, name, is_active, country, default_currency, default_locale, timezone, settings, settings_epoch}
 function M.by_key(key)
-    if not M.is_key(key) then return nil end
+    -- What is cached was checked when it was loaded; the pattern stays off the plain path.
+    if not tenants.entries[key] and not M.is_key(key) then return nil end
     return tenants:get(key)
 end
 
 ---@param key string
 ---@return table|nil app {app_key, tenant_key, kind, allowed_origins, hostnames, is_active}
 function M.app(key)
-    if not M.is_app_key(key) then return nil end
+    if not apps.entries[key] and not M.is_app_key(key) then return nil end
     return apps:get(key)
 end
+
+-- Host headers as they come -> the name in them.
+local names, named, NAMES_MAX = {}, 0, 2000
 
 --- The app whose host name this is.
 ---@param host string|nil Host header
 ---@return table|nil {app_key, tenant_key}
 function M.by_host(host)
     if not host or #host > 260 then return nil end
-    local name = host:match("^%[(.-)%]") or host:match("^[^:]+")
-    if not name then return nil end
-    return hosts:get(name:lower())
+    local name = names[host]
+    if not name then
+        name = (host:match("^%[(.-)%]") or host:match("^[^:]+") or ""):lower()
+        if named >= NAMES_MAX then names, named = {}, 0 end
+        names[host], named = name, named + 1
+    end
+    return hosts:get(name)
 end
 
 --- ISO 4217 code of the tenant's base currency.

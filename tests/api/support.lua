@@ -139,6 +139,15 @@ function M.user(tenant, role_key, opts)
     return client
 end
 
+--- Signs a user of these tests in anew, with a fresh session.
+---@param client TestClient with `user`
+function M.sign_in(client)
+    client.cookies = {}
+    local answer = client:post("/auth/login", { identifier = client.user.email, password = client.user.password },
+        client.home and client.home.headers)
+    if answer.status ~= 200 then error("signing in anew failed: " .. answer.status .. " " .. tostring(answer.body), 2) end
+end
+
 --- A shopper who is signed in.
 ---@param tenant TestTenant
 ---@return TestClient
@@ -179,24 +188,44 @@ end
 ---@return any[]
 function M.parallel(fns) return sched.parallel(fns) end
 
+-- Files of the mail folder, the newest first.
+local function mail_names()
+    local list = assert(io.popen("ls -1 '" .. config.get("MAIL_DIR"):gsub("'", "'\\''") .. "' 2>/dev/null | sort -r"))
+    local names = list:read("*a")
+    list:close()
+    return names
+end
+
+local function mail_text(name)
+    local file = io.open(config.get("MAIL_DIR") .. "/" .. name, "r")
+    local text = file and file:read("*a") or ""
+    if file then file:close() end
+    return text
+end
+
 --- The newest mail to an address, when there is one.
 ---@param address string
 ---@return string|nil text decoded text part, string|nil raw
 function M.mail_to(address)
-    local folder = config.get("MAIL_DIR")
-    local list = assert(io.popen("ls -1 '" .. folder:gsub("'", "'\\''") .. "' 2>/dev/null | sort -r"))
-    local names = list:read("*a")
-    list:close()
-    for name in names:gmatch("[^\n]+%.eml") do
-        local file = io.open(folder .. "/" .. name, "r")
-        local text = file and file:read("*a") or ""
-        if file then file:close() end
+    for name in mail_names():gmatch("[^\n]+%.eml") do
+        local text = mail_text(name)
         if text:find("\nTo: " .. address, 1, true) then
             local part = text:match("text/plain.-\r\n\r\n(.-)\r\n%-%-")
             return crypto.unbase64((part:gsub("%s", ""))), text
         end
     end
     return nil
+end
+
+--- How many mails an address has got.
+---@param address string
+---@return integer
+function M.mail_count(address)
+    local count = 0
+    for name in mail_names():gmatch("[^\n]+%.eml") do
+        if mail_text(name):find("\nTo: " .. address, 1, true) then count = count + 1 end
+    end
+    return count
 end
 
 --- Waits for the code that was mailed to an address after `not_this`.

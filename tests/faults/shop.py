@@ -117,6 +117,20 @@ class Shop:
     def outbox_waits(self):
         return self.rows("select count(*) as n from outbox where tenant_key = %(t)s and sent_at is null")[0]["n"]
 
+    def wait_mails(self, t, seconds, spared=0):
+        """Until every order but `spared` has its confirmation; it never has two."""
+        orders = self.rows("select count(*) as n from orders where tenant_key = %(t)s")[0]["n"]
+
+        def sent():
+            return self.rows("select count(*) as n from mail_messages where tenant_key = %(t)s and template = 'order-confirmation' and state = 'sent'")[0]["n"]
+
+        until(seconds, lambda: "each order has its mail: %d of %d" % (sent(), orders), lambda: sent() >= orders - spared)
+        files = self.stage.mails_to("guest.test")
+        mine = {row["recipient"] for row in self.rows("select recipient from mail_messages where tenant_key = %(t)s")}
+        twice = [address for address in mine if files.count(address) > 1]
+        t.expect(not twice, "mails that went out twice: %r" % twice[:3])
+        t.fact("%d mails for %d orders" % (sent(), orders))
+
 
 class Load:
     """Guests who come one after the other on several threads, until stop(). Each answer is kept with its time."""

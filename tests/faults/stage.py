@@ -216,10 +216,8 @@ class Stage:
             last[:] = [Client(self.port).get("/readyz")]
             return last[0].status == 200
 
-        until(seconds, lambda: "/readyz is 200: %r" % last, ready)
-        # Each worker has its own connections to the stores: all of them must be back, whichever answers.
-        for _ in range(8 * self.workers):
-            until(seconds, lambda: "/readyz is 200: %r" % last, ready)
+        # Each worker has its own connections to the stores and must be asked; who answers is chance. Many in a row are all of them.
+        until(seconds, lambda: "/readyz is 200 in all workers: %r" % last, lambda: all(ready() for _ in range(8 * self.workers)))
 
     def log_end(self, role, count=2000):
         try:
@@ -327,6 +325,14 @@ class Stage:
         row = self.rows(sql)[0]
         return next(iter(row.values()))
 
+    def mails_to(self, domain):
+        """The addressees of the mails that were written, one entry a mail."""
+        found = []
+        for path in glob.glob(self.folder + "/mail/*.eml"):
+            with open(path) as f:
+                found += re.findall(r"^To: (\S+@%s)" % re.escape(domain), f.read(), re.M)
+        return found
+
     def documents(self, collection, tenant, field, value):
         """How many documents of MongoDB have this value."""
         out = self.run(ROOT + "/stack/run", self.binary, "lua", "tests/faults/count.lua", collection, tenant, field, value)
@@ -341,8 +347,7 @@ class Stage:
     def metric(self, name):
         """A metric's value, summed over its series and over the workers."""
         answer = Client(self.port).get("/metrics")
-        if answer.status != 200:
-            return None
+        must(answer, 200)
         total = 0.0
         for line in answer.body.decode().splitlines():
             if re.match(re.escape(name) + r"(\{| )", line):

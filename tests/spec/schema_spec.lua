@@ -159,7 +159,8 @@ describe("an order", function()
         return app:query(T, [[insert into orders (tenant_key, id, guest_email, order_number, checkout_id, subtotal_minor,
             discount_total_minor,
             shipping_total_minor, tax_total_minor, cash_rounding_minor, total_amount_minor, amount_due_minor, tax_inclusive, placed_at,
-            created_at, updated_at) values ($1, $2::uuid, $3, $2::uuid::text, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13::timestamptz, $13::timestamptz,
+            created_at, updated_at) values ($1, $2::uuid, $3, $2::uuid::text, $4, $5, $6, $7, $8, $9, $10, $11, $12,
+            $13::timestamptz, $13::timestamptz,
             $13::timestamptz)]], T, id, change.email or "a@b.test", checkout, o.subtotal, o.discount, o.shipping, o.tax, o.rounding,
             o.total,
             o.due, o.inclusive, NOW)
@@ -214,7 +215,8 @@ describe("append-only rows", function()
     it("are neither changed nor removed by the server", function()
         local id = uuid.v7()
         run([[insert into exchange_rates (tenant_key, id, wire_id, from_currency, to_currency, rate, effective_at, created_at, updated_at)
-            values ($1, $2::uuid, left(replace($2::uuid::text, '-', ''), 24), 'USD', 'VND', 25450, $3::timestamptz, $3::timestamptz, $3::timestamptz)]],
+            values ($1, $2::uuid, left(replace($2::uuid::text, '-', ''), 24), 'USD', 'VND', 25450, $3::timestamptz,
+            $3::timestamptz, $3::timestamptz)]],
             T, id, NOW)
         assert.are.equal("42501", (refused("update exchange_rates set rate = 1 where tenant_key = $1 and id = $2", T, id)))
         assert.are.equal("42501", (refused("delete from exchange_rates where tenant_key = $1 and id = $2", T, id)))

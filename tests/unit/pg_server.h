@@ -32,7 +32,8 @@ static inline int pg_free_port(void) {
     struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t len = sizeof at;
     int port = -1;
-    if (fd >= 0 && bind(fd, (struct sockaddr *)&at, sizeof at) == 0 && getsockname(fd, (struct sockaddr *)&at, &len) == 0)
+    if (fd >= 0 && bind(fd, (struct sockaddr *)&at, sizeof at) == 0 &&
+        getsockname(fd, (struct sockaddr *)&at, &len) == 0)
         port = ntohs(at.sin_port);
     if (fd >= 0) close(fd);
     return port;
@@ -45,9 +46,11 @@ static inline pid_t pg_spawn(const char *dir, char *const *argv) {
     char log[80];
     (void)snprintf(log, sizeof log, "%s.log", dir);
     int quiet = open("/dev/null", O_RDONLY), out = open(log, O_WRONLY | O_CREAT | O_APPEND, 0644);
-    if (quiet < 0 || out < 0 || dup2(quiet, 0) < 0 || dup2(out, 1) < 0 || dup2(out, 2) < 0 || chdir("/") != 0) _exit(126);
+    if (quiet < 0 || out < 0 || dup2(quiet, 0) < 0 || dup2(out, 1) < 0 || dup2(out, 2) < 0 || chdir("/") != 0)
+        _exit(126);
     struct passwd *who = getuid() == 0 ? getpwnam("postgres") : NULL;
-    if (who && (initgroups("postgres", who->pw_gid) != 0 || setgid(who->pw_gid) != 0 || setuid(who->pw_uid) != 0)) _exit(126);
+    if (who && (initgroups("postgres", who->pw_gid) != 0 || setgid(who->pw_gid) != 0 || setuid(who->pw_uid) != 0))
+        _exit(126);
     if (prctl(PR_SET_PDEATHSIG, SIGQUIT) != 0 || getppid() != parent) _exit(126);
     execvp(argv[0], argv);
     _exit(127);
@@ -85,8 +88,9 @@ static inline void pg_server_run(struct pg_server *s) {
     (void)snprintf(exe, sizeof exe, "%s/postgres", s->bin);
     (void)snprintf(port, sizeof port, "%d", s->port);
     (void)snprintf(sockets, sizeof sockets, "unix_socket_directories=%s", s->dir);
-    s->pid = pg_spawn(s->dir, (char *[]){exe, "-D", s->dir, "-p", port, "-c", "listen_addresses=127.0.0.1", "-c", sockets, "-c", "fsync=off",
-                                         "-c", "shared_buffers=32MB", "-c", "max_connections=60", "-c", "log_min_messages=fatal", NULL});
+    s->pid = pg_spawn(s->dir, (char *[]){exe, "-D", s->dir, "-p", port, "-c", "listen_addresses=127.0.0.1", "-c",
+                                         sockets, "-c", "fsync=off", "-c", "shared_buffers=32MB", "-c",
+                                         "max_connections=60", "-c", "log_min_messages=fatal", NULL});
     for (int i = 0; i < 600 && !pg_server_answers(s); i++) (void)usleep(50000);
 }
 
@@ -115,7 +119,8 @@ static inline bool pg_server_start(struct pg_server *s) {
     char exe[160];
     (void)snprintf(exe, sizeof exe, "%s/initdb", s->bin);
     int status = -1;
-    pid_t pid = pg_spawn(s->dir, (char *[]){exe, "-D", s->dir, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync", NULL});
+    pid_t pid = pg_spawn(s->dir, (char *[]){exe, "-D", s->dir, "-U", "postgres", "-A", "trust", "-E", "UTF8",
+                                            "--locale=C.UTF-8", "--no-sync", NULL});
     if (waitpid(pid, &status, 0) != pid || status != 0) return false;
     s->port = pg_free_port();
     pg_server_run(s);
@@ -130,12 +135,15 @@ static inline bool pg_bouncer_start(struct pg_server *s) {
     FILE *f = fopen(path, "w"), *u = fopen(users, "w");
     if (!f || !u) return false;
     s->bouncer_port = pg_free_port();
-    int n = fprintf(f,
-                    "[databases]\n* = host=127.0.0.1 port=%d\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = %d\nunix_socket_dir =\n"
-                    "auth_type = trust\nauth_file = %s\npool_mode = transaction\ndefault_pool_size = 1\nmax_client_conn = 100\n",
-                    s->port, s->bouncer_port, users);
+    int n = fprintf(
+        f,
+        "[databases]\n* = host=127.0.0.1 port=%d\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = "
+        "%d\nunix_socket_dir =\n"
+        "auth_type = trust\nauth_file = %s\npool_mode = transaction\ndefault_pool_size = 1\nmax_client_conn = 100\n",
+        s->port, s->bouncer_port, users);
     int m = fprintf(u, "\"postgres\" \"\"\n\"test_app\" \"\"\n");
-    if (fclose(f) != 0 || fclose(u) != 0 || n < 0 || m < 0 || chmod(path, 0644) != 0 || chmod(users, 0644) != 0) return false;
+    if (fclose(f) != 0 || fclose(u) != 0 || n < 0 || m < 0 || chmod(path, 0644) != 0 || chmod(users, 0644) != 0)
+        return false;
     s->bouncer = pg_spawn(s->dir, (char *[]){"/usr/sbin/pgbouncer", path, NULL});
     struct pg_server through = {.port = s->bouncer_port};
     for (int i = 0; i < 200; i++) {

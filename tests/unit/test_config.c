@@ -51,7 +51,7 @@ static void assert_problem(const char *text) {
 
 /* Forks, so that every test starts from nothing but the two files' places. */
 static void alone(void (*fn)(void)) {
-    fflush(stdout);
+    assert_int_equal(fflush(stdout), 0);
     pid_t pid = fork();
     assert_true(pid >= 0);
     if (pid == 0) {
@@ -62,7 +62,7 @@ static void alone(void (*fn)(void)) {
         set_path("KASMA_CONF", "conf");
         fn();
         buf_free(&problems);
-        fflush(stdout);
+        assert_int_equal(fflush(stdout), 0);
         exit(0);
     }
     int status;
@@ -121,8 +121,15 @@ ALONE(test_precedence) {
 }
 
 ALONE(test_flag_forms) {
-    char *argv[] = {(char *)"kasma", (char *)"serve", (char *)"--port", (char *)"8080", (char *)"--redis-tls", (char *)"word",
-                    (char *)"--swagger-enabled", (char *)"off", NULL};
+    char *argv[] = {(char *)"kasma",
+                    (char *)"serve",
+                    (char *)"--port",
+                    (char *)"8080",
+                    (char *)"--redis-tls",
+                    (char *)"word",
+                    (char *)"--swagger-enabled",
+                    (char *)"off",
+                    NULL};
     int argc = 8;
     assert_true(config_load(&argc, argv, &problems));
     assert_int_equal(config_int("PORT"), 8080);
@@ -139,8 +146,10 @@ ALONE(test_a_flag_without_its_value) {
 }
 
 ALONE(test_file_forms) {
-    write_file("env", "# a comment\n\n  export HOST = \"10.0.0.9\"   # why\nMAIL_FROM_NAME='Tea # House'\nMAIL_USER=a\\nb # c\n"
-                      "MAIL_PASS=\"two\\nlines \\\"x\\\"\"\nSOMETHING_ELSE=not ours\nPORT=\n");
+    write_file(
+        "env",
+        "# a comment\n\n  export HOST = \"10.0.0.9\"   # why\nMAIL_FROM_NAME='Tea # House'\nMAIL_USER=a\\nb # c\n"
+        "MAIL_PASS=\"two\\nlines \\\"x\\\"\"\nSOMETHING_ELSE=not ours\nPORT=\n");
     assert_true(load());
     assert_string_equal(config_str("HOST"), "10.0.0.9");
     assert_string_equal(config_str("MAIL_FROM_NAME"), "Tea # House");
@@ -199,10 +208,19 @@ ALONE(test_all_problems_at_once) {
     write_file("conf", "PROT = 1\nno equals sign\nMAIL_USER = \"open\n");
     assert_false(load());
     static const char *const expected[] = {
-        "KASMA_PROT in the environment is no setting", "PORT must be a whole number from 0 to 65535", "REDIS_TLS must be on or off",
-        "JWT_SECRET must have at least 32 bytes", "SERVER_KEY must be base64", "DATABASE_URL must begin with postgresql://",
-        "PASSWORD_ARGON2 must be", "LOG_LEVEL must be", "JWT_EXPIRES_IN must be", "MESSAGE_ENCRYPTION_KEY is a published value",
-        "conf:1: PROT is no setting", "conf:2 is no NAME=value", "conf:3: the quotes of MAIL_USER do not end",
+        "KASMA_PROT in the environment is no setting",
+        "PORT must be a whole number from 0 to 65535",
+        "REDIS_TLS must be on or off",
+        "JWT_SECRET must have at least 32 bytes",
+        "SERVER_KEY must be base64",
+        "DATABASE_URL must begin with postgresql://",
+        "PASSWORD_ARGON2 must be",
+        "LOG_LEVEL must be",
+        "JWT_EXPIRES_IN must be",
+        "MESSAGE_ENCRYPTION_KEY is a published value",
+        "conf:1: PROT is no setting",
+        "conf:2 is no NAME=value",
+        "conf:3: the quotes of MAIL_USER do not end",
     };
     for (size_t i = 0; i < sizeof expected / sizeof *expected; i++) assert_problem(expected[i]);
     size_t lines = 0;
@@ -211,8 +229,9 @@ ALONE(test_all_problems_at_once) {
 }
 
 ALONE(test_published_secrets) {
-    static const char *const published[] = {"your-256-bit-secret-your-256-bit-secret", "please-CHANGE-ME-before-you-go-live-now",
-                                            "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "super-secret-key-change-in-production-ok"};
+    static const char *const published[] = {
+        "your-256-bit-secret-your-256-bit-secret", "please-CHANGE-ME-before-you-go-live-now",
+        "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "super-secret-key-change-in-production-ok"};
     for (size_t i = 0; i < sizeof published / sizeof *published; i++) {
         set("JWT_SECRET", published[i]);
         buf_clear(&problems);
@@ -251,8 +270,11 @@ ALONE(test_production_is_stricter) {
 }
 
 ALONE(test_server_keys) {
-    static const char *const good[] = {"q83vEjRWeJASNFZ4kBI0VniQEjRWeJASNFZ4kBI0Vng=", "2:q83vEjRWeJASNFZ4kBI0VniQEjRWeJASNFZ4kBI0Vng=,1:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="};
-    static const char *const bad[] = {"q83vEjRWeJASNFZ4kBI0Vng=", "2:,1:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=", "x:q83vEjRWeJASNFZ4kBI0VniQEjRWeJASNFZ4kBI0Vng="};
+    static const char *const good[] = {
+        "q83vEjRWeJASNFZ4kBI0VniQEjRWeJASNFZ4kBI0Vng=",
+        "2:q83vEjRWeJASNFZ4kBI0VniQEjRWeJASNFZ4kBI0Vng=,1:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="};
+    static const char *const bad[] = {"q83vEjRWeJASNFZ4kBI0Vng=", "2:,1:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
+                                      "x:q83vEjRWeJASNFZ4kBI0VniQEjRWeJASNFZ4kBI0Vng="};
     for (size_t i = 0; i < 3; i++) {
         set("SERVER_KEY", bad[i]);
         assert_false(load());

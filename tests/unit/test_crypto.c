@@ -58,7 +58,8 @@ static void test_hmac(void **state) {
     memset(data, 0xdd, sizeof data);
     assert_true(crypto_hmac_sha256(str_n(key, 20), str_n(data, 50), out));
     assert_hex(out, 32, "773ea91e36800e46854db8ebd09181a72959098b3ef8c122d9635514ced565fe");
-    assert_true(crypto_hmac_sha256(str_n(key, 131), STR("Test Using Larger Than Block-Size Key - Hash Key First"), out));
+    assert_true(
+        crypto_hmac_sha256(str_n(key, 131), STR("Test Using Larger Than Block-Size Key - Hash Key First"), out));
     assert_hex(out, 32, "60e431591ee0b67f0d8a26aacbf5b77f8e0bc6213728c5140546040f0ee37f54");
     /* RFC 2202, case 2. */
     unsigned char sha1[20];
@@ -82,7 +83,8 @@ static void test_hkdf(void **state) {
 
 static void test_seal(void **state) {
     (void)state;
-    struct buf key = raw_of("feffe9928665731c6d6a8f9467308308feffe9928665731c6d6a8f9467308308"), sealed = {0}, plain = {0};
+    struct buf key = raw_of("feffe9928665731c6d6a8f9467308308feffe9928665731c6d6a8f9467308308"), sealed = {0},
+               plain = {0};
     struct error err;
     /* NIST GCM, test case 16 of the AES-256 set: nonce, ciphertext and tag in the order in which they are stored. */
     struct buf given = raw_of("cafebabefacedbaddecaf888"
@@ -92,7 +94,8 @@ static void test_seal(void **state) {
     struct buf aad = raw_of("feedfacedeadbeeffeedfacedeadbeefabaddad2");
     assert_true(crypto_unseal(buf_str(&key), buf_str(&given), buf_str(&aad), &plain, &err));
     assert_hex(plain.data, plain.len,
-               "d9313225f88406e5a55909c5aff5269a86a7a9531534f7da2e4c303d8a318a721c3c0c95956809532fcf0e2449a6b525b16aedf5aa0de657ba637b39");
+               "d9313225f88406e5a55909c5aff5269a86a7a9531534f7da2e4c303d8a318a721c3c0c95956809532fcf0e2449a6b525b16aedf"
+               "5aa0de657ba637b39");
     buf_clear(&plain);
 
     assert_true(crypto_seal(buf_str(&key), STR("otp secret"), STR("acme|otp"), &sealed, &err));
@@ -177,7 +180,8 @@ static void test_bcrypt(void **state) {
     assert_true(password_verify(STR("\xa3"), STR("$2b$05$/OK.fbVrR/bpIqNJ5ianF.Sa7shbm4.OzKpvFnX1pQLmQW96oUlCq")));
     assert_false(password_verify(STR("U*V"), STR("$2a$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW")));
     /* A NUL does not end the comparison early. */
-    assert_false(password_verify(str_n("U*U\0x", 5), STR("$2a$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW")));
+    assert_false(
+        password_verify(str_n("U*U\0x", 5), STR("$2a$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW")));
     /* Cut, of another kind, or no hash at all. */
     assert_false(password_verify(STR("U*U"), STR("$2a$05$CCCCCCCCCCCCCCCCCCCCC.")));
     assert_false(password_verify(STR("U*U"), STR("$2x$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW")));
@@ -280,9 +284,17 @@ static void test_tokens(void **state) {
     /* {"alg":"none"}.{"sub":"u1"} without and with a signature. */
     assert_false(verifies("eyJhbGciOiJub25lIiwidHlwIjoiSldUIn0.eyJzdWIiOiJ1MSJ9.", key, "HS256", "bad_signature"));
     assert_false(verifies("eyJhbGciOiJub25lIiwidHlwIjoiSldUIn0.eyJzdWIiOiJ1MSJ9.AAAA", key, "HS256", "bad_signature"));
-    static const char *const no_tokens[] = {"", "a", "a.b", "a.b.c", "..", "eyJhbGciOiJIUzI1NiJ9", "eyJhbGciOiJIUzI1NiJ9.e30",
-                                            "eyJhbGciOiJIUzI1NiJ9.bm8.x", "eyJhbGciOiJIUzI1NiJ9.e30.x.y"};
-    for (size_t i = 0; i < sizeof no_tokens / sizeof *no_tokens; i++) assert_false(verifies(no_tokens[i], key, "HS256", "malformed"));
+    static const char *const no_tokens[] = {"",
+                                            "a",
+                                            "a.b",
+                                            "a.b.c",
+                                            "..",
+                                            "eyJhbGciOiJIUzI1NiJ9",
+                                            "eyJhbGciOiJIUzI1NiJ9.e30",
+                                            "eyJhbGciOiJIUzI1NiJ9.bm8.x",
+                                            "eyJhbGciOiJIUzI1NiJ9.e30.x.y"};
+    for (size_t i = 0; i < sizeof no_tokens / sizeof *no_tokens; i++)
+        assert_false(verifies(no_tokens[i], key, "HS256", "malformed"));
     assert_false(token_sign("{\"sub\":\"u1\"}", key, "none", &token, &err));
     assert_false(token_sign("no json", key, "HS256", &token, &err));
     buf_free(&token);
@@ -293,11 +305,13 @@ static void test_token_of_the_rfc(void **state) {
     (void)state;
     struct buf key = {0}, claims = {0};
     struct error err;
-    assert_true(crypto_unbase64(STR("AyM1SysPpbyDfgZld3umj1qzKObwVMkoqQ-EstJQLr_T-1qS0gZH75aKtMN3Yj0iPS4hcgUuTwjAzZr1Z9CAow"), &key));
-    assert_true(token_verify("eyJ0eXAiOiJKV1QiLA0KICJhbGciOiJIUzI1NiJ9."
-                             "eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ."
-                             "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk",
-                             buf_str(&key), "HS256", &claims, &err));
+    assert_true(crypto_unbase64(
+        STR("AyM1SysPpbyDfgZld3umj1qzKObwVMkoqQ-EstJQLr_T-1qS0gZH75aKtMN3Yj0iPS4hcgUuTwjAzZr1Z9CAow"), &key));
+    assert_true(
+        token_verify("eyJ0eXAiOiJKV1QiLA0KICJhbGciOiJIUzI1NiJ9."
+                     "eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ."
+                     "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk",
+                     buf_str(&key), "HS256", &claims, &err));
     assert_non_null(memmem(claims.data, claims.len, "\"joe\"", 5));
     buf_free(&key);
     buf_free(&claims);
@@ -339,11 +353,16 @@ static int open_crypto(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_sha256),           cmocka_unit_test(test_hmac),
-        cmocka_unit_test(test_hkdf),             cmocka_unit_test(test_seal),
-        cmocka_unit_test(test_encodings),        cmocka_unit_test(test_bcrypt),
-        cmocka_unit_test(test_argon2),           cmocka_unit_test(test_queue_is_bounded),
-        cmocka_unit_test(test_tokens),           cmocka_unit_test(test_token_of_the_rfc),
+        cmocka_unit_test(test_sha256),
+        cmocka_unit_test(test_hmac),
+        cmocka_unit_test(test_hkdf),
+        cmocka_unit_test(test_seal),
+        cmocka_unit_test(test_encodings),
+        cmocka_unit_test(test_bcrypt),
+        cmocka_unit_test(test_argon2),
+        cmocka_unit_test(test_queue_is_bounded),
+        cmocka_unit_test(test_tokens),
+        cmocka_unit_test(test_token_of_the_rfc),
         cmocka_unit_test(test_algorithms_are_not_confused),
     };
     return cmocka_run_group_tests(tests, open_crypto, NULL);

@@ -13,7 +13,7 @@
 
 /* Runs `fn` in a child that writes array `index`. */
 static void in_process(unsigned index, void (*fn)(void)) {
-    fflush(stdout);
+    assert_int_equal(fflush(stdout), 0);
     pid_t pid = fork();
     assert_true(pid >= 0);
     if (pid == 0) {

@@ -16,8 +16,8 @@ static struct pg_pool *opened; /* the pool of the test that runs; one that fails
 struct answer {
     int count;
     size_t results;
-    int rows;         /* of the last result */
-    char text[256];   /* first value of each result, with blanks between */
+    int rows;       /* of the last result */
+    char text[256]; /* first value of each result, with blanks between */
     struct pg_error err;
     struct pg_tx *tx;
     struct pg_session *session;
@@ -107,7 +107,8 @@ static struct pg_pool *open_pool(unsigned connections) {
 static bool no_backends(void *data) {
     (void)data;
     char n[16];
-    return pg_admin_run(&server, "select count(*) from pg_stat_activity where usename = 'test_app'", n, sizeof n) && strcmp(n, "0") == 0;
+    return pg_admin_run(&server, "select count(*) from pg_stat_activity where usename = 'test_app'", n, sizeof n) &&
+           strcmp(n, "0") == 0;
 }
 
 /* Every test ends with this: nothing may be in use, and no backend may outlive the pool. */
@@ -117,9 +118,9 @@ static void shut(struct pg_pool *p) {
     if (!through_bouncer) assert_true(run_until(no_backends, NULL, 20));
 }
 
-#define ST(text, ...)                                                                                                                      \
-    ((struct pg_statement){.sql = STR(text),                                                                                               \
-                           .params = sizeof((struct str[]){{0}, __VA_ARGS__}) / sizeof(struct str) - 1,                                     \
+#define ST(text, ...)                                                                                                  \
+    ((struct pg_statement){.sql = STR(text),                                                                           \
+                           .params = sizeof((struct str[]){{0}, __VA_ARGS__}) / sizeof(struct str) - 1,                \
                            .value = (struct str[]){{0}, __VA_ARGS__} + 1})
 #define TENANT(t) ((t) ? str_of(t) : (struct str){0})
 
@@ -201,7 +202,9 @@ static void admin(const char *sql) {
 
 static void kill_backends(const char *which) {
     char sql[256], n[16];
-    (void)snprintf(sql, sizeof sql, "select count(pg_terminate_backend(pid)) from pg_stat_activity where usename = 'test_app' %s", which);
+    (void)snprintf(sql, sizeof sql,
+                   "select count(pg_terminate_backend(pid)) from pg_stat_activity where usename = 'test_app' %s",
+                   which);
     assert_true(pg_admin_run(&server, sql, n, sizeof n));
     assert_string_not_equal(n, "0");
 }
@@ -212,7 +215,8 @@ static struct pg_statement by_key(const char *tenant, const char *id) {
     struct str *v = values[at++ % 64];
     v[0] = str_of(tenant);
     v[1] = str_of(id);
-    return (struct pg_statement){.sql = STR("select v from things where tenant_key = $1 and id = $2"), .params = 2, .value = v};
+    return (struct pg_statement){
+        .sql = STR("select v from things where tenant_key = $1 and id = $2"), .params = 2, .value = v};
 }
 
 static const struct pg_statement NO_TABLE = {.sql = {.at = "select 1 from no_such_table", .len = 27}};
@@ -258,23 +262,28 @@ static void a_pipeline_is_all_or_nothing_and_names_the_statement_at_fault(void *
     assert_string_equal(a.err.constraint, "things_pkey");
     assert_string_equal(a.err.table, "things");
     assert_int_equal(a.err.statement, 2);
-    assert_string_equal(one(p, "acme", ST("select count(*) from things where tenant_key = $1 and v = 'bad'", STR("acme"))).text, "0");
+    assert_string_equal(
+        one(p, "acme", ST("select count(*) from things where tenant_key = $1 and v = 'bad'", STR("acme"))).text, "0");
     /* Without a tenant too. */
     struct pg_statement platform[] = {ST("insert into plain values (1)"), ST("insert into plain values (1)")};
     a = run(p, NULL, platform, 2);
     assert_string_equal(a.err.base.code, "23505");
     assert_int_equal(a.err.statement, 1);
     assert_string_equal(one(p, NULL, ST("select count(*) from plain")).text, "0");
-    assert_string_equal(one(p, "acme", ST("delete from things where tenant_key = $1 and v = 'new'", STR("acme"))).text, "-");
+    assert_string_equal(one(p, "acme", ST("delete from things where tenant_key = $1 and v = 'new'", STR("acme"))).text,
+                        "-");
     shut(p);
 }
 
 static void the_number_of_a_shard_is_taken_off_a_constraint(void **state) {
     (void)state;
     struct pg_pool *p = open_pool(1);
-    struct answer a = one(p, NULL, ST("do $$ begin raise exception using errcode = '23505', constraint = 'things_pkey_102008'; end $$"));
+    struct answer a = one(
+        p, NULL, ST("do $$ begin raise exception using errcode = '23505', constraint = 'things_pkey_102008'; end $$"));
     assert_string_equal(a.err.constraint, "things_pkey");
-    a = one(p, NULL, ST("do $$ begin raise exception 'duplicate key violates unique constraint \"things_pkey_7\"' using errcode = '23505'; end $$"));
+    a = one(p, NULL,
+            ST("do $$ begin raise exception 'duplicate key violates unique constraint \"things_pkey_7\"' using errcode "
+               "= '23505'; end $$"));
     assert_string_equal(a.err.constraint, "things_pkey");
     shut(p);
 }
@@ -287,7 +296,8 @@ static void bad_input_is_refused_before_anything_is_sent(void **state) {
     assert_null(pg_pool_new(&s, &err));
     assert_int_equal(err.kind, ERR_INVALID);
     struct pg_pool *p = open_pool(1);
-    static const char *const keys[] = {"", "-a", "a'b", "a b", "_a", "a;b", "0123456789012345678901234567890123456789012345678901234567890123"};
+    static const char *const keys[] = {
+        "", "-a", "a'b", "a b", "_a", "a;b", "0123456789012345678901234567890123456789012345678901234567890123"};
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
         assert_null(pg_read(p, str_of(keys[i]), &DIVIDE, keep, NULL, &err));
         assert_int_equal(err.kind, ERR_INVALID);
@@ -375,7 +385,8 @@ static void reads_of_one_turn_share_a_transaction(void **state) {
     struct answer a[10] = {0};
     struct error err;
     struct pg_statement when = ST("select txid_current_snapshot()::text || now()::text");
-    for (size_t i = 0; i < 10; i++) assert_non_null(pg_read(p, str_of(i % 2 ? "acme" : "bolt"), &when, keep, &a[i], &err));
+    for (size_t i = 0; i < 10; i++)
+        assert_non_null(pg_read(p, str_of(i % 2 ? "acme" : "bolt"), &when, keep, &a[i], &err));
     for (size_t i = 0; i < 10; i++) wait_answer(&a[i]);
     for (size_t i = 2; i < 10; i++) assert_string_equal(a[i].text, a[i % 2].text);
     assert_string_not_equal(a[0].text, a[1].text);
@@ -420,7 +431,8 @@ static void a_statement_timeout_of_the_role_drops_no_connection(void **state) {
 /* ---- transactions ---- */
 
 static const struct pg_statement ADD = {.sql = {.at = "insert into things values ('acme', 't1', 'tx')", .len = 46}};
-static const struct pg_statement COUNT = {.sql = {.at = "select count(*) from things where tenant_key = 'acme' and v = 'tx'", .len = 66}};
+static const struct pg_statement COUNT = {
+    .sql = {.at = "select count(*) from things where tenant_key = 'acme' and v = 'tx'", .len = 66}};
 
 static void a_transaction_commits_or_rolls_back(void **state) {
     (void)state;
@@ -439,7 +451,8 @@ static void a_transaction_commits_or_rolls_back(void **state) {
     assert_string_equal(a.text, "1");
     assert_string_equal(get(p, "acme", COUNT).text, "1");
     tx = begin(p, "acme");
-    assert_int_equal(in_tx(tx, (struct pg_statement[]){ST("delete from things where v = 'tx'")}, 1, false).err.base.kind, ERR_NONE);
+    assert_int_equal(
+        in_tx(tx, (struct pg_statement[]){ST("delete from things where v = 'tx'")}, 1, false).err.base.kind, ERR_NONE);
     a = in_tx(tx, NULL, 0, true);
     assert_int_equal(a.err.base.kind, ERR_NONE);
     assert_int_equal(a.results, 0);
@@ -536,7 +549,9 @@ static void a_connection_that_is_killed_while_idle_is_replaced(void **state) {
 
 static bool sleeping(void *data) {
     char n[16];
-    return pg_admin_run(&server, "select count(*) from pg_stat_activity where usename = 'test_app' and wait_event = 'PgSleep'", n, sizeof n) &&
+    return pg_admin_run(&server,
+                        "select count(*) from pg_stat_activity where usename = 'test_app' and wait_event = 'PgSleep'",
+                        n, sizeof n) &&
            atoi(n) == *(int *)data;
 }
 
@@ -622,7 +637,8 @@ static void a_server_that_is_away_is_told_at_once_and_found_again(void **state) 
     assert_true(run_until(sleeping, &wanted, 20));
     pg_server_stop(&server);
     for (size_t i = 0; i < 20; i++)
-        if (!pg_run(p, STR("acme"), &EVERYTHING, 1, keep, &a[i], &err)) a[i] = (struct answer){.count = 1, .err.base = err};
+        if (!pg_run(p, STR("acme"), &EVERYTHING, 1, keep, &a[i], &err))
+            a[i] = (struct answer){.count = 1, .err.base = err};
     wait_answer(&under_way);
     assert_int_equal(under_way.err.base.kind, ERR_UNAVAILABLE);
     for (size_t i = 0; i < 20; i++) {
@@ -807,12 +823,14 @@ static void more_statements_than_the_cache_holds(void **state) {
 static void an_error_among_statements_that_were_being_prepared(void **state) {
     (void)state;
     struct pg_pool *p = open_pool(1);
-    for (int i = 0; i < 300; i++) { /* clashes too: what was to be deallocated stays, under a name that is not used again */
+    for (int i = 0; i < 300;
+         i++) { /* clashes too: what was to be deallocated stays, under a name that is not used again */
         char text[8][64];
         struct pg_statement s[8];
         int bad = i % 8;
         for (int n = 0; n < 8; n++) {
-            (void)snprintf(text[n], sizeof text[n], n == bad ? (i % 2 ? "select %d from nowhere" : "select %d / 0") : "select %d", i * 8 + n);
+            (void)snprintf(text[n], sizeof text[n],
+                           n == bad ? (i % 2 ? "select %d from nowhere" : "select %d / 0") : "select %d", i * 8 + n);
             s[n] = (struct pg_statement){.sql = str_of(text[n])};
         }
         struct answer a = run(p, "acme", s, 8);
@@ -841,7 +859,8 @@ static void a_table_that_is_altered_between(void **state) {
         admin(sql);
         struct answer a[3] = {0};
         struct error err;
-        for (size_t k = 0; k < 3; k++) assert_non_null(pg_read(p, (struct str){0}, k == 1 ? &again : &all, keep, &a[k], &err));
+        for (size_t k = 0; k < 3; k++)
+            assert_non_null(pg_read(p, (struct str){0}, k == 1 ? &again : &all, keep, &a[k], &err));
         for (size_t k = 0; k < 3; k++) {
             wait_answer(&a[k]);
             assert_int_equal(a[k].err.base.kind, ERR_NONE);
@@ -877,7 +896,8 @@ static void a_session_runs_scripts_and_statements(void **state) {
     (void)state;
     struct pg_pool *p = open_pool(1);
     struct pg_session *s = open_session(p);
-    struct answer a = script(s, "create temp table own (n int); insert into own values (1), (2); select count(*) from own");
+    struct answer a =
+        script(s, "create temp table own (n int); insert into own values (1), (2); select count(*) from own");
     assert_int_equal(a.err.base.kind, ERR_NONE);
     assert_string_equal(a.text, "2");
     a = script(s, "drop table if exists nothing_of_that_name; select 1; select 1 / 0; insert into own values (3)");
@@ -1006,7 +1026,8 @@ static int start_server(void **state) {
                         "alter table things enable row level security; alter table things force row level security;"
                         "create policy tenant on things using (tenant_key = current_setting('kasma.tenant_key', true))"
                         " with check (tenant_key = current_setting('kasma.tenant_key', true));"
-                        "insert into things values ('acme', '1', 'acme one'), ('acme', '2', 'acme two'), ('bolt', '1', 'bolt one');"
+                        "insert into things values ('acme', '1', 'acme one'), ('acme', '2', 'acme two'), ('bolt', '1', "
+                        "'bolt one');"
                         "create table plain (n int constraint plain_pkey primary key);"
                         "create table late (n int constraint late_once unique deferrable initially deferred);"
                         "create table shifting (a int); insert into shifting values (1);"

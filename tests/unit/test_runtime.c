@@ -22,7 +22,8 @@ static void test_str(void **state) {
     assert_true(str_int64(STR("0"), &n) && n == 0);
     assert_true(str_int64(STR("-9223372036854775808"), &n) && n == INT64_MIN);
     assert_true(str_int64(STR("9223372036854775807"), &n) && n == INT64_MAX);
-    static const char *const bad[] = {"", "-", "9223372036854775808", "-9223372036854775809", "1 ", " 1", "1.0", "+1", "0x1"};
+    static const char *const bad[] = {"",   "-",  "9223372036854775808", "-9223372036854775809", "1 ", " 1", "1.0",
+                                      "+1", "0x1"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) assert_false(str_int64(str_of(bad[i]), &n));
     assert_true(str_ieq(STR("Content-LENGTH"), STR("content-length")));
     assert_false(str_ieq(STR("a"), STR("ab")));
@@ -40,7 +41,8 @@ static void test_buf_json(void **state) {
     buf_clear(&b);
     /* Overlong, surrogate, cut, lone continuation: each bad byte becomes one U+FFFD. */
     assert_true(buf_json_string(&b, STR("\xC0\xAF|\xED\xA0\x80|\xE2\x82|\x80")));
-    assert_true(str_eq(buf_str(&b), STR("\"\xEF\xBF\xBD\xEF\xBF\xBD|\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD|\xEF\xBF\xBD\xEF\xBF\xBD|\xEF\xBF\xBD\"")));
+    assert_true(str_eq(buf_str(&b), STR("\"\xEF\xBF\xBD\xEF\xBF\xBD|\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD|"
+                                        "\xEF\xBF\xBD\xEF\xBF\xBD|\xEF\xBF\xBD\"")));
     buf_clear(&b);
     for (int i = 0; i < 1000; i++) assert_true(buf_printf(&b, "%d,", i));
     assert_memory_equal(b.data + b.len - 4, "999,", 4);
@@ -49,6 +51,7 @@ static void test_buf_json(void **state) {
 }
 
 static char calls[16];
+static char letter_a[] = "a", letter_b[] = "b", letter_c[] = "c", letter_d[] = "d", letter_z[] = "z";
 
 static void call(void *data) {
     size_t n = strlen(calls);
@@ -60,7 +63,7 @@ static struct arena *again;
 
 static void call_and_defer(void *data) {
     call(data);
-    assert_non_null(arena_defer(again, call, (void *)(uintptr_t) "z"));
+    assert_non_null(arena_defer(again, call, letter_z));
 }
 
 static void test_arena(void **state) {
@@ -77,10 +80,10 @@ static void test_arena(void **state) {
     assert_string_equal(arena_strdup(a, str_n("abcdef", 3)), "abc");
     assert_null(arena_zalloc(a, SIZE_MAX / 2, 4));
     /* Newest first; a cancelled one never; one that ran early not again; what is deferred meanwhile too. */
-    assert_non_null(arena_defer(a, call, (void *)(uintptr_t) "a"));
-    struct deferred *cancelled = arena_defer(a, call, (void *)(uintptr_t) "b");
-    struct deferred *early = arena_defer(a, call, (void *)(uintptr_t) "c");
-    assert_non_null(arena_defer(a, call_and_defer, (void *)(uintptr_t) "d"));
+    assert_non_null(arena_defer(a, call, letter_a));
+    struct deferred *cancelled = arena_defer(a, call, letter_b);
+    struct deferred *early = arena_defer(a, call, letter_c);
+    assert_non_null(arena_defer(a, call_and_defer, letter_d));
     deferred_cancel(cancelled);
     deferred_run(early);
     arena_reset(a);
@@ -136,7 +139,7 @@ static void test_forked_processes_make_different_ids(void **state) {
     for (int c = 0; c < CHILDREN; c++) {
         int ends[2], status;
         assert_int_equal(pipe(ends), 0);
-        fflush(stdout);
+        assert_int_equal(fflush(stdout), 0);
         pid_t pid = fork();
         assert_true(pid >= 0);
         if (pid == 0) {
@@ -205,9 +208,9 @@ static void test_log_lines(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_str),      cmocka_unit_test(test_buf_json),
-        cmocka_unit_test(test_arena),    cmocka_unit_test(test_clock),
-        cmocka_unit_test(test_uuid),     cmocka_unit_test(test_forked_processes_make_different_ids),
+        cmocka_unit_test(test_str),        cmocka_unit_test(test_buf_json),
+        cmocka_unit_test(test_arena),      cmocka_unit_test(test_clock),
+        cmocka_unit_test(test_uuid),       cmocka_unit_test(test_forked_processes_make_different_ids),
         cmocka_unit_test(test_loop_hooks), cmocka_unit_test(test_log_lines),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

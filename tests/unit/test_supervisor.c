@@ -1,13 +1,13 @@
 // link: runtime
 /* The supervisor with workers that are a few lines of C: they answer each connection with a word and close it. The test
  * program is its own binary for upgrades. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
 #include <errno.h>
 #include <netinet/in.h>
 #include <poll.h>
+#include <setjmp.h>
 #include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/socket.h>
@@ -23,10 +23,10 @@
 #include "runtime/probe.h"
 #include "runtime/supervisor.h"
 
-#define LIMIT_MS 10000
+#define LIMIT_US UINT64_C(10000000)
 #define WAIT_UNTIL(condition)                                                                                          \
     do {                                                                                                               \
-        uint64_t until = clock_mono_us() + LIMIT_MS * 1000;                                                            \
+        uint64_t until = clock_mono_us() + LIMIT_US;                                                                   \
         while (!(condition)) {                                                                                         \
             if (clock_mono_us() > until) fail_msg("waited in vain for " #condition);                                   \
             assert_int_equal(usleep(2000), 0);                                                                         \
@@ -60,7 +60,9 @@ static void answer(int fd) {
 
 static int work(const struct supervisor_worker *w) {
     struct sigaction action = {.sa_handler = on_term};
-    if (sigaction(SIGTERM, &action, NULL) != 0 || sigaction(SIGHUP, &(struct sigaction){.sa_handler = SIG_IGN}, NULL) != 0) return 7;
+    if (sigaction(SIGTERM, &action, NULL) != 0 ||
+        sigaction(SIGHUP, &(struct sigaction){.sa_handler = SIG_IGN}, NULL) != 0)
+        return 7;
     if (getenv("TEST_NEVER_READY")) return 6;
     supervisor_tell_ready();
     while (!asked_to_end) {
@@ -83,7 +85,9 @@ static bool reload(void) {
 static int serve(char **argv) {
     struct error err;
     char file[64];
-    if (!listen_inherit(&sockets, &err) || !metrics_open(3) || !listen_open(&sockets, "127.0.0.1", atol(argv[2]) > 0 ? (int)atol(argv[2]) : 0, 2, &err)) return 70;
+    int wanted = (int)strtol(argv[2], NULL, 10);
+    if (!listen_inherit(&sockets, &err) || !metrics_open(3) || !listen_open(&sockets, "127.0.0.1", wanted, 2, &err))
+        return 70;
     int n = snprintf(file, sizeof file, "/tmp/kasma-supervisor-%s.pid", argv[3]);
     const struct supervisor_plan plan = {.servers = 2,
                                          .sockets = &sockets,
@@ -104,7 +108,8 @@ static int serve(char **argv) {
 /* "<worker> <supervisor>" of whoever answers; false when nobody does. */
 static bool ask(const char *path, pid_t *worker, pid_t *parent) {
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct sockaddr_in to = {
+        .sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     struct timeval limit = {.tv_sec = 5};
     char text[256];
     bool ok = fd >= 0 && setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit) == 0 &&
@@ -116,11 +121,11 @@ static bool ask(const char *path, pid_t *worker, pid_t *parent) {
     if (got <= 0) return false;
     text[got] = '\0';
     const char *body = strstr(text, "\r\n\r\n");
-    int a, b;
-    if (!body || sscanf(body + 4, "%d %d", &a, &b) != 2) return false;
-    *worker = a;
-    *parent = b;
-    return true;
+    if (!body) return false;
+    char *rest;
+    *worker = (pid_t)strtol(body + 4, &rest, 10);
+    *parent = (pid_t)strtol(rest, NULL, 10);
+    return *worker > 0 && *parent > 0;
 }
 
 static bool answers(void) {
@@ -139,7 +144,7 @@ static void start(void) {
     port = ntohs(at.sin_port);
     char text[16];
     assert_true(snprintf(text, sizeof text, "%d", port) > 0);
-    fflush(stdout);
+    assert_int_equal(fflush(stdout), 0);
     server = fork();
     assert_true(server >= 0);
     if (server == 0) {
@@ -213,7 +218,7 @@ static void test_upgrade_hands_over(void **state) {
     WAIT_UNTIL(pid_in_file() == server);
     pid_t parent = 0, worker;
     assert_int_equal(kill(server, SIGUSR2), 0);
-    uint64_t until = clock_mono_us() + LIMIT_MS * 1000;
+    uint64_t until = clock_mono_us() + LIMIT_US;
     /* Every question is answered, by the old process or by the new one. */
     int status;
     while (waitpid(server, &status, WNOHANG) == 0) {
@@ -256,7 +261,7 @@ static void test_a_binary_that_is_absent_does_not_take_over(void **state) {
 static void test_workers_that_never_start_end_the_command(void **state) {
     (void)state;
     assert_int_equal(setenv("TEST_NEVER_READY", "1", 1), 0);
-    fflush(stdout);
+    assert_int_equal(fflush(stdout), 0);
     pid_t pid = fork();
     assert_true(pid >= 0);
     if (pid == 0) {

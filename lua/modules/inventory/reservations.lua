@@ -43,9 +43,11 @@ local function reserve(scope, group_key, lines)
     return #granted == 1
 end
 
---- Gives back what is open of a group; `expired` marks it so and touches only holds whose time is over.
+--- Gives back what is open of a group: all of it, or (with $4) only what no order has claimed. EXPIRE marks it so and touches only holds
+--- whose time is over.
 local RELEASE = [[with open as materialized (select r.id, r.inventory_id, r.quantity - r.consumed_qty - r.released_qty as n
-    from stock_reservations r where r.tenant_key = $1 and r.group_key = $2 and r.status in ('HELD', 'CONFIRMED') order by r.id for update),
+    from stock_reservations r where r.tenant_key = $1 and r.group_key = $2 and r.status in ('HELD', 'CONFIRMED')
+      and not ($4 and r.order_id is not null) order by r.id for update),
   held as materialized (select i.id from warehouse_inventory i where i.tenant_key = $1 and i.id in (select inventory_id from open)
     order by i.id for update),
   gone as (update stock_reservations r set released_qty = r.released_qty + o.n, expired = false, updated_at = $3 from open o
@@ -94,16 +96,17 @@ function M.expire(tenant, group_key)
     db.pipeline(tenant, { { EXPIRE, tenant, group_key, time.iso(time.now()) }, forget_due(tenant, group_key) })
 end
 
---- Gives a group back.
+--- Gives back the holds of a checkout that failed. What an order has claimed stays: when the answer of the order's transaction was lost, it
+--- may be committed all the same.
 ---@param tenant string
 ---@param group_key string
 function M.release(tenant, group_key)
-    db.pipeline(tenant, M.release_statements(tenant, group_key))
+    db.pipeline(tenant, { { RELEASE, tenant, group_key, time.iso(time.now()), true }, forget_due(tenant, group_key) })
 end
 
 ---@return table[] statements that give a group back, for the transaction that cancels its order
 function M.release_statements(tenant, group_key)
-    return { { RELEASE, tenant, group_key, time.iso(time.now()) }, forget_due(tenant, group_key) }
+    return { { RELEASE, tenant, group_key, time.iso(time.now()), false }, forget_due(tenant, group_key) }
 end
 
 --- Statements of the order's transaction: the group's rows become the orders', all of them or KS001.

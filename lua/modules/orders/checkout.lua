@@ -6,6 +6,7 @@
 -- provider's session is opened after the commit.
 local json = require("core.json")
 local money = require("core.money")
+local sched = require("core.sched")
 local time = require("core.time")
 local uuid = require("core.uuid")
 local db = require("kasma.db")
@@ -229,9 +230,9 @@ local function statements_of(scope, c)
     end
     if c.terms.due_kind then add(due.put(scope, c.terms.due_kind, c.id, c.terms.expires_ms)) end
     local parent = c.orders[1].record.id
-    add(outbox.job(scope, "sales-queue", "order-confirmation", { orderId = parent, userId = c.owner.user_id or json.null },
-        { jobId = "oc-" .. parent }))
-    add(outbox.job(scope, "sales-queue", "stock-sync", { orderId = parent }))
+    add(outbox.job(scope, "sales-queue", "order-confirmation", { orderId = parent, userId = c.owner.user_id or json.null,
+        tenant_key = scope.tenant, app_key = scope.app }, { jobId = "oc-" .. parent }))
+    add(outbox.job(scope, "sales-queue", "stock-sync", { orderId = parent, tenant_key = scope.tenant, app_key = scope.app }))
     add(outbox.event(scope, "order.placed", parent, { orderId = parent, checkoutId = c.id }))
     add(outbox.row(scope, "mirror.carts", c.cart.id, { id = c.cart.id, version = c.cart.version + 1 }))
     return list
@@ -337,7 +338,8 @@ function M.place(scope, owner, input, complete)
         return result
     end)
     if not ok then
-        reservations.release(scope.tenant, c.id)
+        -- A request whose client has gone, or whose time is over, cannot wait for anything any more: a task of its own then does it.
+        if not pcall(reservations.release, scope.tenant, c.id) then sched.spawn(pcall, reservations.release, scope.tenant, c.id) end
         error(placed, 0)
     end
     return placed

@@ -209,11 +209,12 @@ function M.expire(tenant, kind, checkout_id)
 end
 
 --- The order a job is about, with its items, or nil when it is gone.
----@param tenant string
+---@param tenant string|nil nil: found by the order, for jobs of other producers, who name none
 ---@param id string
 ---@return table|nil
 function M.for_job(tenant, id)
-    local order = store.order(tenant, id)
+    tenant = tenant or store.tenant_of(id)
+    local order = tenant and store.order(tenant, id)
     return order and with_items(tenant, { order })[1]
 end
 

@@ -7,8 +7,8 @@ local M = {}
 
 local null = json.null
 
-local ORDER = [[o.id, o.tenant_key, o.app_key, o.created_at, o.updated_at, o.user_id, o.order_number, o.checkout_id, o.split_index,
-  o.parent_order_id, o.status, o.payment_status, o.payment_method, o.currency, o.tax_inclusive, o.subtotal_minor, o.discount_total_minor,
+local ORDER = [[o.id, o.tenant_key, o.app_key, o.created_at, o.updated_at, o.user_id, o.guest_email, o.order_number, o.checkout_id,
+  o.split_index, o.parent_order_id, o.status, o.payment_status, o.payment_method, o.currency, o.tax_inclusive, o.subtotal_minor, o.discount_total_minor,
   o.shipping_total_minor, o.tax_total_minor, o.total_amount_minor, o.cash_rounding_minor, o.gift_card_total_minor, o.wallet_total_minor,
   o.amount_due_minor, o.paid_total_minor, o.refunded_total_minor, o.shipping_address, o.billing_address, o.tracking_number, o.notes,
   o.internal_notes, o.coupon_codes, o.workflow_state, o.placed_at, o.paid_at, o.cancelled_at, o.expires_at, o.cancel_reason, o.version]]

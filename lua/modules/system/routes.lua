@@ -32,13 +32,18 @@ route.get("/health", {
 
 local started = time.mono()
 local floor = math.floor
+local alive, alive_at
 
 route.get("/healthz", {
     summary = "Liveness with uptime and workers, no store is asked", bare = true,
     returns = schema.object{ status = schema.string(), uptime = schema.integer(), workers = schema.integer() },
     handler = function(req)
-        req:respond(200, JSON, '{"status":"ok","uptime":' .. floor((time.mono() - started) / 1e6) .. ',"workers":' .. heartbeat.live()
-            .. "}")
+        local second = floor((time.mono() - started) / 1e6)
+        if second ~= alive_at then
+            alive_at = second
+            alive = '{"status":"ok","uptime":' .. second .. ',"workers":' .. heartbeat.live() .. "}"
+        end
+        req:respond(200, JSON, alive)
     end,
 })
 
