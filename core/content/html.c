@@ -15,18 +15,63 @@ enum kind { DROP_TAG, KEEP, DROP_ALL };
 
 static enum kind kind_of(GumboTag tag) {
     switch (tag) {
-    case GUMBO_TAG_P: case GUMBO_TAG_BR: case GUMBO_TAG_HR: case GUMBO_TAG_DIV: case GUMBO_TAG_SPAN: case GUMBO_TAG_STRONG:
-    case GUMBO_TAG_B: case GUMBO_TAG_EM: case GUMBO_TAG_I: case GUMBO_TAG_U: case GUMBO_TAG_S: case GUMBO_TAG_SUB:
-    case GUMBO_TAG_SUP: case GUMBO_TAG_H1: case GUMBO_TAG_H2: case GUMBO_TAG_H3: case GUMBO_TAG_H4: case GUMBO_TAG_H5:
-    case GUMBO_TAG_H6: case GUMBO_TAG_UL: case GUMBO_TAG_OL: case GUMBO_TAG_LI: case GUMBO_TAG_DL: case GUMBO_TAG_DT:
-    case GUMBO_TAG_DD: case GUMBO_TAG_TABLE: case GUMBO_TAG_THEAD: case GUMBO_TAG_TBODY: case GUMBO_TAG_TFOOT:
-    case GUMBO_TAG_TR: case GUMBO_TAG_TH: case GUMBO_TAG_TD: case GUMBO_TAG_CAPTION: case GUMBO_TAG_BLOCKQUOTE:
-    case GUMBO_TAG_PRE: case GUMBO_TAG_CODE: case GUMBO_TAG_A: case GUMBO_TAG_IMG: case GUMBO_TAG_FIGURE:
-    case GUMBO_TAG_FIGCAPTION: case GUMBO_TAG_IFRAME:
+    case GUMBO_TAG_P:
+    case GUMBO_TAG_BR:
+    case GUMBO_TAG_HR:
+    case GUMBO_TAG_DIV:
+    case GUMBO_TAG_SPAN:
+    case GUMBO_TAG_STRONG:
+    case GUMBO_TAG_B:
+    case GUMBO_TAG_EM:
+    case GUMBO_TAG_I:
+    case GUMBO_TAG_U:
+    case GUMBO_TAG_S:
+    case GUMBO_TAG_SUB:
+    case GUMBO_TAG_SUP:
+    case GUMBO_TAG_H1:
+    case GUMBO_TAG_H2:
+    case GUMBO_TAG_H3:
+    case GUMBO_TAG_H4:
+    case GUMBO_TAG_H5:
+    case GUMBO_TAG_H6:
+    case GUMBO_TAG_UL:
+    case GUMBO_TAG_OL:
+    case GUMBO_TAG_LI:
+    case GUMBO_TAG_DL:
+    case GUMBO_TAG_DT:
+    case GUMBO_TAG_DD:
+    case GUMBO_TAG_TABLE:
+    case GUMBO_TAG_THEAD:
+    case GUMBO_TAG_TBODY:
+    case GUMBO_TAG_TFOOT:
+    case GUMBO_TAG_TR:
+    case GUMBO_TAG_TH:
+    case GUMBO_TAG_TD:
+    case GUMBO_TAG_CAPTION:
+    case GUMBO_TAG_BLOCKQUOTE:
+    case GUMBO_TAG_PRE:
+    case GUMBO_TAG_CODE:
+    case GUMBO_TAG_A:
+    case GUMBO_TAG_IMG:
+    case GUMBO_TAG_FIGURE:
+    case GUMBO_TAG_FIGCAPTION:
+    case GUMBO_TAG_IFRAME:
         return KEEP;
-    case GUMBO_TAG_SCRIPT: case GUMBO_TAG_STYLE: case GUMBO_TAG_NOSCRIPT: case GUMBO_TAG_TEMPLATE: case GUMBO_TAG_TITLE:
-    case GUMBO_TAG_HEAD: case GUMBO_TAG_OBJECT: case GUMBO_TAG_EMBED: case GUMBO_TAG_TEXTAREA: case GUMBO_TAG_SELECT:
-    case GUMBO_TAG_NOEMBED: case GUMBO_TAG_NOFRAMES: case GUMBO_TAG_XMP: case GUMBO_TAG_PLAINTEXT: case GUMBO_TAG_SVG:
+    case GUMBO_TAG_SCRIPT:
+    case GUMBO_TAG_STYLE:
+    case GUMBO_TAG_NOSCRIPT:
+    case GUMBO_TAG_TEMPLATE:
+    case GUMBO_TAG_TITLE:
+    case GUMBO_TAG_HEAD:
+    case GUMBO_TAG_OBJECT:
+    case GUMBO_TAG_EMBED:
+    case GUMBO_TAG_TEXTAREA:
+    case GUMBO_TAG_SELECT:
+    case GUMBO_TAG_NOEMBED:
+    case GUMBO_TAG_NOFRAMES:
+    case GUMBO_TAG_XMP:
+    case GUMBO_TAG_PLAINTEXT:
+    case GUMBO_TAG_SVG:
     case GUMBO_TAG_MATH:
         return DROP_ALL;
     default:
@@ -51,7 +96,8 @@ static bool add_escaped(struct buf *out, struct str s) {
     return true;
 }
 
-/* http, https, mailto or no scheme at all. A scheme is what stands before the first ':' that comes before any of / ? #. */
+/* http, https, mailto or no scheme at all. A scheme is what stands before the first ':' that comes before any of / ? #.
+ */
 static bool safe_url(struct str url) {
     url = str_trim(url);
     for (size_t i = 0; i < url.len; i++)
@@ -76,8 +122,8 @@ static bool safe_frame(struct str url) {
 static bool plain_style_value(struct str v) {
     for (size_t i = 0; i < v.len; i++) {
         char c = v.at[i];
-        bool ok = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '#' || c == '.' || c == '%' ||
-                  c == '-' || c == ' ' || c == ',';
+        bool ok = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '#' || c == '.' ||
+                  c == '%' || c == '-' || c == ' ' || c == ',';
         if (!ok) return false;
     }
     return v.len > 0 && v.len <= 40;
@@ -96,7 +142,8 @@ static bool add_style(struct buf *out, struct str style) {
         struct str name = str_trim(str_n(one.at, (size_t)(colon - one.at)));
         struct str value = str_trim(str_n(colon + 1, one.len - (size_t)(colon - one.at) - 1));
         bool known = false;
-        for (size_t i = 0; i < sizeof allowed / sizeof *allowed; i++) known = known || str_ieq(name, str_of(allowed[i]));
+        for (size_t i = 0; i < sizeof allowed / sizeof *allowed; i++)
+            known = known || str_ieq(name, str_of(allowed[i]));
         if (!known || !plain_style_value(value)) continue;
         if (!buf_add(out, any ? STR(";") : STR(" style=\"")) || !add_escaped(out, name) || !buf_byte(out, ':') ||
             !add_escaped(out, value))
@@ -126,8 +173,8 @@ static bool add_attributes(struct buf *out, const GumboElement *e) {
         if (str_ieq(name, STR("style"))) {
             if (!add_style(out, value)) return false;
         } else if (attribute_allowed(e->tag, name, value)) {
-            if (!buf_byte(out, ' ') || !add_escaped(out, name) || !buf_add(out, STR("=\"")) || !add_escaped(out, value) ||
-                !buf_byte(out, '"'))
+            if (!buf_byte(out, ' ') || !add_escaped(out, name) || !buf_add(out, STR("=\"")) ||
+                !add_escaped(out, value) || !buf_byte(out, '"'))
                 return false;
         }
     }
@@ -167,7 +214,8 @@ static bool write_node(const GumboNode *node, struct buf *out, int depth, struct
     bool sourced = e->tag == GUMBO_TAG_IMG || e->tag == GUMBO_TAG_IFRAME;
     if (sourced && !has_safe_source(e)) return true;
     struct str name = str_of(gumbo_normalized_tagname(e->tag));
-    if (!buf_byte(out, '<') || !buf_add(out, name) || !add_attributes(out, e) || !buf_byte(out, '>')) return no_memory(err);
+    if (!buf_byte(out, '<') || !buf_add(out, name) || !add_attributes(out, e) || !buf_byte(out, '>'))
+        return no_memory(err);
     if (is_void(e->tag)) return true;
     /* What stands in a frame is shown by nobody. */
     if (e->tag != GUMBO_TAG_IFRAME && !write_children(e, out, depth, err)) return false;
@@ -237,8 +285,8 @@ static bool plain_node(const GumboNode *node, struct plain *p, int depth, struct
     if (kind == DROP_ALL) return true;
     for (unsigned i = 0; i < e->children.length; i++)
         if (!plain_node(e->children.data[i], p, depth + 1, err)) return false;
-    if (kind == KEEP && e->tag != GUMBO_TAG_SPAN && e->tag != GUMBO_TAG_B && e->tag != GUMBO_TAG_I && e->tag != GUMBO_TAG_A &&
-        e->tag != GUMBO_TAG_EM && e->tag != GUMBO_TAG_STRONG)
+    if (kind == KEEP && e->tag != GUMBO_TAG_SPAN && e->tag != GUMBO_TAG_B && e->tag != GUMBO_TAG_I &&
+        e->tag != GUMBO_TAG_A && e->tag != GUMBO_TAG_EM && e->tag != GUMBO_TAG_STRONG)
         p->blank = p->started; /* a block ends a word */
     return true;
 }

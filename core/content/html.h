@@ -1,5 +1,6 @@
-/* Rich text from outside, made safe to show: parsed by libgumbo as a browser would, and written anew from an allow-list.
- * What is not on the list is dropped; the text inside stays, but for elements whose content is no text (script, style, ...). */
+/* Rich text from outside, made safe to show: parsed by libgumbo as a browser would, and written anew from an
+ * allow-list. What is not on the list is dropped; the text inside stays, but for elements whose content is no text
+ * (script, style, ...). */
 #ifndef KASMA_CONTENT_HTML_H
 #define KASMA_CONTENT_HTML_H
 

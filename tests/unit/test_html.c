@@ -22,9 +22,11 @@ static void check(const char *in, const char *want) {
 static void keeps_text_lists_and_images(void **state) {
     (void)state;
     check("<p>Trà <b>sen</b></p><ul><li>1<li>2</ul>", "<p>Trà <b>sen</b></p><ul><li>1</li><li>2</li></ul>");
-    check("<img src=\"https://img.example/a.png\" alt=\"a &quot;b\">", "<img src=\"https://img.example/a.png\" alt=\"a &quot;b\">");
+    check("<img src=\"https://img.example/a.png\" alt=\"a &quot;b\">",
+          "<img src=\"https://img.example/a.png\" alt=\"a &quot;b\">");
     check("<a href=\"/p/1\">x</a>", "<a href=\"/p/1\" rel=\"noopener nofollow\">x</a>");
-    check("<p style=\"color: red; position: fixed; text-align:center\">x</p>", "<p style=\"color:red;text-align:center\">x</p>");
+    check("<p style=\"color: red; position: fixed; text-align:center\">x</p>",
+          "<p style=\"color:red;text-align:center\">x</p>");
 }
 
 static void drops_what_runs(void **state) {
@@ -36,10 +38,12 @@ static void drops_what_runs(void **state) {
     check("<img src=x:y onerror=alert(1)>", "");
     check("<svg onload=alert(1)><p>in</p></svg>", "<p>in</p>");
     check("<iframe src=\"https://evil.example/\"></iframe>", "");
-    check("<iframe src=\"https://www.youtube.com/embed/abc\"></iframe>", "<iframe src=\"https://www.youtube.com/embed/abc\"></iframe>");
+    check("<iframe src=\"https://www.youtube.com/embed/abc\"></iframe>",
+          "<iframe src=\"https://www.youtube.com/embed/abc\"></iframe>");
     check("<p style=\"background-color:url(javascript:x)\">x</p>", "<p>x</p>");
     check("<!-- --!><img src=x onerror=alert(1)> -->a", "<img src=\"x\"> --&gt;a");
-    check("<noscript><p title=\"</noscript><img src=x onerror=alert(1)>\">", "<p title=\"&lt;/noscript&gt;&lt;img src=x onerror=alert(1)&gt;\"></p>");
+    check("<noscript><p title=\"</noscript><img src=x onerror=alert(1)>\">",
+          "<p title=\"&lt;/noscript&gt;&lt;img src=x onerror=alert(1)&gt;\"></p>");
 }
 
 static void refuses_what_is_too_much(void **state) {

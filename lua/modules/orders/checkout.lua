@@ -252,8 +252,8 @@ end
 
 local REFUSED = {
     KS001 = { status = 409, code = "out_of_stock", message = "The reserved stock is no longer there" },
-    KS005 = { status = 409, code = "cart_changed", message = "The cart was changed by another request" },
-    KS006 = { status = 409, code = "price_changed", message = "A promotion has just been used up; the price has changed" },
+    KS010 = { status = 409, code = "cart_changed", message = "The cart was changed by another request" },
+    KS011 = { status = 409, code = "price_changed", message = "A promotion has just been used up; the price has changed" },
 }
 
 --- The row of one order and its items, as they will stand in the database and as the client is answered.

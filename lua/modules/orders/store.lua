@@ -28,20 +28,20 @@ function M.take_numbers(tenant, app, count)
         tenant, app, count)[1].first
 end
 
---- Empties the cart into the checkout; 'KS005' when the cart was changed since it was read.
+--- Empties the cart into the checkout; 'KS010' when the cart was changed since it was read.
 function M.consume_cart(tenant, cart, now)
     return { [[with got as (update carts set series = series + 1, version = version + 1, items = '[]', coupon_codes = '{}',
         points_to_redeem = 0, updated_at = $4 where tenant_key = $1 and id = $2 and version = $3 returning 1)
-      select kasma_must(count(*) = 1, 'KS005') from got]], tenant, cart.id, cart.version, now }
+      select kasma_must(count(*) = 1, 'KS010') from got]], tenant, cart.id, cart.version, now }
 end
 
---- Counts a promotion's use against its limits; 'KS006' when one of them is exhausted.
+--- Counts a promotion's use against its limits; 'KS011' when one of them is exhausted.
 function M.use_promotion(tenant, use, now)
     return { [[with got as (update promotions set used_count = used_count + 1, budget_used_minor = budget_used_minor + $3,
         units_used = units_used + $4, version = version + 1, updated_at = $5
       where tenant_key = $1 and id = $2 and is_active and (usage_limit = 0 or used_count < usage_limit)
         and (budget_minor = 0 or budget_used_minor + $3 <= budget_minor) and (max_units = 0 or units_used + $4 <= max_units) returning 1)
-      select kasma_must(count(*) = 1, 'KS006') from got]], tenant, use.promotion_id, use.amount_minor, use.units, now }
+      select kasma_must(count(*) = 1, 'KS011') from got]], tenant, use.promotion_id, use.amount_minor, use.units, now }
 end
 
 function M.insert_promotion_usage(u)
