@@ -88,4 +88,9 @@ function M.ready()
     return ok
 end
 
+--- HUP: the rules in files are read again (where files are watched this finds nothing new).
+function M.reload()
+    require("core.rules").reload()
+end
+
 return setmetatable(M, { __call = function(_, role) return M.start(role) end })

@@ -55,6 +55,7 @@ local VariantId = schema.uuid{ on_bad = 404, what = "Variant" }
 route.get("/sales/cart/me", {
     summary = "The caller's cart",
     access = "public",
+    strict = true,
     module = "sales",
     returns = Cart,
     handler = function(ctx)
@@ -68,6 +69,7 @@ route.get("/sales/cart/me", {
 route.post("/sales/cart/add", {
     summary = "Add a product to the cart",
     access = "public",
+    strict = true,
     module = "sales",
     body = schema.object{
         productId = ProductId:copy(),
@@ -83,6 +85,7 @@ route.post("/sales/cart/add", {
 route.post("/sales/cart/update", {
     summary = "Change the quantity of a line",
     access = "public",
+    strict = true,
     module = "sales",
     body = schema.object{
         productId = ProductId:copy():optional(),
@@ -100,6 +103,7 @@ route.post("/sales/cart/update", {
 route.post("/sales/cart/remove", {
     summary = "Take a line out of the cart",
     access = "public",
+    strict = true,
     module = "sales",
     body = schema.object{
         productId = ProductId:copy():optional(),
@@ -116,6 +120,7 @@ route.post("/sales/cart/remove", {
 route.post("/sales/cart/clear", {
     summary = "Empty the cart",
     access = "public",
+    strict = true,
     module = "sales",
     returns = Refused,
     handler = function(ctx) return body_of(cart.clear(ctx.scope, writer(ctx))) end,
@@ -124,6 +129,7 @@ route.post("/sales/cart/clear", {
 route.post("/sales/cart/bundle/add", {
     summary = "Add a bundle to the cart",
     access = "public",
+    strict = true,
     module = "sales",
     body = schema.object{
         bundleId = schema.uuid{ on_bad = 404, what = "Bundle" },
@@ -136,6 +142,7 @@ route.post("/sales/cart/bundle/add", {
 route.get("/sales/cart/summary", {
     summary = "What the cart costs",
     access = "public",
+    strict = true,
     module = "sales",
     query = schema.object{
         country = schema.string{ pattern = "^[A-Za-z][A-Za-z]$" }:optional(),
@@ -163,6 +170,7 @@ local Address = schema.object({
 route.post("/sales/cart/quote", {
     summary = "What the cart, or given items, would cost",
     access = "public",
+    strict = true,
     module = "sales",
     idempotent = false,
     body = schema.object{

@@ -45,6 +45,7 @@ end
 route.post("/sales/orders/checkout", {
     summary = "Place an order from the caller's cart",
     access = "public",
+    strict = true,
     module = "sales",
     idempotent = "transaction",
     body = schema.object{

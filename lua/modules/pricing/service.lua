@@ -100,6 +100,11 @@ local function bundle_inputs(scope, lines)
     return list
 end
 
+-- A method that does not go to the address, or not with this weight, would cost nothing: it is refused, never taken for free.
+M.method_unavailable = errors.declare{ code = "shipping_method_unavailable", status = 409,
+    message = "This shipping method does not take the order to the address", cause = "the method's zone or weight does not fit",
+    cure = "choose another method, or none for the cheapest that fits" }
+
 local function shipping_input(scope, address, method_id)
     local zones, methods, bands = {}, {}, {}
     for _, rate in ipairs(shipping.rates(scope.tenant)) do
@@ -109,11 +114,14 @@ local function shipping_input(scope, address, method_id)
     for i, z in ipairs(shipping.zones(scope.tenant)) do
         zones[i] = { id = z.id, priority = z.priority, countries = z.countries, provinces = z.provinces, regions = z.regions, zips = z.zip_codes }
     end
+    local known = not method_id
     for i, m in ipairs(shipping.methods(scope.tenant)) do
+        known = known or m.id == method_id
         methods[i] = { id = m.id, name = m.name, zone_id = m.zone_id, currency = m.currency_code, base = m.base_price_minor,
             per_kg = m.price_per_kg_minor, estimated_days = m.estimated_days, min_weight_g = m.min_weight_g, max_weight_g = m.max_weight_g,
             step_grams = m.step_grams, volumetric_divisor = m.volumetric_divisor, free_over = m.free_over_minor, bands = bands[m.id] }
     end
+    if not known then errors.not_found{ message = "Shipping method not found" } end
     return { zones = zones, methods = methods, method_id = method_id, place = address and { country = address.country,
         region = address.region or address.city, city = address.city, zip = address.zipCode } }
 end
@@ -205,6 +213,7 @@ function M.quote(scope, q)
         if err.kind == "invalid" or err.kind == "limit" then errors.bad_request{ message = { err.message }, code = "quote_" .. err.kind } end
         error(err, 0)
     end
+    if quote.shipping and quote.shipping.reason == "method_not_available" then M.method_unavailable() end
     quote.rules = versions
     local by_id = {}
     for _, line in ipairs(q.lines) do by_id[line.id] = line end

@@ -120,9 +120,10 @@ route.post("/marketing/promotions/remove", {
     summary = "Switch a promotion off",
     access = { permission = "promotions.write" },
     module = "marketing",
-    body = schema.object{ id = schema.uuid{ on_bad = 404, what = "Promotion" } },
+    body = schema.object{ id = schema.uuid{ on_bad = 404, what = "Promotion" }:optional() },
     returns = { [201] = schema.object({ success = schema.boolean() }, { open = true }) },
     handler = function(ctx)
+        if not ctx.body.id then errors.bad_request{ message = { "id should not be empty" }, code = "id_required" } end
         promotions.remove(ctx.scope, ctx.body.id)
         return { success = true }
     end,

@@ -2,6 +2,7 @@
 local time = require("core.time")
 local uuid = require("core.uuid")
 local audit = require("kasma.audit")
+local bundles = require("modules.bundles.service")
 local catalog = require("modules.catalog.service")
 local db = require("kasma.db")
 local errors = require("kasma.errors")
@@ -34,6 +35,23 @@ local function value_type(kind, said, value)
     return tonumber(value) <= 100 and "percent" or "fixed"
 end
 
+-- Kinds of target that a tenant keeps: how the ids that are there are found.
+local TARGETS = {
+    product = catalog.existing_products, variant = catalog.existing_variants, category = catalog.existing_categories,
+    tag = catalog.existing_tags, bundle = bundles.existing, vendor = catalog.existing_vendors,
+}
+
+--- A promotion on what is not there, or is another tenant's, would never apply: 400.
+local function check_targets(tenant, kind, ids)
+    local there = {}
+    for _, id in ipairs(TARGETS[kind](tenant, ids)) do there[id] = true end
+    for _, id in ipairs(ids) do
+        if not there[id:lower()] then
+            errors.bad_request{ message = { ("targetIds names no %s of the tenant"):format(kind) }, code = "target_unknown" }
+        end
+    end
+end
+
 ---@param scope Scope
 ---@param input table the body of /promotions/create, aliases resolved by the schema
 ---@return table promotion row
@@ -64,6 +82,7 @@ function M.create(scope, input)
     if applicable ~= "all" and #targets == 0 then
         errors.bad_request{ message = { "targetIds should not be empty unless applicableTo is all" }, code = "targets_required" }
     end
+    if applicable == "all" then targets = {} else check_targets(scope.tenant, applicable, targets) end
     local level = kind == "free_shipping" and "shipping" or kind ~= "discount" and "line" or input.level
         or (applicable == "all" and "order" or "line")
     local row = { tenant_key = scope.tenant, app_key = scope.app, id = uuid.v7(), now = time.iso(time.now()), name = input.name,

@@ -1,5 +1,5 @@
--- Housekeeping of the platform: what ran out is removed, partitions are made ahead. Loops of `kasma work`, each once in the
--- cluster by an advisory lock that it takes for its run, so that they go on with Redis away.
+-- Housekeeping of the platform: what ran out is removed, partitions are made ahead. Timers of every `kasma work`, independent of Redis;
+-- two that run at once find the same rows and do no harm.
 local config = require("core.config")
 local sched = require("core.sched")
 local time = require("core.time")
