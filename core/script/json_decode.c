@@ -4,27 +4,24 @@
 #include <math.h>
 
 #include "script/json.h"
+#include "script/json_scan.h"
 
 #define EXACT_MAX 9007199254740992.0 /* 2^53 */
 #define SCRATCH 512
+#define GUESS_MAX 64
 
 struct decoder {
     lua_State *L;
     const unsigned char *start, *at, *end;
     struct error *err;
     unsigned depth;
-    /* How many members the last object, or elements the last array, of this depth had: lists of alike things are the
-     * rule, and a table made in the right size is not rehashed. */
-    unsigned members[JSON_DEPTH + 1], elements[JSON_DEPTH + 1];
+    /* How many members the last object, or elements the last array, of this depth had (0: there was none): lists of
+     * alike things are the rule, and a table made in the right size is not rehashed. */
+    unsigned char members[JSON_DEPTH + 1], elements[JSON_DEPTH + 1];
 };
 
-/* What a byte is inside a string: 0 plain, else it needs a look. */
-static const unsigned char special[256] = {
-    [0 ... 0x1F] = 1,
-    ['"'] = 1,
-    ['\\'] = 1,
-    [0x80 ... 0xFF] = 1,
-};
+/* How large the first object and array of each depth were in the text before. What one worker reads is much alike. */
+static unsigned char first_members[JSON_DEPTH + 1], first_elements[JSON_DEPTH + 1];
 
 /* Length of the valid UTF-8 sequence that begins at p, 0 when there is none. */
 static size_t utf8_len(const unsigned char *p, const unsigned char *end) {
@@ -128,7 +125,7 @@ static bool escaped_string(struct decoder *d, const unsigned char *p) {
     p = d->at;
     for (;;) {
         const unsigned char *run = p;
-        while (p < d->end && !special[*p]) p++;
+        p = json_skip_plain(p, d->end);
         memcpy(out, run, (size_t)(p - run));
         out += p - run;
         if (p >= d->end) return unexpected(d, d->end);
@@ -182,7 +179,7 @@ static bool escaped_string(struct decoder *d, const unsigned char *p) {
 static bool string(struct decoder *d) {
     const unsigned char *p = ++d->at;
     for (;;) {
-        while (p < d->end && !special[*p]) p++;
+        p = json_skip_plain(p, d->end);
         if (p >= d->end) return unexpected(d, d->end);
         if (*p == '"') {
             lua_pushlstring(d->L, (const char *)d->at, (size_t)(p - d->at));
@@ -283,7 +280,8 @@ static bool object(struct decoder *d) {
         d->depth--;
         return true;
     }
-    unsigned depth = d->depth, n = 0, guess = d->members[depth];
+    unsigned depth = d->depth, n = 0;
+    unsigned guess = d->members[depth] ? d->members[depth] : first_members[depth];
     lua_createtable(d->L, 0, (int)(guess ? guess : 4));
     for (;;) {
         skip_blanks(d);
@@ -299,7 +297,9 @@ static bool object(struct decoder *d) {
         if (d->at >= d->end || (*d->at != ',' && *d->at != '}')) return unexpected(d, d->at);
         if (*d->at++ == '}') break;
     }
-    d->members[depth] = n < 64 ? n : 64;
+    n = n < GUESS_MAX ? n : GUESS_MAX;
+    if (!d->members[depth]) first_members[depth] = (unsigned char)n;
+    d->members[depth] = (unsigned char)n;
     d->depth--;
     return true;
 }
@@ -313,9 +313,10 @@ static bool array(struct decoder *d) {
         d->depth--;
         return true;
     }
-    unsigned depth = d->depth, guess = d->elements[depth];
+    unsigned depth = d->depth;
+    unsigned guess = d->elements[depth] ? d->elements[depth] : first_elements[depth];
     int n = 0;
-    lua_createtable(d->L, (int)(guess ? guess : 4), 0);
+    lua_createtable(d->L, (int)(guess > 4 ? guess : 4), 0);
     for (;;) {
         if (!value(d)) return false;
         lua_rawseti(d->L, -2, ++n);
@@ -323,7 +324,9 @@ static bool array(struct decoder *d) {
         if (d->at >= d->end || (*d->at != ',' && *d->at != ']')) return unexpected(d, d->at);
         if (*d->at++ == ']') break;
     }
-    d->elements[depth] = n < 64 ? (unsigned)n : 64;
+    n = n < GUESS_MAX ? n : GUESS_MAX;
+    if (!d->elements[depth]) first_elements[depth] = (unsigned char)n;
+    d->elements[depth] = (unsigned char)n;
     d->depth--;
     return true;
 }

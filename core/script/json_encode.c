@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "script/json.h"
+#include "script/json_scan.h"
 
 #define EXACT_MAX 9007199254740992.0 /* 2^53 */
 #define LUA_TCDATA 10                /* LuaJIT's type number, which its headers do not name */
@@ -112,35 +113,63 @@ static bool in_element(struct encoder *e, int index) {
     return false;
 }
 
-static const unsigned char special[256] = {
-    [0 ... 0x1F] = 1,
-    ['"'] = 1,
-    ['\\'] = 1,
-    [0x80 ... 0xFF] = 1,
-};
-
-static bool put_string(struct encoder *e, const char *s, size_t len) {
+static bool put_byte(struct encoder *e, char c) {
     struct buf *b = e->out;
-    const unsigned char *p = (const unsigned char *)s;
+    if (b->len == b->cap && !buf_reserve(b, 1)) return out_of_memory(e);
+    b->data[b->len++] = c;
+    return true;
+}
+
+/* Copies while all is plain, in words; False: something needs a look. */
+static bool copy_plain(char *at, const char *s, size_t len) {
     size_t n = 0;
-    while (n < len && !special[p[n]]) n++;
-    if (n < len) return buf_json_string(b, str_n(s, len)) || out_of_memory(e);
-    if (!buf_reserve(b, len + 2)) return out_of_memory(e);
+    for (; len - n >= 8; n += 8) {
+        uint64_t w;
+        memcpy(&w, s + n, sizeof w);
+        if (json_word_special(w)) return false;
+        memcpy(at + n, &w, sizeof w);
+    }
+    unsigned bad = 0;
+    for (; n < len; n++) {
+        bad |= json_special[(unsigned char)s[n]];
+        at[n] = s[n];
+    }
+    return !bad;
+}
+
+/* The string in its quotes and, when it is not NUL, `after`. */
+static bool put_string(struct encoder *e, const char *s, size_t len, char after) {
+    struct buf *b = e->out;
+    if (b->cap - b->len < len + 3 && !buf_reserve(b, len + 3)) return out_of_memory(e);
     char *at = b->data + b->len;
-    *at++ = '"';
-    memcpy(at, s, len);
-    at[len] = '"';
-    b->len += len + 2;
+    if (!copy_plain(at + 1, s, len)) {
+        if (!buf_json_string(b, str_n(s, len))) return out_of_memory(e);
+        return !after || put_byte(e, after);
+    }
+    at[0] = '"';
+    at[len + 1] = '"';
+    at[len + 2] = after;
+    b->len += len + 2 + (after != '\0');
     return true;
 }
 
 static bool put_integer(struct encoder *e, int64_t value) {
+    static const char pairs[] = "00010203040506070809101112131415161718192021222324252627282930313233343536373839"
+                                "40414243444546474849505152535455565758596061626364656667686970717273747576777879"
+                                "8081828384858687888990919293949596979899";
     char digits[24], *at = digits + sizeof digits;
     uint64_t rest = value < 0 ? 0 - (uint64_t)value : (uint64_t)value;
-    do {
-        *--at = (char)('0' + rest % 10);
-        rest /= 10;
-    } while (rest);
+    while (rest >= 100) {
+        at -= 2;
+        memcpy(at, pairs + rest % 100 * 2, 2);
+        rest /= 100;
+    }
+    if (rest >= 10) {
+        at -= 2;
+        memcpy(at, pairs + rest * 2, 2);
+    } else {
+        *--at = (char)('0' + rest);
+    }
     if (value < 0) *--at = '-';
     return buf_add(e->out, str_n(at, (size_t)(digits + sizeof digits - at))) || out_of_memory(e);
 }
@@ -179,29 +208,24 @@ static bool put_cdata(struct encoder *e, int idx) {
 
 static bool value(struct encoder *e, int idx);
 
-static bool put_key(struct encoder *e, int idx) {
+/* The value at key + 1 under the key at `key`; both are on top. */
+static bool member(struct encoder *e, int key) {
     size_t len;
-    const char *key = lua_tolstring(e->L, idx, &len);
-    return put_string(e, key, len) && (buf_byte(e->out, ':') || out_of_memory(e));
-}
-
-/* The value on top under the key below it. */
-static bool member(struct encoder *e) {
-    int key = lua_gettop(e->L) - 1;
-    if (put_key(e, key) && value(e, key + 1)) return true;
+    const char *name = lua_tolstring(e->L, key, &len);
+    if (put_string(e, name, len, ':') && value(e, key + 1)) return true;
     return in_member(e, lua_tostring(e->L, key));
 }
 
 /* Elements 1..n of the table, which has no other keys. */
 static bool elements(struct encoder *e, int idx, int n) {
-    if (!buf_byte(e->out, '[')) return out_of_memory(e);
+    if (!put_byte(e, '[')) return false;
     for (int i = 1; i <= n; i++) {
-        if (i > 1 && !buf_byte(e->out, ',')) return out_of_memory(e);
+        if (i > 1 && !put_byte(e, ',')) return false;
         lua_rawgeti(e->L, idx, i);
         if (!value(e, lua_gettop(e->L))) return in_element(e, i);
         lua_pop(e->L, 1);
     }
-    return buf_byte(e->out, ']') || out_of_memory(e);
+    return put_byte(e, ']');
 }
 
 /* A table with number keys that did not come in order: an array only if they are 1..n without a gap. */
@@ -226,7 +250,7 @@ static bool unordered_list(struct encoder *e, int idx) {
 static bool ordered_object(struct encoder *e, int idx, int order) {
     lua_State *L = e->L;
     bool first = true;
-    if (!buf_byte(e->out, '{')) return out_of_memory(e);
+    if (!put_byte(e, '{')) return false;
     size_t n = lua_objlen(L, order);
     lua_createtable(L, 0, (int)n);
     int seen = lua_gettop(L);
@@ -241,8 +265,8 @@ static bool ordered_object(struct encoder *e, int idx, int order) {
         lua_pushvalue(L, -1);
         lua_rawget(L, idx);
         if (!twice && !lua_isnil(L, -1)) {
-            if (!first && !buf_byte(e->out, ',')) return out_of_memory(e);
-            if (!member(e)) return false;
+            if (!first && !put_byte(e, ',')) return false;
+            if (!member(e, lua_gettop(L) - 1)) return false;
             first = false;
         }
         lua_pop(L, 1);
@@ -257,14 +281,14 @@ static bool ordered_object(struct encoder *e, int idx, int order) {
         bool done = lua_toboolean(L, -1);
         lua_pop(L, 1);
         if (!done) {
-            if (!first && !buf_byte(e->out, ',')) return out_of_memory(e);
-            if (!member(e)) return false;
+            if (!first && !put_byte(e, ',')) return false;
+            if (!member(e, lua_gettop(L) - 1)) return false;
             first = false;
         }
         lua_pop(L, 1);
     }
     lua_pop(L, 1);
-    return buf_byte(e->out, '}') || out_of_memory(e);
+    return put_byte(e, '}');
 }
 
 static int by_bytes(const void *a, const void *b) {
@@ -310,38 +334,39 @@ static bool plain_table(struct encoder *e, int idx, bool marked) {
     lua_State *L = e->L;
     struct buf *b = e->out;
     size_t start = b->len;
+    int key = lua_gettop(L) + 1;
     lua_pushnil(L);
     if (!lua_next(L, idx)) return buf_add(b, marked ? STR("[]") : STR("{}")) || out_of_memory(e);
     if (lua_type(L, -2) == LUA_TSTRING && !marked && e->sorted) {
         lua_pop(L, 2);
         return sorted_object(e, idx);
     }
-    if (lua_type(L, -2) == LUA_TSTRING && !marked) {
+    if (lua_type(L, key) == LUA_TSTRING && !marked) {
         char before = '{';
         do {
-            if (lua_type(L, -2) != LUA_TSTRING)
+            if (lua_type(L, key) != LUA_TSTRING)
                 return error_set(e->err, ERR_INVALID,
                                  "a table with both list elements and other members cannot be JSON");
-            if (!buf_byte(b, before)) return out_of_memory(e);
-            if (!member(e)) return false;
+            if (!put_byte(e, before)) return false;
+            if (!member(e, key)) return false;
             before = ',';
             lua_pop(L, 1);
         } while (lua_next(L, idx));
-        return buf_byte(b, '}') || out_of_memory(e);
+        return put_byte(e, '}');
     }
     int n = 0;
     do {
-        if (lua_type(L, -2) != LUA_TNUMBER || lua_tonumber(L, -2) != (double)(n + 1)) {
+        if (lua_type(L, key) != LUA_TNUMBER || lua_tonumber(L, key) != (double)(n + 1)) {
             lua_pop(L, 2);
             b->len = start;
             return unordered_list(e, idx);
         }
         n++;
-        if (!buf_byte(b, n == 1 ? '[' : ',')) return out_of_memory(e);
-        if (!value(e, lua_gettop(L))) return in_element(e, n);
+        if (!put_byte(e, n == 1 ? '[' : ',')) return false;
+        if (!value(e, key + 1)) return in_element(e, n);
         lua_pop(L, 1);
     } while (lua_next(L, idx));
-    return buf_byte(b, ']') || out_of_memory(e);
+    return put_byte(e, ']');
 }
 
 static bool table(struct encoder *e, int idx) {
@@ -380,7 +405,7 @@ static bool value(struct encoder *e, int idx) {
     switch (lua_type(L, idx)) {
     case LUA_TSTRING:
         s = lua_tolstring(L, idx, &len);
-        return put_string(e, s, len);
+        return put_string(e, s, len, '\0');
     case LUA_TNUMBER:
         return put_number(e, lua_tonumber(L, idx));
     case LUA_TBOOLEAN:

@@ -81,8 +81,8 @@ describe("parallel checkouts", function()
             local count = shop_of.statuses(answers)
             assert.equal(1, count[201], json.encode{ answers[1].json, answers[2].json })
             local loser = answers[1].status == 201 and answers[2] or answers[1]
-            assert.is_true((loser.status == 409 and loser.json.code == "cart_changed") or (loser.status == 404 and loser.json.code == "cart_empty"),
-                loser.body)
+            assert.is_true((loser.status == 409 and loser.json.code == "cart_changed")
+                or (loser.status == 404 and loser.json.code == "cart_empty"), loser.body)
             assert.equal(round, orders_of(shop.key))
             assert.equal(round, reserved(shop.key).units)
         end
@@ -293,7 +293,8 @@ describe("what follows an act", function()
 
         -- Events of a tenant are written in order: when the second is there, a repeat of the first would be, too.
         local docs = support.eventually(function()
-            local found = assert(mongo.find("audit_log", { tenant_key = shop.key, action = "inventory.adjust" }, { limit = 10, sort = { { "seq", 1 } } }))
+            local found = assert(mongo.find("audit_log", { tenant_key = shop.key, action = "inventory.adjust" },
+                { limit = 10, sort = { { "seq", 1 } } }))
             return #found >= 2 and found
         end, 20)
         assert.same({ 2, 7, -2 }, { #docs, docs[1].after.quantity, docs[2].after.quantity })

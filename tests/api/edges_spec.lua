@@ -33,7 +33,8 @@ describe("a cart", function()
     it("takes a variant of the product only, and asks for one where there are some", function()
         local buyer = support.guest(shop)
         local small, medium = shirt.variantIds[1], shirt.variantIds[2]
-        assert.same({ 400, "variant_mismatch" }, told(buyer:post("/sales/cart/add", { productId = product, variantId = small, quantity = 1 })))
+        assert.same({ 400, "variant_mismatch" }, told(buyer:post("/sales/cart/add",
+            { productId = product, variantId = small, quantity = 1 })))
         assert.same({ 400, "variant_required" }, told(buyer:post("/sales/cart/add", { productId = shirt.productId, quantity = 1 })))
         assert.equal(404, buyer:post("/sales/cart/add", { productId = shirt.productId, variantId = UNKNOWN, quantity = 1 }).status)
         assert.equal(404, buyer:post("/sales/cart/add", { productId = UNKNOWN, quantity = 1 }).status)
@@ -96,12 +97,15 @@ describe("the catalogue", function()
     local shop = support.tenant{ currency = "VND" }
 
     it("takes amounts that the currency can carry", function()
-        local function make(price) return shop.owner:post(P .. "/create", { name = "Case", slug = support.unique("case"), price = price }) end
+        local function make(price)
+            return shop.owner:post(P .. "/create", { name = "Case", slug = support.unique("case"), price = price })
+        end
         assert.same({ 400, "money_precision" }, told(make(390000.5)))
         assert.same({ 400, "money_precision" }, told(make("390000.50")))
         for _, price in ipairs{ -1, "abc", 1e18, "9223372036854775808" } do assert.equal(400, make(price).status, tostring(price)) end
         local id = must(make("390000.00")).productId
-        assert.same({ "390000.00", 390000 }, { must(shop.owner:get(P .. "/" .. id), 200).price, shop.owner:get(P .. "/" .. id).json.priceMinor })
+        assert.same({ "390000.00", 390000 }, { must(shop.owner:get(P .. "/" .. id), 200).price,
+            shop.owner:get(P .. "/" .. id).json.priceMinor })
         local cents = support.tenant{ currency = "USD", country = "US" }
         id = must(cents.owner:post(P .. "/create", { name = "Case", slug = "case", price = "19.99" })).productId
         assert.same({ "19.99", 1999 }, { cents.owner:get(P .. "/" .. id).json.price, cents.owner:get(P .. "/" .. id).json.priceMinor })
@@ -159,13 +163,15 @@ describe("promotions", function()
     end)
 
     it("keep to 0 to 100 percent and to a window that begins before it ends", function()
-        assert.same({ 400, "percent_range" }, told(shop.owner:post("/marketing/promotions/create", { name = "x", type = "PERCENTAGE", value = 101 })))
+        assert.same({ 400, "percent_range" }, told(shop.owner:post("/marketing/promotions/create",
+            { name = "x", type = "PERCENTAGE", value = 101 })))
         assert.same({ 400, "window" }, told(shop.owner:post("/marketing/promotions/create", { name = "x", type = "PERCENTAGE", value = 1,
             startDate = "2026-02-02T00:00:00Z", endDate = "2026-02-01T00:00:00Z" })))
     end)
 
     it("apply to what the tenant has", function()
-        local answer = shop.owner:post("/marketing/promotions/create", { name = "x", type = "PERCENTAGE", value = 1, applicableTo = "PRODUCT",
+        local answer = shop.owner:post("/marketing/promotions/create",
+            { name = "x", type = "PERCENTAGE", value = 1, applicableTo = "PRODUCT",
             targetId = UNKNOWN })
         assert.same({ 400, "target_unknown" }, told(answer))
     end)
@@ -179,10 +185,10 @@ describe("a checkout", function()
         must(shop.owner:post("/api/finance/tax/rules/create", { name = "VAT", country = "VN", rate = 10 }))
         local refused = shop_of.checkout(buyer, { expectedTotal = seen })
         assert.same({ 409, "price_changed" }, told(refused))
-        assert.equal(seen * 1.1, refused.json.details.total)
+        assert.equal(seen + seen / 10, refused.json.details.total)
         assert.same({ 5, 1 }, { shop_of.stock_of(shop, product).availableQuantity, #must(buyer:get("/sales/cart/me"), 200).items })
-        assert.equal(seen * 1.1, must(shop_of.checkout(buyer, { expectedTotal = refused.json.details.total })).amountDue)
-        assert.equal(seen * 1.1, must(shop_of.checkout(shop_of.buyer(shop, product))).amountDue)
+        assert.equal(seen + seen / 10, must(shop_of.checkout(buyer, { expectedTotal = refused.json.details.total })).amountDue)
+        assert.equal(seen + seen / 10, must(shop_of.checkout(shop_of.buyer(shop, product))).amountDue)
     end)
 
     it("needs a cart, an address, a method and a guest's address", function()
@@ -190,11 +196,31 @@ describe("a checkout", function()
         assert.same({ 404, "cart_empty" }, told(shop_of.checkout(support.guest(shop))))
         local buyer = shop_of.buyer(shop, product)
         assert.equal(400, buyer:post("/sales/orders/checkout", {}).status)
-        assert.equal(400, buyer:post("/sales/orders/checkout", { shippingAddress = "1 Trang Tien, Hanoi", paymentMethod = "STRIPE" }).status)
+        assert.equal(400, buyer:post("/sales/orders/checkout",
+            { shippingAddress = "1 Trang Tien, Hanoi", paymentMethod = "STRIPE" }).status)
         assert.equal(400, shop_of.checkout(buyer, { shippingAddress = "" }).status)
         assert.equal(400, shop_of.checkout(buyer, { paymentMethod = "" }).status)
         assert.equal(404, shop_of.checkout(buyer, { shippingMethodId = UNKNOWN }).status)
         assert.equal(5, shop_of.stock_of(shop, product).availableQuantity)
+    end)
+
+    it("is not carried for nothing by a method that does not go there", function()
+        local shop = support.tenant{ country = "VN" }
+        local product = shop_of.product(shop, { name = "Anvil", price = 100000, weightGrams = 50000 })
+        shop_of.stock(shop, product, 5)
+        local function method(country, fields)
+            local zone = must(shop.owner:post("/api/logistics/shipping/zone/create", { name = country, countries = { country } }))
+            fields.zoneId, fields.name, fields.baseCost = zone.id, "To " .. country, 35000
+            return must(shop.owner:post("/api/logistics/shipping/method/add", fields)).id
+        end
+        local here, abroad, light = method("VN", {}), method("FR", {}), method("VN", { maxWeight = 1000 })
+        local buyer = shop_of.buyer(shop, product)
+        for _, id in ipairs{ abroad, light } do
+            assert.same({ 409, "shipping_method_unavailable" }, told(shop_of.checkout(buyer, { shippingMethodId = id })))
+            assert.equal(409, buyer:post("/sales/cart/quote", { shippingAddress = { country = "VN" }, shippingMethodId = id }).status)
+        end
+        assert.equal(5, shop_of.stock_of(shop, product).availableQuantity)
+        assert.equal(35000, must(shop_of.checkout(buyer, { shippingMethodId = here })).orders[1].shippingTotal)
     end)
 
     it("takes an address as text and gives it back as it came", function()
@@ -217,7 +243,8 @@ describe("a checkout", function()
         local refused = shop_of.checkout(buyer)
         assert.same({ 409, "out_of_stock" }, told(refused))
         assert.same({ product, 2 }, { refused.json.details[1].productId, refused.json.details[1].quantity })
-        assert.same({ 2, 1 }, { must(buyer:get("/sales/cart/me"), 200).items[1].quantity, shop_of.stock_of(shop, product).availableQuantity })
+        assert.same({ 2, 1 }, { must(buyer:get("/sales/cart/me"), 200).items[1].quantity,
+            shop_of.stock_of(shop, product).availableQuantity })
     end)
 
     it("of what is not tracked needs no stock", function()
@@ -271,7 +298,8 @@ describe("stock", function()
         local shop, product = shop_of.simple(5)
         must(shop_of.checkout(shop_of.buyer(shop, product, 3)))
         local function take(n)
-            return shop.owner:post("/api/logistics/inventory/adjust", { warehouseId = shop.warehouse_id, productId = product, quantity = n })
+            return shop.owner:post("/api/logistics/inventory/adjust",
+                { warehouseId = shop.warehouse_id, productId = product, quantity = n })
         end
         assert.same({ 409, "stock_below_reserved" }, told(take(-3)))
         assert.equal(400, take(0).status)

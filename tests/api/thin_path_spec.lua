@@ -17,7 +17,8 @@ describe("the walk from an empty tenant to a paid order", function()
     setup(function()
         must(staff:post("/api/finance/tax/rules/create", { name = "VAT", country = "VN", rate = 10 }))
         local zone = must(staff:post("/api/logistics/shipping/zone/create", { name = "Viet Nam", countries = { "VN" } }))
-        method = must(staff:post("/api/logistics/shipping/method/add", { zoneId = zone.id, name = "Standard", baseCost = 35000, costPerKg = 5000 }))
+        method = must(staff:post("/api/logistics/shipping/method/add",
+            { zoneId = zone.id, name = "Standard", baseCost = 35000, costPerKg = 5000 }))
     end)
 
     it("makes a category", function()
@@ -28,8 +29,8 @@ describe("the walk from an empty tenant to a paid order", function()
     -- 200 g + 3 x 400 g + 300 g + 300 g = 2 kg in the cart below.
     it("makes four products, and a slug once", function()
         local function product(name, price, grams, category_id)
-            local made = must(staff:post(P .. "/create", { name = name, slug = name:lower():gsub(" ", "-"), price = price, weightGrams = grams,
-                categoryId = category_id }))
+            local made = must(staff:post(P .. "/create", { name = name, slug = name:lower():gsub(" ", "-"), price = price,
+                weightGrams = grams, categoryId = category_id }))
             assert.is_true(made.success)
             return made.productId
         end
@@ -84,7 +85,8 @@ describe("the walk from an empty tenant to a paid order", function()
     end)
 
     it("quotes shipping by weight", function()
-        local quote = must(shopper:post("/sales/cart/quote", { shippingAddress = { country = "VN", city = "Hanoi" }, shippingMethodId = method.id }))
+        local quote = must(shopper:post("/sales/cart/quote", { shippingAddress = { country = "VN", city = "Hanoi" },
+            shippingMethodId = method.id }))
         assert.same({ 3420000, 45000, 2647501, 29122501 }, { quote.discount, quote.shipping, quote.tax, quote.total })
         local tax = 0
         for _, line in ipairs(quote.lines) do tax = tax + line.taxTotalMinor end
@@ -113,7 +115,8 @@ describe("the walk from an empty tenant to a paid order", function()
 
     it("takes the payment's report from who knows the secret only", function()
         local service = support.client()
-        local report = { orderId = order.id, status = "SUCCESS", provider = "STRIPE", transactionId = "t1", amount = 29122501, currency = "VND" }
+        local report = { orderId = order.id, status = "SUCCESS", provider = "STRIPE", transactionId = "t1", amount = 29122501,
+            currency = "VND" }
         assert.equal(401, service:post("/api/internal/orders/sync-payment", report).status)
         assert.equal(401, service:post("/api/internal/orders/sync-payment", report, { ["X-Internal-Secret"] = "guess" }).status)
         assert.equal(401, staff:post("/api/internal/orders/sync-payment", report).status)
@@ -126,8 +129,8 @@ describe("the walk from an empty tenant to a paid order", function()
     it("shows the order to its owner and staff, to nobody else", function()
         for _, client in ipairs{ shopper, staff } do
             local seen = must(client:post("/sales/orders/details", { id = order.id }))
-            assert.same({ "processing", "paid", 4, "29122501.00", 29122501 }, { seen.status, seen.paymentStatus, #seen.items, seen.totalAmount,
-                seen.paidTotalMinor })
+            assert.same({ "processing", "paid", 4, "29122501.00", 29122501 },
+                { seen.status, seen.paymentStatus, #seen.items, seen.totalAmount, seen.paidTotalMinor })
             local off = 0
             for _, adjustment in ipairs(seen.adjustments) do off = off + adjustment.amountMinor end
             assert.equal(3420000, off)

@@ -13,7 +13,8 @@ local product = wire.entity{ columns = { "name", "slug", "code", "currency", "is
 local variant = wire.entity{ columns = { "product_id", "sku", "name", "attributes", "currency" }, money = { "price", "sale_price" } }
 
 local mismatch = errors.declare{ code = "variant_mismatch", status = 409, message = "variantId is no variant of this product" }
-local Bundle = schema.object({ id = schema.uuid(), name = schema.string(), items = schema.array(schema.any()) }, { name = "Bundle", open = true })
+local Bundle = schema.object({ id = schema.uuid(), name = schema.string(), items = schema.array(schema.any()) },
+    { name = "Bundle", open = true })
 
 local function body_of(row, form)
     local body = shape[form](row)

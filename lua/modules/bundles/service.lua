@@ -10,6 +10,8 @@ local tenants = require("kasma.tenant")
 
 local M = {}
 
+M.existing = store.existing
+
 --- Bundles with items, each with its product and variant, and what the parts would cost.
 local function assembled(scope, bundles)
     local ids, by_id = {}, {}
@@ -65,7 +67,8 @@ function M.create(scope, input)
         end
     end
 
-    local row = { tenant_key = scope.tenant, app_key = scope.app, id = uuid.v7(), now = now, name = input.name, description = input.description,
+    local row = { tenant_key = scope.tenant, app_key = scope.app, id = uuid.v7(), now = now, name = input.name,
+        description = input.description,
         slug = input.slug, price_minor = catalog.price("price", input.price, currency), currency = currency,
         is_active = input.isActive ~= false, start_date = input.startDate, end_date = input.endDate, auto_apply = input.autoApply == true,
         max_per_order = input.maxPerOrder or 0, pricing = input.pricing or "fixed", percent_off_bps = input.percentOffBps or 0 }
@@ -86,7 +89,8 @@ end
 ---@param offset integer
 ---@return table[] bundles with items, newest first
 function M.list(scope, see_all, limit, offset)
-    return assembled(scope, store.list(scope.tenant, { active_at = not see_all and time.iso(time.now()) or nil, limit = limit, offset = offset }))
+    return assembled(scope, store.list(scope.tenant, { active_at = not see_all and time.iso(time.now()) or nil, limit = limit,
+        offset = offset }))
 end
 
 ---@param scope Scope

@@ -19,7 +19,8 @@ function M.insert(b)
 end
 
 function M.insert_item(i)
-    return { [[insert into product_bundle_items (tenant_key, app_key, id, bundle_id, product_id, variant_id, quantity, created_at, updated_at)
+    return { [[insert into product_bundle_items (tenant_key, app_key, id, bundle_id, product_id, variant_id, quantity, created_at,
+        updated_at)
       values ($1, $2, $3, $4, $5, $6, $7, $8, $8)]],
         i.tenant_key, i.app_key, i.id, i.bundle_id, i.product_id, i.variant_id or null, i.quantity, i.now }
 end
@@ -41,6 +42,18 @@ function M.by_id(tenant, ids)
     if #ids == 0 then return {} end
     return db.read(tenant, "select " .. BUNDLE .. " from product_bundles b where b.tenant_key = $1 and b.id = any($2::uuid[])",
         tenant, pg.array(ids))
+end
+
+---@param tenant string
+---@param ids string[]
+---@return string[] those that the tenant has
+function M.existing(tenant, ids)
+    local found = {}
+    for i, row in ipairs(db.read(tenant, "select id from product_bundles where tenant_key = $1 and id = any($2::uuid[])",
+        tenant, pg.array(ids))) do
+        found[i] = row.id
+    end
+    return found
 end
 
 ---@param tenant string

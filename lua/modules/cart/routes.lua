@@ -46,7 +46,8 @@ local function writer(ctx)
 end
 
 local function empty(ctx)
-    return { id = json.null, tenant_key = ctx.tenant, app_key = ctx.app, user_id = json.null, items = json.array({}), couponCodes = json.array({}) }
+    return { id = json.null, tenant_key = ctx.tenant, app_key = ctx.app, user_id = json.null, items = json.array({}),
+        couponCodes = json.array({}) }
 end
 
 local ProductId = schema.uuid{ on_bad = 404, what = "Product" }
@@ -150,7 +151,7 @@ route.get("/sales/cart/summary", {
         zipCode = schema.string{ max = 40 }:optional(),
         shippingMethodId = schema.uuid{ on_bad = 404, what = "Shipping method" }:optional(),
     },
-    returns = Summary,
+    returns = { [200] = Summary, [409] = pricing.method_unavailable },
     handler = function(ctx)
         local owner = owner_of(ctx)
         local row = owner and cart.find(ctx.scope, owner)
@@ -163,7 +164,8 @@ route.get("/sales/cart/summary", {
 
 local Address = schema.object({
     country = schema.string{ pattern = "^[A-Za-z][A-Za-z]$" }:optional(), region = schema.string{ max = 120 }:optional(),
-    city = schema.string{ max = 120 }:optional(), street = schema.string{ max = 500 }:optional(), zipCode = schema.string{ max = 40 }:optional(),
+    city = schema.string{ max = 120 }:optional(), street = schema.string{ max = 500 }:optional(),
+    zipCode = schema.string{ max = 40 }:optional(),
     phone = schema.string{ max = 40 }:optional(), receiverName = schema.string{ max = 255 }:optional(),
 }, { open = true })
 
@@ -182,9 +184,10 @@ route.post("/sales/cart/quote", {
             quantity = schema.integer{ min = 1, max = 9999 },
         }, { max = 200 }):optional(),
     },
-    returns = { [201] = Summary },
+    returns = { [201] = Summary, [409] = pricing.method_unavailable },
     handler = function(ctx)
-        local owner, items = owner_of(ctx), nil
+        local owner = owner_of(ctx)
+        local items
         if ctx.body.items then
             items = {}
             for i, item in ipairs(ctx.body.items) do

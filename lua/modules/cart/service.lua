@@ -130,8 +130,8 @@ function M.add(scope, owner, input)
     local product = catalog.products_by_id(scope.tenant, { input.productId })[input.productId]
     local priced = sellable(scope, product, input.variantId)
     local line = { lineId = uuid.v7(), productId = input.productId, variantId = input.variantId or json.null, quantity = input.quantity,
-        addedAt = time.iso(time.now()), priceAtAddition = price_text(priced, product.currency), purchaseType = input.purchaseType or "one_time",
-        properties = input.properties }
+        addedAt = time.iso(time.now()), priceAtAddition = price_text(priced, product.currency),
+        purchaseType = input.purchaseType or "one_time", properties = input.properties }
     return write(scope, owner, function(items)
         local at = find_plain(items, line)
         if not at then
@@ -141,7 +141,8 @@ function M.add(scope, owner, input)
         end
         local quantity = at and items[at].quantity or line.quantity
         if quantity > math.min(MAX_QUANTITY, product.max_qty) then
-            errors.conflict{ message = ("At most %d of this product"):format(math.min(MAX_QUANTITY, product.max_qty)), code = "max_quantity" }
+            errors.conflict{ message = ("At most %d of this product"):format(math.min(MAX_QUANTITY, product.max_qty)),
+                code = "max_quantity" }
         end
         return items
     end)
@@ -170,7 +171,9 @@ end
 ---@param input table productId, variantId or lineId, quantity (<= 0 removes)
 ---@return table cart
 function M.update(scope, owner, input)
-    if input.quantity > MAX_QUANTITY then errors.conflict{ message = ("At most %d of a product"):format(MAX_QUANTITY), code = "max_quantity" } end
+    if input.quantity > MAX_QUANTITY then
+        errors.conflict{ message = ("At most %d of a product"):format(MAX_QUANTITY), code = "max_quantity" }
+    end
     return write(scope, owner, function(items)
         local at = named(items, input)
         if not at then errors.not_found{ message = "Item not in cart" } end
@@ -215,7 +218,8 @@ function M.add_bundle(scope, owner, bundle_id, quantity)
     local bundle = bundles.by_id(scope, { bundle_id })[bundle_id]
     if not bundle then errors.not_found{ message = "Bundle not found" } end
     local now = time.iso(time.now())
-    local running = bundle.is_active and (not bundle.start_date or bundle.start_date <= now) and (not bundle.end_date or now < bundle.end_date)
+    local running = bundle.is_active and (not bundle.start_date or bundle.start_date <= now)
+        and (not bundle.end_date or now < bundle.end_date)
     if not running then errors.conflict{ message = "This bundle is not for sale", code = "bundle_inactive" } end
     return write(scope, owner, function(items)
         -- The same bundle again: its lines grow together.

@@ -7,8 +7,8 @@ local M = {}
 
 local null = json.null
 
-local CART = [[c.id, c.tenant_key, c.app_key, c.created_at, c.updated_at, c.wire_id, c.user_id, c.owner_key, c.series, c.expires_at, c.items,
-  c.coupon_codes, c.points_to_redeem, c.affiliate_code, c.currency, c.shipping_method_id, c.version, c.metadata]]
+local CART = [[c.id, c.tenant_key, c.app_key, c.created_at, c.updated_at, c.wire_id, c.user_id, c.owner_key, c.series, c.expires_at,
+  c.items, c.coupon_codes, c.points_to_redeem, c.affiliate_code, c.currency, c.shipping_method_id, c.version, c.metadata]]
 
 ---@param tenant string
 ---@param owner_key string `u:<user id>` or `g:<sha256 of the token>`

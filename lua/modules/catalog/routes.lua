@@ -19,7 +19,8 @@ local tag = wire.entity{ columns = { "name", "slug" } }
 local variant = wire.entity{ columns = { "product_id", "sku", "stock", "name", "attributes", "is_active", "position", "weight_grams",
     "warehouse_id", "currency" }, money = { "price", "sale_price" } }
 local product = wire.entity{ columns = { "name", "vendor_id", "category_id", "code", "slug", "short_description", "currency", "is_active",
-    "weight_grams", "requires_shipping", "tax_class", "track_inventory", "min_qty", "max_qty", "subscribable", "publish_at", "unpublish_at" },
+    "weight_grams", "requires_shipping", "tax_class", "track_inventory", "min_qty", "max_qty", "subscribable", "publish_at",
+    "unpublish_at" },
     money = { "price", "sale_price", "effective_price" } }
 
 local Category = schema.object({ id = schema.uuid(), name = schema.string(), slug = schema.string() }, { name = "Category", open = true })

@@ -127,8 +127,8 @@ local function check_attributes(axes, variant)
             end
         end
         if not known then
-            errors.bad_request{ message = ("variant %s: %s = %s is not among the product's attributes"):format(variant.sku, name, tostring(value)),
-                code = "variant_attributes" }
+            errors.bad_request{ message = ("variant %s: %s = %s is not among the product's attributes"):format(variant.sku, name,
+                tostring(value)), code = "variant_attributes" }
         end
     end
 end
@@ -174,12 +174,21 @@ function M.create_product(scope, input)
     end
     local tags = store.tags_by_id(scope.tenant, input.tagIds or {})
     if #tags ~= #(input.tagIds or {}) then errors.bad_request{ message = "tagIds names an unknown tag", code = "tag_unknown" } end
+    if input.vendorId and #store.existing(scope.tenant, "vendor", { input.vendorId }) == 0 then
+        errors.bad_request{ message = "vendorId names no vendor", code = "vendor_unknown" }
+    end
+    for i, v in ipairs(input.variants or {}) do
+        if v.warehouseId and not inventory.warehouse(scope.tenant, v.warehouseId) then
+            errors.bad_request{ message = ("variants.%d.warehouseId names no warehouse"):format(i - 1), code = "warehouse_unknown" }
+        end
+    end
 
     local requires_shipping = input.requiresShipping ~= false
     local track = input.trackInventory
     if track == nil then track = requires_shipping end
     local description = input.description and html.sanitize(input.description)
-    local product = { id = uuid.v7(), tenant_key = scope.tenant, app_key = scope.app, name = input.name, slug = input.slug, code = input.code,
+    local product = { id = uuid.v7(), tenant_key = scope.tenant, app_key = scope.app, name = input.name, slug = input.slug,
+        code = input.code,
         category_id = input.categoryId, vendor_id = input.vendorId, price_minor = price, sale_price_minor = sale, currency = currency,
         short_description = description and html.excerpt(description, 255) or nil, is_active = input.isActive ~= false,
         weight_grams = input.weightGrams or 0, requires_shipping = requires_shipping, tax_class = input.taxClass, track_inventory = track,
@@ -188,7 +197,8 @@ function M.create_product(scope, input)
     local axes = input.attributes or {}
     local variants = variant_rows(scope, product, axes, input.variants or {}, now)
 
-    store.insert_detail(scope, { product_id = product.id, revision = 1, description = description, specifications = input.specifications or {},
+    store.insert_detail(scope, { product_id = product.id, revision = 1, description = description,
+        specifications = input.specifications or {},
         attributes = axes, media = one_main(input.media or {}), metadata = input.metadata })
 
     local statements = { store.insert_product(product), store.drop_redirect(scope.tenant, product.slug) }
@@ -197,7 +207,8 @@ function M.create_product(scope, input)
     statements[#statements + 1] = store.refresh_search(scope.tenant, product.id)
     for _, v in ipairs(variants) do
         if (v.stock or 0) > 0 then
-            inventory.append_receipt(statements, scope, { product_id = product.id, variant_id = v.id, quantity = v.stock, reference = v.sku })
+            inventory.append_receipt(statements, scope, { product_id = product.id, variant_id = v.id, quantity = v.stock,
+                reference = v.sku })
         end
     end
     audit.append(statements, scope, { action = "PRODUCT_CREATED", entity_type = "product", entity_id = product.id, after = input })
@@ -238,6 +249,7 @@ function M.products_by_id(tenant, ids)
 end
 
 M.variant_exists = store.variant_exists
+M.existing = store.existing
 
 ---@class ProductQuery
 ---@field search string|nil

@@ -52,7 +52,8 @@ end
 function M.insert_category(c)
     return { "insert into product_categories as c (tenant_key, app_key, id, name, slug, description, parent_id, path, sort_order, "
         .. "is_active, created_at, updated_at) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $11) returning " .. CATEGORY,
-        c.tenant_key, c.app_key, c.id, c.name, c.slug, c.description or null, c.parent_id or null, c.path, c.sort_order, c.is_active, c.now }
+        c.tenant_key, c.app_key, c.id, c.name, c.slug, c.description or null, c.parent_id or null, c.path, c.sort_order, c.is_active,
+        c.now }
 end
 
 -- Tags ------------------------------------------------------------------------------------------------------------------------------
@@ -132,6 +133,24 @@ end
 function M.variant_exists(tenant, id)
     return db.read(tenant, "select 1 as one from product_variants v where v.tenant_key = $1 and v.id = $2 and v.deleted_at is null",
         tenant, id)[1] ~= nil
+end
+
+local EXISTING = {
+    product = "select id from products where tenant_key = $1 and id = any($2::uuid[]) and deleted_at is null",
+    variant = "select id from product_variants where tenant_key = $1 and id = any($2::uuid[]) and deleted_at is null",
+    category = "select id from product_categories where tenant_key = $1 and id = any($2::uuid[])",
+    tag = "select id from product_tags where tenant_key = $1 and id = any($2::uuid[])",
+    vendor = "select id from vendors where tenant_key = $1 and id = any($2::uuid[])",
+}
+
+---@param tenant string
+---@param kind "product"|"variant"|"category"|"tag"|"vendor"
+---@param ids string[]
+---@return string[] those that the tenant has
+function M.existing(tenant, kind, ids)
+    local found = {}
+    for i, row in ipairs(db.read(tenant, EXISTING[kind], tenant, pg.array(ids))) do found[i] = row.id end
+    return found
 end
 
 ---@class ProductFilter

@@ -22,7 +22,8 @@ local function ranked(rows, address, default_id)
             seen[row.warehouse_id] = true
             list[#list + 1] = { id = row.warehouse_id, priority = row.priority,
                 region = address.region and row.region == address.region and 0 or 1,
-                country = address.country and row.country == address.country and 0 or 1, default = row.warehouse_id == default_id and 0 or 1 }
+                country = address.country and row.country == address.country and 0 or 1,
+                default = row.warehouse_id == default_id and 0 or 1 }
         end
     end
     table.sort(list, function(a, b)

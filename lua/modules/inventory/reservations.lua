@@ -36,8 +36,8 @@ local function reserve(scope, group_key, lines)
         groups[i], slots[i], units[i], rows[i], keys[i] = 1, i, quantities[id], uuid.v7(), group_key
     end
     local now = time.now()
-    local granted = db.query(scope.tenant, [[select stock_reserve($1, $2::uuid[], $3::int[], $4::int[], $5::int[], $6::uuid[], $7::uuid[], 1,
-        $8::timestamptz, $9::timestamptz) as granted]],
+    local granted = db.query(scope.tenant, [[select stock_reserve($1, $2::uuid[], $3::int[], $4::int[], $5::int[], $6::uuid[], $7::uuid[],
+        1, $8::timestamptz, $9::timestamptz) as granted]],
         scope.tenant, pg.array(ids), pg.array(groups), pg.array(slots), pg.array(units), pg.array(rows), pg.array(keys), time.iso(now),
         time.iso(now + HOLD_MS))[1].granted
     return #granted == 1

@@ -14,7 +14,8 @@ local M = {}
 ---@param input table body of warehouse/create
 ---@return table warehouse row
 function M.create_warehouse(scope, input)
-    local row = { tenant_key = scope.tenant, app_key = scope.app, id = uuid.v7(), now = time.iso(time.now()), name = input.name, code = input.code,
+    local row = { tenant_key = scope.tenant, app_key = scope.app, id = uuid.v7(), now = time.iso(time.now()), name = input.name,
+        code = input.code,
         address = input.address, city = input.city, region = input.region, zip_code = input.zipCode, country = input.country,
         capacity = input.capacity, manager_name = input.managerName, is_active = input.isActive ~= false }
     local statements = { store.insert_warehouse(row) }
@@ -22,6 +23,7 @@ function M.create_warehouse(scope, input)
     return errors.unique({ warehouses_code = "code_taken" }, db.pipeline, scope.tenant, statements)[1][1]
 end
 
+M.warehouse = store.warehouse
 M.active_warehouses = store.active_warehouses
 M.list = store.list
 
@@ -84,7 +86,8 @@ function M.adjust(scope, input, shape, complete)
 
     local statements = {}
     append_change(statements, scope, { warehouse_id = input.warehouseId, product_id = input.productId, variant_id = input.variantId,
-        delta = input.quantity, kind = "ADJUST", reason = input.reason, reference = input.reference, ref_type = "adjust", ref_id = uuid.v7() })
+        delta = input.quantity, kind = "ADJUST", reason = input.reason, reference = input.reference, ref_type = "adjust",
+        ref_id = uuid.v7() })
     local answer = #statements + 1
     statements[answer] = store.select_row(scope.tenant, input.warehouseId, input.productId, input.variantId)
     audit.append(statements, scope, { action = "inventory.adjust", entity_type = "inventory", entity_id = input.productId, after = input })

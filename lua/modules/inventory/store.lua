@@ -52,8 +52,8 @@ end
 
 --- The movement that says why; stands after add_quantity in the same transaction.
 function M.insert_movement(m)
-    return { [[insert into stock_movements (tenant_key, app_key, id, inventory_id, delta, kind, reason, reference, ref_type, ref_id, actor_id,
-        quantity_after, created_at, updated_at)
+    return { [[insert into stock_movements (tenant_key, app_key, id, inventory_id, delta, kind, reason, reference, ref_type, ref_id,
+        actor_id, quantity_after, created_at, updated_at)
       select i.tenant_key, $5, $6, i.id, $7, $8, $9, $10, $11, $12, $13, i.quantity, $14, $14 from warehouse_inventory i
       where i.tenant_key = $1 and i.warehouse_id = $2 and i.product_id = $3 and i.variant_id is not distinct from $4]],
         m.tenant_key, m.warehouse_id, m.product_id, m.variant_id or null, m.app_key, m.id, m.delta, m.kind, m.reason or null,

@@ -52,7 +52,8 @@ local function plan_stock(scope, lines, address)
     if not chosen then
         local details = {}
         for i, line in ipairs(short) do
-            details[i] = { lineId = line.key, productId = line.product_id, variantId = line.variant_id or json.null, quantity = line.quantity }
+            details[i] = { lineId = line.key, productId = line.product_id, variantId = line.variant_id or json.null,
+                quantity = line.quantity }
         end
         errors.conflict{ message = "Not enough stock", code = "out_of_stock", details = details }
     end
@@ -260,22 +261,26 @@ local REFUSED = {
 local function record_of(scope, c, index, group)
     local sums = order_sums(c.quote, group)
     local record = { id = uuid.v7(), tenant_key = scope.tenant, app_key = scope.app, now = c.now, created_at = c.now, updated_at = c.now,
-        user_id = c.owner.user_id, guest_email = c.guest_email, order_number = numbers.next(scope), checkout_id = c.id, split_index = index - 1,
+        user_id = c.owner.user_id, guest_email = c.guest_email, order_number = numbers.next(scope), checkout_id = c.id,
+        split_index = index - 1,
         parent_order_id = index > 1 and c.orders[1].record.id or nil, status = c.terms.status, payment_status = c.terms.payment_status,
         payment_method = c.terms.method, currency = c.quote.currency, tax_inclusive = c.quote.inclusive, subtotal_minor = sums.subtotal,
-        discount_total_minor = sums.discount, shipping_total_minor = sums.shipping, tax_total_minor = sums.tax, before_rounding = sums.total,
+        discount_total_minor = sums.discount, shipping_total_minor = sums.shipping, tax_total_minor = sums.tax,
+        before_rounding = sums.total,
         gift_card_total_minor = 0, wallet_total_minor = 0, paid_total_minor = 0, refunded_total_minor = 0, shipping_address = c.address,
         billing_address = c.billing_address, notes = c.notes, coupon_codes = {}, placed_at = c.now,
         paid_at = c.terms.payment_status == "paid" and c.now or nil, expires_at = c.terms.expires_at, version = 1, items = {} }
     for i, line in ipairs(group.lines) do
         local place = c.chosen[line.id]
-        record.items[i] = { id = uuid.v7(), tenant_key = scope.tenant, app_key = scope.app, now = c.now, created_at = c.now, updated_at = c.now,
-            order_id = record.id, product_id = line.product_id, variant_id = line.variant_id, quantity = line.qty, unit_price_minor = line.unit,
+        record.items[i] = { id = uuid.v7(), tenant_key = scope.tenant, app_key = scope.app, now = c.now, created_at = c.now,
+            updated_at = c.now,
+            order_id = record.id, product_id = line.product_id, variant_id = line.variant_id, quantity = line.qty,
+            unit_price_minor = line.unit,
             sub_total_minor = line.gross, discount_total_minor = line.discount, net_total_minor = line.net, tax_rate_ppm = line.rate_ppm,
             tax_total_minor = line.tax, line_total_minor = c.quote.inclusive and line.net or line.net + line.tax,
             warehouse_id = place and place.warehouse_id, name_snapshot = line.name, sku_snapshot = line.sku,
-            attributes_snapshot = line.attributes, bundle_id = line.bundle_id, is_gift = line.is_gift == true, shipped_qty = 0, refunded_qty = 0,
-            position = i - 1, currency = c.quote.currency }
+            attributes_snapshot = line.attributes, bundle_id = line.bundle_id, is_gift = line.is_gift == true, shipped_qty = 0,
+            refunded_qty = 0, position = i - 1, currency = c.quote.currency }
     end
     return record
 end
@@ -328,7 +333,8 @@ function M.place(scope, owner, input, complete)
         local result = { id = c.id, orders = {}, quote = c.quote }
         for i, order in ipairs(c.orders) do result.orders[i] = order.record end
         if c.terms.online then
-            c.payment = { id = uuid.v7(), checkout_id = c.id, provider = c.terms.method, amount_minor = c.quote.due, user_id = owner.user_id,
+            c.payment = { id = uuid.v7(), checkout_id = c.id, provider = c.terms.method, amount_minor = c.quote.due,
+                user_id = owner.user_id,
                 currency_code = c.quote.currency, return_url = input.returnUrl, expires_at = c.terms.expires_at, idem_key = c.id .. ":pay" }
             result.payment, result.payment_error = c.payment, payments.open(c.payment)
         end

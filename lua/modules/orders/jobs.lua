@@ -35,7 +35,8 @@ jobs.handler("sales-queue", "order-confirmation", function(job)
     for i, item in ipairs(order.items) do
         lines[i] = { name = item.name_snapshot, quantity = item.quantity, total = money.format(item.line_total_minor, order.currency) }
     end
-    mail.send({ tenant = order.tenant_key, app = order.app_key }, { key = "order-confirmation:" .. order.id, template = "order-confirmation",
+    mail.send({ tenant = order.tenant_key, app = order.app_key },
+        { key = "order-confirmation:" .. order.id, template = "order-confirmation",
         to = to, user_id = order.user_id, vars = { number = order.order_number, lines = json.array(lines), currency = order.currency,
             total = money.format(order.total_amount_minor, order.currency) } })
 end)

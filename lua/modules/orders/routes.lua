@@ -13,8 +13,8 @@ local pricing = require("modules.pricing.service")
 local shape = require("modules.orders.wire")
 
 local declare = errors.declare
-local out_of_stock = declare{ code = "out_of_stock", status = 409, message = "Not enough stock", cause = "a line asks for more than is free",
-    cure = "lower the quantity of the lines in details" }
+local out_of_stock = declare{ code = "out_of_stock", status = 409, message = "Not enough stock",
+    cause = "a line asks for more than is free", cure = "lower the quantity of the lines in details" }
 local cart_changed = declare{ code = "cart_changed", status = 409, message = "The cart was changed by another request" }
 local price_changed = declare{ code = "price_changed", status = 409, message = "The price has changed",
     cause = "expectedTotal is not the total of now", cure = "show the shopper the new quote in details" }
@@ -27,7 +27,8 @@ local Checkout = schema.object({ success = schema.boolean(), orders = schema.arr
 
 local Address = schema.object({
     country = schema.string{ pattern = "^[A-Za-z][A-Za-z]$" }:optional(), region = schema.string{ max = 120 }:optional(),
-    city = schema.string{ max = 120 }:optional(), street = schema.string{ max = 500 }:optional(), zipCode = schema.string{ max = 40 }:optional(),
+    city = schema.string{ max = 120 }:optional(), street = schema.string{ max = 500 }:optional(),
+    zipCode = schema.string{ max = 40 }:optional(),
     phone = schema.string{ max = 40 }:optional(), receiverName = schema.string{ max = 255 }:optional(),
 }, { open = true })
 local function address() return schema.one_of(schema.string{ not_empty = true, max = 1000 }, Address) end
@@ -64,7 +65,8 @@ route.post("/sales/orders/checkout", {
         guestEmail = schema.email{ max = 255 }:optional(),
         parentOrderId = schema.any():optional(),
     },
-    returns = { [201] = Checkout, [409] = { out_of_stock, cart_changed, price_changed, insufficient } },
+    returns = { [201] = Checkout, [409] = { out_of_stock, cart_changed, price_changed, insufficient,
+        pricing.method_unavailable } },
     handler = function(ctx)
         local owner = cart.owner(ctx.user and ctx.user.id, ctx.cart_token())
         if not owner then errors.not_found{ message = "The cart is empty", code = "cart_empty" } end

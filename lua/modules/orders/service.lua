@@ -81,14 +81,14 @@ local function apply_paid(tx, tenant, scope, orders, payment, input, now)
         mark_review(tx, tenant, orders, "paid_after_expiry", now)
         return { applied = false, reason = "paid_after_expiry" }
     end
-    local list = { payments.move_statement{ tenant_key = tenant, id = payment.id, status = "CAPTURED", captured_minor = payment.amount_minor,
-        transaction_id = input.transactionId, now = now } }
+    local list = { payments.move_statement{ tenant_key = tenant, id = payment.id, status = "CAPTURED",
+        captured_minor = payment.amount_minor, transaction_id = input.transactionId, now = now } }
     for _, order in ipairs(orders) do
         local to = order.status == "pending" and "processing" or order.status
         list[#list + 1] = store.move{ tenant_key = tenant, id = order.id, status = to, payment_status = "paid",
             paid_minor = order.amount_due_minor, paid_at = now, now = now }
-        list[#list + 1] = store.insert_event{ tenant_key = tenant, app_key = order.app_key, id = uuid.v7(), order_id = order.id, type = "paid",
-            from_status = order.status, to_status = to, actor_kind = "system", reason = input.status, now = now }
+        list[#list + 1] = store.insert_event{ tenant_key = tenant, app_key = order.app_key, id = uuid.v7(), order_id = order.id,
+            type = "paid", from_status = order.status, to_status = to, actor_kind = "system", reason = input.status, now = now }
     end
     list[#list + 1] = store.move_tenders(tenant, payment.checkout_id, "held", "captured", now)
     list[#list + 1] = due.drop(tenant, "sales.checkout", payment.checkout_id)
@@ -180,7 +180,8 @@ local function expire(tx, tenant, checkout_id, now)
     for _, statement in ipairs(reservations.release_statements(tenant, checkout_id)) do list[#list + 1] = statement end
     for _, payment in ipairs(rows) do
         if OPEN_PAYMENT[payment.status] then
-            list[#list + 1] = payments.move_statement{ tenant_key = tenant, id = payment.id, status = "EXPIRED", captured_minor = 0, now = now }
+            list[#list + 1] = payments.move_statement{ tenant_key = tenant, id = payment.id, status = "EXPIRED", captured_minor = 0,
+                now = now }
         end
     end
     for _, order in ipairs(pending) do

@@ -8,7 +8,8 @@ local M = {}
 local null = json.null
 
 local ORDER = [[o.id, o.tenant_key, o.app_key, o.created_at, o.updated_at, o.user_id, o.guest_email, o.order_number, o.checkout_id,
-  o.split_index, o.parent_order_id, o.status, o.payment_status, o.payment_method, o.currency, o.tax_inclusive, o.subtotal_minor, o.discount_total_minor,
+  o.split_index, o.parent_order_id, o.status, o.payment_status, o.payment_method, o.currency, o.tax_inclusive, o.subtotal_minor,
+  o.discount_total_minor,
   o.shipping_total_minor, o.tax_total_minor, o.total_amount_minor, o.cash_rounding_minor, o.gift_card_total_minor, o.wallet_total_minor,
   o.amount_due_minor, o.paid_total_minor, o.refunded_total_minor, o.shipping_address, o.billing_address, o.tracking_number, o.notes,
   o.internal_notes, o.coupon_codes, o.workflow_state, o.placed_at, o.paid_at, o.cancelled_at, o.expires_at, o.cancel_reason, o.version]]
@@ -68,7 +69,8 @@ function M.insert_checkout(c)
 end
 
 function M.insert_order(o)
-    return { [[insert into orders as o (tenant_key, app_key, id, user_id, guest_email, order_number, checkout_id, split_index, parent_order_id,
+    return { [[insert into orders as o (tenant_key, app_key, id, user_id, guest_email, order_number, checkout_id, split_index,
+        parent_order_id,
       status, payment_status, payment_method, currency, tax_inclusive, subtotal_minor, discount_total_minor, shipping_total_minor,
       tax_total_minor, total_amount_minor, cash_rounding_minor, amount_due_minor, shipping_address, billing_address, notes, coupon_codes,
       placed_at, paid_at, expires_at, created_at, updated_at)
@@ -85,7 +87,8 @@ function M.insert_item(i)
     return { [[insert into order_items as i (tenant_key, app_key, id, order_id, product_id, variant_id, quantity, unit_price_minor,
       sub_total_minor, discount_total_minor, net_total_minor, tax_rate_ppm, tax_total_minor, line_total_minor, warehouse_id, name_snapshot,
       sku_snapshot, attributes_snapshot, bundle_id, is_gift, position, created_at, updated_at)
-      values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $22) returning ]] .. ITEM,
+      values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21,
+        $22, $22) returning ]] .. ITEM,
         i.tenant_key, i.app_key, i.id, i.order_id, i.product_id, i.variant_id or null, i.quantity, i.unit_price_minor, i.sub_total_minor,
         i.discount_total_minor, i.net_total_minor, i.tax_rate_ppm, i.tax_total_minor, i.line_total_minor, i.warehouse_id or null,
         i.name_snapshot, i.sku_snapshot or null, pg.json(i.attributes_snapshot or {}), i.bundle_id or null, i.is_gift, i.position,
@@ -94,14 +97,15 @@ end
 
 function M.insert_adjustment(a)
     return { [[insert into order_adjustments (tenant_key, app_key, id, order_id, order_item_id, kind, source_id, code, label, level,
-      amount_minor, position, rule_version, created_at, updated_at) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $14)]],
+      amount_minor, position, rule_version, created_at, updated_at)
+      values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $14)]],
         a.tenant_key, a.app_key, a.id, a.order_id, a.order_item_id or null, a.kind, a.source_id or null, a.code or null, a.label or "",
         a.level, a.amount_minor, a.position, a.rule_version or null, a.now }
 end
 
 function M.insert_event(e)
-    return { [[insert into order_events (tenant_key, app_key, id, order_id, type, from_status, to_status, actor_id, actor_kind, reason, data,
-      created_at, updated_at) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $12)]],
+    return { [[insert into order_events (tenant_key, app_key, id, order_id, type, from_status, to_status, actor_id, actor_kind, reason,
+      data, created_at, updated_at) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $12)]],
         e.tenant_key, e.app_key, e.id, e.order_id, e.type, e.from_status or null, e.to_status or null, e.actor_id or null, e.actor_kind,
         e.reason or null, pg.json(e.data or {}), e.now }
 end
@@ -158,13 +162,16 @@ end
 ---@return table[] adjustments, table[] events, table[] payments
 function M.beside(tenant, order_id)
     local answers = db.pipeline(tenant, {
-        { [[select a.id, a.order_id, a.order_item_id, a.kind, a.source_id, a.code, a.label, a.level, a.amount_minor, a.position, a.rule_version,
+        { [[select a.id, a.order_id, a.order_item_id, a.kind, a.source_id, a.code, a.label, a.level, a.amount_minor, a.position,
+            a.rule_version,
             a.created_at, a.updated_at, a.tenant_key, a.app_key from order_adjustments a where a.tenant_key = $1 and a.order_id = $2
             order by a.position, a.id limit 5000]], tenant, order_id },
-        { [[select e.id, e.order_id, e.type, e.from_status, e.to_status, e.actor_id, e.actor_kind, e.reason, e.data, e.created_at, e.updated_at,
-            e.tenant_key, e.app_key from order_events e where e.tenant_key = $1 and e.order_id = $2 order by e.id limit 1000]], tenant, order_id },
-        { [[select p.id, p.checkout_id, p.order_id, p.kind, p.ref_id, p.amount_minor, p.refunded_minor, p.currency, p.state, p.created_at, p.updated_at,
-            p.tenant_key, p.app_key from order_payments p where p.tenant_key = $1 and p.order_id = $2 order by p.id limit 100]], tenant, order_id },
+        { [[select e.id, e.order_id, e.type, e.from_status, e.to_status, e.actor_id, e.actor_kind, e.reason, e.data, e.created_at,
+            e.updated_at, e.tenant_key, e.app_key from order_events e where e.tenant_key = $1 and e.order_id = $2 order by e.id
+            limit 1000]], tenant, order_id },
+        { [[select p.id, p.checkout_id, p.order_id, p.kind, p.ref_id, p.amount_minor, p.refunded_minor, p.currency, p.state, p.created_at,
+            p.updated_at, p.tenant_key, p.app_key from order_payments p where p.tenant_key = $1 and p.order_id = $2 order by p.id
+            limit 100]], tenant, order_id },
     })
     return answers[1], answers[2], answers[3]
 end
@@ -195,7 +202,8 @@ end
 --- The uses of promotions by a checkout go back, once.
 function M.release_promotions(tenant, checkout_id, now)
     return { [[with gone as (update promotion_usages u set state = 'released', updated_at = $3
-        where u.tenant_key = $1 and u.checkout_id = $2 and u.state in ('reserved', 'used') returning u.promotion_id, u.amount_minor, u.units)
+        where u.tenant_key = $1 and u.checkout_id = $2 and u.state in ('reserved', 'used') returning u.promotion_id, u.amount_minor,
+        u.units)
       update promotions p set used_count = p.used_count - 1, budget_used_minor = p.budget_used_minor - g.amount_minor,
         units_used = p.units_used - g.units, version = p.version + 1, updated_at = $3
       from gone g where p.tenant_key = $1 and p.id = g.promotion_id]], tenant, checkout_id, now }

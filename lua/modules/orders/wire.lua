@@ -18,7 +18,8 @@ local item = wire.entity{
 local adjustment = wire.entity{ columns = { "order_id", "order_item_id", "kind", "source_id", "code", "label", "level", "position",
     "rule_version" }, money = { "amount" } }
 local event = wire.entity{ columns = { "order_id", "type", "from_status", "to_status", "actor_id", "actor_kind", "reason", "data" } }
-local payment = wire.entity{ columns = { "checkout_id", "order_id", "kind", "ref_id", "currency", "state" }, money = { "amount", "refunded" } }
+local payment = wire.entity{ columns = { "checkout_id", "order_id", "kind", "ref_id", "currency", "state" },
+    money = { "amount", "refunded" } }
 
 local function items_of(record, form)
     local list = {}

@@ -15,8 +15,8 @@ local PAYMENT = [[p.id, p.tenant_key, p.app_key, p.created_at, p.updated_at, p.c
 ---@param p table
 ---@return table[] statements
 function M.insert_statements(p)
-    local list = { { [[insert into payments (tenant_key, app_key, id, checkout_id, purpose, provider, user_id, amount_minor, currency_code, status,
-      transaction_id, session_url, client_secret, return_url, expires_at, idem_key, created_at, updated_at)
+    local list = { { [[insert into payments (tenant_key, app_key, id, checkout_id, purpose, provider, user_id, amount_minor, currency_code,
+      status, transaction_id, session_url, client_secret, return_url, expires_at, idem_key, created_at, updated_at)
       values ($1, $2, $3, $4, 'ORDER', $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $16)]],
         p.tenant_key, p.app_key, p.id, p.checkout_id, p.provider, p.user_id or null, p.amount_minor, p.currency_code, p.status,
         p.transaction_id or null, p.session_url or null, p.client_secret or null, p.return_url or null, p.expires_at or null, p.idem_key,
@@ -46,8 +46,10 @@ end
 
 --- One row an event of the provider; no row comes back when it is known already.
 function M.insert_event(e)
-    return { [[insert into payment_events as e (tenant_key, app_key, id, provider, event_id, type, raw_sha256, payload, received_at, created_at,
-      updated_at) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $9, $9) on conflict (tenant_key, provider, event_id) do nothing returning e.id]],
+    return { [[insert into payment_events as e (tenant_key, app_key, id, provider, event_id, type, raw_sha256, payload, received_at,
+        created_at,
+      updated_at) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $9, $9) on conflict (tenant_key, provider,
+      event_id) do nothing returning e.id]],
         e.tenant_key, e.app_key, e.id, e.provider, e.event_id, e.type, e.raw_sha256, pg.json(e.payload), e.now }
 end
 

@@ -48,11 +48,12 @@ function M.cart_lines(scope, items)
             if v.id == variant_id then variant = v end
         end
         if not product or not product.is_active or (variant_id and not (variant and variant.is_active)) then
-            errors.conflict{ message = ("%s is no longer for sale"):format(product and product.name or "A product"), code = "product_inactive",
-                details = { lineId = item.lineId, productId = item.productId, variantId = item.variantId } }
+            errors.conflict{ message = ("%s is no longer for sale"):format(product and product.name or "A product"),
+                code = "product_inactive", details = { lineId = item.lineId, productId = item.productId, variantId = item.variantId } }
         end
         local priced = variant or product
-        lines[i] = { id = item.lineId, product_id = product.id, variant_id = variant_id, purchase_type = present(item.purchaseType) or "one_time",
+        lines[i] = { id = item.lineId, product_id = product.id, variant_id = variant_id,
+            purchase_type = present(item.purchaseType) or "one_time",
             bundle_id = present(item.bundleId), bundle_key = present(item.bundleKey), sku = variant and variant.sku or product.code,
             name = variant and variant.name and product.name .. " " .. variant.name or product.name, vendor_id = product.vendor_id,
             tax_class = product.tax_class, warehouse_id = variant and variant.warehouse_id, category_ids = ancestors(product.category),
@@ -67,12 +68,14 @@ end
 local function promotion_inputs(tenant, now)
     local list = {}
     for i, p in ipairs(promotions.running(tenant, now)) do
-        list[i] = { id = p.id, label = p.name, currency = p.currency, exclusion_group = p.exclusion_group, version = p.version, kind = p.type,
+        list[i] = { id = p.id, label = p.name, currency = p.currency, exclusion_group = p.exclusion_group, version = p.version,
+            kind = p.type,
             value_type = p.value_type, level = p.level, value = p.value, targets = { kind = p.applicable_to, ids = p.target_ids },
             min_order = p.min_order_value_minor, min_qty = p.min_quantity, max_discount = p.max_discount_minor, buy_qty = p.buy_qty,
             get_qty = p.get_qty, get_bps = p.get_discount_bps, pool = p.scope == "pool", priority = p.priority, stackable = p.stackable,
             exclusive = p.exclusive, stop_after = p.stop_after, include_bundled = p.include_bundled, first_order_only = p.first_order_only,
-            customer_groups = p.customer_groups, tier_ids = p.tier_ids, weekdays = p.weekdays, hour_from = p.hours_from, hour_to = p.hours_to,
+            customer_groups = p.customer_groups, tier_ids = p.tier_ids, weekdays = p.weekdays, hour_from = p.hours_from,
+            hour_to = p.hours_to,
             usage_limit = p.usage_limit, used_count = p.used_count, budget = p.budget_minor, budget_used = p.budget_used_minor,
             max_units = p.max_units, units_used = p.units_used, starts_ms = p.start_date and time.parse(p.start_date),
             ends_ms = p.end_date and time.parse(p.end_date) }
@@ -112,7 +115,8 @@ local function shipping_input(scope, address, method_id)
         table.insert(bands[rate.method_id], { from_g = rate.from_g, to_g = rate.to_g, price = rate.price_minor })
     end
     for i, z in ipairs(shipping.zones(scope.tenant)) do
-        zones[i] = { id = z.id, priority = z.priority, countries = z.countries, provinces = z.provinces, regions = z.regions, zips = z.zip_codes }
+        zones[i] = { id = z.id, priority = z.priority, countries = z.countries, provinces = z.provinces, regions = z.regions,
+            zips = z.zip_codes }
     end
     local known = not method_id
     for i, m in ipairs(shipping.methods(scope.tenant)) do
@@ -129,14 +133,15 @@ end
 local function tax_input(scope, address, now)
     local tenant = tenants.by_key(scope.tenant)
     local config = tax.config(scope.tenant)
-    local rules = {}
+    local listed = {}
     for i, r in ipairs(tax.rules(scope.tenant, now)) do
-        rules[i] = { id = r.id, name = r.name, country = r.country, region = r.region, zip = r.zip_code, ppm = r.rate_ppm,
-            tax_class = r.tax_class, stack_group = r.stack_group, calc_order = r.calc_order, compound = r.is_compound, priority = r.priority,
-            from_ms = r.valid_from and time.parse(r.valid_from), to_ms = r.valid_to and time.parse(r.valid_to), jurisdiction = r.jurisdiction }
+        listed[i] = { id = r.id, name = r.name, country = r.country, region = r.region, zip = r.zip_code, ppm = r.rate_ppm,
+            tax_class = r.tax_class, stack_group = r.stack_group, calc_order = r.calc_order, compound = r.is_compound,
+            priority = r.priority, from_ms = r.valid_from and time.parse(r.valid_from),
+            to_ms = r.valid_to and time.parse(r.valid_to), jurisdiction = r.jurisdiction }
     end
     return { inclusive = config.calculation_type == "inclusive", keep_net = config.cross_border == "keep_net", mode = config.rounding_mode,
-        level = config.rounding_level, shipping = config.tax_shipping, home_country = tenant.country, rules = rules,
+        level = config.rounding_level, shipping = config.tax_shipping, home_country = tenant.country, rules = listed,
         place = address and { country = address.country, region = address.region or address.city, zip = address.zipCode } }
 end
 
@@ -204,13 +209,16 @@ function M.quote(scope, q)
     local hooks, versions = hooks_of(scope.tenant)
     local quote, err = pricing.quote({
         currency = tenant.default_currency, now_ms = now_ms, weekday = fields.wday, hour = fields.hour,
-        priority_mode = settings.get(scope.tenant, "promotionMode") == "priority", max_coupons = settings.get(scope.tenant, "maxCouponsPerOrder"),
+        priority_mode = settings.get(scope.tenant, "promotionMode") == "priority",
+        max_coupons = settings.get(scope.tenant, "maxCouponsPerOrder"),
         lines = q.lines, bundles = bundle_inputs(scope, q.lines), promotions = promotion_inputs(scope.tenant, now),
         customer = customer, shipping = shipping_input(scope, q.address, q.shipping_method_id),
         tax = tax_input(scope, q.address, now), snapshot = snapshot_of(tenant, fields, now_ms, customer, q.owner),
     }, hooks)
     if not quote then
-        if err.kind == "invalid" or err.kind == "limit" then errors.bad_request{ message = { err.message }, code = "quote_" .. err.kind } end
+        if err.kind == "invalid" or err.kind == "limit" then
+            errors.bad_request{ message = { err.message }, code = "quote_" .. err.kind }
+        end
         error(err, 0)
     end
     if quote.shipping and quote.shipping.reason == "method_not_available" then M.method_unavailable() end
@@ -226,8 +234,8 @@ function M.quote(scope, q)
 end
 
 local function line_body(line, currency)
-    local body = { lineId = line.id, name = line.name, productId = line.product_id, variantId = line.variant_id or json.null, quantity = line.qty,
-        bundleId = line.bundle_id or json.null, isGift = line.is_gift == true, taxRatePpm = line.rate_ppm }
+    local body = { lineId = line.id, name = line.name, productId = line.product_id, variantId = line.variant_id or json.null,
+        quantity = line.qty, bundleId = line.bundle_id or json.null, isGift = line.is_gift == true, taxRatePpm = line.rate_ppm }
     wire.amount(body, "unitPrice", line.unit, currency)
     wire.amount(body, "subTotal", line.gross, currency)
     wire.amount(body, "discountTotal", line.discount, currency)
@@ -242,8 +250,8 @@ end
 ---@return table
 function M.summary(quote, with_trace)
     local currency = quote.currency
-    local body = { itemsCount = #quote.lines, currency = currency, lines = {}, adjustments = {}, rejected = {}, pointsUsed = quote.points_used or 0,
-        earnPoints = quote.earn_points or 0 }
+    local body = { itemsCount = #quote.lines, currency = currency, lines = {}, adjustments = {}, rejected = {},
+        pointsUsed = quote.points_used or 0, earnPoints = quote.earn_points or 0 }
     wire.amount(body, "subtotal", quote.subtotal, currency)
     wire.amount(body, "discount", quote.discount, currency)
     wire.amount(body, "shipping", quote.shipping and quote.shipping.known and quote.shipping.net or nil, currency)
@@ -256,7 +264,8 @@ function M.summary(quote, with_trace)
     body.shippingMethodId = quote.shipping and quote.shipping.method_id or json.null
     for i, line in ipairs(quote.lines) do body.lines[i] = line_body(line, currency) end
     for i, a in ipairs(quote.adjustments) do
-        local one = { source = a.kind, id = a.source_id or json.null, code = a.code or json.null, label = a.label or json.null, level = a.level }
+        local one = { source = a.kind, id = a.source_id or json.null, code = a.code or json.null, label = a.label or json.null,
+            level = a.level }
         wire.amount(one, "amount", a.amount, currency)
         body.adjustments[i] = one
     end
@@ -264,8 +273,8 @@ function M.summary(quote, with_trace)
     if with_trace then
         body.trace = {}
         for i, t in ipairs(quote.trace) do
-            body.trace[i] = { stage = t.stage, rule = t.rule or json.null, version = t.version or json.null, before = t.before, after = t.after,
-                note = t.note }
+            body.trace[i] = { stage = t.stage, rule = t.rule or json.null, version = t.version or json.null, before = t.before,
+                after = t.after, note = t.note }
         end
         json.array(body.trace)
     end

@@ -35,16 +35,11 @@ local function value_type(kind, said, value)
     return tonumber(value) <= 100 and "percent" or "fixed"
 end
 
--- Kinds of target that a tenant keeps: how the ids that are there are found.
-local TARGETS = {
-    product = catalog.existing_products, variant = catalog.existing_variants, category = catalog.existing_categories,
-    tag = catalog.existing_tags, bundle = bundles.existing, vendor = catalog.existing_vendors,
-}
-
 --- A promotion on what is not there, or is another tenant's, would never apply: 400.
 local function check_targets(tenant, kind, ids)
     local there = {}
-    for _, id in ipairs(TARGETS[kind](tenant, ids)) do there[id] = true end
+    local found = kind == "bundle" and bundles.existing(tenant, ids) or catalog.existing(tenant, kind, ids)
+    for _, id in ipairs(found) do there[id] = true end
     for _, id in ipairs(ids) do
         if not there[id:lower()] then
             errors.bad_request{ message = { ("targetIds names no %s of the tenant"):format(kind) }, code = "target_unknown" }

@@ -22,11 +22,13 @@ function M.insert(p)
       values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27,
         $28, $29, $30, $31, $32, $33, $34, $35, $36, $37, $38, $39, $40, $41, $42, $42) returning ]] .. PROMOTION,
         p.tenant_key, p.app_key, p.id, p.name, p.description or null, p.slug or null, p.type, p.value, p.value_type, p.currency,
-        p.applicable_to, pg.array(p.target_ids), p.level, p.min_order_value_minor, p.min_quantity, p.max_discount_minor, p.buy_qty, p.get_qty,
+        p.applicable_to, pg.array(p.target_ids), p.level, p.min_order_value_minor, p.min_quantity, p.max_discount_minor, p.buy_qty,
+        p.get_qty,
         p.get_discount_bps, p.scope, p.priority, p.stackable, p.exclusive, p.stop_after, p.include_bundled, p.exclusion_group or null,
-        pg.array(p.customer_groups), pg.array(p.tier_ids), p.first_order_only, pg.array(p.weekdays), p.hours_from or null, p.hours_to or null,
-        p.usage_limit, p.per_customer_limit, p.budget_minor, p.max_units, p.max_units_per_customer, p.start_date or null, p.end_date or null,
-        p.is_active, p.is_public, p.now }
+        pg.array(p.customer_groups), pg.array(p.tier_ids), p.first_order_only, pg.array(p.weekdays), p.hours_from or null,
+            p.hours_to or null,
+        p.usage_limit, p.per_customer_limit, p.budget_minor, p.max_units, p.max_units_per_customer, p.start_date or null,
+        p.end_date or null, p.is_active, p.is_public, p.now }
 end
 
 --- Those that a quote has to look at: switched on and inside their window. What else they ask for is decided in C.

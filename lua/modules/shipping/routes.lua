@@ -6,10 +6,12 @@ local shipping = require("modules.shipping.service")
 
 local zone = wire.entity{ columns = { "name", "is_active", "priority", "regions", "countries", "provinces", "zip_codes" } }
 local method = wire.entity{ columns = { "name", "zone_id", "carrier_id", "service_type", "estimated_days", "currency_code", "is_active",
-    "min_weight_g", "max_weight_g", "step_grams", "volumetric_divisor", "cod_allowed" }, money = { "base_price", "price_per_kg", "free_over" } }
+    "min_weight_g", "max_weight_g", "step_grams", "volumetric_divisor", "cod_allowed" },
+    money = { "base_price", "price_per_kg", "free_over" } }
 
 local Zone = schema.object({ id = schema.uuid(), name = schema.string() }, { name = "ShippingZone", open = true })
-local Method = schema.object({ id = schema.uuid(), name = schema.string(), zoneId = schema.uuid() }, { name = "ShippingMethod", open = true })
+local Method = schema.object({ id = schema.uuid(), name = schema.string(), zoneId = schema.uuid() },
+    { name = "ShippingMethod", open = true })
 
 local function words() return schema.array(schema.string{ not_empty = true, max = 120 }, { max = 500 }):optional() end
 

@@ -38,11 +38,12 @@ function M.add_method(scope, input)
         zone_id = input.zoneId, carrier_id = input.carrierId, service_type = input.serviceType,
         base_price_minor = catalog.price("basePrice", input.basePrice, currency) or 0,
         price_per_kg_minor = catalog.price("pricePerKg", input.pricePerKg, currency) or 0,
-        estimated_days = input.estimatedDays and tostring(input.estimatedDays), currency_code = currency, is_active = input.isActive ~= false,
-        min_weight_g = input.minWeight, max_weight_g = input.maxWeight, step_grams = input.stepGrams,
+        estimated_days = input.estimatedDays and tostring(input.estimatedDays), currency_code = currency,
+        is_active = input.isActive ~= false, min_weight_g = input.minWeight, max_weight_g = input.maxWeight, step_grams = input.stepGrams,
         free_over_minor = catalog.price("freeOver", input.freeOver, currency), cod_allowed = input.codAllowed ~= false }
     local statements = { store.insert_method(row) }
-    audit.append(statements, scope, { action = "SHIPPING_METHOD_CREATED", entity_type = "shipping_method", entity_id = row.id, after = input })
+    audit.append(statements, scope, { action = "SHIPPING_METHOD_CREATED", entity_type = "shipping_method", entity_id = row.id,
+        after = input })
     return db.pipeline(scope.tenant, statements)[1][1]
 end
 

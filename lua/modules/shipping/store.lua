@@ -15,8 +15,8 @@ local METHOD = [[m.id, m.tenant_key, m.app_key, m.created_at, m.updated_at, m.na
   m.volumetric_divisor, m.free_over_minor, m.cod_allowed]]
 
 function M.insert_zone(z)
-    return { [[insert into shipping_zones as z (tenant_key, app_key, id, name, is_active, priority, regions, countries, provinces, zip_codes,
-      created_at, updated_at) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $11) returning ]] .. ZONE,
+    return { [[insert into shipping_zones as z (tenant_key, app_key, id, name, is_active, priority, regions, countries, provinces,
+      zip_codes, created_at, updated_at) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $11) returning ]] .. ZONE,
         z.tenant_key, z.app_key, z.id, z.name, z.is_active, z.priority, pg.array(z.regions), pg.array(z.countries), pg.array(z.provinces),
         pg.array(z.zip_codes), z.now }
 end

@@ -51,7 +51,8 @@ route.post("/api/finance/tax/rules/list", {
     access = { permission = "taxes.read" },
     module = "finance",
     idempotent = false,
-    body = schema.object{ limit = schema.integer{ min = 1, cap = 500 }:default(100), offset = schema.integer{ min = 0, max = 100000 }:default(0) },
+    body = schema.object{ limit = schema.integer{ min = 1, cap = 500 }:default(100),
+        offset = schema.integer{ min = 0, max = 100000 }:default(0) },
     returns = { [201] = schema.array(Rule) },
     handler = function(ctx)
         local list = json.array({})

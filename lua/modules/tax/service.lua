@@ -44,7 +44,8 @@ function M.create_rule(scope, input)
     end
     local country = input.country and input.country:upper()
     local row = { tenant_key = scope.tenant, app_key = scope.app, id = uuid.v7(), now = time.iso(time.now()), name = input.name,
-        country = country, region = input.region, zip_code = input.zipCode, rate_ppm = M.ppm(input.rate), is_active = input.isActive ~= false,
+        country = country, region = input.region, zip_code = input.zipCode, rate_ppm = M.ppm(input.rate),
+        is_active = input.isActive ~= false,
         tax_class = input.taxClass, stack_group = input.stackGroup or "default", calc_order = input.calcOrder or 0,
         is_compound = input.isCompound == true, priority = input.priority or 0, valid_from = input.validFrom, valid_to = input.validTo,
         jurisdiction = input.jurisdiction or country and country .. (input.region and "-" .. input.region or "") }

@@ -1,4 +1,5 @@
--- Tax rules, configuration and exemptions. All of a tenant's rules are read at once and matched in C: there are few, and every quote needs them.
+-- Tax rules, configuration and exemptions. All of a tenant's rules are read at once and matched in C: there are few, and every quote
+-- needs them.
 local json = require("core.json")
 local db = require("kasma.db")
 
