@@ -222,17 +222,21 @@ static bool write_node(const GumboNode *node, struct buf *out, int depth, struct
     return (buf_add(out, STR("</")) && buf_add(out, name) && buf_byte(out, '>')) || no_memory(err);
 }
 
-static bool parse(struct str html, GumboOutput **tree, struct error *err) {
-    if (html.len > HTML_MAX) return error_set(err, ERR_LIMIT, "HTML is larger than %zu bytes", HTML_MAX);
+static GumboOutput *parse(struct str html, struct error *err) {
+    if (html.len > HTML_MAX) {
+        error_set(err, ERR_LIMIT, "HTML is larger than %zu bytes", HTML_MAX);
+        return NULL;
+    }
     GumboOptions options = kGumboDefaultOptions;
     options.max_errors = 0;
-    *tree = gumbo_parse_with_options(&options, html.at, html.len);
-    return *tree ? true : no_memory(err);
+    GumboOutput *tree = gumbo_parse_with_options(&options, html.at, html.len);
+    if (!tree) no_memory(err);
+    return tree;
 }
 
 bool html_sanitize(struct str html, struct buf *out, struct error *err) {
-    GumboOutput *tree;
-    if (!parse(html, &tree, err)) return false;
+    GumboOutput *tree = parse(html, err);
+    if (!tree) return false;
     bool ok = write_node(tree->root, out, 0, err);
     gumbo_destroy_output(&kGumboDefaultOptions, tree);
     return ok;
@@ -292,8 +296,8 @@ static bool plain_node(const GumboNode *node, struct plain *p, int depth, struct
 }
 
 bool html_text(struct str html, size_t max, struct buf *out, struct error *err) {
-    GumboOutput *tree;
-    if (!parse(html, &tree, err)) return false;
+    GumboOutput *tree = parse(html, err);
+    if (!tree) return false;
     struct plain p = {.out = out, .left = max};
     bool ok = plain_node(tree->root, &p, 0, err);
     gumbo_destroy_output(&kGumboDefaultOptions, tree);

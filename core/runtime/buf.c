@@ -58,13 +58,14 @@ bool buf_json_string(struct buf *b, struct str s) {
     /* Worst case six bytes for one; reserved once, so that the loop need not check. */
     if (s.len > (SIZE_MAX - 2) / 6 || !buf_reserve(b, s.len * 6 + 2)) return false;
     static const char hex[] = "0123456789abcdef";
+    static const char replacement[3] = {'\xEF', '\xBF', '\xBD'}, control[4] = {'\\', 'u', '0', '0'};
     char *out = b->data + b->len;
     *out++ = '"';
     for (size_t i = 0; i < s.len;) {
         unsigned char c = (unsigned char)s.at[i];
         size_t n = utf8_len(str_n(s.at + i, s.len - i));
         if (n == 0) {
-            memcpy(out, "\xEF\xBF\xBD", 3);
+            memcpy(out, replacement, sizeof replacement);
             out += 3;
             i++;
         } else if (n > 1) {
@@ -82,7 +83,7 @@ bool buf_json_string(struct buf *b, struct str s) {
                 *out++ = '\\';
                 *out++ = c == '\n' ? 'n' : c == '\r' ? 'r' : 't';
             } else {
-                memcpy(out, "\\u00", 4);
+                memcpy(out, control, sizeof control);
                 out[4] = hex[c >> 4];
                 out[5] = hex[c & 15];
                 out += 6;

@@ -6,6 +6,7 @@ static uv_loop_t loop;
 static uv_check_t turn_end;  /* runs after the poll phase */
 static uv_idle_t keep_going; /* keeps poll from blocking while a hook waits that was queued outside of it */
 static struct loop_hook *first, *last;
+static struct loop_hook *due; /* those of this turn that have not run yet */
 static bool opened;
 
 uv_loop_t *loop_get(void) {
@@ -14,16 +15,16 @@ uv_loop_t *loop_get(void) {
 
 static void run_hooks(uv_check_t *check) {
     (void)check;
-    struct loop_hook *hook = first;
+    due = first;
     first = last = NULL;
     int stopped = uv_idle_stop(&keep_going);
     (void)stopped; /* stopping an idle handle cannot fail */
-    while (hook) {
-        struct loop_hook *next = hook->next;
+    while (due) {
+        struct loop_hook *hook = due;
+        due = hook->next;
         hook->queued = false;
         hook->next = NULL;
         hook->fn(hook->data);
-        hook = next;
     }
     log_flush();
 }
@@ -66,17 +67,24 @@ void loop_at_turn_end(struct loop_hook *hook) {
     last = hook;
 }
 
-void loop_forget(struct loop_hook *hook) {
-    if (!hook->queued) return;
-    struct loop_hook **at = &first, *before = NULL;
+/* False: it is not in the list that begins at `at`. */
+static bool take_out(struct loop_hook **at, struct loop_hook *hook) {
+    struct loop_hook *before = NULL;
     while (*at && *at != hook) {
         before = *at;
         at = &(*at)->next;
     }
-    if (*at) {
-        *at = hook->next;
-        if (last == hook) last = before;
-    }
+    if (!*at) return false;
+    *at = hook->next;
+    if (last == hook) last = before;
+    return true;
+}
+
+void loop_forget(struct loop_hook *hook) {
+    if (!hook->queued) return;
+    /* What one hook forgets may be due in this very turn: it must not be called any more, its memory may be gone. */
+    bool found = take_out(&due, hook) || take_out(&first, hook);
+    (void)found; /* queued: it is in one of them */
     hook->queued = false;
     hook->next = NULL;
 }

@@ -393,7 +393,9 @@ static bool prepare(const struct supervisor_plan *plan) {
     sup.slots = calloc(sup.count, sizeof *sup.slots);
     void *map = mmap(NULL, sizeof *sup.shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     sigset_t set;
-    if (!sup.slots || map == MAP_FAILED || !block_signals(&set) || pipe2(sup.tell, O_CLOEXEC | O_NONBLOCK) != 0)
+    /* An older process that is gone when we say that we are ready, or a log nobody reads, is an error code. */
+    bool deaf = signal(SIGPIPE, SIG_IGN) != SIG_ERR;
+    if (!sup.slots || map == MAP_FAILED || !deaf || !block_signals(&set) || pipe2(sup.tell, O_CLOEXEC | O_NONBLOCK) != 0)
         return false;
     sup.shared = map;
     sup.signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);

@@ -1,10 +1,11 @@
 /* core.json: decode(text) -> value | nil, err; encode(value) -> text (raises on what cannot be JSON: that is a bug of
  * the code that built the value); null; array(t), empty_array, object(order, t). */
-#include "script/json.h"
+#include "script/bind_json.h"
 
 #include <lauxlib.h>
 
 #include "script/bind.h"
+#include "script/json.h"
 #include "script/task.h"
 
 /* Kept between calls, so that a Lua error in the middle of encoding loses nothing. Encoding does not yield. */
@@ -19,12 +20,18 @@ static int l_decode(lua_State *L) {
     return task_fail(L, &err);
 }
 
+struct str bind_json_text(lua_State *L, int idx) {
+    struct error err = {0};
+    if (text.cap > KEEP) buf_free(&text);
+    buf_clear(&text);
+    if (!json_encode(L, idx, &text, &err)) luaL_error(L, "json.encode: %s", err.message);
+    return buf_str(&text);
+}
+
 static int l_encode(lua_State *L) {
     luaL_checkany(L, 1);
-    struct error err = {0};
-    buf_clear(&text);
-    if (!json_encode(L, 1, &text, &err)) return luaL_error(L, "json.encode: %s", err.message);
-    lua_pushlstring(L, text.data, text.len);
+    struct str s = bind_json_text(L, 1);
+    lua_pushlstring(L, s.at, s.len);
     if (text.cap > KEEP) buf_free(&text);
     return 1;
 }

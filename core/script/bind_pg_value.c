@@ -299,7 +299,7 @@ static void push_timestamp(lua_State *L, struct str s) {
     }
     memcpy(out, s.at, 19);
     out[10] = 'T';
-    memcpy(out + 19, ".000Z", 5);
+    memcpy(out + 19, ".000Z", sizeof ".000Z");
     if (s.at[19] == '.')
         for (size_t i = 0; i < 3 && 20 + i < s.len - 3; i++) out[20 + i] = s.at[20 + i];
     lua_pushlstring(L, out, 24);
@@ -429,7 +429,7 @@ bool pg_value_rows(lua_State *L, const PGresult *r, struct error *err) {
     }
     int64_t affected = 0;
     /* PQcmdTuples takes no const, and changes nothing. */
-    const char *text = PQcmdTuples((PGresult *)(uintptr_t)r);
+    const char *text = PQcmdTuples((PGresult *)r);
     if (!str_int64(str_of(text), &affected)) affected = 0;
     lua_pushnumber(L, (lua_Number)affected);
     lua_setfield(L, list, "affected");

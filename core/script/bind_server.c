@@ -12,6 +12,8 @@
 #include "http/file.h"
 #include "http/request.h"
 #include "script/bind.h"
+#include "script/bind_json.h"
+#include "script/json.h"
 #include "script/server_settings.h"
 #include "script/task.h"
 
@@ -37,12 +39,11 @@ struct cell {
 /* A Lua function as a handler. */
 struct handler {
     lua_State *L;
-    int function; /* registry reference */
+    int function, metatable; /* registry references */
 };
 
 static struct server *server;
 static struct slot *spare_slots;
-static char metatable_key; /* registry[&metatable_key] = the metatable of requests */
 
 struct server *bind_server_get(void) {
     if (!server) {
@@ -81,22 +82,21 @@ static void slot_give(struct slot *s) {
     spare_slots = s;
 }
 
-/* The slot of the request at `index`; a Lua error when it is no request. NULL: the request has ended. */
-static struct slot *slot_of(lua_State *L, int index) {
-    struct cell *c = lua_touserdata(L, index);
-    if (c && lua_getmetatable(L, index)) {
-        lua_pushlightuserdata(L, &metatable_key);
-        lua_rawget(L, LUA_REGISTRYINDEX);
-        bool same = lua_rawequal(L, -1, -2);
-        lua_pop(L, 2);
+/* The slot of the request that is argument 1; a Lua error when that is no request. NULL: the request has ended. Every
+ * function that asks has the metatable of requests as its first upvalue. */
+static struct slot *slot_of(lua_State *L) {
+    struct cell *c = lua_touserdata(L, 1);
+    if (c && lua_getmetatable(L, 1)) {
+        bool same = lua_topointer(L, -1) == lua_topointer(L, lua_upvalueindex(1));
+        lua_pop(L, 1);
         if (same) return c->slot->generation == c->generation ? c->slot : NULL;
     }
-    luaL_argerror(L, index, "request expected");
+    luaL_argerror(L, 1, "request expected");
     return NULL;
 }
 
 static struct slot *live_slot(lua_State *L) {
-    struct slot *s = slot_of(L, 1);
+    struct slot *s = slot_of(L);
     if (!s) luaL_error(L, "the request has ended");
     return s;
 }
@@ -180,8 +180,7 @@ static void on_request(struct request *r, void *data) {
     lua_rawgeti(L, LUA_REGISTRYINDEX, h->function);
     struct cell *c = lua_newuserdata(L, sizeof *c);
     *c = (struct cell){.slot = s, .generation = generation};
-    lua_pushlightuserdata(L, &metatable_key);
-    lua_rawget(L, LUA_REGISTRYINDEX);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, h->metatable);
     lua_setmetatable(L, -2);
     if (!task_start(L, 1, request_arena(r), finished, s, &task)) {
         slot_give(s);
@@ -231,10 +230,10 @@ static void push_params(lua_State *L, const struct request *r) {
     }
 }
 
-/* Upvalue 1: name -> method (function) or number of the field. */
+/* Upvalue 2: name -> method (function) or number of the field. */
 static int l_index(lua_State *L) {
     lua_pushvalue(L, 2);
-    lua_rawget(L, lua_upvalueindex(1));
+    lua_rawget(L, lua_upvalueindex(2));
     if (lua_type(L, -1) != LUA_TNUMBER) return 1; /* a method, or nil for a name that is unknown */
     struct slot *s = live_slot(L);
     struct request *r = s->r;
@@ -334,6 +333,15 @@ static int l_body(lua_State *L) {
     struct str body = request_body(r);
     lua_pushlstring(L, body.at ? body.at : "", body.len);
     return 1;
+}
+
+/* The body decoded from where it lies: it does not become a Lua string. */
+static int l_json(lua_State *L) {
+    struct request *r = live_slot(L)->r;
+    if (request_body_path(r)) return fail(L, ERR_LIMIT, "spooled", "the body is in a file");
+    struct error err = {0};
+    if (json_decode(L, request_body(r), &err)) return 1;
+    return task_fail(L, &err);
 }
 
 /* name -> value, or an array of the values of a name that comes more than once. */
@@ -465,6 +473,18 @@ static int l_respond(lua_State *L) {
     return 1;
 }
 
+/* As respond, with the body encoded straight to where it is sent from. Without headers it is plain JSON. */
+static int l_respond_json(lua_State *L) {
+    struct slot *s = live_slot(L);
+    int status = check_status(L, 2);
+    luaL_checkany(L, 4);
+    struct header headers[RESPONSE_HEADERS_MAX];
+    size_t count = read_headers(L, 3, s->r, headers);
+    if (lua_isnil(L, 3)) headers[count++] = (struct header){STR("Content-Type"), STR("application/json; charset=utf-8")};
+    lua_pushboolean(L, request_respond(s->r, status, headers, count, bind_json_text(L, 4)));
+    return 1;
+}
+
 static int l_stream(lua_State *L) {
     struct slot *s = live_slot(L);
     int status = check_status(L, 2);
@@ -488,7 +508,7 @@ static void cancel_write(void *op) {
 }
 
 static int l_write(lua_State *L) {
-    struct slot *s = slot_of(L, 1);
+    struct slot *s = slot_of(L);
     struct str bytes;
     bytes.at = luaL_checklstring(L, 2, &bytes.len);
     if (!s) return fail(L, ERR_CANCELLED, "", "the request has ended");
@@ -509,7 +529,7 @@ static int l_write(lua_State *L) {
 }
 
 static int l_close(lua_State *L) {
-    struct slot *s = slot_of(L, 1);
+    struct slot *s = slot_of(L);
     if (s) request_stream_end(s->r);
     lua_pushboolean(L, s != NULL);
     return 1;
@@ -566,7 +586,9 @@ static struct handler *handler_new(lua_State *L, struct routes *t, int function)
         return NULL;
     }
     lua_pushvalue(L, function);
-    *h = (struct handler){.L = task_main(L), .function = luaL_ref(L, LUA_REGISTRYINDEX)};
+    int kept = luaL_ref(L, LUA_REGISTRYINDEX);
+    lua_pushvalue(L, lua_upvalueindex(1));
+    *h = (struct handler){.L = task_main(L), .function = kept, .metatable = luaL_ref(L, LUA_REGISTRYINDEX)};
     return h;
 }
 
@@ -617,10 +639,12 @@ int luaopen_core_server(lua_State *L) {
         {"headers", l_headers},
         {"cookie", l_cookie},
         {"body", l_body},
+        {"json", l_json},
         {"form", l_form},
         {"query_table", l_query_table},
         {"multipart", l_multipart},
         {"respond", l_respond},
+        {"respond_json", l_respond_json},
         {"stream", l_stream},
         {"write", l_write},
         {"close", l_close},
@@ -629,21 +653,23 @@ int luaopen_core_server(lua_State *L) {
     };
     static const luaL_Reg functions[] = {
         {"route", l_route}, {"fallback", l_fallback}, {"static", l_static}, {NULL, NULL}};
-    lua_pushlightuserdata(L, &metatable_key);
-    lua_newtable(L);
-    lua_newtable(L);
-    luaL_register(L, NULL, methods);
+    lua_newtable(L); /* the metatable of requests */
+    lua_createtable(L, 0, 32);
+    lua_pushvalue(L, -2);
+    luaL_setfuncs(L, methods, 1);
     for (int i = 1; i < (int)(sizeof fields / sizeof fields[0]); i++) {
         lua_pushinteger(L, i);
         lua_setfield(L, -2, fields[i]);
     }
-    lua_pushcclosure(L, l_index, 1);
+    lua_pushvalue(L, -2);
+    lua_insert(L, -2);
+    lua_pushcclosure(L, l_index, 2);
     lua_setfield(L, -2, "__index");
     lua_pushboolean(L, 0);
     lua_setfield(L, -2, "__metatable");
-    lua_rawset(L, LUA_REGISTRYINDEX);
 
-    lua_newtable(L);
-    luaL_register(L, NULL, functions);
+    lua_createtable(L, 0, 3);
+    lua_insert(L, -2);
+    luaL_setfuncs(L, functions, 1);
     return 1;
 }

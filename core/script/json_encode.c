@@ -120,29 +120,12 @@ static bool put_byte(struct encoder *e, char c) {
     return true;
 }
 
-/* Copies while all is plain, in words; False: something needs a look. */
-static bool copy_plain(char *at, const char *s, size_t len) {
-    size_t n = 0;
-    for (; len - n >= 8; n += 8) {
-        uint64_t w;
-        memcpy(&w, s + n, sizeof w);
-        if (json_word_special(w)) return false;
-        memcpy(at + n, &w, sizeof w);
-    }
-    unsigned bad = 0;
-    for (; n < len; n++) {
-        bad |= json_special[(unsigned char)s[n]];
-        at[n] = s[n];
-    }
-    return !bad;
-}
-
 /* The string in its quotes and, when it is not NUL, `after`. */
 static bool put_string(struct encoder *e, const char *s, size_t len, char after) {
     struct buf *b = e->out;
     if (b->cap - b->len < len + 3 && !buf_reserve(b, len + 3)) return out_of_memory(e);
     char *at = b->data + b->len;
-    if (!copy_plain(at + 1, s, len)) {
+    if (!json_copy_plain(at + 1, s, len)) {
         if (!buf_json_string(b, str_n(s, len))) return out_of_memory(e);
         return !after || put_byte(e, after);
     }

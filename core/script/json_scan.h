@@ -2,8 +2,12 @@
 #ifndef KASMA_SCRIPT_JSON_SCAN_H
 #define KASMA_SCRIPT_JSON_SCAN_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
 
 /* What a byte is inside a string: 0 plain, else it needs a look (control byte, quote, backslash, not ASCII). */
 static const unsigned char json_special[256] = {
@@ -21,22 +25,71 @@ static inline uint64_t json_word_special(uint64_t w) {
     return (w | (w - ones * 0x20) | (quote - ones) | (backslash - ones)) & (ones * 0x80);
 }
 
+#ifdef __SSE2__
+/* One bit a byte. Compared as signed numbers, what is not ASCII is below a blank too. */
+static inline unsigned json_16_special(__m128i x) {
+    __m128i low = _mm_cmplt_epi8(x, _mm_set1_epi8(0x20));
+    __m128i quote = _mm_cmpeq_epi8(x, _mm_set1_epi8('"')), backslash = _mm_cmpeq_epi8(x, _mm_set1_epi8('\\'));
+    return (unsigned)_mm_movemask_epi8(_mm_or_si128(low, _mm_or_si128(quote, backslash)));
+}
+#endif
+
 /* The first byte from p on that is special, or `end`. */
 static inline const unsigned char *json_skip_plain(const unsigned char *p, const unsigned char *end) {
-    while (end - p >= 8) {
+#ifdef __SSE2__
+    for (; end - p >= 16; p += 16) {
+        unsigned hit = json_16_special(_mm_loadu_si128((const __m128i *)p));
+        if (hit) return p + __builtin_ctz(hit);
+    }
+#else
+    for (; end - p >= 8; p += 8) {
         uint64_t w;
         memcpy(&w, p, sizeof w);
-        uint64_t hit = json_word_special(w);
-#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-        /* The lowest bit that is set is right: no borrow came from below it. */
-        if (hit) return p + (__builtin_ctzll(hit) >> 3);
-#else
-        if (hit) break;
-#endif
-        p += 8;
+        if (json_word_special(w)) break;
     }
+#endif
     while (p < end && !json_special[*p]) p++;
     return p;
+}
+
+/* Copies `len` bytes. False: one of them is special, and what was copied is of no use. */
+static inline bool json_copy_plain(char *to, const char *from, size_t len) {
+    uint64_t w, last;
+    if (len >= 8) {
+        /* The last eight bytes may overlap those before them. */
+        size_t n = 0;
+#ifdef __SSE2__
+        for (; len - n > 16; n += 16) {
+            __m128i x = _mm_loadu_si128((const __m128i *)(from + n));
+            if (json_16_special(x)) return false;
+            _mm_storeu_si128((__m128i *)(to + n), x);
+        }
+#endif
+        for (; len - n > 8; n += 8) {
+            memcpy(&w, from + n, 8);
+            if (json_word_special(w)) return false;
+            memcpy(to + n, &w, 8);
+        }
+        memcpy(&last, from + len - 8, 8);
+        if (json_word_special(last)) return false;
+        memcpy(to + len - 8, &last, 8);
+        return true;
+    }
+    if (len >= 4) {
+        uint32_t a, b;
+        memcpy(&a, from, 4);
+        memcpy(&b, from + len - 4, 4);
+        if (json_word_special(a | (uint64_t)b << 32)) return false;
+        memcpy(to, &a, 4);
+        memcpy(to + len - 4, &b, 4);
+        return true;
+    }
+    unsigned bad = 0;
+    for (size_t n = 0; n < len; n++) {
+        bad |= json_special[(unsigned char)from[n]];
+        to[n] = from[n];
+    }
+    return !bad;
 }
 
 #endif

@@ -75,7 +75,11 @@ unsigned pg_pool_used(const struct pg_pool *p);
  * (ERR_UNAVAILABLE: known to be away; ERR_BUSY: the queue is full; ERR_INVALID; ERR_MEMORY), and `done` never comes.
  * All input is copied. */
 
-/* A lone SELECT; those of one tenant share transactions. One that fails harms no other. */
+/* Nor is a statement taken that would change the session or the frame of its transaction, which another tenant would
+ * meet (BEGIN, COMMIT, SET without LOCAL, SET LOCAL of the tenant or the role, COPY, LISTEN, advisory locks of the
+ * session ...): ERR_INVALID. Those have a session of their own. */
+
+/* A lone SELECT; those of one tenant share transactions that cannot write. One that fails harms no other. */
 struct pg_call *pg_read(struct pg_pool *p, struct str tenant, const struct pg_statement *s, pg_done *done, void *data,
                         struct error *err);
 /* All or nothing, one round trip. Success is told after the server has confirmed COMMIT. */
@@ -106,6 +110,7 @@ struct pg_call *pg_session_run(struct pg_session *s, const struct pg_statement *
 struct pg_call *pg_session_script(struct pg_session *s, struct str sql, pg_done *done, void *data, struct error *err);
 /* Notices of LISTEN; `lost` once when the connection broke. */
 void pg_session_hear(struct pg_session *s, pg_notice *notice, void (*lost)(void *data), void *data);
+/* A call under way is answered ERR_UNAVAILABLE in the loop's next turn. */
 void pg_session_close(struct pg_session *s);
 
 #endif

@@ -310,7 +310,7 @@ static void on_limit(uv_timer_t *timer) {
 static bool keep_result(struct pg_conn *c, PGresult *r) {
     if (c->results == c->result_cap) {
         size_t cap = c->result_cap ? c->result_cap * 2 : 8;
-        PGresult **more = realloc(c->result, cap * sizeof *more);
+        PGresult **more = realloc(c->result, cap * sizeof(PGresult *));
         if (!more) return false;
         c->result = more;
         c->result_cap = cap;
@@ -569,7 +569,7 @@ static bool send_purge(struct pg_conn *c) {
 static bool send_all(struct pg_conn *c, const struct pg_batch *b, int frame, const char *tenant) {
     if (c->purge && !send_purge(c)) return false;
     if (frame & PG_BEGIN) {
-        if (!send_frame(c, W_FRAME, "BEGIN", 0)) return false;
+        if (!send_frame(c, W_FRAME, frame & PG_READ_ONLY ? "BEGIN READ ONLY" : "BEGIN", 0)) return false;
         if (*tenant) {
             char set[128];
             int n = snprintf(set, sizeof set, "SET LOCAL kasma.tenant_key = '%s'", tenant);

@@ -18,6 +18,7 @@
 #include "runtime/log.h"
 #include "runtime/loop.h"
 #include "stores/pg_conn.h"
+#include "stores/pg_guard.h"
 #include "stores/pg_metric.h"
 #include "stores/pg_notify.h"
 #include "stores/pg_pool.h"
@@ -208,7 +209,7 @@ static void member_ready(void *data, const struct pg_error *err) {
             schedule_retry(p);
         } else {
             /* Those that stand serve on; the server, or a pooler before it, has no more to give. */
-            p->open_after_us = now_us() + REFUSED_MS * 1000;
+            p->open_after_us = now_us() + REFUSED_MS * UINT64_C(1000);
         }
         return;
     }
@@ -224,7 +225,7 @@ static void member_ready(void *data, const struct pg_error *err) {
 
 static void discard(struct member *m) {
     struct pg_pool *p = m->pool;
-    bool useful = m->ready && (m->sent_us || now_us() - m->since_us > PROBE_MS * 1000);
+    bool useful = m->ready && (m->sent_us || now_us() - m->since_us > PROBE_MS * UINT64_C(1000));
     remove_member(m);
     loop_at_turn_end(&p->hook);
     if (p->open > 0 || p->closing) return;
@@ -364,7 +365,7 @@ static void open_member(struct pg_pool *p) {
     }
     if (!m || !m->conn) {
         free(m);
-        p->open_after_us = now_us() + REFUSED_MS * 1000;
+        p->open_after_us = now_us() + REFUSED_MS * UINT64_C(1000);
         if (p->open == 0) {
             went_down(p, err.message);
             schedule_retry(p);
@@ -448,6 +449,7 @@ static bool start(struct member *m, struct pg_call *list) {
     if (!b) return false;
     /* One statement without a tenant is a transaction by itself: its Sync commits it. */
     int frame = list->tenant[0] || (list->kind == CALL_RUN && b->count > 1) ? PG_BEGIN | PG_COMMIT : PG_PLAIN;
+    if (frame && list->kind == CALL_READ) frame |= PG_READ_ONLY;
     m->calls = list;
     bool sent = pg_conn_send(m->conn, b, frame, list->tenant, &err);
     if (list->next) pg_batch_free(b);
@@ -622,8 +624,25 @@ void pg_call_answer(struct pg_call *c, PGresult *const *result, size_t count, co
     answer(c, result, count, err);
 }
 
+bool pg_call_forgotten(const struct pg_call *c) {
+    return c->forgotten;
+}
+
 void pg_call_drop(struct pg_call *c) {
     free_call(c);
+}
+
+/* Its statements, if a pooled connection may run them. NULL: `err` says why not. */
+static struct pg_batch *checked_batch(const struct pg_statement *s, size_t count, struct error *err) {
+    struct pg_batch *b = pg_batch_new(s, count);
+    if (!b) error_set(err, ERR_MEMORY, "out of memory");
+    for (size_t i = 0; b && i < count; i++) {
+        if (pg_guard_allows(b->sql[i].text)) continue;
+        pg_batch_free(b);
+        error_set(err, ERR_INVALID, "a statement that changes the session or its transaction needs a session");
+        return NULL;
+    }
+    return b;
 }
 
 static struct pg_call *new_call(struct pg_pool *p, enum call_kind kind, struct str tenant, const struct pg_statement *s,
@@ -644,13 +663,15 @@ static struct pg_call *new_call(struct pg_pool *p, enum call_kind kind, struct s
         error_set(err, ERR_INVALID, "not a tenant key");
         return NULL;
     }
+    struct pg_batch *batch = count ? checked_batch(s, count, err) : NULL;
+    if (count && !batch) return NULL;
     struct pg_call *c = calloc(1, sizeof *c);
-    if (c && count) c->batch = pg_batch_new(s, count);
-    if (!c || (count && !c->batch)) {
-        free(c);
+    if (!c) {
+        pg_batch_free(batch);
         error_set(err, ERR_MEMORY, "out of memory");
         return NULL;
     }
+    c->batch = batch;
     c->kind = kind;
     c->since_us = now_us();
     if (tenant.at) memcpy(c->tenant, tenant.at, tenant.len);
@@ -701,13 +722,15 @@ struct pg_call *pg_tx_run(struct pg_tx *tx, const struct pg_statement *s, size_t
                   tx->call ? "the transaction has a statement under way" : "the transaction has failed");
         return NULL;
     }
+    struct pg_batch *batch = checked_batch(s, count, err);
+    if (!batch) return NULL;
     struct pg_call *c = pg_call_new(done, data);
-    if (c) c->batch = pg_batch_new(s, count);
-    if (!c || !c->batch) {
-        free(c);
+    if (!c) {
+        pg_batch_free(batch);
         error_set(err, ERR_MEMORY, "out of memory");
         return NULL;
     }
+    c->batch = batch;
     int frame = (tx->begun ? 0 : PG_BEGIN) | (commit ? PG_COMMIT : 0);
     if (!pg_conn_send(tx->member->conn, c->batch, frame, tx->tenant, err)) {
         tx->failed = true;

@@ -2,6 +2,7 @@
  * at a time. */
 #include <stdlib.h>
 
+#include "runtime/loop.h"
 #include "stores/pg_conn.h"
 #include "stores/pg_pool.h"
 
@@ -14,6 +15,7 @@ struct pg_session {
     void (*lost)(void *data);
     void *hear_data;
     bool dead;
+    struct loop_hook closed; /* answers the call that was under way when it was closed */
 };
 
 static void on_ready(void *data, const struct pg_error *err) {
@@ -119,8 +121,22 @@ void pg_session_hear(struct pg_session *s, pg_notice *notice, void (*lost)(void 
     s->hear_data = data;
 }
 
+static void closed(void *data) {
+    struct pg_session *s = data;
+    struct pg_error error = {0};
+    error_set(&error.base, ERR_UNAVAILABLE, "the session was closed");
+    pg_call_answer(s->call, NULL, 0, &error);
+    free(s);
+}
+
 void pg_session_close(struct pg_session *s) {
-    if (s->call) pg_call_drop(s->call);
     pg_conn_close(s->conn);
+    if (s->call && !pg_call_forgotten(s->call)) {
+        /* Its caller is alive and would wait for ever; this runs inside other code, perhaps the collector's. */
+        s->closed = (struct loop_hook){.fn = closed, .data = s};
+        loop_at_turn_end(&s->closed);
+        return;
+    }
+    if (s->call) pg_call_drop(s->call);
     free(s);
 }

@@ -12,6 +12,10 @@ local pg = require("core.pg")
 local M = {}
 
 local LOCK = 7281940355 -- any number that nothing else uses
+-- Of the roles that serve. The limits of time are the server's own, so that a client that vanished holds no lock for
+-- long; the program gives up sooner or at the same time (DATABASE_STATEMENT_MS).
+local ROLE_SETTINGS = { { "citus.propagate_set_commands", "local" }, { "statement_timeout", "15s" }, { "lock_timeout", "5s" },
+    { "idle_in_transaction_session_timeout", "60s" } }
 local EXTENSIONS = { "btree_gin", "pg_trgm", "unaccent" }
 
 ---@class MigrationError
@@ -122,7 +126,7 @@ local function preparations(session)
     local function add(sql) need[#need + 1] = sql end
     local roles = {}
     for _, role in ipairs(must(session:query([[select rolname as name, rolsuper or rolbypassrls as unbound,
-        coalesce(array_to_string(rolconfig, ' '), '') as settings from pg_roles where rolname like 'kasma\_%']]))) do
+        ' ' || coalesce(array_to_string(rolconfig, ' '), '') || ' ' as settings from pg_roles where rolname like 'kasma\_%']]))) do
         roles[role.name] = role
     end
     local me = must(session:query("select current_user::text as name"))[1]
@@ -141,8 +145,10 @@ local function preparations(session)
             fail("the role " .. name .. " may bypass row security: it must be no superuser and have no BYPASSRLS")
         end
         if not role then add(login(name, url)) end
-        if not (role and role.settings:find("citus.propagate_set_commands=local", 1, true)) then
-            add("alter role " .. name .. " set citus.propagate_set_commands = 'local'")
+        for _, setting in ipairs(ROLE_SETTINGS) do
+            if not (role and role.settings:find(" " .. setting[1] .. "=" .. setting[2] .. " ", 1, true)) then
+                add(("alter role %s set %s = %s"):format(name, setting[1], quote(setting[2])))
+            end
         end
     end
     if not roles.kasma_search then add("create role kasma_search nologin nosuperuser nobypassrls") end

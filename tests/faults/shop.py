@@ -11,18 +11,23 @@ ALLOWED = (201, 409, 503)
 
 # Each selects what must not be; the tenant stands for %(t)s.
 BOOKS = {
-    "a stock row's reserved units are those of its open reservations": """select i.id, i.reserved_quantity, sum(r.quantity - r.consumed_qty - r.released_qty) as open
+    "a stock row's reserved units are those of its open reservations": """select i.id, i.reserved_quantity,
+          sum(r.quantity - r.consumed_qty - r.released_qty) as open
         from warehouse_inventory i left join stock_reservations r on r.tenant_key = i.tenant_key and r.inventory_id = i.id
         where i.tenant_key = %(t)s group by i.tenant_key, i.id
         having i.reserved_quantity <> coalesce(sum(r.quantity - r.consumed_qty - r.released_qty), 0)""",
-    "on-hand units are the sum of the movements": """select i.id, i.quantity from warehouse_inventory i where i.tenant_key = %(t)s and i.quantity <> (
-        select coalesce(sum(m.delta), 0) from stock_movements m where m.tenant_key = i.tenant_key and m.inventory_id = i.id)""",
-    "an order that stands has its units reserved": """select o.id, o.order_number from orders o where o.tenant_key = %(t)s and o.status <> 'cancelled'
+    "on-hand units are the sum of the movements": """select i.id, i.quantity from warehouse_inventory i
+        where i.tenant_key = %(t)s and i.quantity <> (select coalesce(sum(m.delta), 0) from stock_movements m
+          where m.tenant_key = i.tenant_key and m.inventory_id = i.id)""",
+    "an order that stands has its units reserved": """select o.id, o.order_number from orders o
+        where o.tenant_key = %(t)s and o.status <> 'cancelled'
         and (select sum(i.quantity) from order_items i where i.tenant_key = o.tenant_key and i.order_id = o.id) is distinct from (
         select sum(r.quantity - r.released_qty) from stock_reservations r where r.tenant_key = o.tenant_key and r.order_id = o.id)""",
-    "a reservation names an order that is there": """select r.id from stock_reservations r where r.tenant_key = %(t)s and r.order_id is not null
-        and not exists (select 1 from orders o where o.tenant_key = r.tenant_key and o.id = r.order_id)""",
-    "a guest has one order at most": """select guest_email, count(*) from orders where tenant_key = %(t)s group by guest_email having count(*) > 1""",
+    "a reservation names an order that is there": """select r.id from stock_reservations r
+        where r.tenant_key = %(t)s and r.order_id is not null and not exists (select 1 from orders o
+          where o.tenant_key = r.tenant_key and o.id = r.order_id)""",
+    "a guest has one order at most": """select guest_email, count(*) from orders where tenant_key = %(t)s
+        group by guest_email having count(*) > 1""",
     "a checkout has its order, an order its event": """select c.id from checkouts c where c.tenant_key = %(t)s and not exists (
           select 1 from orders o join order_events e on e.tenant_key = o.tenant_key and e.order_id = o.id and e.type = 'placed'
           where o.tenant_key = c.tenant_key and o.checkout_id = c.id)""",
@@ -84,8 +89,8 @@ class Shop:
                                                       "description": "<p>" + name + "</p>"})
 
     def adjust(self, product, quantity, reason="count"):
-        return self.staff.post("/api/logistics/inventory/adjust", {"warehouseId": self.warehouse, "productId": product, "quantity": quantity,
-                                                                   "reason": reason})
+        body = {"warehouseId": self.warehouse, "productId": product, "quantity": quantity, "reason": reason}
+        return self.staff.post("/api/logistics/inventory/adjust", body)
 
     def guest(self):
         return Guest(self)
@@ -94,12 +99,13 @@ class Shop:
         return self.stage.rows(sql % {"t": "'%s'" % self.tenant})
 
     def stock(self, product):
-        return self.rows("select quantity, reserved_quantity, available_quantity from warehouse_inventory where tenant_key = %%(t)s and product_id = '%s'"
-                         % product)[0]
+        return self.rows("""select quantity, reserved_quantity, available_quantity from warehouse_inventory
+          where tenant_key = %%(t)s and product_id = '%s'""" % product)[0]
 
     def holds(self):
         """Reservations that no order has claimed."""
-        return self.rows("select id, status, expires_at from stock_reservations where tenant_key = %(t)s and order_id is null and status = 'HELD'")
+        return self.rows("""select id, status, expires_at from stock_reservations
+          where tenant_key = %(t)s and order_id is null and status = 'HELD'""")
 
     def check_books(self, expect):
         for what, sql in BOOKS.items():
@@ -122,7 +128,8 @@ class Shop:
         orders = self.rows("select count(*) as n from orders where tenant_key = %(t)s")[0]["n"]
 
         def sent():
-            return self.rows("select count(*) as n from mail_messages where tenant_key = %(t)s and template = 'order-confirmation' and state = 'sent'")[0]["n"]
+            return self.rows("""select count(*) as n from mail_messages
+              where tenant_key = %(t)s and template = 'order-confirmation' and state = 'sent'""")[0]["n"]
 
         until(seconds, lambda: "each order has its mail: %d of %d" % (sent(), orders), lambda: sent() >= orders - spared)
         files = self.stage.mails_to("guest.test")
@@ -188,7 +195,7 @@ class Load:
                % (self.count(0), cuts, [answer for _, _, answer in self.answers if answer.status == 0][:3]))
 
     def repeat_unanswered(self, seconds):
-        """As a careful client does: asks again with the same key until it has its order. Answers how many still wait for a lease at the end."""
+        """As a careful client does: asks again with the same key until it has its order. Answers how many keys stay held."""
         limit = time.monotonic() + seconds
         waiting = [guest for guest in self.guests if not guest.orders]
         while waiting and time.monotonic() < limit:

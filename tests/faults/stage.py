@@ -17,8 +17,8 @@ import threading
 import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-PASSED_ON = ("PATH", "HOME", "LANG", "TMPDIR", "PG_BIN", "ASAN_OPTIONS", "LSAN_OPTIONS", "UBSAN_OPTIONS", "KASMA_LUA_DIR", "KASMA_MIGRATIONS_DIR",
-             "KASMA_RULES_DIR")
+PASSED_ON = ("PATH", "HOME", "LANG", "TMPDIR", "PG_BIN", "ASAN_OPTIONS", "LSAN_OPTIONS", "UBSAN_OPTIONS", "KASMA_LUA_DIR",
+             "KASMA_MIGRATIONS_DIR", "KASMA_RULES_DIR")
 SANITIZER = re.compile(r"ERROR: (Address|Leak)Sanitizer|runtime error:|AddressSanitizer:DEADLYSIGNAL")
 STORES = ("postgres", "redis", "mongo")
 
@@ -147,6 +147,8 @@ class Lock:
         for line in self.process.stdout:
             if line.strip() == "held":
                 return
+        self.process.kill()
+        self.process.wait()
         raise Broken("the lock was not got")
 
     def __enter__(self):
@@ -193,8 +195,8 @@ class Stage:
 
     def start_program(self, role):
         with open("%s/log/%s.log" % (self.folder, role), "ab") as log:
-            self.programs[role] = subprocess.Popen([ROOT + "/stack/run", self.binary, role], env=self.env, cwd=ROOT, stdin=subprocess.DEVNULL,
-                                                   stdout=log, stderr=log, start_new_session=True)
+            self.programs[role] = subprocess.Popen([ROOT + "/stack/run", self.binary, role], env=self.env, cwd=ROOT,
+                                                   stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
 
     def open(self):
         self.start_stores()
@@ -369,7 +371,7 @@ class Crowd:
         try:
             while not self.stopping.is_set():
                 work()
-        except Exception as why:  # pylint: disable=broad-except
+        except Exception as why:  # told to whoever stops the crowd
             self.failures.append(repr(why))
 
     def stop(self):

@@ -63,6 +63,9 @@ function M.create(scope, input)
         if item.variantId then
             local fits = false
             for _, v in ipairs(product.variants) do fits = fits or v.id == item.variantId end
+            if not fits and not catalog.variant_exists(scope.tenant, item.variantId) then
+                errors.not_found{ message = "Variant not found" }
+            end
             if not fits then errors.conflict{ message = "variantId is no variant of this product", code = "variant_mismatch" } end
         end
     end

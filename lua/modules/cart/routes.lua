@@ -189,10 +189,7 @@ route.post("/sales/cart/quote", {
         local owner = owner_of(ctx)
         local items
         if ctx.body.items then
-            items = {}
-            for i, item in ipairs(ctx.body.items) do
-                items[i] = { lineId = "q" .. i, productId = item.productId, variantId = item.variantId, quantity = item.quantity }
-            end
+            items = cart.loose_items(ctx.scope, ctx.body.items)
         else
             local row = owner and cart.find(ctx.scope, owner)
             items = row and row.items or {}

@@ -122,6 +122,21 @@ local function price_text(priced, currency)
     return money.format(priced.sale_price_minor > 0 and priced.sale_price_minor or priced.price_minor, currency)
 end
 
+--- Lines that are priced without a cart. What is not there or not for sale is the error that adding it to a cart would be.
+---@param scope Scope
+---@param items table[] productId, variantId, quantity
+---@return table[] items as a cart holds them
+function M.loose_items(scope, items)
+    local ids, list = {}, {}
+    for i, item in ipairs(items) do ids[i] = item.productId end
+    local products = catalog.products_by_id(scope.tenant, ids)
+    for i, item in ipairs(items) do
+        sellable(scope, products[item.productId], item.variantId)
+        list[i] = { lineId = "q" .. i, productId = item.productId, variantId = item.variantId, quantity = item.quantity }
+    end
+    return list
+end
+
 ---@param scope Scope
 ---@param owner CartOwner
 ---@param input table productId, variantId, quantity, purchaseType, properties

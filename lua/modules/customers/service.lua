@@ -18,10 +18,12 @@ end
 --- What prices may depend on: who buys, in which groups, for the first time or not.
 ---@param tenant string
 ---@param owner CartOwner|nil
+---@param guest_hash string|nil of a guest who has told an e-mail
 ---@return table
-function M.pricing_input(tenant, owner)
-    local row = owner and owner.user_id and store.find(tenant, owner.user_id)
-    return { id = owner and owner.user_id, groups = row and row.groups or {}, first_order = not row or row.orders_count == 0,
+function M.pricing_input(tenant, owner, guest_hash)
+    local user_id = owner and owner.user_id
+    local row = (user_id or guest_hash) and store.find(tenant, user_id, not user_id and guest_hash or nil)
+    return { id = user_id, groups = row and row.groups or {}, first_order = not row or row.orders_count == 0,
         orders_count = row and row.orders_count or 0 }
 end
 

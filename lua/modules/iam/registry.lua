@@ -80,9 +80,11 @@ end
 ---@param app_family string|nil
 ---@return table[]
 function M.list(tenant, app_family)
-    return json.array(db.read(tenant, "select " .. REGISTRY .. [[ from registries where tenant_key = $1 and ($2::text is null or
+    local rows = db.read(tenant, "select " .. REGISTRY .. [[ from registries where tenant_key = $1 and ($2::text is null or
       app_family_key = $2)
-      order by app_family_key, module_key limit 1000]], tenant, app_family or null))
+      order by app_family_key, module_key limit 1000]], tenant, app_family or null)
+    rows.affected = nil -- the answer of a statement is a list and a count; JSON takes the list alone
+    return json.array(rows)
 end
 
 -- The pair's rows, held until the transaction ends.

@@ -148,6 +148,15 @@ function M.any_lapsed(tx, tenant, order_ids)
         and r.status in ('HELD', 'EXPIRED') limit 1]], tenant, pg.array(order_ids))[1] ~= nil
 end
 
+--- What the orders of a group held, however it ended.
+---@param tenant string
+---@param group_key string
+---@return table[] inventory_id, order_id, quantity
+function M.of_group(tenant, group_key)
+    return db.read(tenant, [[select r.inventory_id, r.order_id, r.quantity from stock_reservations r
+      where r.tenant_key = $1 and r.group_key = $2 and r.order_id is not null order by r.inventory_id]], tenant, group_key)
+end
+
 --- The stock rows that can serve some products, in the order in which warehouses are preferred.
 ---@param tenant string
 ---@param product_ids string[]

@@ -73,11 +73,28 @@ local function hold_stock(scope, checkout_id, lines, address)
     end
 end
 
+--- Tells every line where it leaves from. What needs no stock goes with the dearest parcel of what does: were it priced as a parcel of its
+--- own, its shipping would belong to no order.
+local function place_lines(lines, chosen)
+    local worth, home = {}, nil
+    for _, line in ipairs(lines) do
+        local place = chosen[line.id]
+        if place then
+            local price = line.sale_price > 0 and line.sale_price or line.price
+            worth[place.warehouse_id] = (worth[place.warehouse_id] or 0) + line.qty * price
+        end
+    end
+    for id, sum in pairs(worth) do
+        if not home or sum > worth[home] or (sum == worth[home] and id < home) then home = id end
+    end
+    for _, line in ipairs(lines) do line.warehouse_id = chosen[line.id] and chosen[line.id].warehouse_id or home end
+end
+
 --- The lines by warehouse: one order each; the parent is the one with the largest net, then the smaller warehouse id.
-local function split(quote, chosen)
+local function split(quote)
     local groups, by_warehouse = {}, {}
     for _, line in ipairs(quote.lines) do
-        local warehouse = chosen[line.id] and chosen[line.id].warehouse_id or ""
+        local warehouse = line.warehouse_id or ""
         local group = by_warehouse[warehouse]
         if not group then
             group = { warehouse_id = warehouse, lines = {}, net = 0 }
@@ -91,14 +108,6 @@ local function split(quote, chosen)
         if a.net ~= b.net then return a.net > b.net end
         return a.warehouse_id < b.warehouse_id
     end)
-    -- What needs no stock leaves with the parent.
-    local loose = by_warehouse[""]
-    if loose and #groups > 1 then
-        for i, group in ipairs(groups) do
-            if group == loose then table.remove(groups, i) end
-        end
-        for _, line in ipairs(loose.lines) do table.insert(groups[1].lines, line) end
-    end
     return groups
 end
 
@@ -110,11 +119,10 @@ local function order_sums(quote, group)
         sums.discount = sums.discount + line.discount
         sums.tax = sums.tax + line.tax
     end
-    local parcel
+    local parcel = { net = 0, tax = 0 }
     for _, candidate in ipairs(quote.groups) do
-        if candidate.warehouse_id == group.warehouse_id then parcel = candidate end
+        if (candidate.warehouse_id or "") == group.warehouse_id then parcel = candidate end
     end
-    parcel = parcel or (#quote.groups == 1 and quote.groups[1]) or { net = 0, tax = 0 }
     sums.shipping = parcel.net
     sums.tax = sums.tax + parcel.tax
     sums.total = sums.subtotal - sums.discount + sums.shipping + (quote.inclusive and 0 or sums.tax)
@@ -182,7 +190,7 @@ local function statements_of(scope, c)
     for _, order in ipairs(c.orders) do
         local seen = {}
         for _, line in ipairs(order.lines) do
-            local place = c.chosen[line.id]
+            local place = c.chosen[line.source_id or line.id]
             if place and not seen[place.inventory_id] then
                 seen[place.inventory_id] = true
                 claims[#claims + 1] = { inventory_id = place.inventory_id, order_id = order.record.id }
@@ -193,14 +201,20 @@ local function statements_of(scope, c)
         local hold_until = c.terms.online and c.terms.expires_at or nil
         for _, s in ipairs(reservations.claim_statements(scope.tenant, c.id, claims, hold_until)) do add(s) end
     end
-    for _, use in ipairs(c.promotion_uses) do add(store.use_promotion(scope.tenant, use, now)) end
-    add(store.count_order(row{ user_id = c.owner.user_id, guest_hash = c.guest_hash, guest_key_version = c.guest_key_version }))
+    local customer_key, first_only = c.owner.user_id or c.guest_hash, false
+    for _, use in ipairs(c.promotion_uses) do
+        add(store.use_promotion(scope.tenant, use, now))
+        if use.by_customer then add(store.check_customer_use(scope.tenant, use, customer_key)) end
+        first_only = first_only or use.first_order_only
+    end
+    add(store.count_order(row{ user_id = c.owner.user_id, guest_hash = c.guest_hash, guest_key_version = c.guest_key_version,
+        first_only = first_only }))
     add(store.insert_checkout(row{ id = c.id, cart_id = c.cart.id, cart_series = c.cart.series, user_id = c.owner.user_id,
         guest_hash = c.guest_hash, guest_key_version = c.guest_key_version, currency = c.quote.currency, total_minor = c.quote.total,
         amount_due_minor = c.quote.due }))
     for _, use in ipairs(c.promotion_uses) do
         add(store.insert_promotion_usage(row{ promotion_id = use.promotion_id, checkout_id = c.id, user_id = c.owner.user_id,
-            amount_minor = use.amount_minor, units = use.units }))
+            customer_key = customer_key, amount_minor = use.amount_minor, units = use.units }))
     end
     if c.payment then
         for _, s in ipairs(payments.insert_statements(row(c.payment))) do add(s) end
@@ -271,7 +285,7 @@ local function record_of(scope, c, index, group)
         billing_address = c.billing_address, notes = c.notes, coupon_codes = {}, placed_at = c.now,
         paid_at = c.terms.payment_status == "paid" and c.now or nil, expires_at = c.terms.expires_at, version = 1, items = {} }
     for i, line in ipairs(group.lines) do
-        local place = c.chosen[line.id]
+        local place = c.chosen[line.source_id or line.id]
         record.items[i] = { id = uuid.v7(), tenant_key = scope.tenant, app_key = scope.app, now = c.now, created_at = c.now,
             updated_at = c.now,
             order_id = record.id, product_id = line.product_id, variant_id = line.variant_id, quantity = line.qty,
@@ -316,16 +330,17 @@ function M.place(scope, owner, input, complete)
     c.chosen = hold_stock(scope, c.id, lines, address)
 
     local ok, placed = pcall(function()
-        for _, line in ipairs(lines) do
-            if c.chosen[line.id] then line.warehouse_id = c.chosen[line.id].warehouse_id end
-        end
-        c.quote = pricing.quote(scope, { lines = lines, owner = owner, address = address, shipping_method_id = input.shippingMethodId })
+        place_lines(lines, c.chosen)
+        c.quote = pricing.quote(scope, { lines = lines, owner = owner, guest_hash = c.guest_hash, address = address,
+            shipping_method_id = input.shippingMethodId })
         if input.expectedTotal and pricing.minor("expectedTotal", input.expectedTotal, c.quote.currency) ~= c.quote.total then
             errors.conflict{ message = "The price has changed", code = "price_changed", details = pricing.summary(c.quote) }
         end
         c.terms = terms(scope, input, c.quote.due)
         c.promotion_uses = c.quote.promotion_uses
-        for i, group in ipairs(split(c.quote, c.chosen)) do
+        -- The order in which rows are locked, whatever order the promotions were applied in.
+        table.sort(c.promotion_uses, function(a, b) return a.promotion_id < b.promotion_id end)
+        for i, group in ipairs(split(c.quote)) do
             c.orders[i] = { lines = group.lines }
             c.orders[i].record = record_of(scope, c, i, group)
         end

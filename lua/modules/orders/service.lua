@@ -49,6 +49,7 @@ end
 
 local PAID = { SUCCESS = true, COMPLETED = true }
 local FAILED = { FAILED = "FAILED", EXPIRED = "EXPIRED", CANCELLED = "CANCELLED", DECLINED = "FAILED" }
+local TAKEN = { CAPTURED = true, PARTIALLY_REFUNDED = true, REFUNDED = true, DISPUTED = true, CHARGED_BACK = true }
 local OPEN_PAYMENT = { CREATED = true, PENDING = true, AUTHORIZED = true }
 
 --- Minor units of an amount in a report; nil when it says none.
@@ -59,11 +60,11 @@ local function reported_amount(input, currency)
     return minor or -1 -- what cannot be an amount of this currency matches none
 end
 
-local function mark_review(tx, tenant, orders, reason, now)
+local function mark_review(tx, tenant, orders, reason, now, received)
     for _, order in ipairs(orders) do
         tx:pipeline{
             store.move{ tenant_key = tenant, id = order.id, status = order.status, payment_status = "review",
-                paid_minor = order.paid_total_minor, keep_expiry = true, now = now },
+                paid_minor = received and order.amount_due_minor or order.paid_total_minor, keep_expiry = true, now = now },
             store.insert_event{ tenant_key = tenant, app_key = order.app_key, id = uuid.v7(), order_id = order.id, type = "payment_review",
                 from_status = order.status, to_status = order.status, actor_kind = "system", reason = reason, now = now },
         }
@@ -71,16 +72,28 @@ local function mark_review(tx, tenant, orders, reason, now)
     log.warn("payment needs a look", { tenant = tenant, order = orders[1].id, reason = reason })
 end
 
+--- Money that came when its orders were given up, or their stock was: it is booked, and staff looks at it unless `revive` succeeds.
+local function apply_late(tx, tenant, orders, payment, input, now)
+    tx:pipeline{
+        payments.move_statement{ tenant_key = tenant, id = payment.id, status = "CAPTURED", captured_minor = payment.amount_minor,
+            transaction_id = input.transactionId, now = now },
+        store.move_tenders(tenant, payment.checkout_id, "held", "captured", now),
+        store.move_tenders(tenant, payment.checkout_id, "released", "captured", now),
+    }
+    mark_review(tx, tenant, orders, "paid_after_expiry", now, true)
+    return { applied = false, reason = "paid_after_expiry" }
+end
+
 --- A verified success: the payment is captured and every order of the checkout is paid, in one transaction.
 local function apply_paid(tx, tenant, scope, orders, payment, input, now)
     local ids = {}
-    for i, order in ipairs(orders) do ids[i] = order.id end
+    for i, order in ipairs(orders) do
+        ids[i] = order.id
+        if order.status == "cancelled" then return apply_late(tx, tenant, orders, payment, input, now) end
+    end
     tx:query(unpack(reservations.confirm_statement(tenant, ids)))
     -- A hold of a checkout ends for all its rows at once: what is not confirmed now was late.
-    if reservations.any_lapsed(tx, tenant, ids) then
-        mark_review(tx, tenant, orders, "paid_after_expiry", now)
-        return { applied = false, reason = "paid_after_expiry" }
-    end
+    if reservations.any_lapsed(tx, tenant, ids) then return apply_late(tx, tenant, orders, payment, input, now) end
     local list = { payments.move_statement{ tenant_key = tenant, id = payment.id, status = "CAPTURED",
         captured_minor = payment.amount_minor, transaction_id = input.transactionId, now = now } }
     for _, order in ipairs(orders) do
@@ -124,7 +137,8 @@ local function apply(tx, tenant, scope, checkout_id, input, now)
     if not payment then return { applied = false, reason = "no_payment" } end
     local word = input.status:upper()
     if PAID[word] then
-        if orders[1].payment_status == "paid" then return { applied = false, reason = "already_paid" } end
+        if TAKEN[payment.status] then return { applied = false, reason = "already_paid" } end
+        if input.provider:upper() ~= payment.provider then return { applied = false, reason = "provider_mismatch" } end
         local amount = reported_amount(input, payment.currency_code)
         if input.currency and input.currency:upper() ~= payment.currency_code then
             mark_review(tx, tenant, orders, "currency_mismatch", now)
@@ -141,6 +155,49 @@ local function apply(tx, tenant, scope, checkout_id, input, now)
     return { applied = false, reason = "unknown_status" }
 end
 
+--- Stock, promotions and orders of a late payment, in one transaction; KS001 or KS011 when something of it is gone.
+local function take_again(tx, scope, checkout_id, event_id, claims, now)
+    local tenant = scope.tenant
+    local payment = payments.lock(tx, tenant, checkout_id)[1]
+    local orders = store.lock_checkout(tx, tenant, checkout_id)
+    for _, order in ipairs(orders) do
+        if order.status ~= "cancelled" or order.payment_status ~= "review" then return nil end
+    end
+    local list = #claims > 0 and reservations.claim_statements(tenant, event_id, claims, nil) or {}
+    for _, use in ipairs(store.lock_released_promotions(tx, tenant, checkout_id)) do
+        list[#list + 1] = store.use_promotion(tenant, use, now)
+        if use.customer_key then list[#list + 1] = store.check_customer_use(tenant, use, use.customer_key) end
+    end
+    list[#list + 1] = store.reserve_promotions(tenant, checkout_id, now)
+    for _, order in ipairs(orders) do
+        list[#list + 1] = store.revive(tenant, order.id, now)
+        list[#list + 1] = store.insert_event{ tenant_key = tenant, app_key = order.app_key, id = uuid.v7(), order_id = order.id, type = "paid",
+            from_status = "cancelled", to_status = "processing", actor_kind = "system", reason = "late_payment", now = now }
+    end
+    local result = { applied = true }
+    list[#list + 1] = payments.event_result_statement(tenant, event_id, result, true, now)
+    list[#list + 1] = outbox.job(scope, "sales-queue", "stock-sync", { orderId = orders[1].id, tenant_key = tenant, app_key = scope.app })
+    list[#list + 1] = outbox.event(scope, "order.paid", orders[1].id, { orderId = orders[1].id, checkoutId = payment.checkout_id })
+    tx:pipeline(list)
+    return result
+end
+
+--- A payment that came after its checkout had expired: what the orders held is held again, under the event's id, and they go on. Nil when
+--- something is gone meanwhile: they then wait for staff, and so they do after a crash.
+local function revive(scope, checkout_id, event_id)
+    local tenant = scope.tenant
+    M.expire(tenant, "sales.checkout", checkout_id) -- the sweeper may not have come by yet
+    local claims = reservations.of_group(tenant, checkout_id)
+    local ok, result = pcall(function()
+        if not reservations.hold(scope, event_id, claims) then return nil end
+        return db.transaction(tenant, take_again, scope, checkout_id, event_id, claims, time.iso(time.now()))
+    end)
+    if ok and result then return result end
+    reservations.release(tenant, event_id)
+    if not ok then log.warn("a late payment could not revive its orders", { tenant = tenant, checkout = checkout_id, why = tostring(result) }) end
+    return nil
+end
+
 --- Takes the report of a payment service. The tenant is the order's, found in public_refs.
 ---@param input table orderId, status, provider, transactionId, amount or amountMinor, currency, eventId
 ---@return { applied: boolean, reason: string|nil }
@@ -150,17 +207,19 @@ function M.sync_payment(input)
     if not order then errors.not_found{ message = "Order not found" } end
     local scope = { tenant = tenant, app = order.app_key }
     local now = time.iso(time.now())
-    local event_id = input.eventId
-        or crypto.sha256(table.concat({ input.orderId, input.status, input.provider, input.transactionId or "" }, "|"))
-    return db.transaction(tenant, function(tx)
+    -- The amount belongs to the event: a report that corrects one is another event.
+    local event_id = input.eventId and input.eventId ~= "" and input.eventId or crypto.sha256(table.concat({ input.orderId, input.status,
+        input.provider, input.transactionId or "", tostring(input.amountMinor or input.amount or ""), input.currency or "" }, "|"))
+    local result, late = unpack(db.transaction(tenant, function(tx)
         local event = tx:query(unpack(payments.insert_event_statement{ tenant_key = tenant, app_key = order.app_key, id = uuid.v7(),
             provider = input.provider:upper(), event_id = event_id, type = input.status, raw_sha256 = crypto.sha256(json.encode(input)),
             payload = input, now = now }))[1]
-        if not event then return { applied = false, reason = "duplicate" } end
+        if not event then return { { applied = false, reason = "duplicate" } } end
         local result = apply(tx, tenant, scope, order.checkout_id, input, now)
         tx:query(unpack(payments.event_result_statement(tenant, event.id, result, result.applied, now)))
-        return result
-    end)
+        return { result, result.reason == "paid_after_expiry" and event.id or nil }
+    end))
+    return late and revive(scope, order.checkout_id, late) or result
 end
 
 -- Expiry -------------------------------------------------------------------------------------------------------------------------------

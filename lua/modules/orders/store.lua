@@ -45,20 +45,31 @@ function M.use_promotion(tenant, use, now)
       select kasma_must(count(*) = 1, 'KS011') from got]], tenant, use.promotion_id, use.amount_minor, use.units, now }
 end
 
-function M.insert_promotion_usage(u)
-    return { [[insert into promotion_usages (tenant_key, app_key, id, promotion_id, checkout_id, user_id, amount_minor, units, state,
-      created_at, updated_at) values ($1, $2, $3, $4, $5, $6, $7, $8, 'reserved', $9, $9)]],
-        u.tenant_key, u.app_key, u.id, u.promotion_id, u.checkout_id, u.user_id or null, u.amount_minor, u.units, u.now }
+--- Stands after use_promotion, whose row lock makes other checkouts wait: 'KS011' when the customer has had what one may have.
+function M.check_customer_use(tenant, use, customer_key)
+    return { [[select kasma_must((p.per_customer_limit = 0 or u.uses < p.per_customer_limit)
+          and (p.max_units_per_customer = 0 or u.units + $4 <= p.max_units_per_customer), 'KS011')
+        from promotions p cross join (select count(*) as uses, coalesce(sum(units), 0) as units from promotion_usages
+          where tenant_key = $1 and promotion_id = $2 and customer_key = $3 and state in ('reserved', 'used')) u
+        where p.tenant_key = $1 and p.id = $2]], tenant, use.promotion_id, customer_key, use.units }
 end
 
---- The customer's row is made by the first checkout; the figures change with each.
+function M.insert_promotion_usage(u)
+    return { [[insert into promotion_usages (tenant_key, app_key, id, promotion_id, checkout_id, user_id, customer_key, amount_minor, units,
+      state, created_at, updated_at) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'reserved', $10, $10)]],
+        u.tenant_key, u.app_key, u.id, u.promotion_id, u.checkout_id, u.user_id or null, u.customer_key, u.amount_minor, u.units, u.now }
+end
+
+--- The customer's row is made by the first checkout; the figures change with each. `first_only`: a price of this checkout holds for a first
+--- order only, 'KS011' when another one came before it.
 function M.count_order(c)
-    return { [[insert into customers (tenant_key, app_key, id, user_id, guest_hash, guest_key_version, orders_count, first_order_at,
-        lifetime_spent_minor, created_at, updated_at) values ($1, $2, $3, $4, $5, $6, 1, $7, 0, $7, $7)
+    return { [[with got as (insert into customers (tenant_key, app_key, id, user_id, guest_hash, guest_key_version, orders_count,
+        first_order_at, lifetime_spent_minor, created_at, updated_at) values ($1, $2, $3, $4, $5, $6, 1, $7, 0, $7, $7)
       on conflict (tenant_key, ]] .. (c.user_id and "user_id) where user_id" or "guest_hash) where guest_hash") .. [[ is not null
       do update set orders_count = customers.orders_count + 1, first_order_at = coalesce(customers.first_order_at, excluded.first_order_at),
-        updated_at = excluded.updated_at]],
-        c.tenant_key, c.app_key, c.id, c.user_id or null, c.guest_hash or null, c.guest_key_version or null, c.now }
+        updated_at = excluded.updated_at returning orders_count)
+      select kasma_must(not $8::boolean or orders_count = 1, 'KS011') from got]],
+        c.tenant_key, c.app_key, c.id, c.user_id or null, c.guest_hash or null, c.guest_key_version or null, c.now, c.first_only }
 end
 
 function M.insert_checkout(c)
@@ -197,6 +208,25 @@ end
 function M.move_tenders(tenant, checkout_id, from, to, now)
     return { [[update order_payments set state = $4, updated_at = $5 where tenant_key = $1 and checkout_id = $2 and state = $3
       and kind = 'external']], tenant, checkout_id, from, to, now }
+end
+
+--- The single way out of cancelled: its payment came late, and all it needs is there again.
+function M.revive(tenant, id, now)
+    return { [[update orders set status = 'processing', payment_status = 'paid', paid_total_minor = amount_due_minor, paid_at = $3,
+        cancelled_at = null, cancel_reason = null, expires_at = null, version = version + 1, updated_at = $3
+      where tenant_key = $1 and id = $2]], tenant, id, now }
+end
+
+--- Locks the uses of promotions that a checkout gave back.
+---@return table[] promotion_id, customer_key, amount_minor, units
+function M.lock_released_promotions(tx, tenant, checkout_id)
+    return tx:query([[select u.promotion_id, u.customer_key, u.amount_minor, u.units from promotion_usages u
+      where u.tenant_key = $1 and u.checkout_id = $2 and u.state = 'released' order by u.promotion_id for update]], tenant, checkout_id)
+end
+
+function M.reserve_promotions(tenant, checkout_id, now)
+    return { [[update promotion_usages set state = 'reserved', updated_at = $3
+      where tenant_key = $1 and checkout_id = $2 and state = 'released']], tenant, checkout_id, now }
 end
 
 --- The uses of promotions by a checkout go back, once.

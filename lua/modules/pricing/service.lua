@@ -65,9 +65,19 @@ function M.cart_lines(scope, items)
     return lines
 end
 
-local function promotion_inputs(tenant, now)
-    local list = {}
-    for i, p in ipairs(promotions.running(tenant, now)) do
+--- The promotions that may take part, with what the customer has had of those that count by customer; and the same by id.
+local function promotion_inputs(tenant, now, customer_key)
+    local running, limited = promotions.running(tenant, now), {}
+    for _, p in ipairs(running) do
+        if p.per_customer_limit > 0 or p.max_units_per_customer > 0 then limited[#limited + 1] = p.id end
+    end
+    local had = {}
+    if customer_key and #limited > 0 then
+        for _, row in ipairs(promotions.used_by(tenant, limited, customer_key)) do had[row.promotion_id] = row end
+    end
+    local list, by_id = {}, {}
+    for i, p in ipairs(running) do
+        by_id[p.id] = p
         list[i] = { id = p.id, label = p.name, currency = p.currency, exclusion_group = p.exclusion_group, version = p.version,
             kind = p.type,
             value_type = p.value_type, level = p.level, value = p.value, targets = { kind = p.applicable_to, ids = p.target_ids },
@@ -76,11 +86,13 @@ local function promotion_inputs(tenant, now)
             exclusive = p.exclusive, stop_after = p.stop_after, include_bundled = p.include_bundled, first_order_only = p.first_order_only,
             customer_groups = p.customer_groups, tier_ids = p.tier_ids, weekdays = p.weekdays, hour_from = p.hours_from,
             hour_to = p.hours_to,
+            customer_limit = p.per_customer_limit, customer_used = had[p.id] and had[p.id].uses or 0,
+            max_units_customer = p.max_units_per_customer, units_customer = had[p.id] and had[p.id].units or 0,
             usage_limit = p.usage_limit, used_count = p.used_count, budget = p.budget_minor, budget_used = p.budget_used_minor,
             max_units = p.max_units, units_used = p.units_used, starts_ms = p.start_date and time.parse(p.start_date),
             ends_ms = p.end_date and time.parse(p.end_date) }
     end
-    return list
+    return list, by_id
 end
 
 local function bundle_inputs(scope, lines)
@@ -198,20 +210,21 @@ end
 
 --- Prices lines for an owner.
 ---@param scope Scope
----@param q { lines: table[], owner: CartOwner|nil, address: table|nil, shipping_method_id: string|nil }
+---@param q { lines: table[], owner: CartOwner|nil, guest_hash: string|nil, address: table|nil, shipping_method_id: string|nil }
 ---@return table quote amounts in minor units; see core.pricing
 function M.quote(scope, q)
     local tenant = tenants.by_key(scope.tenant)
     local now_ms = time.now()
     local now = time.iso(now_ms)
     local fields = time.fields(now_ms, tenant.timezone)
-    local customer = customers.pricing_input(scope.tenant, q.owner)
+    local customer = customers.pricing_input(scope.tenant, q.owner, q.guest_hash)
+    local promos, promo_by_id = promotion_inputs(scope.tenant, now, customer.id or q.guest_hash)
     local hooks, versions = hooks_of(scope.tenant)
     local quote, err = pricing.quote({
         currency = tenant.default_currency, now_ms = now_ms, weekday = fields.wday, hour = fields.hour,
         priority_mode = settings.get(scope.tenant, "promotionMode") == "priority",
         max_coupons = settings.get(scope.tenant, "maxCouponsPerOrder"),
-        lines = q.lines, bundles = bundle_inputs(scope, q.lines), promotions = promotion_inputs(scope.tenant, now),
+        lines = q.lines, bundles = bundle_inputs(scope, q.lines), promotions = promos,
         customer = customer, shipping = shipping_input(scope, q.address, q.shipping_method_id),
         tax = tax_input(scope, q.address, now), snapshot = snapshot_of(tenant, fields, now_ms, customer, q.owner),
     }, hooks)
@@ -223,6 +236,11 @@ function M.quote(scope, q)
     end
     if quote.shipping and quote.shipping.reason == "method_not_available" then M.method_unavailable() end
     quote.rules = versions
+    for _, use in ipairs(quote.promotion_uses) do
+        local p = promo_by_id[use.promotion_id]
+        use.by_customer = p ~= nil and (p.per_customer_limit > 0 or p.max_units_per_customer > 0)
+        use.first_order_only = p ~= nil and p.first_order_only
+    end
     local by_id = {}
     for _, line in ipairs(q.lines) do by_id[line.id] = line end
     for _, line in ipairs(quote.lines) do

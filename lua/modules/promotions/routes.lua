@@ -66,7 +66,7 @@ route.post("/marketing/promotions/create", {
         includeBundled = schema.boolean():optional(),
         exclusionGroup = schema.string{ not_empty = true, max = 50 }:optional(),
         customerGroups = schema.array(schema.string{ max = 50 }, { max = 50 }):optional(),
-        tierIds = schema.array(schema.uuid(), { max = 50 }):optional(),
+        tierIds = schema.array(schema.uuid(), { max = 50, unique = true }):optional(),
         firstOrderOnly = schema.boolean():optional(),
         weekdays = schema.array(schema.integer{ min = 1, max = 7 }, { max = 7, unique = true }):optional(),
         hoursFrom = schema.integer{ min = 0, max = 24 }:optional(),

@@ -12,6 +12,7 @@ local tenants = require("kasma.tenant")
 local M = {}
 
 M.running = store.running
+M.used_by = store.used_by
 M.list = store.list
 
 --- The published client collection's words beside ours, in any case.
@@ -78,6 +79,9 @@ function M.create(scope, input)
         errors.bad_request{ message = { "targetIds should not be empty unless applicableTo is all" }, code = "targets_required" }
     end
     if applicable == "all" then targets = {} else check_targets(scope.tenant, applicable, targets) end
+    if #(input.tierIds or {}) > 0 then -- no tenant has loyalty tiers, so no id can name one
+        errors.bad_request{ message = { "tierIds names no tier of the tenant" }, code = "tier_unknown" }
+    end
     local level = kind == "free_shipping" and "shipping" or kind ~= "discount" and "line" or input.level
         or (applicable == "all" and "order" or "line")
     local row = { tenant_key = scope.tenant, app_key = scope.app, id = uuid.v7(), now = time.iso(time.now()), name = input.name,
@@ -88,7 +92,7 @@ function M.create(scope, input)
         get_qty = input.getQty or 1, get_discount_bps = input.getDiscountBps or (kind == "b1g1" and value or 10000),
         scope = input.scope or "same_product", priority = input.priority or 0, stackable = input.stackable == true,
         exclusive = input.exclusive == true, stop_after = input.stopAfter == true, include_bundled = input.includeBundled == true,
-        exclusion_group = input.exclusionGroup, customer_groups = input.customerGroups or {}, tier_ids = input.tierIds or {},
+        exclusion_group = input.exclusionGroup, customer_groups = input.customerGroups or {}, tier_ids = {},
         first_order_only = input.firstOrderOnly == true, weekdays = input.weekdays or {}, hours_from = input.hoursFrom,
         hours_to = input.hoursTo, usage_limit = input.usageLimit or 0, per_customer_limit = input.perCustomerLimit or 0,
         budget_minor = catalog.price("budget", input.budget, currency) or 0, max_units = input.maxUnits or 0,

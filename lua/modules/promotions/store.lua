@@ -40,6 +40,17 @@ function M.running(tenant, now)
       and (p.start_date is null or p.start_date <= $2) and (p.end_date is null or p.end_date > $2) order by p.id limit 500]], tenant, now)
 end
 
+--- What a customer has had of promotions, counting what is only reserved.
+---@param tenant string
+---@param ids string[]
+---@param customer_key string user id, or hash of a guest
+---@return table[] rows of promotion_id, uses, units
+function M.used_by(tenant, ids, customer_key)
+    return db.read(tenant, [[select u.promotion_id, count(*)::int as uses, sum(u.units)::int as units from promotion_usages u
+      where u.tenant_key = $1 and u.promotion_id = any($2::uuid[]) and u.customer_key = $3 and u.state in ('reserved', 'used')
+      group by u.promotion_id]], tenant, pg.array(ids), customer_key)
+end
+
 ---@param tenant string
 ---@param filter { public_at: string|nil, type: string|nil, limit: integer, offset: integer } public_at: only public ones running then
 ---@return table[] promotions, newest first

@@ -33,6 +33,7 @@ end
 ---@return table method row
 function M.add_method(scope, input)
     if not store.zone(scope.tenant, input.zoneId) then errors.not_found{ message = "Shipping zone not found" } end
+    if input.carrierId and not store.has_carrier(scope.tenant, input.carrierId) then errors.not_found{ message = "Carrier not found" } end
     local currency = input.currencyCode or tenants.currency(scope.tenant)
     local row = { tenant_key = scope.tenant, app_key = scope.app, id = uuid.v7(), now = time.iso(time.now()), name = input.name,
         zone_id = input.zoneId, carrier_id = input.carrierId, service_type = input.serviceType,

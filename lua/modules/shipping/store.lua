@@ -35,6 +35,13 @@ function M.zone(tenant, id)
     return db.read(tenant, "select " .. ZONE .. " from shipping_zones z where z.tenant_key = $1 and z.id = $2", tenant, id)[1]
 end
 
+---@param tenant string
+---@param id string
+---@return boolean
+function M.has_carrier(tenant, id)
+    return db.read(tenant, "select 1 as one from carriers where tenant_key = $1 and id = $2", tenant, id)[1] ~= nil
+end
+
 function M.insert_method(m)
     return { [[insert into shipping_methods as m (tenant_key, app_key, id, name, zone_id, carrier_id, service_type, base_price_minor,
       price_per_kg_minor, estimated_days, currency_code, is_active, min_weight_g, max_weight_g, step_grams, free_over_minor, cod_allowed,

@@ -75,7 +75,9 @@ end
 ---@param tenant string
 ---@return table[]
 function M.apps(tenant)
-    return db.read(nil, "select " .. APP .. " from apps where tenant_key = $1 order by created_at, id limit 500", tenant)
+    local rows = db.read(nil, "select " .. APP .. " from apps where tenant_key = $1 order by created_at, id limit 500", tenant)
+    rows.affected = nil
+    return rows
 end
 
 ---@param t table tenant_key, app_key
@@ -136,6 +138,7 @@ function M.members(tenant, limit, offset)
         row.display_name = row.display_name or null
         row.joined_at = row.joined_at or null
     end
+    rows.affected = nil -- the answer of a statement is a list and a count; JSON takes the list alone
     return json.array(rows), total
 end
 
