@@ -138,6 +138,7 @@ struct listener {
     } uv;
     struct server *server;
     struct listener *next;
+    struct loop_hook again; /* a connection that could not be taken for want of memory */
     bool unix_socket;
 };
 
@@ -150,6 +151,7 @@ struct server {
     size_t connections, in_flight, alive; /* alive: requests that are not in the pool */
     struct conn *dirty;
     struct loop_hook hook;
+    uint64_t complained_ms; /* when it last logged that it cannot accept */
     struct conn *spare_conns;
     struct request *spare_requests;
     struct chunk *spare_chunks;
@@ -160,7 +162,7 @@ struct server {
     uint64_t block_second;       /* of the cached head block */
     size_t block_len;
     char block[256]; /* "Date: ...\r\n" and the headers every answer has */
-    bool leaving;                /* no new connections; each one ends with its next answer */
+    bool leaving;    /* no new connections; each one ends with its next answer */
     bool stopping, closing, wheel_closed;
 };
 

@@ -242,16 +242,26 @@ void server_forget(struct conn *c) {
     s->spare_conn_count++;
 }
 
+/* Once in a second: a fault of the machine comes again with every connection. */
+static void cannot_accept(struct server *s, const char *why) {
+    uint64_t now = uv_now(loop_get());
+    if (s->complained_ms && now - s->complained_ms < 1000) return;
+    s->complained_ms = now;
+    log_line(LOG_ERROR, "cannot accept connections: %s", why);
+}
+
 static void on_connection(uv_stream_t *stream, int status) {
     struct listener *l = stream->data;
     struct server *s = l->server;
     if (status < 0) {
-        log_line(LOG_WARN, "accept failed: %s", uv_strerror(status));
+        cannot_accept(s, uv_strerror(status));
         return;
     }
     struct conn *c = conn_new(s, l->unix_socket);
     if (!c) {
-        log_line(LOG_ERROR, "out of memory for a connection");
+        /* libuv accepts no other before this one is taken: it is tried until there is memory. */
+        cannot_accept(s, "out of memory");
+        loop_at_turn_end(&l->again);
         return;
     }
     /* Some above the limit are let in to be told so (503); a flood beyond that is cut off. */
@@ -264,9 +274,15 @@ static void on_connection(uv_stream_t *stream, int status) {
     conn_open(c);
 }
 
+static void accept_again(void *data) {
+    struct listener *l = data;
+    if (!uv_is_closing(&l->uv.handle)) on_connection(&l->uv.stream, 0);
+}
+
 static void listener_closed(uv_handle_t *h) {
     struct listener *l = h->data;
     struct server *s = l->server;
+    loop_forget(&l->again);
     struct listener **at = &s->listeners;
     while (*at != l) at = &(*at)->next;
     *at = l->next;
@@ -289,6 +305,7 @@ bool server_listen_fd(struct server *s, int fd, struct error *err) {
         return error_set(err, ERR_INTERNAL, "cannot make a listener: %s", uv_strerror(failed));
     }
     l->uv.handle.data = l;
+    l->again = (struct loop_hook){.fn = accept_again, .data = l};
     l->next = s->listeners;
     s->listeners = l;
     failed = l->unix_socket ? uv_pipe_open(&l->uv.pipe, fd) : uv_tcp_open(&l->uv.tcp, fd);

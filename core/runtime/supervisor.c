@@ -395,7 +395,8 @@ static bool prepare(const struct supervisor_plan *plan) {
     sigset_t set;
     /* An older process that is gone when we say that we are ready, or a log nobody reads, is an error code. */
     bool deaf = signal(SIGPIPE, SIG_IGN) != SIG_ERR;
-    if (!sup.slots || map == MAP_FAILED || !deaf || !block_signals(&set) || pipe2(sup.tell, O_CLOEXEC | O_NONBLOCK) != 0)
+    if (!sup.slots || map == MAP_FAILED || !deaf || !block_signals(&set) ||
+        pipe2(sup.tell, O_CLOEXEC | O_NONBLOCK) != 0)
         return false;
     sup.shared = map;
     sup.signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);

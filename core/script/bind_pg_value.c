@@ -14,10 +14,11 @@
 
 #define PARAMS_MAX 1000
 #define ARRAY_MAX 100000
+#define COUNTS_MAX 4096 /* texts that are known; those put together at run time could go on for ever */
 #define EXACT 9007199254740992.0
 
 static char param_mt;   /* registry[&param_mt]: metatable of what pg.array and its like make: {text} */
-static char counts_key; /* registry[&counts_key]: weak table, text of a statement -> highest $n */
+static char counts_key; /* registry[&counts_key]: text of a statement -> highest $n; [1]: how many texts */
 
 /* ---- parameters ---- */
 
@@ -178,28 +179,38 @@ static int highest_parameter(const char *sql) {
     return most;
 }
 
-static int parameters_of(lua_State *L, int sql) {
+static void push_counts(lua_State *L, bool anew) {
     lua_pushlightuserdata(L, &counts_key);
     lua_rawget(L, LUA_REGISTRYINDEX);
-    if (lua_isnil(L, -1)) {
-        lua_pop(L, 1);
-        lua_newtable(L);
-        lua_pushlightuserdata(L, &counts_key);
-        lua_pushvalue(L, -2);
-        lua_rawset(L, LUA_REGISTRYINDEX);
-    }
+    if (!anew && !lua_isnil(L, -1)) return;
+    lua_pop(L, 1);
+    lua_newtable(L);
+    lua_pushlightuserdata(L, &counts_key);
+    lua_pushvalue(L, -2);
+    lua_rawset(L, LUA_REGISTRYINDEX);
+}
+
+static int parameters_of(lua_State *L, int sql) {
+    push_counts(L, false);
     lua_pushvalue(L, sql);
     lua_rawget(L, -2);
-    if (lua_isnil(L, -1)) {
-        lua_pop(L, 1);
-        lua_pushvalue(L, sql);
-        lua_pushinteger(L, highest_parameter(lua_tostring(L, sql)));
-        lua_rawset(L, -3);
-        lua_pushvalue(L, sql);
-        lua_rawget(L, -2);
+    if (!lua_isnil(L, -1)) {
+        int n = (int)lua_tointeger(L, -1);
+        lua_pop(L, 2);
+        return n;
     }
-    int n = (int)lua_tointeger(L, -1);
-    lua_pop(L, 2);
+    lua_rawgeti(L, -2, 1);
+    lua_Integer known = lua_tointeger(L, -1) + 1;
+    lua_pop(L, 3);
+    bool full = known > COUNTS_MAX;
+    push_counts(L, full);
+    lua_pushinteger(L, full ? 1 : known);
+    lua_rawseti(L, -2, 1);
+    int n = highest_parameter(lua_tostring(L, sql));
+    lua_pushvalue(L, sql);
+    lua_pushinteger(L, n);
+    lua_rawset(L, -3);
+    lua_pop(L, 1);
     return n;
 }
 

@@ -30,6 +30,7 @@ struct member {
     struct group *group;
     struct task *task; /* NULL once it has ended */
     int index;
+    bool ended;
 };
 
 static void group_free(lua_State *L, struct group *g) {
@@ -50,6 +51,7 @@ static void member_finished(void *data, lua_State *L, bool ok) {
     struct member *m = data;
     struct group *g = m->group;
     m->task = NULL;
+    m->ended = true;
     if (ok) {
         lua_rawgeti(L, LUA_REGISTRYINDEX, g->results);
         if (lua_gettop(L) > 1) {
@@ -115,15 +117,13 @@ static int l_parallel(lua_State *L) {
         lua_rawgeti(L, 1, (int)i + 1);
         g->left++;
         struct task *child = NULL;
-        /* `member_finished` may run before task_start returns: it then has set left back and `child` is gone. */
-        size_t before = g->left;
         if (!task_start(L, 0, NULL, member_finished, &members[i], &child)) {
             g->left--;
             if (g->error == LUA_NOREF) {
                 lua_pushliteral(L, "not enough memory for a task");
                 g->error = luaL_ref(L, LUA_REGISTRYINDEX);
             }
-        } else if (g->left == before) {
+        } else if (!members[i].ended) { /* else `child` is gone already */
             members[i].task = child;
         }
     }

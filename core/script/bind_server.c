@@ -480,7 +480,8 @@ static int l_respond_json(lua_State *L) {
     luaL_checkany(L, 4);
     struct header headers[RESPONSE_HEADERS_MAX];
     size_t count = read_headers(L, 3, s->r, headers);
-    if (lua_isnil(L, 3)) headers[count++] = (struct header){STR("Content-Type"), STR("application/json; charset=utf-8")};
+    if (lua_isnil(L, 3))
+        headers[count++] = (struct header){STR("Content-Type"), STR("application/json; charset=utf-8")};
     lua_pushboolean(L, request_respond(s->r, status, headers, count, bind_json_text(L, 4)));
     return 1;
 }

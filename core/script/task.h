@@ -56,7 +56,8 @@ void task_deadline(struct task *t, uint64_t ms);
  * on top of `L`; the task frees itself afterwards. It may be called before task_start returns.
  * False: out of memory, nothing was started. */
 typedef void task_finished(void *data, lua_State *L, bool ok);
-bool task_start(lua_State *main, int nargs, struct arena *arena, task_finished *finished, void *data, struct task **out);
+bool task_start(lua_State *main, int nargs, struct arena *arena, task_finished *finished, void *data,
+                struct task **out);
 
 /* As task_start, but the task begins at the end of this loop turn: for callers that are Lua code themselves. */
 bool task_start_later(lua_State *main, int nargs, struct arena *arena, task_finished *finished, void *data,

@@ -12,6 +12,7 @@
 #include "script/bind_server.h"
 #include "script/sched.h"
 #include "script/vm.h"
+#include "stores/pg.h"
 
 #define DRAIN_LOOK_MS 20
 #define LAST_WORD_MS 1000 /* how long idle connections may still bring a request once nothing new is accepted */
@@ -64,7 +65,7 @@ static void on_second(uv_timer_t *timer) {
 
 static bool begin(struct error *err) {
     w.failed = false;
-    if (signal(SIGPIPE, SIG_IGN) == SIG_ERR || !loop_open() || uv_timer_init(loop_get(), &w.second) != 0 ||
+    if (signal(SIGPIPE, SIG_IGN) == SIG_ERR || !pg_prepare() || !loop_open() || uv_timer_init(loop_get(), &w.second) != 0 ||
         uv_timer_init(loop_get(), &w.look) != 0)
         return error_set(err, ERR_INTERNAL, "the event loop cannot start");
     w.vm = vm_new(err);

@@ -61,6 +61,9 @@ bool pg_tenant_valid(struct str key);
 /* Fills `out` from a failed result (NULL: the connection broke). */
 void pg_error_fill(struct pg_error *out, const PGresult *r, size_t statement);
 
+/* Sets the variables of the environment that libpq reads. A process with threads calls it before the first of them: the
+ * environment has no lock. Pools see to it themselves otherwise. False: out of memory. */
+bool pg_prepare(void);
 /* NULL: a URL that cannot be read, out of memory. Connections are opened when they are needed. */
 struct pg_pool *pg_pool_new(const struct pg_settings *s, struct error *err);
 /* Answers all that waits or runs with ERR_UNAVAILABLE and closes the connections. Memory goes in the loop's next turn.

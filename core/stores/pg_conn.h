@@ -40,9 +40,9 @@ struct pg_conn_events {
 };
 
 enum pg_frame {
-    PG_PLAIN = 0,  /* the statements as they are */
-    PG_BEGIN = 1,  /* BEGIN before them, and SET LOCAL when a tenant is given */
-    PG_COMMIT = 2, /* COMMIT after them */
+    PG_PLAIN = 0,     /* the statements as they are */
+    PG_BEGIN = 1,     /* BEGIN before them, and SET LOCAL when a tenant is given */
+    PG_COMMIT = 2,    /* COMMIT after them */
     PG_READ_ONLY = 4, /* that BEGIN makes a transaction that cannot write */
 };
 

@@ -3,9 +3,9 @@
  * no statement may set it but the frame that pg_conn.c sends.
  *
  * Only the first word is looked at (the server takes one statement a message, so nothing can hide behind a semicolon),
- * and the two functions that do the same inside a SELECT are sought in the text. This is a guard against mistakes in our
- * own code, not against an attacker who writes SQL: DO with a text put together at run time passes. It costs less than
- * the hash that the text gets anyway. */
+ * and the two functions that do the same inside a SELECT are sought in the text. This is a guard against mistakes in
+ * our own code, not against an attacker who writes SQL: DO with a text put together at run time passes. It costs less
+ * than the hash that the text gets anyway. */
 #include "stores/pg_guard.h"
 
 #include <stddef.h>
@@ -78,10 +78,10 @@ static bool calls_session_function(const char *sql) {
 }
 
 bool pg_guard_allows(const char *sql) {
-    static const char *const refused[] = {"abort",   "begin", "close",  "commit", "copy",  "deallocate",
-                                          "declare", "discard", "end",  "execute", "fetch", "listen",
-                                          "load",    "move",  "prepare", "release", "reset", "rollback",
-                                          "savepoint", "start", "unlisten", NULL};
+    static const char *const refused[] = {"abort",     "begin",   "close",    "commit",  "copy",  "deallocate",
+                                          "declare",   "discard", "end",      "execute", "fetch", "listen",
+                                          "load",      "move",    "prepare",  "release", "reset", "rollback",
+                                          "savepoint", "start",   "unlisten", NULL};
     static const char *const set[] = {"set", NULL};
     const char *p = past_blank(sql);
     size_t n = word_at(p);

@@ -34,6 +34,16 @@ function M.put(scope, kind, id, due_ms)
       on conflict (tenant_key, kind, id) do update set due_at = excluded.due_at]], scope.tenant, scope.app, kind, id, time.iso(due_ms) }
 end
 
+--- Moves the row, if there is one.
+---@param tenant string
+---@param kind string
+---@param id string
+---@param due_at string ISO
+---@return table statement
+function M.move(tenant, kind, id, due_at)
+    return { "update due_work set due_at = $4::timestamptz where tenant_key = $1 and kind = $2 and id = $3", tenant, kind, id, due_at }
+end
+
 ---@param tenant string
 ---@param kind string
 ---@param id string

@@ -174,15 +174,17 @@ function M.claim(ctx, state)
     local waited = 0
     while true do
         local now, real = time.now(), time.real()
+        -- Held until the answer says otherwise: when it is lost, a claim may stand that must be freed.
+        state.held = true
         local rows = db.query(ctx.tenant, CLAIM, ctx.tenant, ctx.app, state.scope_hash, state.fingerprint, state.token,
             time.iso(real + LEASE_MS), time.iso(now), time.iso(now + KEEP_MS), time.iso(real))
         if rows[1] then
-            state.held = true
             state.timer = sched.every(EXTEND_MS, function()
                 db.query(ctx.tenant, KEEP, ctx.tenant, state.scope_hash, state.token, time.iso(time.real() + LEASE_MS))
             end)
             return nil
         end
+        state.held = false
         local row = db.query(ctx.tenant, LOOK, ctx.tenant, state.scope_hash)[1]
         if row then
             if row.fingerprint ~= state.fingerprint then M.reused() end
@@ -229,16 +231,31 @@ function M.finish(ctx, state, failed, status, content_type, body)
         return
     end
     state.held = false
-    local ok, err
-    if status then
-        ok, err = pcall(db.query, ctx.tenant, COMPLETE, ctx.tenant, state.scope_hash, state.token, status,
-            pg.json{ ct = content_type or "" }, body and pg.bytea(body) or null)
-    else
-        ok, err = pcall(db.query, ctx.tenant, FREE, ctx.tenant, state.scope_hash, state.token)
+    local function settle()
+        local ok, err
+        if status then
+            ok, err = pcall(db.query, ctx.tenant, COMPLETE, ctx.tenant, state.scope_hash, state.token, status,
+                pg.json{ ct = content_type or "" }, body and pg.bytea(body) or null)
+        else
+            ok, err = pcall(db.query, ctx.tenant, FREE, ctx.tenant, state.scope_hash, state.token)
+        end
+        return ok or errors.sqlstate(err) == "KS409"
     end
-    if not ok and errors.sqlstate(err) ~= "KS409" then
-        log.warn("idempotency record left to its lease", { why = tostring(err) }, ctx)
-    end
+    if settle() then return end
+    -- The client has gone, so that this task waits for nothing any more, or the database was away: a task of its own goes on, else whoever
+    -- comes back with the key would wait for the end of the lease.
+    local over = time.real() + LEASE_MS
+    sched.spawn(function()
+        local pause = 100
+        while not settle() do
+            if time.real() > over or sched.stopping() then
+                log.warn("idempotency record left to its lease", { tenant = ctx.tenant })
+                return
+            end
+            sched.sleep(pause)
+            pause = math.min(pause * 2, 2000)
+        end
+    end)
 end
 
 return M

@@ -120,6 +120,11 @@ describe("the catalogue", function()
                 and not (row.settings or ""):find("citus.propagate_set_commands=local", 1, true) then
                 bad[#bad + 1] = row.name .. " does not propagate SET LOCAL on Citus"
             end
+            if (row.name == "kasma_app" or row.name == "kasma_system") then
+                for _, limit in ipairs({ "statement_timeout=15s", "lock_timeout=5s", "idle_in_transaction_session_timeout=60s" }) do
+                    if not (row.settings or ""):find(limit, 1, true) then bad[#bad + 1] = row.name .. " has no " .. limit end
+                end
+            end
         end
         none(bad)
     end)

@@ -29,6 +29,17 @@ static const char program[] =
     "end)\n"
     "server.route('POST', '/echo', function(req) req:respond(201, { ['X-N'] = 5, ['Set-Cookie'] = { 'a=1', 'b=2' } }, "
     "req:body()) end)\n"
+    "server.route('POST', '/json', function(req)\n"
+    "  local value, err = req:json()\n"
+    "  if value == nil then return req:respond(400, text, err.kind .. ' ' .. err.message) end\n"
+    "  req:respond_json(201, req:header('X-Own') and { ['Content-Type'] = 'application/hal+json' } or nil, value)\n"
+    "end, { spool = true })\n"
+    "server.route('GET', '/json', function(req) req:respond_json(200, nil, { a = { 1, 2 } }) end)\n"
+    "server.route('GET', '/no-json', function(req)\n"
+    "  local ok, err = pcall(req.respond_json, req, 200, nil, { f = print })\n"
+    "  local again = req:respond(200, text, tostring(ok) .. ' ' .. err .. ' ' .. tostring(pcall(req.json, {})))\n"
+    "  assert(again and not req:respond_json(200, nil, 1))\n"
+    "end)\n"
     "server.route('POST', '/form', function(req)\n"
     "  local f = req:form() req:respond(200, text, f.name .. '/' .. f.x[2] .. '/' .. req.content)\n"
     "end)\n"
@@ -169,6 +180,43 @@ static void test_what_a_handler_sees(void **state) {
            "request entity too large");
 }
 
+static void test_json_both_ways(void **state) {
+    (void)state;
+    expect("POST /json HTTP/1.1\r\n" HOST "Content-Length: 16\r\n\r\n {\"a\":[1,null]}\n", "HTTP/1.1 201",
+           "Content-Type: application/json; charset=utf-8\r\n");
+    expect("POST /json HTTP/1.1\r\n" HOST "X-Own: 1\r\nContent-Length: 14\r\n\r\n{\"a\":[1,null]}", "HTTP/1.1 201",
+           "Content-Type: application/hal+json\r\n");
+    expect("POST /json HTTP/1.1\r\n" HOST
+           "Transfer-Encoding: chunked\r\n\r\n3\r\n{\"a\r\nb\r\n\":[1,null]}\r\n0\r\n\r\n",
+           "HTTP/1.1 201", "\r\n\r\n{\"a\":[1,null]}");
+    expect("POST /json HTTP/1.1\r\n" HOST "Content-Length: 2\r\n\r\n[1", "HTTP/1.1 400",
+           "\r\n\r\ninvalid Unexpected end of JSON input");
+    expect("POST /json HTTP/1.1\r\n" HOST "Content-Length: 0\r\n\r\n", "HTTP/1.1 400",
+           "\r\n\r\ninvalid Unexpected end of JSON input");
+    size_t n = 200000;
+    char *large = malloc(n + 200);
+    assert_non_null(large);
+    int head = snprintf(large, 200, "POST /json HTTP/1.1\r\n" HOST "Content-Length: %zu\r\n\r\n", n);
+    assert_true(head > 0);
+    memset(large + head, ' ', n);
+    large[(size_t)head + n] = '\0';
+    expect(large, "HTTP/1.1 400", "\r\n\r\nlimit the body is in a file");
+    free(large);
+    /* Tagged, compared and left out as any other answer. */
+    char *first = talk("GET /json HTTP/1.1\r\n" HOST "\r\n");
+    assert_non_null(strstr(first, "\r\n\r\n{\"a\":[1,2]}"));
+    const char *tag = strstr(first, "ETag: ");
+    assert_non_null(tag);
+    char again[200];
+    int put = snprintf(again, sizeof again, "GET /json HTTP/1.1\r\n" HOST "If-None-Match: %.*s\r\n\r\n",
+                       (int)strcspn(tag + 6, "\r"), tag + 6);
+    assert_true(put > 0);
+    free(first);
+    expect(again, "HTTP/1.1 304", NULL);
+    expect("GET /no-json HTTP/1.1\r\n" HOST "\r\n", "HTTP/1.1 200",
+           "\r\n\r\nfalse json.encode: a function cannot be JSON (at .f) false");
+}
+
 static void test_waiting(void **state) {
     (void)state;
     expect("GET /sleep HTTP/1.1\r\n" HOST "\r\n", "HTTP/1.1 200", "slept");
@@ -236,6 +284,7 @@ static void test_streams_and_files(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_what_a_handler_sees, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_json_both_ways, setup, teardown),
         cmocka_unit_test_setup_teardown(test_waiting, setup, teardown),
         cmocka_unit_test_setup_teardown(test_errors, setup, teardown),
         cmocka_unit_test_setup_teardown(test_deadline_and_cancel, setup, teardown),

@@ -69,6 +69,11 @@ static void refused(const char *text, size_t len, const char *message) {
     assert_string_equal(err.message, message);
 }
 
+static void check(const char *code) {
+    struct error err = {0};
+    if (!vm_run(vm, code, "=test", &err)) fail_msg("%s", err.message);
+}
+
 #define REFUSED(text, message) refused(text, sizeof(text) - 1, message)
 
 static void values_come_back_as_they_went(void **state) {
@@ -141,6 +146,67 @@ static void strings_are_utf8(void **state) {
     assert_memory_equal(got, big, sizeof big - 2);
 }
 
+/* Strings are read and written several bytes at a time: each byte that needs a look is found wherever it lies. */
+static void every_place_of_a_string_is_looked_at(void **state) {
+    (void)state;
+    static const struct {
+        const char *raw, *text;
+    } odd[] = {{"\x01", "\\u0001"}, {"\x1f", "\\u001f"}, {"\"", "\\\""},           {"\\", "\\\\"},
+               {"\n", "\\n"},       {"\x7f", "\x7f"},    {"\xC3\xA9", "\xC3\xA9"}, {"!", "!"}};
+    struct buf raw = {0}, text = {0}, out = {0};
+    struct error err = {0};
+    for (size_t len = 0; len < 50; len++) {
+        for (size_t place = 0; place <= len; place++) {
+            for (size_t k = 0; k < sizeof odd / sizeof odd[0]; k++) {
+                buf_clear(&raw);
+                buf_clear(&text);
+                buf_clear(&out);
+                assert_true(buf_byte(&text, '"'));
+                for (size_t i = 0; i <= len; i++) {
+                    char plain = (char)(' ' + (i * 7 + 3) % 94);
+                    if (plain == '"' || plain == '\\') plain = '~';
+                    struct str r = i == place ? str_of(odd[k].raw) : str_n(&plain, 1);
+                    struct str t = i == place ? str_of(odd[k].text) : str_n(&plain, 1);
+                    assert_true(buf_add(&raw, r) && buf_add(&text, t));
+                }
+                assert_true(buf_byte(&text, '"'));
+                lua_pushlstring(L, raw.data, raw.len);
+                assert_true(json_encode(L, -1, &out, &err));
+                assert_int_equal(out.len, text.len);
+                assert_memory_equal(out.data, text.data, text.len);
+                assert_true(json_decode(L, buf_str(&out), &err));
+                assert_true(lua_rawequal(L, -1, -2));
+                lua_pop(L, 2);
+                /* Unescaped, with nothing of ours behind it. */
+                if ((unsigned char)odd[k].raw[0] >= 0x20) continue;
+                buf_clear(&out);
+                assert_true(buf_byte(&out, '"') && buf_add(&out, buf_str(&raw)) && buf_byte(&out, '"'));
+                char *exact = malloc(out.len);
+                assert_non_null(exact);
+                memcpy(exact, out.data, out.len);
+                assert_false(json_decode(L, str_n(exact, out.len), &err));
+                assert_false(json_decode(L, str_n(exact, place + 1), &err));
+                free(exact);
+            }
+        }
+    }
+    buf_free(&raw);
+    buf_free(&text);
+    buf_free(&out);
+}
+
+static void tables_of_any_size_follow_each_other(void **state) {
+    (void)state;
+    check(
+        "local function object(n) local t = {} for i = 1, n do t['k' .. i] = i end return t end "
+        "local function list(n) local t = json.array{} for i = 1, n do t[i] = i end return t end "
+        "for _, n in ipairs{ 70, 1, 0, 3, 200, 5, 64, 65, 2 } do "
+        "  local back = json.decode(json.encode{ a = object(n), b = list(n), c = { object(2), object(n) } }) "
+        "  local count = 0 for k, v in pairs(back.a) do assert(k == 'k' .. v) count = count + 1 end assert(count == n) "
+        "  assert(#back.b == n) for i = 1, n do assert(back.b[i] == i) end "
+        "  assert(back.c[1].k2 == 2 and back.c[2].k1 == (n > 0 and 1 or nil)) end");
+}
+
 static void errors_name_the_token_and_its_place(void **state) {
     (void)state;
     REFUSED("", "Unexpected end of JSON input");
@@ -190,11 +256,6 @@ static void depth_is_bounded(void **state) {
     assert_int_equal(err.kind, ERR_LIMIT);
     lua_pop(L, 1);
     buf_free(&out);
-}
-
-static void check(const char *code) {
-    struct error err = {0};
-    if (!vm_run(vm, code, "=test", &err)) fail_msg("%s", err.message);
 }
 
 static void lua_sees_values_and_errors(void **state) {
@@ -272,6 +333,8 @@ int main(void) {
         cmocka_unit_test(values_come_back_as_they_went),
         cmocka_unit_test(numbers_are_exact_or_text),
         cmocka_unit_test(strings_are_utf8),
+        cmocka_unit_test(every_place_of_a_string_is_looked_at),
+        cmocka_unit_test(tables_of_any_size_follow_each_other),
         cmocka_unit_test(errors_name_the_token_and_its_place),
         cmocka_unit_test(depth_is_bounded),
         cmocka_unit_test(lua_sees_values_and_errors),

@@ -171,6 +171,20 @@ static void never(void *data) {
     fail_msg("a forgotten hook ran");
 }
 
+static struct loop_hook hook_c, hook_d;
+static int last_calls;
+
+/* Forgets one that is due in this very turn; the one behind it still comes. */
+static void forgets_another(void *data) {
+    (void)data;
+    loop_forget(&hook_b);
+}
+static void comes_last(void *data) {
+    (void)data;
+    last_calls++;
+    loop_stop();
+}
+
 static void test_loop_hooks(void **state) {
     (void)state;
     assert_true(loop_open());
@@ -183,6 +197,14 @@ static void test_loop_hooks(void **state) {
     loop_forget(&hook_b);
     loop_run();
     assert_int_equal(turns, 3);
+    hook_c = (struct loop_hook){.fn = forgets_another};
+    hook_d = (struct loop_hook){.fn = comes_last};
+    loop_at_turn_end(&hook_c);
+    loop_at_turn_end(&hook_b);
+    loop_at_turn_end(&hook_d);
+    loop_run();
+    assert_int_equal(last_calls, 1);
+    assert_false(hook_b.queued);
 }
 
 static void test_log_lines(void **state) {

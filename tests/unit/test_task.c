@@ -346,6 +346,25 @@ static void many_tasks_in_random_order(void **state) {
     assert_int_equal(task_count(), 0);
 }
 
+/* A sentinel counts the cycles of the collector. */
+static void the_collector_waits_for_garbage_that_is_worth_a_walk(void **state) {
+    (void)state;
+    struct error err = {0};
+    bool ran =
+        vm_run(vm,
+               "local cycles = 0 "
+               "local function arm() getmetatable(newproxy(true)).__gc = function() cycles = cycles + 1 arm() end end "
+               "arm() "
+               "local function litter(mib) for i = 1, mib * 256 do last = ('x'):rep(4000) .. i end end "
+               "collectgarbage() cycles = 0 litter(6) assert(cycles == 0, cycles) "
+               "litter(60) assert(cycles > 0) "
+               "kept = {} for i = 1, 40 * 256 do kept[i] = ('y'):rep(4000) .. i end "
+               "collectgarbage() cycles = 0 litter(30) assert(cycles == 0, cycles) "
+               "kept = nil collectgarbage() cycles = 0 litter(60) assert(cycles > 1, cycles)",
+               "=test", &err);
+    if (!ran) fail_msg("%s", err.message);
+}
+
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, open_vm, close_vm)
 
 int main(void) {
@@ -373,6 +392,7 @@ int main(void) {
         TEST(stop_functions_run_once_and_timers_end),
         TEST(closing_a_vm_ends_what_still_waits),
         TEST(many_tasks_in_random_order),
+        TEST(the_collector_waits_for_garbage_that_is_worth_a_walk),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -8,8 +8,7 @@ local server = require("core.server")
 local headers = { ["Content-Type"] = "application/json; charset=utf-8" }
 
 local function echo(req)
-    local cart = assert(json.decode(req:body()))
-    req:respond(200, headers, json.encode(cart))
+    req:respond_json(200, headers, assert(req:json()))
 end
 
 local function get_redis(req)

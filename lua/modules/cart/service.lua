@@ -118,6 +118,12 @@ local function sellable(scope, product, variant_id)
     errors.not_found{ message = "Variant not found" }
 end
 
+--- A line of a cart is bounded, whichever way it grew.
+local function check_quantity(quantity, product)
+    local most = math.min(MAX_QUANTITY, product and product.max_qty or MAX_QUANTITY)
+    if quantity > most then errors.conflict{ message = ("At most %d of this product"):format(most), code = "max_quantity" } end
+end
+
 local function price_text(priced, currency)
     return money.format(priced.sale_price_minor > 0 and priced.sale_price_minor or priced.price_minor, currency)
 end
@@ -154,11 +160,7 @@ function M.add(scope, owner, input)
         else
             items[at].quantity = items[at].quantity + input.quantity
         end
-        local quantity = at and items[at].quantity or line.quantity
-        if quantity > math.min(MAX_QUANTITY, product.max_qty) then
-            errors.conflict{ message = ("At most %d of this product"):format(math.min(MAX_QUANTITY, product.max_qty)),
-                code = "max_quantity" }
-        end
+        check_quantity(at and items[at].quantity or line.quantity, product)
         return items
     end)
 end
@@ -248,6 +250,7 @@ function M.add_bundle(scope, owner, bundle_id, quantity)
                     for _, part in ipairs(bundle.items) do
                         if part.product_id == item.productId and same(part.variant_id, item.variantId) then
                             item.quantity = item.quantity + part.quantity * quantity
+                            check_quantity(item.quantity, part.product)
                         end
                     end
                 end
@@ -257,6 +260,7 @@ function M.add_bundle(scope, owner, bundle_id, quantity)
         key = uuid.v7()
         for _, part in ipairs(bundle.items) do
             local priced = sellable(scope, part.product, part.variant_id)
+            check_quantity(part.quantity * quantity, part.product)
             items[#items + 1] = { lineId = uuid.v7(), productId = part.product_id, variantId = part.variant_id or json.null,
                 quantity = part.quantity * quantity, addedAt = now, priceAtAddition = price_text(priced, part.product.currency),
                 purchaseType = "one_time", bundleId = bundle_id, bundleKey = key }

@@ -163,7 +163,7 @@ route.post("/users/:id/update", {
         is_locked = schema.boolean():optional(),
         user_type = schema.enum(USER_TYPES):optional(),
     },
-    returns = { [200] = One, [409] = { users.transition, members.last_owner }, [403] = users.escalation },
+    returns = { [200] = One, [409] = { users.transition, members.last_owner }, [403] = { users.escalation, users.foreign } },
     handler = function(ctx) return { success = true, user = users.update(ctx.scope, caller(ctx), ctx.params.id, ctx.body) } end,
 })
 
@@ -171,9 +171,9 @@ route.post("/users/:id/delete", {
     summary = "Delete a user; ends sessions, frees the address",
     access = { permission = "users.delete" }, tag = "users", no_store = true, status = 200,
     params = Id,
-    returns = { [200] = Said, [409] = members.last_owner },
+    returns = { [200] = Said, [403] = users.foreign, [409] = members.last_owner },
     handler = function(ctx)
-        users.delete(ctx.scope, ctx.params.id)
+        users.delete(ctx.scope, caller(ctx), ctx.params.id)
         return { success = true, message = "User deleted successfully" }
     end,
 })

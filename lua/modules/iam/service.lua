@@ -418,8 +418,8 @@ local function set_password(scope, user, password, action, except)
     end
     statements[#statements + 1] = audit.auth_row(scope, { action = action, user_id = user.id, target = "user:" .. user.id })
     if user.status == "suspended" then statements[#statements + 1] = store.update_user(user.id, { status = "active" }, now) end
-    statements[#statements + 1] = { "update users set must_change_password = false, updated_at = $2::timestamptz where id = $1", user.id,
-        now }
+    statements[#statements + 1] = { "update users set must_change_password = false, token_version = token_version + 1, "
+        .. "updated_at = $2::timestamptz where id = $1", user.id, now }
     audit.append(statements, { tenant = scope.tenant, app = scope.app, actor_id = user.id, actor_kind = "user", actor_email = user.email,
         request = scope.request }, { action = "users.password", entity_type = "user", entity_id = user.id })
     sessions.revoke(scope, "user", user.id, "password_changed", statements, except)
@@ -434,6 +434,10 @@ function M.reset_password(scope, input, client)
     local found = redis_get(key)
     if not found then errors.unauthorized{ message = "Invalid or expired reset token", code = "reset_invalid" } end
     local user = M.user(found.user_id)
+    -- Another password, or a sign-out everywhere, has ended the recovery meanwhile.
+    if user and found.ver ~= user.token_version then
+        errors.unauthorized{ message = "Invalid or expired reset token", code = "reset_invalid" }
+    end
     if not user or user.is_locked then errors.unauthorized("User not found or inactive") end
     set_password(scope, user, input.new_password, "PASSWORD_RESET")
     redis.call("DEL", key)

@@ -109,6 +109,15 @@ function M.membership(user_id, tenant)
     return db.one(nil, "select status from user_tenants where user_id = $1 and tenant_key = $2", user_id, tenant)
 end
 
+--- Whether an account is more than this tenant's: known to another tenant, or holder of a platform role.
+---@param user_id string
+---@param tenant string
+---@return boolean
+function M.belongs_elsewhere(user_id, tenant)
+    return db.one(nil, [[select exists (select from user_tenants t where t.user_id = $1 and t.tenant_key <> $2 and t.status <> 'removed')
+      or exists (select from platform_role_holders h where h.user_id = $1) as yes]], user_id, tenant).yes
+end
+
 ---@param m table id, user_id, tenant_key, status, now
 ---@return table statement
 function M.put_membership(m)

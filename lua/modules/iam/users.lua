@@ -22,6 +22,8 @@ M.transition = errors.declare{ code = "status_transition", status = 409, message
 M.role_held = errors.declare{ code = "role_held", status = 409, message = "Role already assigned" }
 M.ceiling = errors.declare{ code = "user_type_ceiling", status = 403, message = "The user's type cannot hold this role" }
 M.escalation = errors.declare{ code = "escalation", status = 403, message = "You cannot grant what you do not hold" }
+M.foreign = errors.declare{ code = "account_shared", status = 403, message = "The account is not this tenant's alone",
+    cause = "it belongs to other tenants, or to the platform's staff", cure = "end the membership instead" }
 M.user_exists = errors.declare{ code = "user_exists", status = 409, message = "User already exists" }
 
 -- Every member of a profile, in the order of the wire. Lists are null when absent, as all else.
@@ -153,6 +155,13 @@ local function check_other(scope, id)
     if not membership or membership.status == "removed" then errors.not_found("User not found") end
 end
 
+-- An account is one for the whole platform. Any tenant's staff may make anybody a member; were that enough to lock or delete the account,
+-- it would be taken from its owner and from all other tenants.
+local function check_own(scope, caller, id)
+    check_other(scope, id)
+    if not caller.platform["*"] and store.belongs_elsewhere(id, scope.tenant) then M.foreign() end
+end
+
 -- A user_type of a higher kind than one's own is for the platform to give.
 local function check_type(grants, platform, user_type)
     if user_type:sub(1, 6) == "KASMA_" and not platform["*"] then M.escalation() end
@@ -166,7 +175,7 @@ end
 ---@return table view
 function M.update(scope, caller, id, input)
     local user = existing(id)
-    check_other(scope, id)
+    check_own(scope, caller, id)
     local status = input.status
     if input.is_locked == true and status == nil then status = "locked" end
     if input.is_locked == false and user.status == "locked" and status == nil then status = "active" end
@@ -194,10 +203,11 @@ function M.update(scope, caller, id, input)
 end
 
 ---@param scope Scope
+---@param caller {platform: table}
 ---@param id string
-function M.delete(scope, id)
+function M.delete(scope, caller, id)
     local user = existing(id)
-    check_other(scope, id)
+    check_own(scope, caller, id)
     members.keep_an_owner(scope.tenant, id)
     local now = time.iso(time.now())
     local statements = { store.delete_user(id, now), store.delete_credentials(id), store.delete_holdings(scope.tenant, id),

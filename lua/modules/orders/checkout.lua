@@ -293,8 +293,9 @@ local function record_of(scope, c, index, group)
             sub_total_minor = line.gross, discount_total_minor = line.discount, net_total_minor = line.net, tax_rate_ppm = line.rate_ppm,
             tax_total_minor = line.tax, line_total_minor = c.quote.inclusive and line.net or line.net + line.tax,
             warehouse_id = place and place.warehouse_id, name_snapshot = line.name, sku_snapshot = line.sku,
-            attributes_snapshot = line.attributes, bundle_id = line.bundle_id, is_gift = line.is_gift == true, shipped_qty = 0,
-            refunded_qty = 0, position = i - 1, currency = c.quote.currency }
+            attributes_snapshot = line.attributes, bundle_id = line.bundle_id, is_gift = line.is_gift == true,
+            properties = line.properties, purchase_type = line.purchase_type, shipped_qty = 0, refunded_qty = 0, position = i - 1,
+            currency = c.quote.currency }
     end
     return record
 end

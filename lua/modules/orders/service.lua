@@ -171,8 +171,8 @@ local function take_again(tx, scope, checkout_id, event_id, claims, now)
     list[#list + 1] = store.reserve_promotions(tenant, checkout_id, now)
     for _, order in ipairs(orders) do
         list[#list + 1] = store.revive(tenant, order.id, now)
-        list[#list + 1] = store.insert_event{ tenant_key = tenant, app_key = order.app_key, id = uuid.v7(), order_id = order.id, type = "paid",
-            from_status = "cancelled", to_status = "processing", actor_kind = "system", reason = "late_payment", now = now }
+        list[#list + 1] = store.insert_event{ tenant_key = tenant, app_key = order.app_key, id = uuid.v7(), order_id = order.id,
+            type = "paid", from_status = "cancelled", to_status = "processing", actor_kind = "system", reason = "late_payment", now = now }
     end
     local result = { applied = true }
     list[#list + 1] = payments.event_result_statement(tenant, event_id, result, true, now)
@@ -194,7 +194,9 @@ local function revive(scope, checkout_id, event_id)
     end)
     if ok and result then return result end
     reservations.release(tenant, event_id)
-    if not ok then log.warn("a late payment could not revive its orders", { tenant = tenant, checkout = checkout_id, why = tostring(result) }) end
+    if not ok then
+        log.warn("a late payment could not revive its orders", { tenant = tenant, checkout = checkout_id, why = tostring(result) })
+    end
     return nil
 end
 
@@ -224,17 +226,18 @@ end
 
 -- Expiry -------------------------------------------------------------------------------------------------------------------------------
 
---- Cancels what nobody paid in time, under the locks of the checkout's payments and orders.
+--- Cancels what nobody paid in time, under the locks of the checkout's payments and orders. Answers until when an order waits that is not
+--- yet due.
 local function expire(tx, tenant, checkout_id, now)
     local rows = payments.lock(tx, tenant, checkout_id)
     local orders = store.lock_checkout(tx, tenant, checkout_id)
-    local pending = {}
+    local pending, waits = {}, nil
     for _, order in ipairs(orders) do
-        if order.status == "pending" and order.payment_status ~= "paid" and order.expires_at and order.expires_at <= now then
-            pending[#pending + 1] = order
+        if order.status == "pending" and order.payment_status ~= "paid" and order.expires_at then
+            if order.expires_at <= now then pending[#pending + 1] = order else waits = order.expires_at end
         end
     end
-    if #pending == 0 then return end
+    if #pending == 0 then return waits end
     local list = {}
     for _, statement in ipairs(reservations.release_statements(tenant, checkout_id)) do list[#list + 1] = statement end
     for _, payment in ipairs(rows) do
@@ -263,8 +266,8 @@ end
 function M.expire(tenant, kind, checkout_id)
     local now = time.iso(time.now())
     db.transaction(tenant, function(tx)
-        expire(tx, tenant, checkout_id, now)
-        tx:at_commit{ due.drop(tenant, kind, checkout_id) }
+        local waits = expire(tx, tenant, checkout_id, now)
+        tx:at_commit{ waits and due.move(tenant, kind, checkout_id, waits) or due.drop(tenant, kind, checkout_id) }
     end)
 end
 

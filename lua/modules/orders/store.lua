@@ -16,7 +16,8 @@ local ORDER = [[o.id, o.tenant_key, o.app_key, o.created_at, o.updated_at, o.use
 
 local ITEM = [[i.id, i.tenant_key, i.app_key, i.created_at, i.updated_at, i.order_id, i.product_id, i.variant_id, i.quantity,
   i.unit_price_minor, i.sub_total_minor, i.discount_total_minor, i.net_total_minor, i.tax_rate_ppm, i.tax_total_minor, i.line_total_minor,
-  i.warehouse_id, i.name_snapshot, i.sku_snapshot, i.attributes_snapshot, i.bundle_id, i.is_gift, i.shipped_qty, i.refunded_qty]]
+  i.warehouse_id, i.name_snapshot, i.sku_snapshot, i.attributes_snapshot, i.bundle_id, i.is_gift, i.properties,
+  i.purchase_type, i.shipped_qty, i.refunded_qty]]
 
 --- The first number of a block of `count` order numbers.
 ---@param tenant string
@@ -97,13 +98,13 @@ end
 function M.insert_item(i)
     return { [[insert into order_items as i (tenant_key, app_key, id, order_id, product_id, variant_id, quantity, unit_price_minor,
       sub_total_minor, discount_total_minor, net_total_minor, tax_rate_ppm, tax_total_minor, line_total_minor, warehouse_id, name_snapshot,
-      sku_snapshot, attributes_snapshot, bundle_id, is_gift, position, created_at, updated_at)
-      values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21,
-        $22, $22) returning ]] .. ITEM,
+      sku_snapshot, attributes_snapshot, bundle_id, is_gift, position, properties, purchase_type, created_at, updated_at)
+      values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, left($16::text, 255), left($17::text, 64), $18, $19, $20,
+        $21, $22, $23, $24, $24) returning ]] .. ITEM,
         i.tenant_key, i.app_key, i.id, i.order_id, i.product_id, i.variant_id or null, i.quantity, i.unit_price_minor, i.sub_total_minor,
         i.discount_total_minor, i.net_total_minor, i.tax_rate_ppm, i.tax_total_minor, i.line_total_minor, i.warehouse_id or null,
         i.name_snapshot, i.sku_snapshot or null, pg.json(i.attributes_snapshot or {}), i.bundle_id or null, i.is_gift, i.position,
-        i.now }
+        i.properties and pg.json(i.properties) or null, i.purchase_type or "one_time", i.now }
 end
 
 function M.insert_adjustment(a)

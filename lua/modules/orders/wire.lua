@@ -12,7 +12,7 @@ local order = wire.entity{
 }
 local item = wire.entity{
     columns = { "order_id", "product_id", "variant_id", "quantity", "tax_rate_ppm", "warehouse_id", "name_snapshot", "sku_snapshot",
-        "attributes_snapshot", "bundle_id", "is_gift", "shipped_qty", "refunded_qty" },
+        "attributes_snapshot", "bundle_id", "is_gift", "properties", "purchase_type", "shipped_qty", "refunded_qty" },
     money = { "unit_price", "sub_total", "discount_total", "net_total", "tax_total", "line_total" },
 }
 local adjustment = wire.entity{ columns = { "order_id", "order_item_id", "kind", "source_id", "code", "label", "level", "position",

@@ -60,7 +60,7 @@ function M.cart_lines(scope, items)
             tag_ids = tags[product.id] or {}, qty = item.quantity, price = priced.price_minor, sale_price = priced.sale_price_minor,
             price_currency = product.currency, weight_g = variant and variant.weight_grams or product.weight_grams,
             requires_shipping = product.requires_shipping, track_inventory = product.track_inventory,
-            attributes = variant and variant.attributes or {} }
+            attributes = variant and variant.attributes or {}, properties = present(item.properties) }
     end
     return lines
 end
@@ -247,6 +247,7 @@ function M.quote(scope, q)
         local asked = by_id[line.source_id or line.id]
         line.attributes = asked and asked.attributes or {}
         line.track_inventory = asked and asked.track_inventory
+        line.properties = asked and asked.properties
     end
     return quote
 end
