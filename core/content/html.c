@@ -7,9 +7,18 @@
 #include "content/html.h"
 
 #include <gumbo.h>
+#include <setjmp.h>
 #include <string.h>
+#include <time.h>
+
+#include "runtime/arena.h"
 
 #define DEPTH_MAX 200
+#define FIRST_BLOCK ((size_t)64 * 1024)
+#define PARSE_BYTES                                                                                                    \
+    ((size_t)64 * 1024 * 1024) /* most memory of one parse; ordinary text takes some 40 times its size */
+#define PARSE_MS 300           /* most of the processor's time */
+#define LOOK_EVERY 256         /* allocations between two looks at the clock */
 
 enum kind { DROP_TAG, KEEP, DROP_ALL };
 
@@ -222,23 +231,62 @@ static bool write_node(const GumboNode *node, struct buf *out, int depth, struct
     return (buf_add(out, STR("</")) && buf_add(out, name) && buf_byte(out, '>')) || no_memory(err);
 }
 
-static GumboOutput *parse(struct str html, struct error *err) {
-    if (html.len > HTML_MAX) {
-        error_set(err, ERR_LIMIT, "HTML is larger than %zu bytes", HTML_MAX);
-        return NULL;
-    }
+/* A parse that may be given up at any allocation. A few formatting tags that are never closed are put by the standard's
+ * rules into every paragraph that follows, so that 200 KiB of input can become gigabytes; libgumbo has no bound for
+ * that and does not look whether memory was given. Everything it takes lies in one arena, so nothing is lost when it is
+ * left by longjmp. */
+struct parse {
+    struct arena *arena;
+    GumboOutput *tree;
+    unsigned allocations;
+    struct timespec began;
+    jmp_buf gave_up;
+};
+
+/* The thread's own time: a busy machine must not make good input bad. */
+static bool took_too_long(const struct timespec *began) {
+    struct timespec now;
+    if (clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now) != 0) return false;
+    int64_t ms = (int64_t)(now.tv_sec - began->tv_sec) * 1000 + (now.tv_nsec - began->tv_nsec) / 1000000;
+    return ms > PARSE_MS;
+}
+
+static void *give(void *data, size_t size) {
+    struct parse *p = data;
+    void *memory = arena_alloc(p->arena, size);
+    if (!memory || (++p->allocations % LOOK_EVERY == 0 && took_too_long(&p->began))) longjmp(p->gave_up, 1);
+    return memory;
+}
+
+static void take_back(void *data, void *memory) {
+    (void)data;
+    (void)memory; /* the arena goes as a whole */
+}
+
+static bool parse(struct parse *p, struct str html, struct error *err) {
+    if (html.len > HTML_MAX) return error_set(err, ERR_LIMIT, "HTML is larger than %zu bytes", HTML_MAX);
+    *p = (struct parse){.arena = arena_new(FIRST_BLOCK)};
+    if (!p->arena) return no_memory(err);
+    arena_limit(p->arena, PARSE_BYTES);
+    if (clock_gettime(CLOCK_THREAD_CPUTIME_ID, &p->began) != 0) p->began = (struct timespec){0};
     GumboOptions options = kGumboDefaultOptions;
     options.max_errors = 0;
-    GumboOutput *tree = gumbo_parse_with_options(&options, html.at, html.len);
-    if (!tree) no_memory(err);
-    return tree;
+    options.allocator = give;
+    options.deallocator = take_back;
+    options.userdata = p;
+    if (setjmp(p->gave_up) == 0) {
+        p->tree = gumbo_parse_with_options(&options, html.at, html.len);
+        return true;
+    }
+    arena_free(p->arena);
+    return error_set(err, ERR_LIMIT, "HTML is nested too deeply or leaves too many tags open");
 }
 
 bool html_sanitize(struct str html, struct buf *out, struct error *err) {
-    GumboOutput *tree = parse(html, err);
-    if (!tree) return false;
-    bool ok = write_node(tree->root, out, 0, err);
-    gumbo_destroy_output(&kGumboDefaultOptions, tree);
+    struct parse p;
+    if (!parse(&p, html, err)) return false;
+    bool ok = write_node(p.tree->root, out, 0, err);
+    arena_free(p.arena);
     return ok;
 }
 
@@ -296,10 +344,10 @@ static bool plain_node(const GumboNode *node, struct plain *p, int depth, struct
 }
 
 bool html_text(struct str html, size_t max, struct buf *out, struct error *err) {
-    GumboOutput *tree = parse(html, err);
-    if (!tree) return false;
+    struct parse parsed;
+    if (!parse(&parsed, html, err)) return false;
     struct plain p = {.out = out, .left = max};
-    bool ok = plain_node(tree->root, &p, 0, err);
-    gumbo_destroy_output(&kGumboDefaultOptions, tree);
+    bool ok = plain_node(parsed.tree->root, &p, 0, err);
+    arena_free(parsed.arena);
     return ok;
 }

@@ -65,8 +65,8 @@ static void on_second(uv_timer_t *timer) {
 
 static bool begin(struct error *err) {
     w.failed = false;
-    if (signal(SIGPIPE, SIG_IGN) == SIG_ERR || !pg_prepare() || !loop_open() || uv_timer_init(loop_get(), &w.second) != 0 ||
-        uv_timer_init(loop_get(), &w.look) != 0)
+    if (signal(SIGPIPE, SIG_IGN) == SIG_ERR || !pg_prepare() || !loop_open() ||
+        uv_timer_init(loop_get(), &w.second) != 0 || uv_timer_init(loop_get(), &w.look) != 0)
         return error_set(err, ERR_INTERNAL, "the event loop cannot start");
     w.vm = vm_new(err);
     if (!w.vm || !add_folder(err)) return false;

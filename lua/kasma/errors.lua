@@ -213,6 +213,9 @@ function M.from_store(err)
                 headers = { ["Retry-After"] = "1" }, cause = err })
         end
     end
+    if kind == "invalid" and tostring(err.message):find("invalid document", 1, true) then
+        return M.new(400, { message = "A name or value cannot be stored", code = "bad_value", cause = err })
+    end
     return M.new(500, { message = "Internal server error", cause = err })
 end
 

@@ -25,6 +25,7 @@ local null = require("kasma.null")
 local M = {}
 
 local LEASE_MS, KEEP_MS, EXTEND_MS = 60000, 86400000, 20000
+local EXTEND_MAX = 60 -- a request that is still not over by then has lost its claim: nothing holds a key for ever
 local WAIT_MS, POLL_MS = 1000, 50
 local BODY_MAX = 1048576
 
@@ -86,6 +87,15 @@ function M.start(ctx, key, principal, raw_body)
     }
 end
 
+local function extend(state, fn)
+    local times = 0
+    state.timer = sched.every(EXTEND_MS, function()
+        times = times + 1
+        if times > EXTEND_MAX then return state.timer:stop() end
+        fn()
+    end)
+end
+
 local function replay(status, content_type, body)
     return { replay = true, status = status, body = body,
         headers = { ["Content-Type"] = content_type, ["Idempotent-Replayed"] = "true" } }
@@ -129,7 +139,7 @@ end
 --- Keeps the claim alive while the handler runs; ends by itself with the request.
 ---@param state table
 function M.keep_redis(state)
-    state.timer = sched.every(EXTEND_MS, function() redis.eval(EXTEND, { redis_key(state) }, { state.token, tostring(LEASE_MS) }) end)
+    extend(state, function() redis.eval(EXTEND, { redis_key(state) }, { state.token, tostring(LEASE_MS) }) end)
 end
 
 ---@param state table
@@ -179,7 +189,7 @@ function M.claim(ctx, state)
         local rows = db.query(ctx.tenant, CLAIM, ctx.tenant, ctx.app, state.scope_hash, state.fingerprint, state.token,
             time.iso(real + LEASE_MS), time.iso(now), time.iso(now + KEEP_MS), time.iso(real))
         if rows[1] then
-            state.timer = sched.every(EXTEND_MS, function()
+            extend(state, function()
                 db.query(ctx.tenant, KEEP, ctx.tenant, state.scope_hash, state.token, time.iso(time.real() + LEASE_MS))
             end)
             return nil

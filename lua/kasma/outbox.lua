@@ -138,8 +138,10 @@ end
 
 -- Relay ----------------------------------------------------------------------------------------------------------------------
 
+-- What waits behind a parked row is left out too: enough of it would fill every batch and nobody's rows would move any more.
 local READ = [[select tenant_key, app_key, id, seq, topic, key, payload, created_at from outbox
-  where sent_at is null and not (id = any($1::uuid[])) order by seq limit ]] .. BATCH
+  where sent_at is null and not (id = any($1::uuid[]))
+    and (tenant_key, topic, key) not in (select * from unnest($2::text[], $3::text[], $4::text[])) order by seq limit ]] .. BATCH
 local SENT = [[update outbox set sent_at = $2::timestamptz where tenant_key = $1 and id = any($3::uuid[])]]
 local COUNT = [[select count(*)::int as n, min(created_at) as oldest from (select created_at from outbox where sent_at is null order by
   seq limit 10001) o]]
@@ -151,7 +153,7 @@ local function park(row, why)
     local entry = parked[row.id]
     if not entry then
         if parked_count >= PARKED_MAX then return end
-        entry = { tries = 0, place = row.place }
+        entry = { tries = 0, place = row.place, tenant = row.tenant_key, topic = row.topic, key = row.key }
         parked[row.id] = entry
         parked_count = parked_count + 1
     end
@@ -166,14 +168,15 @@ end
 -- Rows that wait for another try, and the keys that wait behind them: decided once a pass.
 local function held_back()
     local now = time.real()
-    local ids, places = {}, {}
+    local ids, places, behind = {}, {}, { tenants = {}, topics = {}, keys = {} }
     for id, entry in pairs(parked) do
         if entry.until_ms > now then
-            ids[#ids + 1] = id
-            places[entry.place] = id
+            local n = #ids + 1
+            ids[n], places[entry.place] = id, id
+            behind.tenants[n], behind.topics[n], behind.keys[n] = entry.tenant, entry.topic, entry.key
         end
     end
-    return ids, places
+    return ids, places, behind
 end
 
 local function forget(id)
@@ -187,8 +190,9 @@ end
 ---@return integer
 function M.relay_once()
     local system = db.pool("system")
-    local ids, blocked = held_back()
-    local rows = errors.check(system:read(nil, READ, pg.array(ids)))
+    local ids, blocked, behind = held_back()
+    local rows = errors.check(system:read(nil, READ, pg.array(ids), pg.array(behind.tenants), pg.array(behind.topics),
+        pg.array(behind.keys)))
     if #rows == 0 then return 0 end
     -- Runs of one topic are handed over together; a key that failed holds back its later rows of this pass.
     local sent, groups, by_topic = {}, {}, {}

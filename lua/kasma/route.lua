@@ -115,15 +115,21 @@ local JSON_HEADERS = { ["Content-Type"] = JSON_TYPE }
 local JSON_NO_STORE = { ["Content-Type"] = JSON_TYPE, ["Cache-Control"] = "no-store" }
 local HTML_HEADERS = { ["Content-Type"] = HTML_TYPE }
 
--- Writes the answer. `fixed` is the shared header table of the plain case, which is what nearly every answer is.
-local function write(ctx, status, fixed, text)
+local function respond(req, status, headers, body)
+    if type(body) == "table" then return req:respond_json(status, headers, body) end
+    return req:respond(status, headers, body)
+end
+
+-- Writes the answer: text, or a table to be encoded. `fixed` is the shared header table of the plain case, which is what
+-- nearly every answer is. Raises when the table cannot be encoded; nothing was sent then.
+local function write(ctx, status, fixed, body)
     local req = ctx.req
     local own, cookies = ctx.headers, ctx.cookies
     local origin = req:header("origin")
     local no_store = ctx.decl.no_store
     if not own and not cookies and not origin then
         if no_store and fixed == JSON_HEADERS then fixed = JSON_NO_STORE end
-        req:respond(status, fixed, text)
+        respond(req, status, fixed, body)
         return
     end
     local headers = {}
@@ -132,7 +138,7 @@ local function write(ctx, status, fixed, text)
     if own then for name, value in pairs(own) do headers[name] = value end end
     if cookies then headers["Set-Cookie"] = cookies end
     if origin then web.add_cors(req, headers, origin) end
-    req:respond(status, headers, text)
+    respond(req, status, headers, body)
 end
 
 local function error_text(ctx, err)
@@ -183,35 +189,33 @@ end
 
 -- Body ---------------------------------------------------------------------------------------------------------------------
 
-local function parse_json(text)
-    local value, err = json.decode(text)
-    if err or value == nil then errors.bad_request((err and err.message) or "Unexpected end of JSON input") end
+local function parse_json(req)
+    local value, err = req:json()
+    if value == nil then errors.bad_request((err and err.message) or "Unexpected end of JSON input") end
     if type(value) ~= "table" then
-        errors.bad_request(("Unexpected token %s in JSON at position 0"):format(text:match("^%s*(.)") or ""))
+        errors.bad_request(("Unexpected token %s in JSON at position 0"):format(req:body():match("^%s*(.)") or ""))
     end
     return value
 end
 
 local function read_body(ctx)
     local req = ctx.req
-    local text, err = req:body()
-    if err then
-        local code = tonumber(err.code) or 400
-        errors.raise(code, { message = err.message or errors.reason(code) })
-    end
-    ctx.raw_body = text or ""
-    if not text or text == "" then return nil end
+    if req.body_size == 0 then return nil end
+    if req.content == "json" then return parse_json(req) end
     local content_type = req:header("content-type")
     local kind = content_type and content_type:match("^%s*([^;%s]+)")
     kind = kind and kind:lower()
-    if kind == "application/json" or (kind and kind:find("^application/[%w.-]+%+json$")) then return parse_json(text) end
+    if kind == "application/json" or (kind and kind:find("^application/[%w.-]+%+json$")) then return parse_json(req) end
     if kind == "application/x-www-form-urlencoded" then return (req:form()) end
-    if (kind == nil or kind == "text/plain") and text:find("^%s*[%[{]") then
+    if kind == nil or kind == "text/plain" then
+        local text, err = req:body()
+        if not text then errors.bad_request(err.message) end
+        if not text:find("^%s*[%[{]") then return nil end
         -- A browser sends text/plain anywhere without asking first: with a session cookie that would be a forgery's way in.
         if req:cookie("access_token") then
             errors.raise(415, { message = 'unsupported content type "' .. (kind or "") .. '"' })
         end
-        return parse_json(text)
+        return parse_json(req)
     end
     return nil
 end
@@ -383,7 +387,7 @@ local function claim_key(ctx, decl)
     if not key then return nil end
     local who = principal(ctx)
     if not who then return nil end
-    local state = idempotency.start(ctx, key, who, ctx.raw_body)
+    local state = idempotency.start(ctx, key, who, decl.body ~= false and ctx.req:body() or nil)
     state.transaction = decl.idempotent == "transaction"
     ctx.idempotency = state
     if state.transaction then return idempotency.claim(ctx, state) end
@@ -394,7 +398,9 @@ local function close_key(ctx, failed, status, fixed, text)
     local state = ctx.idempotency
     if not state then return end
     -- Not kept: what failed before the handler began, and server errors.
-    local kept = ctx.began and status < 500 and status ~= 429
+    -- What asks to be tried again must not be the answer to the next try.
+    local again = ctx.headers and ctx.headers["Retry-After"]
+    local kept = ctx.began and status < 500 and status ~= 429 and not again
     local content_type = fixed and fixed["Content-Type"] or nil
     if state.transaction then
         idempotency.finish(ctx, state, failed, kept and status or nil, content_type, text)
@@ -473,7 +479,10 @@ local function run(ctx, decl)
     local kind = type(body)
     if kind == "table" then
         local encoded = ctx.encoded
-        return status, JSON_HEADERS, encoded and encoded.body == body and encoded.text or json.encode(body)
+        local text = encoded and encoded.body == body and encoded.text
+        if text or ctx.idempotency then return status, JSON_HEADERS, text or json.encode(body) end
+        write(ctx, status, JSON_HEADERS, body)
+        return context.ANSWERED
     end
     if body == null then return status, nil, nil end
     return status, HTML_HEADERS, tostring(body)

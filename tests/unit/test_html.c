@@ -59,6 +59,17 @@ static void refuses_what_is_too_much(void **state) {
     for (size_t i = 0; i + 5 <= 5000; i += 5) memcpy(big + i, "<div>", 5);
     assert_false(html_sanitize(str_n(big, 5000), &out, &err));
     assert_int_equal(err.kind, ERR_LIMIT);
+    /* A thousand open tags are put into each of twenty thousand paragraphs: gigabytes, if nobody stops it. */
+    struct buf tangle = {0};
+    assert_true(buf_add(&tangle, STR("<div>")));
+    for (int i = 0; i < 1000; i++) assert_true(buf_printf(&tangle, "<b x=%d>", i));
+    assert_true(buf_add(&tangle, STR("</div>")));
+    while (tangle.len + 8 <= HTML_MAX) assert_true(buf_add(&tangle, STR("<p>x</p>")));
+    assert_false(html_sanitize(buf_str(&tangle), &out, &err));
+    assert_int_equal(err.kind, ERR_LIMIT);
+    assert_false(html_text(buf_str(&tangle), 100, &out, &err));
+    assert_int_equal(err.kind, ERR_LIMIT);
+    buf_free(&tangle);
     free(big);
     buf_free(&out);
 }

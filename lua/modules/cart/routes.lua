@@ -33,7 +33,7 @@ local function body_of(row)
     return body
 end
 
-local function owner_of(ctx) return cart.owner(ctx.user and ctx.user.id, ctx.cart_token()) end
+local function owner_of(ctx) return cart.owner(ctx.user and ctx.user.kind == "user" and ctx.user.id or nil, ctx.cart_token()) end
 
 --- The owner of a cart that is about to be written; a guest without a token gets one.
 local function writer(ctx)
@@ -157,7 +157,9 @@ route.get("/sales/cart/summary", {
         local row = owner and cart.find(ctx.scope, owner)
         local q = ctx.query
         local address = q.country and { country = q.country:upper(), region = q.region, zipCode = q.zipCode } or nil
-        return pricing.summary(pricing.quote(ctx.scope, { lines = pricing.cart_lines(ctx.scope, row and row.items or {}), owner = owner,
+        local lines = pricing.cart_lines(ctx.scope, row and row.items or {})
+        if address then pricing.foresee(ctx.scope, lines, address) end
+        return pricing.summary(pricing.quote(ctx.scope, { lines = lines, owner = owner,
             address = address, shipping_method_id = q.shippingMethodId }))
     end,
 })
@@ -196,7 +198,9 @@ route.post("/sales/cart/quote", {
         end
         local address = ctx.body.shippingAddress
         if type(address) == "string" then address = { line1 = address } end
-        return pricing.summary(pricing.quote(ctx.scope, { lines = pricing.cart_lines(ctx.scope, items), owner = owner, address = address,
+        local lines = pricing.cart_lines(ctx.scope, items)
+        if address then pricing.foresee(ctx.scope, lines, address) end
+        return pricing.summary(pricing.quote(ctx.scope, { lines = lines, owner = owner, address = address,
             shipping_method_id = ctx.body.shippingMethodId }), true)
     end,
 })

@@ -16,6 +16,7 @@ local M = {}
 
 local MAX_LINES, MAX_QUANTITY = 200, 9999
 local GUEST_DAYS = 30
+local PROPERTIES_MAX = 4096 -- bytes of a line's properties: every write of a cart writes all its lines
 local DAY_MS = 86400000
 local WRITE_TRIES = 20 -- parallel writers of one cart; each loser reads the winner's row and tries again
 
@@ -59,6 +60,8 @@ function M.get(scope, owner)
         wire_id = wire_id(), owner_key = owner.key, user_id = owner.user_id, currency = tenants.currency(scope.tenant),
         expires_at = expiry(owner), now = time.iso(time.now()) }
 end
+
+M.prune = store.prune
 
 ---@param scope Scope
 ---@param owner CartOwner
@@ -148,6 +151,9 @@ end
 ---@param input table productId, variantId, quantity, purchaseType, properties
 ---@return table cart
 function M.add(scope, owner, input)
+    if input.properties and #json.encode(input.properties) > PROPERTIES_MAX then
+        errors.bad_request{ message = { ("properties must not be larger than %d bytes"):format(PROPERTIES_MAX) }, code = "properties_size" }
+    end
     local product = catalog.products_by_id(scope.tenant, { input.productId })[input.productId]
     local priced = sellable(scope, product, input.variantId)
     local line = { lineId = uuid.v7(), productId = input.productId, variantId = input.variantId or json.null, quantity = input.quantity,

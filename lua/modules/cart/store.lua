@@ -36,6 +36,13 @@ function M.put_items(tenant, id, version, items, expires_at, now)
         tenant, id, version, pg.json(json.array(items)), expires_at or null, now }
 end
 
+--- Removes carts of guests who did not come back.
+---@return integer how many
+function M.prune(tenant, now, limit)
+    return db.query(tenant, [[delete from carts where tenant_key = $1 and id in (select id from carts where tenant_key = $1
+      and user_id is null and expires_at < $2::timestamptz limit $3)]], tenant, now, limit).affected
+end
+
 --- Documents of carts for their MongoDB copy.
 ---@param tenant string
 ---@param ids string[]

@@ -86,4 +86,23 @@ function M.plan(lines, rows, address, default_id)
     return chosen, {}
 end
 
+--- Tells every line where it leaves from. What needs no stock goes with the dearest parcel of what does: were it priced as a parcel of its
+--- own, its shipping would belong to no order.
+---@param lines table[] of pricing.cart_lines; get their warehouse_id
+---@param chosen table<string, { warehouse_id: string }> answer of plan
+function M.place(lines, chosen)
+    local worth, home = {}, nil
+    for _, line in ipairs(lines) do
+        local place = chosen[line.id]
+        if place then
+            local price = line.sale_price > 0 and line.sale_price or line.price
+            worth[place.warehouse_id] = (worth[place.warehouse_id] or 0) + line.qty * price
+        end
+    end
+    for id, sum in pairs(worth) do
+        if not home or sum > worth[home] or (sum == worth[home] and id < home) then home = id end
+    end
+    for _, line in ipairs(lines) do line.warehouse_id = chosen[line.id] and chosen[line.id].warehouse_id or home end
+end
+
 return M

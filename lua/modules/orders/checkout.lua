@@ -73,23 +73,6 @@ local function hold_stock(scope, checkout_id, lines, address)
     end
 end
 
---- Tells every line where it leaves from. What needs no stock goes with the dearest parcel of what does: were it priced as a parcel of its
---- own, its shipping would belong to no order.
-local function place_lines(lines, chosen)
-    local worth, home = {}, nil
-    for _, line in ipairs(lines) do
-        local place = chosen[line.id]
-        if place then
-            local price = line.sale_price > 0 and line.sale_price or line.price
-            worth[place.warehouse_id] = (worth[place.warehouse_id] or 0) + line.qty * price
-        end
-    end
-    for id, sum in pairs(worth) do
-        if not home or sum > worth[home] or (sum == worth[home] and id < home) then home = id end
-    end
-    for _, line in ipairs(lines) do line.warehouse_id = chosen[line.id] and chosen[line.id].warehouse_id or home end
-end
-
 --- The lines by warehouse: one order each; the parent is the one with the largest net, then the smaller warehouse id.
 local function split(quote)
     local groups, by_warehouse = {}, {}
@@ -331,7 +314,7 @@ function M.place(scope, owner, input, complete)
     c.chosen = hold_stock(scope, c.id, lines, address)
 
     local ok, placed = pcall(function()
-        place_lines(lines, c.chosen)
+        allocation.place(lines, c.chosen)
         c.quote = pricing.quote(scope, { lines = lines, owner = owner, guest_hash = c.guest_hash, address = address,
             shipping_method_id = input.shippingMethodId })
         if input.expectedTotal and pricing.minor("expectedTotal", input.expectedTotal, c.quote.currency) ~= c.quote.total then

@@ -8,6 +8,9 @@ local bundles = require("modules.bundles.service")
 local catalog = require("modules.catalog.service")
 local customers = require("modules.customers.service")
 local errors = require("kasma.errors")
+local allocation = require("modules.inventory.allocation")
+local inventory = require("modules.inventory.service")
+local reservations = require("modules.inventory.reservations")
 local promotions = require("modules.promotions.service")
 local settings = require("kasma.settings")
 local shipping = require("modules.shipping.service")
@@ -206,6 +209,26 @@ local function snapshot_of(tenant, fields, now_ms, customer, owner)
             orders_count = customer.orders_count, locale = tenant.default_locale },
         cart = {},
     }
+end
+
+--- Places lines as a checkout of this moment would, so that what is quoted for shipping is what is charged. Where something is short they
+--- stay where they are: the price is then only a guess, and the checkout is refused anyway.
+---@param scope Scope
+---@param lines table[]
+---@param address table
+function M.foresee(scope, lines, address)
+    local tracked, ids = {}, {}
+    for _, line in ipairs(lines) do
+        if line.track_inventory then
+            tracked[#tracked + 1] = { key = line.id, product_id = line.product_id, variant_id = line.variant_id, quantity = line.qty,
+                warehouse_id = line.warehouse_id }
+            ids[#ids + 1] = line.product_id
+        end
+    end
+    local rows = reservations.stock_rows(scope.tenant, ids)
+    if #rows == 0 then return end
+    local chosen = allocation.plan(tracked, rows, address, inventory.default_warehouse(scope.tenant))
+    if chosen then allocation.place(lines, chosen) end
 end
 
 --- Prices lines for an owner.

@@ -6,10 +6,32 @@ local time = require("core.time")
 local db = require("kasma.db")
 local log = require("kasma.log")
 local start = require("kasma.start")
+local cart = require("modules.cart.service")
 
 local HOUR_MS, DAY_MS = 3600000, 86400000
 
 local M = {}
+
+local IDEMPOTENCY = [[delete from idempotency_records where tenant_key = $1 and scope_hash in (select scope_hash
+  from idempotency_records where tenant_key = $1 and expires_at < $2::timestamptz limit $3)]]
+local BATCH, TENANTS = 1000, 500
+
+-- What belongs to tenants is removed tenant by tenant and in batches: no row security is passed by, and no lock is held long.
+local function of_tenants(now)
+    local last = ""
+    repeat
+        local rows = db.read(nil, "select tenant_key from tenants where tenant_key > $1 order by tenant_key limit " .. TENANTS, last)
+        for _, row in ipairs(rows) do
+            last = row.tenant_key
+            repeat
+                local gone = db.query(last, IDEMPOTENCY, last, now, BATCH).affected
+            until gone < BATCH or sched.stopping()
+            repeat
+                local gone = cart.prune(last, now, BATCH)
+            until gone < BATCH or sched.stopping()
+        end
+    until #rows < TENANTS or sched.stopping()
+end
 
 local function remove(tenant_wide, sql, ...)
     local pool = db.pool(tenant_wide and "system" or "app")
@@ -22,6 +44,7 @@ function M.hourly()
     remove(false, "delete from otps where expires_at < $1::timestamptz", time.iso(now - DAY_MS))
     remove(false, "delete from auth_sessions where expires_at < $1::timestamptz", time.iso(now - 30 * DAY_MS))
     remove(true, "delete from outbox where sent_at < $1::timestamptz", time.iso(now - 7 * DAY_MS))
+    of_tenants(time.iso(now))
 end
 
 function M.partitions()
