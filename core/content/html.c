@@ -264,9 +264,15 @@ static void take_back(void *data, void *memory) {
 }
 
 static bool parse(struct parse *p, struct str html, struct error *err) {
-    if (html.len > HTML_MAX) return error_set(err, ERR_LIMIT, "HTML is larger than %zu bytes", HTML_MAX);
+    if (html.len > HTML_MAX) {
+        error_set(err, ERR_LIMIT, "HTML is larger than %zu bytes", HTML_MAX);
+        return false;
+    }
     *p = (struct parse){.arena = arena_new(FIRST_BLOCK)};
-    if (!p->arena) return no_memory(err);
+    if (!p->arena) {
+        no_memory(err);
+        return false;
+    }
     arena_limit(p->arena, PARSE_BYTES);
     if (clock_gettime(CLOCK_THREAD_CPUTIME_ID, &p->began) != 0) p->began = (struct timespec){0};
     GumboOptions options = kGumboDefaultOptions;
@@ -279,7 +285,8 @@ static bool parse(struct parse *p, struct str html, struct error *err) {
         return true;
     }
     arena_free(p->arena);
-    return error_set(err, ERR_LIMIT, "HTML is nested too deeply or leaves too many tags open");
+    error_set(err, ERR_LIMIT, "HTML is nested too deeply or leaves too many tags open");
+    return false;
 }
 
 bool html_sanitize(struct str html, struct buf *out, struct error *err) {

@@ -419,16 +419,22 @@ static void a_session_may_be_closed_at_any_time(void **state) {
     struct pg_session *s = open_session(p);
     assert_non_null(pg_session_run(s, &SLOW, keep, &a, &err));
     assert_null(pg_session_run(s, &SLOW, keep, &a, &err));
+    int asleep = 1; /* each is waited for, so that none begins after all are killed below */
+    assert_true(run_until(sleeping, &asleep, 20));
     pg_session_close(s);
     assert_int_equal(a.count, 0); /* not from within */
     wait_answer(&a);
     assert_int_equal(a.err.base.kind, ERR_UNAVAILABLE);
     s = open_session(p);
     struct pg_call *late = pg_session_run(s, &SLOW, keep, &a, &err);
+    asleep++;
+    assert_true(run_until(sleeping, &asleep, 20));
     pg_session_close(s);
     pg_forget(late); /* the call outlives its session */
     s = open_session(p);
     pg_forget(pg_session_run(s, &SLOW, keep, &a, &err));
+    asleep++;
+    assert_true(run_until(sleeping, &asleep, 20));
     pg_session_close(s);
     s = open_session(p);
     pg_forget(pg_session_run(s, &DIVIDE, keep, &a, &err));

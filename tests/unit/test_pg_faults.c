@@ -319,6 +319,8 @@ static void closing_a_pool_answers_everybody(void **state) {
     assert_non_null(pg_tx_run(busy, &SLOW, 1, false, keep, &a[0], &err));
     assert_non_null(pg_read(p, STR("acme"), &EVERYTHING, keep, &a[1], &err));
     assert_non_null(pg_run(p, STR("acme"), &EVERYTHING, 1, keep, &a[2], &err));
+    int one_sleeps = 1;
+    assert_true(run_until(sleeping, &one_sleeps, 20));
     close_pool(p);
     for (size_t i = 0; i < 3; i++) {
         assert_int_equal(a[i].count, 1);
