@@ -41,6 +41,8 @@ soak:
 	@tests/run --long
 
 bench:
+	@stack/install --bench
+	@$(MAKE) --no-print-directory build
 	@bench/run
 
 lint:
