@@ -378,6 +378,3 @@ set local role kasma_search;
 revoke execute on function search_orders(text, text, int), search_customers(text, text, text[], text[], int) from public;
 grant execute on function search_orders(text, text, int), search_customers(text, text, text[], text[], int) to kasma_app;
 set local role kasma_owner;
-
--- What was sold is never deleted by the server, only moved on.
-revoke delete on checkouts, orders, order_items, order_payments from kasma_app;

@@ -100,6 +100,3 @@ create table payment_methods (
 create unique index payment_methods_one_default on payment_methods (tenant_key, user_id) where is_default and status = 'ACTIVE';
 create index payment_methods_of_user on payment_methods (tenant_key, user_id, created_at desc);
 select kasma_tenant_table('payment_methods');
-
--- What was paid is never deleted by the server.
-revoke delete on payments, payment_events from kasma_app;
