@@ -146,6 +146,7 @@ static void finished(void *data, lua_State *L, bool ok) {
     if (s->file) file_cancel(s->file);
     slot_give(s);
     request_done(r);
+    if (!writer && !file_waiter) return;
     struct error err;
     error_set(&err, ERR_CANCELLED, "the request has ended");
     if (writer) task_resume_error(writer, &err);

@@ -3,6 +3,7 @@
 -- a number when a create or update echoes it) and the exact integer `xMinor`. What is NULL is null, never absent.
 local json = require("core.json")
 local money = require("core.money")
+local new_table = require("table.new")
 
 local M = {}
 
@@ -26,8 +27,11 @@ function M.entity(spec)
     for i, column in ipairs(spec.columns) do names[i] = { column, M.camel(column) } end
     for i, column in ipairs(spec.money or {}) do amounts[i] = { column .. "_minor", M.camel(column), M.camel(column) .. "Minor" } end
 
+    local members = #BASE + #names + 2 * #amounts
+
     local function shape(row, amount_of)
-        local out = {}
+        -- With some room for what its caller adds: a table that grows member by member is hashed anew at each doubling.
+        local out = new_table(0, members + 4)
         for _, column in ipairs(BASE) do out[column] = row[column] end
         if spec.hidden_id then out.id = row[spec.hidden_id] end
         for _, name in ipairs(names) do
