@@ -10,4 +10,5 @@ return {
     "0008_payments",
     "0009_stock",
     "0010_shipping",
+    "0011_audit_trim",
 }

@@ -190,15 +190,20 @@ outbox.consumer("audit", function(rows)
     for _, tenant in ipairs(order) do write_tenant(tenant, by_tenant[tenant]) end
 end)
 
+local BODIES = 20 -- a read: bodies may be large
+
 --- Bodies by id. MongoDB away is no error: the lists then show their index rows alone.
 ---@param tenant string
 ---@param ids string[]
 ---@return table<string, table>
 function M.bodies(tenant, ids)
     local found = {}
-    if #ids == 0 then return found end
-    local docs = mongo.find(COLLECTION, { _id = { ["$in"] = json.array(ids) }, tenant_key = tenant }, { limit = #ids })
-    for _, doc in ipairs(docs or {}) do found[doc._id] = doc end
+    for first = 1, #ids, BODIES do
+        local some = { unpack(ids, first, math.min(first + BODIES - 1, #ids)) }
+        local docs = mongo.find(COLLECTION, { _id = { ["$in"] = json.array(some) }, tenant_key = tenant }, { limit = #some })
+        if not docs then break end
+        for _, doc in ipairs(docs) do found[doc._id] = doc end
+    end
     return found
 end
 

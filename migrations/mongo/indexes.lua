@@ -3,6 +3,7 @@
 -- every `kasma migrate`; an index that is no longer here is left for an operator to drop.
 return {
     { "user_profile", { { "user_id", 1 } }, { unique = true, name = "user" } },
+    { "audit_log", { { "tenant_key", 1 }, { "seq", 1 } }, { name = "chain" } },
     { "product_details", { { "tenant_key", 1 }, { "product_id", 1 }, { "revision", 1 } }, { unique = true, name = "revision" } },
     { "shopping_carts", { { "tenant_key", 1 }, { "user_id", 1 } }, { name = "user" } },
     { "wishlists", { { "tenant_key", 1 }, { "user_id", 1 } }, { name = "user" } },

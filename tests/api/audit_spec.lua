@@ -1,0 +1,310 @@
+-- The audit trail: what a reader of MongoDB could do to it is found and named; lists, export and the sign-in log.
+local crypto = require("core.crypto")
+local json = require("core.json")
+local mongo = require("core.mongo")
+local time = require("core.time")
+local uuid = require("core.uuid")
+local support = require("api.support")
+local audit = require("kasma.audit")
+local db = require("kasma.db")
+local service = require("modules.audit.service")
+
+local EVENTS = 9
+
+-- A tenant whose chain has events 1 .. EVENTS at least, all delivered.
+local function trail(n)
+    local shop = support.tenant()
+    local scope = { tenant = shop.key, app = shop.app, actor_kind = "system" }
+    for i = 1, n or EVENTS do
+        audit.write(scope, { action = "test.step", entity_type = "step", entity_id = tostring(i),
+            after = { n = i, list = {}, price = 1.5 } })
+    end
+    support.eventually(function()
+        return db.one(shop.key, "select count(*)::int as n from audit_index where tenant_key = $1", shop.key).n
+            == mongo.aggregate("audit_log", { { ["$match"] = { tenant_key = shop.key } },
+                { ["$group"] = { _id = 1, n = { ["$sum"] = 1 } } } })[1].n
+    end, 20)
+    return shop
+end
+
+local function at(shop, seq) return (mongo.find_one("audit_log", { tenant_key = shop.key, seq = seq })) end
+
+local function found(shop)
+    local report = service.verify(shop.key)
+    local words = {}
+    for i, finding in ipairs(report.findings) do
+        words[i] = finding.kind .. " " .. tostring(finding.seq) .. " " .. tostring(finding.id)
+    end
+    table.sort(words)
+    return words, report
+end
+
+describe("the chain of the audit", function()
+    it("is whole as it was written, also while events arrive", function()
+        local shop = trail(EVENTS)
+        assert.same({}, (found(shop)))
+        local scope = { tenant = shop.key, app = shop.app, actor_kind = "system" }
+        local reports = support.parallel{
+            function()
+                for i = 1, 40 do audit.write(scope, { action = "test.more", entity_type = "step", entity_id = tostring(i) }) end
+            end,
+            function()
+                local all = {}
+                for i = 1, 10 do all[i] = service.verify(shop.key) end
+                return all
+            end,
+        }
+        for _, report in ipairs(reports[2]) do assert.same({}, report.findings) end
+    end)
+
+    it("names an event that was changed", function()
+        local shop = trail()
+        local doc = at(shop, 4)
+        assert.equal(1, mongo.update("audit_log", { _id = doc._id }, { ["$set"] = { body = doc.body:gsub("step", "stop") } }).modified)
+        assert.same({ "altered 4 " .. doc._id }, (found(shop)))
+    end)
+
+    it("names an event whose shown members say something else than its text", function()
+        local shop = trail()
+        local doc = at(shop, 5)
+        mongo.update("audit_log", { _id = doc._id }, { ["$set"] = { ["after.n"] = 77 } })
+        local words, report = found(shop)
+        assert.same({ "altered 5 " .. doc._id }, words)
+        assert.truthy(report.findings[1].what:find("after", 1, true))
+    end)
+
+    it("names an event that was changed together with its hash", function()
+        local shop = trail()
+        local doc = at(shop, 5)
+        local body = doc.body:gsub('"outcome":"ok"', '"outcome":"denied"')
+        mongo.update("audit_log", { _id = doc._id }, { ["$set"] = { body = body, outcome = "denied",
+            hash = audit.chain_hash{ prev_hash = doc.prev_hash, seq = 5, body = body } } })
+        -- Once because the next one follows another hash, once because the index row says otherwise.
+        assert.same({ "altered 5 " .. doc._id, "altered 5 " .. doc._id }, (found(shop)))
+    end)
+
+    it("finds a trail that was written anew from one event to the end", function()
+        local shop = trail()
+        local head = db.one(shop.key, "select seq from audit_heads where tenant_key = $1", shop.key).seq
+        local previous = at(shop, 5).hash
+        for seq = 6, head do
+            local doc = at(shop, seq)
+            local body = seq == 6 and doc.body:gsub('"n":%d+', '"n":1000') or doc.body
+            local hash = audit.chain_hash{ prev_hash = previous, seq = seq, body = body }
+            local set = { body = body, prev_hash = previous, hash = hash }
+            if seq == 6 then set["after.n"] = 1000 end
+            mongo.update("audit_log", { _id = doc._id }, { ["$set"] = set })
+            previous = hash
+        end
+        local words, report = found(shop)
+        assert.equal(1, #words)
+        assert.truthy(report.findings[1].what:find("audit_heads", 1, true))
+    end)
+
+    it("names events that were removed, by place and by id", function()
+        local shop = trail()
+        local doc = at(shop, 3)
+        mongo.delete("audit_log", { _id = doc._id })
+        assert.same({ "missing 3 nil", "missing nil " .. doc._id }, (found(shop)))
+    end)
+
+    it("sees that the newest were cut off", function()
+        local shop = trail()
+        local head = db.one(shop.key, "select seq from audit_heads where tenant_key = $1", shop.key).seq
+        local doc = at(shop, head)
+        mongo.delete("audit_log", { _id = doc._id })
+        assert.same({ ("missing %d nil"):format(head), "missing nil " .. doc._id }, (found(shop)))
+    end)
+
+    it("names events that changed places", function()
+        local shop = trail()
+        local a, b = at(shop, 4), at(shop, 7)
+        mongo.update("audit_log", { _id = a._id }, { ["$set"] = { seq = 7 } })
+        mongo.update("audit_log", { _id = b._id }, { ["$set"] = { seq = 4 } })
+        local words, report = found(shop)
+        assert.same({ "reordered 4 " .. b._id, "reordered 7 " .. a._id }, words)
+        assert.truthy(report.findings[1].what:find("written at 7", 1, true))
+    end)
+
+    it("names events that were added: at a taken place, past the end, at no place", function()
+        local shop = trail()
+        local doc = at(shop, 4)
+        local function forged(seq)
+            local copy = {}
+            for key, value in pairs(doc) do copy[key] = value end
+            copy._id, copy.seq = uuid.v7(), seq
+            mongo.insert("audit_log", copy)
+            return copy._id
+        end
+        local expected = { "extra 4 " .. forged(4), "extra nil " .. forged(100000), "extra nil " .. forged(nil) }
+        table.sort(expected)
+        assert.same(expected, (found(shop)))
+    end)
+
+    it("names an event that was given to another tenant, and finds nothing wrong with that tenant but the stranger", function()
+        local shop, other = trail(), trail()
+        local doc = at(shop, 4)
+        mongo.update("audit_log", { _id = doc._id }, { ["$set"] = { tenant_key = other.key, seq = 100000 } })
+        assert.same({ "altered 100000 " .. doc._id, "missing 4 nil" }, (found(shop)))
+        assert.same({ "extra nil " .. doc._id }, (found(other)))
+    end)
+
+    it("is told by the command, with the exit status", function()
+        local shop = trail()
+        local function run(words)
+            local name = os.tmpname()
+            local pid = io.open("/proc/self/stat"):read("*a"):match("^(%d+)")
+            local status = os.execute(("timeout 120 /proc/%s/exe %s >%s 2>&1"):format(pid, words, name))
+            local file = assert(io.open(name))
+            local text = file:read("*a")
+            file:close()
+            os.remove(name)
+            return status / 256, text
+        end
+        local status, text = run("audit verify --tenant " .. shop.key)
+        assert.equal(0, status, text)
+        assert.truthy(text:find("^OK +" .. shop.key), text)
+        local doc = at(shop, 2)
+        mongo.delete("audit_log", { _id = doc._id })
+        status, text = run("audit verify --tenant " .. shop.key)
+        assert.equal(1, status)
+        assert.truthy(text:find(doc._id, 1, true), text)
+        status, text = run("audit verify --json --tenant " .. shop.key)
+        assert.equal(1, status)
+        assert.equal(2, json.decode(text).missing)
+        assert.equal(2, (run("audit verify --tenant no-such-tenant")))
+        assert.equal(2, (run("audit")))
+        assert.equal(0, (run("audit verify --help")))
+    end)
+end)
+
+describe("retention of the audit", function()
+    it("removes what is old with its index row, and the rest is still proven", function()
+        local shop = trail(30)
+        local day = 86400000
+        local head = db.one(shop.key, "select seq from audit_heads where tenant_key = $1", shop.key).seq
+        assert.same({ 0, 0 }, { service.trim(shop.key, 30) })
+        -- Forty days on, with new events in between.
+        time.set_shift(time.now() - time.real() + 40 * day)
+        local ok, why = pcall(function()
+            assert.equal(head, (service.trim(shop.key, 30)))
+            assert.same({}, (found(shop)))
+            assert.equal(0, db.one(shop.key, "select count(*)::int as n from audit_index where tenant_key = $1", shop.key).n)
+            assert.equal(0, db.one(shop.key, "select count(*)::int as n from audit_auth_log where tenant_key = $1", shop.key).n)
+        end)
+        time.set_shift(time.now() - time.real() - 40 * day)
+        assert(ok, why)
+        local scope = { tenant = shop.key, app = shop.app, actor_kind = "system" }
+        audit.write(scope, { action = "test.after", entity_type = "step", entity_id = "1" })
+        support.eventually(function() return at(shop, head + 1) ~= json.null and at(shop, head + 1) end)
+        local words, report = found(shop)
+        assert.same({}, words)
+        assert.equal(head, report.trimmed)
+        mongo.delete("audit_log", { tenant_key = shop.key, seq = head + 1 })
+        assert.equal(2, #found(shop))
+    end)
+end)
+
+describe("GET /audit/logs", function()
+    it("filters by actor, action, entity and time, and pages by cursor", function()
+        local shop = trail(25)
+        local function list(query)
+            local answer = shop.owner:get("/audit/logs?" .. query)
+            assert.equal(200, answer.status, answer.body)
+            return answer.json, answer
+        end
+        local seen, cursor, pages = {}, nil, 0
+        repeat
+            local page, answer = list("action=test.step&limit=10" .. (cursor and "&cursor=" .. cursor or ""))
+            for _, entry in ipairs(page.data) do
+                assert.is_nil(seen[entry.id])
+                seen[entry.id] = true
+                assert.equal("test.step", entry.action)
+                assert.equal("table", type(entry.after))
+            end
+            cursor, pages = page.next_cursor, pages + 1
+            assert.equal(cursor ~= json.null and cursor or nil, answer.headers["x-next-cursor"])
+        until cursor == json.null or pages > 5
+        local n = 0
+        for _ in pairs(seen) do n = n + 1 end
+        assert.equal(25, n)
+        assert.equal(1, #list("entity_type=step&entity_id=7").data)
+        assert.equal(0, #list("actor_id=" .. uuid.v4()).data)
+        assert.equal(0, #list("action=test.step&to=2020-01-01T00:00:00Z").data)
+        assert.equal(20, #list("action=test.step&from=2020-01-01T00:00:00Z").data)
+        assert.equal(25, #list("action=test.step&limit=1000").data)
+        for _, bad in ipairs{ "cursor=zzz", "limit=0", "limit=x", "from=yesterday", "actor_id=7", "colour=red" } do
+            assert.equal(400, shop.owner:get("/audit/logs?" .. bad).status, bad)
+        end
+    end)
+end)
+
+describe("GET /audit/export", function()
+    it("streams every event once, newest first, filtered", function()
+        local shop = trail(450)
+        local answer = shop.owner:get("/audit/export?action=test.step")
+        assert.equal(200, answer.status)
+        assert.equal("application/x-ndjson; charset=utf-8", answer.headers["content-type"])
+        local last, n = "~", 0
+        for line in answer.body:gmatch("([^\n]+)\n") do
+            local event = json.decode(line)
+            assert.equal("test.step", event.action)
+            assert.equal("table", type(event.after))
+            assert.is_true(event.id < last)
+            last, n = event.id, n + 1
+        end
+        assert.equal(450, n)
+        assert.equal("", shop.owner:get("/audit/export?to=2020-01-01T00:00:00Z").body)
+        assert.equal(1, select(2, shop.owner:get("/audit/export?entity_id=7&entity_type=step").body:gsub("\n", "")))
+        assert.equal(403, support.shopper(shop):get("/audit/export").status)
+    end)
+
+    it("asks no further pages for a client that has gone", function()
+        local shop = support.tenant()
+        -- Index rows alone are enough: bodies that are missing are shown as null.
+        local rows = 60000
+        db.query(shop.key, [[insert into audit_index (tenant_key, app_key, id, action, entity_type, entity_id, outcome, created_at)
+          select $1, $1, ('0000' || lpad(to_hex(n), 4, '0') || '-0000-7000-8000-' || left($2, 12))::uuid, 'test.bulk', repeat('x', 90),
+            'entity ' || n, 'ok', '2024-01-01T00:00:00Z'::timestamptz
+          from generate_series(1, $3::int) n join tenants t on t.tenant_key = $1]], shop.key, crypto.random_hex(6), rows)
+        local host, port = support.url:match("//([^:]+):(%d+)")
+        local jar = {}
+        for name, value in pairs(shop.owner.cookies) do jar[#jar + 1] = name .. "=" .. value end
+        local function tasks()
+            local text = support.client():get("/metrics").body
+            return tonumber(text:match("\nkasma_tasks (%d+)") or text:match("\nkasma_tasks{[^}]*} (%d+)"))
+        end
+        local before = tasks()
+        -- curl reads a little and is ended by the limit on bytes: the connection closes while the server has much to send.
+        local command = ("curl -s -m 20 -H 'Cookie: %s' -H 'X-Tenant-Kasma-Id: %s' "
+            .. "'http://%s:%s/audit/export?action=test.bulk' | head -c 4096 | wc -c"):format(table.concat(jar, "; "), shop.key, host, port)
+        local pipe = assert(io.popen(command))
+        assert.equal(4096, tonumber(pipe:read("*a")))
+        pipe:close()
+        support.eventually(function() return tasks() <= before + 1 end, 20)
+        db.query(shop.key, "delete from audit_index where tenant_key = $1 and action = 'test.bulk'", shop.key)
+    end)
+end)
+
+describe("GET /auth/logs/login", function()
+    it("counts, pages and filters; without audit.read it shows one's own rows alone", function()
+        local shop = support.tenant()
+        local shopper = support.shopper(shop)
+        for _ = 1, 3 do
+            assert.equal(401, support.guest(shop):post("/auth/login", { identifier = shopper.user.email, password = "wrong-1" }).status)
+        end
+        local all = shop.owner:get("/auth/logs/login?action=LOGIN_FAILED&limit=2").json
+        assert.same({ 3, 1, 2, 2, 2 }, { all.total, all.page, all.limit, all.totalPages, #all.data })
+        assert.equal("string", type(all.data[1].metadata))
+        assert.equal("table", type(json.decode(all.data[1].metadata)))
+        local past = shop.owner:get("/auth/logs/login?action=LOGIN_FAILED&limit=2&page=3").json
+        assert.same({ 3, 3, 0 }, { past.total, past.page, #past.data })
+        local own = shopper:get("/auth/logs/login?limit=100&user_id=" .. shop.owner.user.id).json
+        assert.is_true(#own.data > 0)
+        for _, row in ipairs(own.data) do assert.equal(shopper.user.id, row.user_id) end
+        local other = shop.owner:get("/auth/logs/login?user_id=" .. shopper.user.id).json
+        for _, row in ipairs(other.data) do assert.equal(shopper.user.id, row.user_id) end
+        assert.equal(400, shop.owner:get("/auth/logs/login?page=1.5").status)
+        assert.equal(400, shop.owner:get("/auth/logs/login?page=1&page=2").status)
+    end)
+end)
