@@ -4,6 +4,7 @@
  *   server.c    listening, pools, settings, stop          request.c   what a handler may ask
  *   conn.c      bytes in and out, order, time-outs        response.c  answers
  *   parse.c     llhttp, limits, early refusals            access.c    access log and metrics
+ *   push.c      WebSockets and event streams: a connection that has become one is its own (conn->push)
  *
  * Memory. Bytes are read into chunks from a pool. A request holds a reference to the chunk in which its head lies, and
  * its header table has offsets into it: nothing is copied, and an idle connection holds no chunk. Requests, with their
@@ -90,6 +91,8 @@ struct request {
 /* What the connection's timer waits for. */
 enum phase { PHASE_IDLE, PHASE_HEAD, PHASE_BODY, PHASE_WORK, PHASE_SENDING, PHASE_HALF_CLOSED, PHASE_LINGER };
 
+struct push;
+
 struct conn {
     union {
         uv_handle_t handle;
@@ -102,6 +105,8 @@ struct conn {
     struct conn *dirty_next;
     llhttp_t parser;
     enum { EVENT_NONE, EVENT_HEAD, EVENT_LAST_CHUNK, EVENT_MESSAGE } event; /* why the parser paused */
+    struct push *push;      /* what the connection has become, when it speaks HTTP no more */
+    struct push *push_dead; /* the same, from conn_close until the socket is gone */
     struct chunk *chunk;
     size_t parsed;           /* bytes of the chunk that the parser has had */
     uint64_t framing;        /* bytes of the body phase that were not body: chunk sizes, trailers */
@@ -200,6 +205,8 @@ void parse_refuse(struct conn *c, int status, struct str detail, const char *rea
 
 /* response.c */
 void response_interim(struct conn *c); /* 100 Continue into conn->out */
+/* The head of an answer whose body is whatever follows on the connection. False: out of memory, nothing was written. */
+bool response_head(struct request *r, int status, const struct header *headers, size_t count);
 
 /* access.c */
 void access_record(struct request *r); /* its answer has left */

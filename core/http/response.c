@@ -244,6 +244,12 @@ void response_interim(struct conn *c) {
     conn_touch(c);
 }
 
+bool response_head(struct request *r, int status, const struct header *headers, size_t count) {
+    struct given given = look(headers, count);
+    struct head h = {.status = status, .headers = headers, .count = count, .given = &given, .length = -1};
+    return put_head(r, &h);
+}
+
 /* Streams. */
 
 bool request_stream(struct request *r, int status, const struct header *headers, size_t count, int64_t length) {
