@@ -66,8 +66,8 @@ void conn_close(struct conn *c) {
     struct request *reading = c->reading;
     c->reading = NULL;
     if (reading && reading->conn) {
-        reading->conn = NULL; /* head not complete, so it was not in the queue */
-        request_release(reading);
+        reading->conn = NULL; /* head not complete, or answered already: it was not in the queue */
+        if (!reading->at_work) request_release(reading);
     }
     while (orphans) {
         struct request *r = orphans;
@@ -189,7 +189,11 @@ static void pop(struct conn *c) {
         c->last_answer = true;
         c->no_more = true;
     }
-    if (c->reading == r) return; /* its body is still arriving: the end of the body releases it */
+    if (c->reading == r && r->keep_alive) return; /* its body still arrives: the end of the body releases it */
+    if (c->reading == r) {
+        c->reading = NULL;
+        c->refused |= r->streamed; /* what the client still sends must not cost it the answer */
+    }
     r->conn = NULL;
     if (!r->at_work) request_release(r);
 }
@@ -306,6 +310,13 @@ static void set_timer(struct conn *c) {
     enum phase before = c->phase;
     uint64_t now = uv_now(loop_get()), ms = 0;
     if (before == PHASE_LINGER) return;
+    /* The time in which the handler held the body up is not the client's. */
+    bool held = r && parse_held(r);
+    if (held && r->held_ms == 0) r->held_ms = now;
+    if (r && !held && r->held_ms) {
+        r->began_ms += now - r->held_ms;
+        r->held_ms = 0;
+    }
     if (c->write_active) {
         c->phase = PHASE_SENDING;
         ms = set->write_ms;
@@ -316,9 +327,10 @@ static void set_timer(struct conn *c) {
         c->phase = PHASE_HEAD;
         if (before == PHASE_HEAD && c->timer.due == r->began_ms + set->header_ms) return;
         ms = r->began_ms + set->header_ms > now ? r->began_ms + set->header_ms - now : 1;
-    } else if (r && !c->no_more) {
+    } else if (r && !c->no_more && !held) {
         c->phase = PHASE_BODY;
         uint64_t due = r->began_ms + set->body_ms + r->body.received / 16;
+        if (due <= now && before == PHASE_BODY && c->timer.due) return; /* it fires at the next tick */
         ms = due > now ? due - now : 1;
     } else if (c->queued) {
         c->phase = c->eof ? PHASE_HALF_CLOSED : PHASE_WORK;
@@ -418,8 +430,10 @@ void conn_settle(struct conn *c) {
         linger(c);
     } else if (quiet) {
         bool answered_last = c->phase != PHASE_LINGER && c->last_answer;
-        /* The client has gone, or has left a request unfinished. */
-        bool left = c->eof && (c->queued == 0 || (c->reading && c->reading == c->first) || c->phase == PHASE_LINGER);
+        /* The client has gone, or has left a request unfinished (the rest may be here, held up by its handler). */
+        bool rest_here = c->chunk != NULL && !c->no_more;
+        bool unfinished = c->reading && c->reading == c->first && !rest_here;
+        bool left = c->eof && (c->queued == 0 || unfinished || c->phase == PHASE_LINGER);
         bool stopped = s->stopping && c->queued == 0 && !c->reading && c->phase != PHASE_LINGER;
         if (answered_last || left || stopped) conn_close(c);
     }

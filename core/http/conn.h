@@ -65,10 +65,14 @@ struct request {
     uint64_t declared;             /* Content-Length */
     uint64_t started_us, began_ms; /* head complete; first byte (loop time) */
     struct wheel_entry deadline;
+    uint64_t deadline_ms; /* what the deadline was set to; each piece of a streamed body renews it */
+    uint64_t held_ms;     /* since when a streamed body waits for its handler (loop time); 0: it does not */
     void (*cancel)(void *data, enum error_kind why);
     void *cancel_data;
     void (*drain)(void *data);
     void *drain_data;
+    void (*readable)(void *data);
+    void *readable_data;
     struct buf out; /* the answer, while it waits for its turn */
     uint64_t sent;  /* body bytes of the answer */
     int64_t left;   /* of a stream of known length; -1: chunked or until close */
@@ -78,6 +82,8 @@ struct request {
     bool head_complete;
     bool chunked;        /* request body */
     bool wants_continue; /* 100 must be sent when its turn comes */
+    bool streamed;       /* the handler takes the body piece by piece */
+    bool expects;        /* ... and the client sends none of it before it is told to: it is when reading begins */
     bool keep_alive;
     bool at_work;   /* the handler was called and has not said request_done */
     bool streaming; /* answer begun, not ended */
@@ -199,9 +205,16 @@ void request_timeout(struct wheel_entry *e); /* of a handler */
 void parse_init(struct conn *c);
 void parse_run(struct conn *c);
 bool parse_blocked(const struct conn *c); /* reading must wait */
-/* Refuses the request that is being read, in its turn, and takes no more from this connection. `reason` is for metrics.
- */
+/* Refuses the request that is being read, in its turn, and takes no more from this connection. A handler that is taking
+ * its body is told so instead, and answers. `reason` is for metrics. */
 void parse_refuse(struct conn *c, int status, struct str detail, const char *reason);
+/* The rest of this request's body, if it still comes, is not read: its answer ends the connection. */
+void parse_abandon(struct request *r);
+/* A streamed body waits for its handler, not for the client. */
+bool parse_held(const struct request *r);
+
+/* request.c */
+void request_readable(struct request *r); /* a streamed body has more, or has ended: tells who waits; may release r */
 
 /* response.c */
 void response_interim(struct conn *c); /* 100 Continue into conn->out */
