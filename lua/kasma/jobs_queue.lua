@@ -247,7 +247,7 @@ local function run(script, queue, ...) return errors.check(redis.eval(script, { 
 local function decoded(value)
     if value == nil then return nil end
     local ok, result = pcall(json.decode, value)
-    if ok then return result end
+    if ok and result ~= nil then return result end
     return value
 end
 

@@ -187,7 +187,7 @@ local function job_of(self, id, flat, token)
     local ok, data = pcall(json.decode, fields.data or "{}")
     local good, opts = pcall(json.decode, fields.opts or "{}")
     job.data, job.opts = data, good and type(opts) == "table" and opts or {}
-    if not ok then
+    if not ok or data == nil then
         job.data = nil
         job.broken = job.broken or "the job's data is no JSON"
     end

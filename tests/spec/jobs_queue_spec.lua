@@ -416,7 +416,8 @@ describe("a trap of queues:", function()
     it("bad options are refused before anything is written", function()
         local q = fresh()
         for _, opts in ipairs{ { priority = -1 }, { priority = 2097152 }, { priority = 1.5 }, { delay = -1 }, { delay = 1e300 },
-            { jobId = "12" }, { jobId = "0:a" }, { jobId = "a:b" }, { backoff = "x" }, { backoff = { type = "fixed", delay = -3 } }, { attempts = 0 / 0 },
+            { jobId = "12" }, { jobId = "0:a" }, { jobId = "a:b" },
+            { backoff = "x" }, { backoff = { type = "fixed", delay = -3 } }, { attempts = 0 / 0 },
             { deduplication = {} }, { parent = { id = 3 } } } do
             assert.equal("bad_job", error_of(jobs.add, q, "x", {}, opts).code)
         end

@@ -54,7 +54,8 @@ describe("a cron pattern", function()
 
     it("that is none is refused with a reason", function()
         for _, text in ipairs{ "", "* * * *", "60 * * * *", "* 24 * * *", "* * 0 * *", "* * * 13 *", "* * * * 8", "*/0 * * * *",
-            "1,,2 * * * *",            "5-1 * * * *", "a * * * *", "* * * * MON#6", "-1 * * * *", "1e3 * * * *", ("* "):rep(200), "* * * * * * *", "*/61 * * * *",
+            "1,,2 * * * *",
+            "5-1 * * * *", "a * * * *", "* * * * MON#6", "-1 * * * *", "1e3 * * * *", ("* "):rep(200), "* * * * * * *", "*/61 * * * *",
             "0x10 * * * *" } do
             local spec, why = cron.parse(text)
             assert.is_nil(spec, text)
