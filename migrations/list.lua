@@ -11,4 +11,5 @@ return {
     "0009_stock",
     "0010_shipping",
     "0011_audit_trim",
+    "0012_sessions",
 }

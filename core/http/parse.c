@@ -65,11 +65,7 @@ static int on_body(llhttp_t *p, const char *at, size_t n) {
     struct conn *c = p->data;
     struct request *r = c->reading;
     c->framing -= n;
-    if (r->answered) {
-        r->body.received += n; /* dropped */
-        return 0;
-    }
-    r->expects = false; /* it did not wait to be told */
+    if (r->answered) return 0;
     bool stays = !r->chunked && n == r->declared && c->chunk == r->chunk;
     return body_feed(&r->body, str_n(at, n), stays) ? 0 : HPE_USER;
 }
@@ -105,14 +101,8 @@ void parse_init(struct conn *c) {
     c->parser.data = c;
 }
 
-bool parse_held(const struct request *r) {
-    return r->streamed && !r->answered && (r->expects || body_waiting(&r->body) > BODY_WINDOW);
-}
-
 bool parse_blocked(const struct conn *c) {
     if (c->no_more) return false; /* what comes is dropped, so reading it costs nothing */
-    if (c->reading && c->reading->streamed && !c->reading->answered && body_waiting(&c->reading->body) > BODY_WINDOW)
-        return true;
     return (!c->reading && c->queued >= c->server->set.max_pipelined) ||
            conn_backlog(c) > c->server->set.write_high_water;
 }
@@ -137,26 +127,10 @@ void parse_refuse(struct conn *c, int status, struct str detail, const char *rea
         r->keep_alive = false;
         if (r->at) return;
         c->last_answer = true;
-        r->conn = NULL;
-        if (!r->at_work) request_release(r);
-        return;
-    }
-    if (r->streamed && r->at_work) {
-        r->keep_alive = false;
-        if (!r->body.refusal) body_fail(&r->body, status, detail);
-        request_readable(r);
+        request_release(r);
         return;
     }
     if (!request_refuse(r, status, detail, true)) c->torn = true;
-}
-
-void parse_abandon(struct request *r) {
-    struct conn *c = r->conn;
-    if (!c || c->reading != r) return;
-    c->reading = NULL;
-    c->no_more = c->refused = true;
-    r->keep_alive = false;
-    conn_touch(c);
 }
 
 /* Line ends are exactly CRLF, no line is folded, nothing else below a blank but tabs, no DEL. */
@@ -322,15 +296,6 @@ static bool begin_body(struct conn *c, struct request *r, bool all_here) {
         parse_refuse(c, 415, str_of(text), "charset");
         return false;
     }
-    if (r->route->options.stream) {
-        r->streamed = true;
-        if (!body_begin_stream(&r->body, limit, coding)) {
-            parse_refuse(c, r->body.refusal, str_of(r->body.why), "body");
-            return false;
-        }
-        r->expects = expect.at && r->http_minor >= 1 && !all_here;
-        return true;
-    }
     struct str boundary = kind == CONTENT_MULTIPART ? header_param(type, STR("boundary")) : (struct str){0};
     if (kind == CONTENT_MULTIPART && r->route->options.spool && !boundary.at) boundary = STR("");
     if (!body_begin(&r->body, r->arena, limit, coding, r->route->options.spool ? set->spool_dir : NULL, boundary)) {
@@ -344,20 +309,6 @@ static bool begin_body(struct conn *c, struct request *r, bool all_here) {
             r->wants_continue = true;
     }
     return true;
-}
-
-static void dispatch(struct conn *c, struct request *r) {
-    struct server *s = c->server;
-    s->in_flight++;
-    access_in_flight(s);
-    r->at_work = true;
-    r->deadline_ms = r->route->options.timeout_ms ? r->route->options.timeout_ms : s->set.request_ms;
-    struct request *outer = s->dispatching;
-    s->dispatching = r;
-    r->route->handler(r, r->route->data);
-    if (s->dispatching == r && r->at_work && r->deadline.due == 0 && r->deadline_ms && !r->readable)
-        wheel_set(&s->wheel, &r->deadline, r->deadline_ms);
-    s->dispatching = outer;
 }
 
 static void on_head(struct conn *c) {
@@ -409,11 +360,8 @@ static void on_head(struct conn *c) {
         }
         return;
     }
-    if (!begin_body(c, r, c->parsed < c->chunk->used) || !r->streamed) return; /* refused: the queue knows */
-    if (s->in_flight >= s->set.max_in_flight)
-        parse_refuse(c, 503, (struct str){0}, "in_flight");
-    else
-        dispatch(c, r);
+    bool goes_on = begin_body(c, r, c->parsed < c->chunk->used);
+    (void)goes_on; /* refused: the queue knows */
 }
 
 static void on_message(struct conn *c) {
@@ -426,15 +374,11 @@ static void on_message(struct conn *c) {
     c->reading = NULL;
     if (!r->keep_alive) c->no_more = true;
     if (r->answered) {
-        /* Answered before its body had come: popped already, or waiting for its turn. */
+        /* Refused before its body: popped already, or waiting for its turn. */
         if (r->at) return;
         r->conn = NULL;
         if (!r->keep_alive) c->last_answer = true;
-        if (!r->at_work) request_release(r);
-        return;
-    }
-    if (r->streamed) {
-        request_readable(r);
+        request_release(r);
         return;
     }
     if (s->in_flight >= s->set.max_in_flight) {
@@ -442,7 +386,17 @@ static void on_message(struct conn *c) {
         if (!request_refuse(r, 503, (struct str){0}, false)) c->torn = true;
         return;
     }
-    dispatch(c, r);
+    s->in_flight++;
+    access_in_flight(s);
+    r->at_work = true;
+    struct request *outer = s->dispatching;
+    s->dispatching = r;
+    r->route->handler(r, r->route->data);
+    if (s->dispatching == r && r->at_work && r->deadline.due == 0) {
+        uint64_t ms = r->route->options.timeout_ms ? r->route->options.timeout_ms : s->set.request_ms;
+        if (ms) wheel_set(&s->wheel, &r->deadline, ms);
+    }
+    s->dispatching = outer;
 }
 
 static void on_error(struct conn *c, llhttp_errno_t e) {
@@ -518,7 +472,5 @@ void parse_run(struct conn *c) {
         } else if (e != HPE_OK) {
             on_error(c, e);
         }
-        /* Outside of llhttp's callbacks: who takes the bytes may answer and so end all this. */
-        if (in_body && c->reading == r && r->readable) request_readable(r);
     }
 }

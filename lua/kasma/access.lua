@@ -13,13 +13,14 @@ local M = {}
 ---@field roles table[] {id, role_key, code, display_name, scope}
 ---@field permissions table<string, boolean> grants, tenant and platform
 ---@field platform table<string, boolean> grants of platform roles only
+---@field until_ms integer|nil business time at which the first of the roles ends
 
 local MEMBER = "select 1 from user_tenants where user_id = $1 and tenant_key = $2 and status = 'active'"
-local ROLES = [[select r.id, r.role_key, r.code, r.display_name, p.permission_key
+local ROLES = [[select r.id, r.role_key, r.code, r.display_name, p.permission_key, u.expires_at
   from user_roles u join roles r on r.tenant_key = u.tenant_key and r.id = u.role_id
   left join role_permissions p on p.tenant_key = u.tenant_key and p.role_id = u.role_id
   where u.tenant_key = $1 and u.user_id = $2 and (u.expires_at is null or u.expires_at > $3::timestamptz)]]
-local PLATFORM = [[select r.id, r.role_key, r.code, r.display_name, p.permission_key
+local PLATFORM = [[select r.id, r.role_key, r.code, r.display_name, p.permission_key, h.expires_at
   from platform_role_holders h join platform_roles r on r.id = h.role_id
   left join platform_role_permissions p on p.role_id = h.role_id
   where h.user_id = $1 and (h.expires_at is null or h.expires_at > $2::timestamptz)]]
@@ -31,6 +32,10 @@ local function gather(access, rows, scope, also)
             seen[row.id] = true
             table.insert(access.roles, { id = row.id, role_key = row.role_key, code = row.code, display_name = row.display_name,
                 scope = scope })
+            if row.expires_at then
+                local ends = time.parse(row.expires_at)
+                if not access.until_ms or ends < access.until_ms then access.until_ms = ends end
+            end
         end
         if row.permission_key then
             access.permissions[row.permission_key] = true
@@ -44,7 +49,8 @@ local function load(key)
     local now = time.iso(time.now())
     local results = db.pipeline(tenant, { { MEMBER, user, tenant }, { ROLES, tenant, user, now }, { PLATFORM, user, now } })
     local access = { member = results[1][1] ~= nil, roles = {}, permissions = {}, platform = {} }
-    gather(access, results[2], "tenant")
+    -- Roles of who is invited, or is no member any more, grant nothing.
+    if access.member then gather(access, results[2], "tenant") end
     gather(access, results[3], "platform", access.platform)
     return access
 end
@@ -65,7 +71,15 @@ invalidate.on("access_tenant", function(tenant) sets:drop_where(starts_with_tena
 ---@param tenant string
 ---@param user_id string
 ---@return kasma.Access
-function M.of(tenant, user_id) return sets:get(tenant .. "|" .. user_id) end
+function M.of(tenant, user_id)
+    local key = tenant .. "|" .. user_id
+    local access = sets:get(key)
+    if access.until_ms and time.now() >= access.until_ms then
+        sets:drop(key)
+        access = sets:get(key)
+    end
+    return access
+end
 
 --- What this user may has changed, in whichever tenant.
 ---@param user_id string

@@ -13,6 +13,7 @@ local cache = require("kasma.cache")
 local db = require("kasma.db")
 local errors = require("kasma.errors")
 local invalidate = require("kasma.invalidate")
+local log = require("kasma.log")
 local settings = require("kasma.settings")
 local web = require("kasma.web")
 
@@ -30,6 +31,7 @@ local M = {}
 ---@field via "bearer"|"cookie"|"key"|"gateway"
 ---@field restricted boolean|nil may only set a new password
 ---@field scopes table<string, boolean>|nil of a key
+---@field expires_at integer|nil epoch ms at which the token ends
 
 local SEEN_EVERY_MS = 900000
 M.ISSUER = "kasma"
@@ -79,21 +81,63 @@ local KEY = [[select id, owned_key, tenant_key, app_key, key_type, secret_hash, 
 local keys = cache.new{ ttl_ms = 1000, max = 5000, load = function(owned_key) return db.one(nil, KEY, owned_key) end }
 invalidate.on("key", function(owned_key) keys:drop(owned_key) end)
 
-local function key_identity(text, req)
+-- What a key did is noted beside the request: its last use at most every 15 minutes, a refused use at most once a minute and cause.
+local used, denied_at, noted_count = {}, {}, 0
+local DENIED_EVERY_MS = 60000
+
+local function due(list, name, every, now)
+    local last = list[name]
+    if last and now - last < every and now >= last then return false end
+    if noted_count > 20000 then used, denied_at, noted_count = {}, {}, 0 end
+    noted_count = noted_count + 1
+    list[name] = now
+    return true
+end
+
+local USED = [[update access_keys set last_used_at = $2::timestamptz where id = $1 and (last_used_at is null or last_used_at <
+  $3::timestamptz)]]
+
+local function note_used(key)
+    local now = time.now()
+    if not due(used, key.id, SEEN_EVERY_MS, now) then return end
+    sched.spawn(function() pcall(db.query, nil, USED, key.id, time.iso(now), time.iso(now - SEEN_EVERY_MS)) end)
+end
+
+local denied_sink
+
+--- Tells who records that a known key was refused.
+---@param fn fun(key: table, reason: string, address: string|nil)
+function M.on_key_denied(fn) denied_sink = fn end
+
+local function deny(key, reason, address)
+    if denied_sink and due(denied_at, key.id .. reason, DENIED_EVERY_MS, time.now()) then
+        sched.spawn(function()
+            local ok, why = pcall(denied_sink, key, reason, address)
+            if not ok then log.warn("a refused key was not recorded", { key = key.owned_key, error = tostring(why) }) end
+        end)
+    end
+    bad()
+end
+
+-- `address` is the caller's; nil when only the key itself is asked about.
+local function key_identity(text, address)
     local head = text:match("^(ksk_%a+_%w%w%w%w%w%w%w%w)_%w+$")
     if not head or #text ~= #head + 41 or M.key_checksum(text:sub(1, -7)) ~= text:sub(-6) then bad() end
     local key = keys:get(head)
-    if not key or not key.is_active or not crypto.equal(key.secret_hash, crypto.sha256(text)) then bad() end
-    if key.expires_at and time.parse(key.expires_at) <= time.now() then bad() end
-    if key.allowed_ips and #key.allowed_ips > 0 then
-        local address, allowed = web.client_ip(req), false
+    if not key or not crypto.equal(key.secret_hash, crypto.sha256(text)) then bad() end
+    if not key.is_active then deny(key, "revoked", address) end
+    local ends = key.expires_at and time.parse(key.expires_at)
+    if ends and ends <= time.now() then deny(key, "expired", address) end
+    if address and key.allowed_ips and #key.allowed_ips > 0 then
+        local allowed = false
         for _, network in ipairs(key.allowed_ips) do allowed = allowed or web.in_network(address, network) end
-        if not allowed then bad() end
+        if not allowed then deny(key, "address", address) end
     end
+    if address then note_used(key) end
     local scopes = {}
     for _, scope in ipairs(key.scopes or {}) do scopes[scope] = true end
     return { id = key.id, sub = key.id, kind = "key", tenant_key = key.tenant_key, app_key = key.app_key, via = "key", scopes = scopes,
-        key = head }
+        key = head, expires_at = ends }
 end
 
 --- Tenant and app of a publishable key, or nil.
@@ -131,10 +175,10 @@ end
 local function identity_of(entry, via)
     return { id = entry.user_id, sub = entry.user_id, kind = "user", email = entry.email, user_type = entry.user_type,
         tenant_key = entry.tenant_key, app_key = entry.app_key, session_id = entry.sid, via = via, restricted = entry.restricted,
-        auth_at = entry.auth_at, amr = entry.amr }
+        auth_at = entry.auth_at, amr = entry.amr, expires_at = entry.exp }
 end
 
-local function opaque_identity(token, via)
+local function opaque_identity(token, via, quiet)
     local text, err = redis.call("GET", "auth:at:" .. crypto.sha256(token))
     if err then error(errors.from_store(err), 0) end
     if type(text) ~= "string" then bad() end
@@ -142,7 +186,7 @@ local function opaque_identity(token, via)
     if not entry or not entry.user_id then bad() end
     local now = time.now()
     if entry.exp <= now then errors.unauthorized("Token expired") end
-    note_seen(entry.sid, now)
+    if not quiet then note_seen(entry.sid, now) end
     return identity_of(entry, via)
 end
 
@@ -161,7 +205,7 @@ local function jwt_identity(token)
     end
     return { id = claims.sub, sub = claims.sub, kind = "user", email = claims.email, user_type = claims.user_type,
         tenant_key = claims.tenant_key, app_key = claims.app_key, session_id = claims.sid, via = "bearer",
-        restricted = claims.restricted, auth_at = claims.auth_at, amr = claims.amr }
+        restricted = claims.restricted, auth_at = claims.auth_at, amr = claims.amr, expires_at = claims.exp * 1000 }
 end
 
 local GATEWAY_USER = [[select id, email, user_type from users where id = $1 and status = 'active' and not is_locked and deleted_at is null]]
@@ -191,7 +235,7 @@ function M.identify(req)
         local token = header:sub(1, 7) == "Bearer " and #header == 71 and header:sub(8)
             or header:match("^[Bb][Ee][Aa][Rr][Ee][Rr]%s+(%S+)%s*$")
         if token then
-            if token:sub(1, 4) == "ksk_" then return key_identity(token, req) end
+            if token:sub(1, 4) == "ksk_" then return key_identity(token, web.client_ip(req)) end
             -- Whatever 64 bytes say: only their hash is looked up.
             if #token == 64 then return opaque_identity(token, "bearer") end
             if #token <= 4096 and token:find("^[%w_-]+%.[%w_-]+%.[%w_-]+$") then return jwt_identity(token) end
@@ -199,13 +243,23 @@ function M.identify(req)
         end
     end
     local key = req:header("x-kasma-key")
-    if key and key:sub(1, 4) == "ksk_" then return key_identity(key, req) end
+    if key and key:sub(1, 4) == "ksk_" then return key_identity(key, web.client_ip(req)) end
     local cookie = req:cookie("access_token")
     if cookie and cookie ~= "" then
         if #cookie ~= 64 then bad() end
         return opaque_identity(cookie, "cookie")
     end
     return gateway_identity(req)
+end
+
+--- The identity behind a token that somebody else was shown; nothing is noted as seen or used. Raises 401, or 503 when it cannot be told.
+---@param token string opaque handle, JWT or secret key
+---@return kasma.Identity
+function M.of_token(token)
+    if token:sub(1, 4) == "ksk_" then return key_identity(token) end
+    if #token == 64 then return opaque_identity(token, "bearer", true) end
+    if #token <= 4096 and token:find("^[%w_-]+%.[%w_-]+%.[%w_-]+$") then return jwt_identity(token) end
+    return bad()
 end
 
 --- True when a header carries a secret of our own (service to service), compared in constant time.

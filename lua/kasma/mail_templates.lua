@@ -78,6 +78,17 @@ M.add("invitation", "vi", {
     text = "Bạn được mời vào {{tenant}}. Hãy đăng ký hoặc đăng nhập bằng địa chỉ này để chấp nhận.\n",
 })
 
+M.add("key-expiry", "en", {
+    subject = "[Kasma] The access key {{name}} is about to end",
+    html = page("<p>The access key <b>{{name}}</b> ({{key}}) of {{tenant}} ends at {{ends}}. Rotate it before then.</p>"),
+    text = "The access key {{name}} ({{key}}) of {{tenant}} ends at {{ends}}. Rotate it before then.\n",
+})
+M.add("key-expiry", "vi", {
+    subject = "[Kasma] Khóa truy cập {{name}} sắp hết hạn",
+    html = page("<p>Khóa truy cập <b>{{name}}</b> ({{key}}) của {{tenant}} hết hạn lúc {{ends}}. Hãy thay khóa trước đó.</p>"),
+    text = "Khóa truy cập {{name}} ({{key}}) của {{tenant}} hết hạn lúc {{ends}}. Hãy thay khóa trước đó.\n",
+})
+
 M.add("order-confirmation", "en", {
     subject = "[Kasma] Your order {{number}}",
     html = page("<p>Thank you. Your order <b>{{number}}</b> has arrived.</p><table>{{#lines}}<tr><td>{{quantity}} x {{name}}</td>"

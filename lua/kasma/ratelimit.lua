@@ -22,6 +22,7 @@ local RULES = {
     login_ip = { limit = 30, window_s = 900 },
     otp_identifier = { limit = 5, window_s = 3600 },
     otp_ip = { limit = 20, window_s = 3600 },
+    verify_code = { limit = 5, window_s = 300 },
     verify_identifier = { limit = 20, window_s = 3600 },
     register_ip = { limit = 10, window_s = 3600 },
     refresh_session = { limit = 30, window_s = 60 },
@@ -84,7 +85,8 @@ local workers = 1
 ---@param count integer
 function M.set_workers(count) workers = math.max(1, count) end
 
-local function take(name, subject, limit, window_s)
+-- Takes a token of a bucket, or with `look` only says whether there is one.
+local function take(name, subject, limit, window_s, look)
     local key = name .. "|" .. subject
     local now = time.mono() / 1e6
     local size = math.max(1, limit / workers)
@@ -99,7 +101,7 @@ local function take(name, subject, limit, window_s)
     bucket.tokens = math.min(size, bucket.tokens + (now - bucket.at) * rate)
     bucket.at = now
     if bucket.tokens < 1 then return false, (1 - bucket.tokens) / rate, 0 end
-    bucket.tokens = bucket.tokens - 1
+    if not look then bucket.tokens = bucket.tokens - 1 end
     return true, 0, math.floor(bucket.tokens)
 end
 
@@ -127,8 +129,7 @@ local function ask(rule, subject, count)
         { tostring(time.now()), tostring(r.window_s * 1000), tostring(r.limit), uuid.v4(), count and "1" or "0" })
     if not answer then
         log.warn("rate limits without Redis", { rule = rule })
-        if not count then return 0, 0 end
-        local ok, wait = take(rule, subject, r.limit / 2, r.window_s)
+        local ok, wait = take(rule, subject, r.limit / 2, r.window_s, not count)
         return ok and 0 or r.limit, wait * 1000
     end
     return tonumber(answer[1]), tonumber(answer[2])
@@ -160,6 +161,23 @@ end
 ---@param address string
 function M.note(rule, subject, address)
     if M.applies(address) then ask(rule, subject, true) end
+end
+
+--- Forgets what a subject has used of a rule.
+---@param rule string
+---@param subject string
+function M.forget(rule, subject) redis.call("DEL", window_key(rule, subject)) end
+
+--- Half of a limit kept by this process alone, for a rule whose store is away: whether another try is left, and the seconds to wait.
+---@param rule string
+---@param subject string
+---@param limit integer
+---@param window_s integer
+---@param look boolean only look, take nothing
+---@return boolean left, number wait_s
+function M.fallback(rule, subject, limit, window_s, look)
+    local ok, wait = take(rule, subject, limit / 2, window_s, look)
+    return ok, wait
 end
 
 M.refuse = refuse

@@ -72,6 +72,15 @@ function M.currency(key)
     return found and found.default_currency or "VND"
 end
 
+local KNOWN = "select 1 as yes from apps where allowed_origins @> array[$1]::text[] and is_active limit 1"
+local origins = cache.new{ ttl_ms = 1000, max = 2000, load = function(origin) return db.one(nil, KNOWN, origin) end }
+invalidate.on("app", function() origins:clear() end)
+
+--- Whether a browser may ask from there at all, before it is known for which app: a preflight carries no header of ours.
+---@param origin string
+---@return boolean
+function M.origin_known(origin) return #origin <= 255 and origins:get(origin) ~= nil end
+
 --- Outside production any origin may call; in production those of the app and of CORS_ORIGINS.
 ---@param origin string
 ---@param app_key string|nil

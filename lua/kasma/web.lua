@@ -166,7 +166,7 @@ end
 ---@param origin string
 function M.preflight(req, origin)
     local headers = { ["Vary"] = "Origin" }
-    local ok, allowed = pcall(tenant.origin_allowed, origin, candidate_app(req))
+    local ok, allowed = pcall(function() return tenant.origin_allowed(origin, candidate_app(req)) or tenant.origin_known(origin) end)
     if ok and allowed then
         headers["Access-Control-Allow-Origin"] = origin
         headers["Access-Control-Allow-Credentials"] = "true"

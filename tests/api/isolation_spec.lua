@@ -26,7 +26,6 @@ local OTHERWISE = {
     ["POST /sales/cart/remove variantId"] = { 201, "taking out what is not in the cart is no error" },
     ["POST /sales/orders/checkout items.productId"] = { 409, "items are only compared with the cart" },
     ["POST /sales/orders/checkout items.variantId"] = { 409, "items are only compared with the cart" },
-    ["POST /tenants/:tenant_key/members/add user_id"] = { skip = true, "accounts are the platform's: this is how one becomes a member" },
     ["POST /api/logistics/inventory/list productId"] = { 201, "a filter that finds nothing" },
     ["POST /api/logistics/inventory/list warehouseId"] = { 201, "a filter that finds nothing" },
 }

@@ -20,6 +20,7 @@ M.url = os.getenv("TEST_URL") or ("http://%s:%d"):format(config.get("HOST"), con
 ---@class TestClient
 ---@field cookies table<string, string>
 ---@field headers table<string, string> sent with every request
+---@field url string|nil of another server than the one under test
 local Client = {}
 Client.__index = Client
 
@@ -60,7 +61,7 @@ function Client:request(method, path, body, headers)
     local jar = {}
     for name, value in pairs(self.cookies) do jar[#jar + 1] = name .. "=" .. value end
     if #jar > 0 then sent["Cookie"] = table.concat(jar, "; ") end
-    local answer, err = http.request{ method = method, url = M.url .. path, headers = sent, body = body, timeout_ms = 30000,
+    local answer, err = http.request{ method = method, url = (self.url or M.url) .. path, headers = sent, body = body, timeout_ms = 30000,
         max_bytes = 16777216 }
     if not answer then error(("%s %s: %s"):format(method, path, err and err.message or "no answer"), 2) end
     local cookies = answer.headers["set-cookie"]
@@ -168,6 +169,61 @@ function M.platform()
     return client
 end
 
+--- A client that seems to come from an address of its own: peers on loopback are exempt from the limits, this one is not.
+---@param headers table<string, string>|nil
+---@return TestClient
+function M.outside(headers)
+    local sent = { ["X-Forwarded-For"] = ("203.0.%d.%d"):format(crypto.random(1):byte() % 250 + 1, crypto.random(1):byte() % 250 + 1) }
+    for name, value in pairs(headers or {}) do sent[name] = value end
+    return M.client(sent)
+end
+
+local function command(text)
+    local pipe = assert(io.popen(text))
+    local out = pipe:read("*a")
+    pipe:close()
+    return (out:gsub("%s+$", ""))
+end
+
+local function own_pid()
+    local file = assert(io.open("/proc/self/stat"))
+    local pid = file:read("*a"):match("^%d+")
+    file:close()
+    return pid
+end
+
+---@class TestServer
+---@field url string
+---@field log string path of its log
+---@field stop fun()
+
+--- Another server on the same stores, with settings of its own. Stop it before the test ends.
+---@param env table<string, string>
+---@return TestServer
+function M.server(env)
+    local port = command("python3 -c 'import socket; s = socket.socket(); s.bind((\"127.0.0.1\", 0)); print(s.getsockname()[1])'")
+    local words = { "PORT=" .. port, "WORKERS=1" }
+    for name, value in pairs(env) do words[#words + 1] = name .. "='" .. tostring(value):gsub("'", "'\\''") .. "'" end
+    local log = os.tmpname()
+    local pid = command(("env %s /proc/%s/exe serve >%s 2>&1 </dev/null & echo $!"):format(table.concat(words, " "), own_pid(), log))
+    local server = { url = "http://127.0.0.1:" .. port, log = log }
+    function server.stop()
+        os.execute("kill -TERM " .. pid .. " 2>/dev/null")
+        M.eventually(function() return command("kill -0 " .. pid .. " 2>/dev/null && echo alive") == "" end, 30)
+        os.remove(log)
+    end
+    local ok = pcall(M.eventually, function()
+        local answer = http.request{ method = "GET", url = server.url .. "/readyz", timeout_ms = 2000 }
+        return answer and answer.status == 200
+    end, 30)
+    if not ok then
+        local text = command("tail -5 " .. log)
+        server.stop()
+        error("the server did not start: " .. text, 2)
+    end
+    return server
+end
+
 --- Waits until fn answers something true; at most `limit_s` seconds (default 10). Answers it, and the milliseconds waited.
 ---@param fn fun(): any
 ---@param limit_s number|nil
@@ -240,11 +296,21 @@ function M.code_for(address, not_this)
     end, 20))
 end
 
+-- A shift may have ended the client's own token: it signs in anew then.
+local function shift(platform, change)
+    local answer = platform:post("/admin/clock", change)
+    if answer.status == 401 then
+        M.sign_in(platform)
+        answer = platform:post("/admin/clock", change)
+    end
+    return answer
+end
+
 --- Shifts the clock of all processes by seconds; a platform client is needed.
 ---@param platform TestClient
 ---@param seconds number
 function M.advance(platform, seconds)
-    local answer = platform:post("/admin/clock", { advance = seconds })
+    local answer = shift(platform, { advance = seconds })
     if answer.status ~= 201 then error("the clock was not shifted: " .. answer.status .. " " .. tostring(answer.body), 2) end
     time.set_shift(answer.json.shift_ms)
 end
@@ -252,7 +318,7 @@ end
 --- Real time again.
 ---@param platform TestClient
 function M.real_time(platform)
-    local answer = platform:post("/admin/clock", { now = json.null })
+    local answer = shift(platform, { now = json.null })
     if answer.status ~= 201 then error("the clock was not reset: " .. answer.status, 2) end
     time.set_shift(0)
 end

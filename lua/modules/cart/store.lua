@@ -57,4 +57,31 @@ function M.documents(tenant, ids)
     return list
 end
 
+local PERSONAL = {
+    cart = "select id, items, coupon_codes, points_to_redeem, affiliate_code, currency, created_at, updated_at from carts "
+        .. "where tenant_key = $1 and user_id = $2 order by id limit 100",
+    wishlist = "select id, products, created_at, updated_at from wishlists where tenant_key = $1 and user_id = $2 order by id limit 100",
+    abandoned_cart = "select id, items, status, last_activity, email_sent_count, created_at from abandoned_carts "
+        .. "where tenant_key = $1 and user_id = $2 order by updated_at desc limit 1000",
+}
+M.personal_kinds = { "cart", "wishlist", "abandoned_cart" }
+
+--- What a user has put aside.
+---@param tenant string
+---@param user_id string
+---@param kind "cart"|"wishlist"|"abandoned_cart"
+---@return table[]
+function M.personal(tenant, user_id, kind) return db.read(tenant, PERSONAL[kind], tenant, user_id) end
+
+---@param tenant string
+---@param user_id string
+---@return table[] statements
+function M.erase(tenant, user_id)
+    return {
+        { "delete from carts where tenant_key = $1 and user_id = $2", tenant, user_id },
+        { "delete from wishlists where tenant_key = $1 and user_id = $2", tenant, user_id },
+        { "delete from abandoned_carts where tenant_key = $1 and user_id = $2", tenant, user_id },
+    }
+end
+
 return M

@@ -14,4 +14,26 @@ function M.find(tenant, user_id, guest_hash)
         tenant, user_id or json.null, guest_hash or json.null)[1]
 end
 
+---@param tenant string
+---@param user_id string
+---@return table[]
+function M.personal(tenant, user_id)
+    return db.read(tenant, [[select id, groups, tags, orders_count, first_order_at, lifetime_spent_minor, marketing_consent_at, created_at
+      from customers where tenant_key = $1 and user_id = $2 limit 10]], tenant, user_id)
+end
+
+--- What staff finds a person by; the counts stay, under an id that names nobody.
+---@param tenant string
+---@param user_id string
+---@param now string
+---@return table[] statements
+function M.erase(tenant, user_id, now)
+    return {
+        { [[delete from customer_search where tenant_key = $1 and customer_id in (select id from customers where tenant_key = $1
+          and user_id = $2)]], tenant, user_id },
+        { [[update customers set tags = '{}', marketing_consent_at = null, version = version + 1, updated_at = $3::timestamptz
+          where tenant_key = $1 and user_id = $2]], tenant, user_id, now },
+    }
+end
+
 return M

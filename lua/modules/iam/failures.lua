@@ -38,6 +38,8 @@ function M.check(email, ip)
     local state = redis.call("HMGET", key(email), "f", "last")
     if type(state) ~= "table" then
         log.warn("sign-in failures cannot be read")
+        local left, wait = ratelimit.fallback("login", email, FREE, WINDOW_MS / 1000, true)
+        if not left then ratelimit.refuse("login", wait, FREE) end
         return
     end
     local count, last = tonumber(state[1]), tonumber(state[2])
@@ -50,7 +52,20 @@ end
 ---@param ip string
 function M.note(email, ip)
     if not ratelimit.applies(ip) then return end
-    redis.eval(NOTE, { key(email) }, { tostring(time.now()), tostring(WINDOW_MS), tostring(DAY_MS), tostring(FREE) })
+    local noted = redis.eval(NOTE, { key(email) }, { tostring(time.now()), tostring(WINDOW_MS), tostring(DAY_MS), tostring(FREE) })
+    if not noted then ratelimit.fallback("login", email, FREE, WINDOW_MS / 1000, false) end
+end
+
+--- What is counted of an identifier, for staff.
+---@param email string
+---@return {failures: integer, failures_today: integer, waits_until: integer|nil} waits_until in epoch ms
+function M.state(email)
+    local state = redis.call("HMGET", key(email), "f", "last", "day", "day_start")
+    if type(state) ~= "table" then return { failures = 0, failures_today = 0 } end
+    local count, last = tonumber(state[1]) or 0, tonumber(state[2])
+    local today = tonumber(state[4]) and time.now() - tonumber(state[4]) <= DAY_MS and tonumber(state[3]) or 0
+    local ends = last and last + wait_s(count) * 1000
+    return { failures = count, failures_today = today, waits_until = ends and ends > time.now() and ends or nil }
 end
 
 ---@param email string

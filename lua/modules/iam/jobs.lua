@@ -4,11 +4,14 @@ local uuid = require("core.uuid")
 local jobs = require("kasma.jobs")
 local mail = require("kasma.mail")
 local outbox = require("kasma.outbox")
+local roles = require("kasma.roles")
 local route = require("kasma.route")
 local settings = require("kasma.settings")
 local start = require("kasma.start")
+local cleanup = require("modules.iam.cleanup")
 local otp = require("modules.iam.otp")
 local store = require("modules.iam.store")
+require("modules.iam.personal")
 
 settings.declare("iam", {
     { key = "auth.login_otp", type = "enum", values = { "always", "new_device", "never" }, default = "always",
@@ -26,14 +29,25 @@ settings.declare("iam", {
 jobs.handler("mail-queue", "send-otp", otp.send)
 jobs.handler("mail-queue", "send-mail", mail.run)
 
+for name, run in pairs{ ["otp-cleanup"] = cleanup.otp_cleanup, ["session-cleanup"] = cleanup.session_cleanup,
+    ["user-purge"] = cleanup.user_purge, ["key-expiry-notice"] = cleanup.key_expiry_notice } do
+    jobs.handler("system-queue", name, function() return run() end)
+end
+
 outbox.consumer("profile", function(rows)
     for _, row in ipairs(rows) do store.put_profile(row.payload.user_id, {}, time.iso(time.now())) end
 end)
 
 -- The catalogue of permissions is what the declarations name: those that are new to the database are added.
 start.add("permissions", function()
-    local rows = {}
-    for key, description in pairs(route.permissions()) do
+    local rows, known = {}, route.permissions()
+    -- What the seeded roles grant may be granted by a tenant's own roles too, before a route asks for it.
+    for _, role in ipairs(roles.templates) do
+        for _, key in ipairs(role.grants) do
+            if not known[key] and not key:find("*", 1, true) then route.permission(key, "Granted by " .. role.display_name) end
+        end
+    end
+    for key, description in pairs(known) do
         rows[#rows + 1] = { id = uuid.v7(), permission_key = key, description = description:sub(1, 255) }
     end
     table.sort(rows, function(a, b) return a.permission_key < b.permission_key end)

@@ -10,9 +10,12 @@ local auth = require("kasma.auth")
 local db = require("kasma.db")
 local errors = require("kasma.errors")
 local invalidate = require("kasma.invalidate")
+local mail = require("kasma.mail")
 local null = require("kasma.null")
 local roles = require("kasma.roles")
 local tenants = require("kasma.tenant")
+local store = require("modules.iam.store")
+local tenant_roles = require("modules.iam.roles")
 local users = require("modules.iam.users")
 
 local M = {}
@@ -61,6 +64,13 @@ local function insert(scope, k, made)
         time.iso(time.now()) }
 end
 
+-- Who made a key is on record as one who may see and rotate it.
+local function holder(scope, owned_key)
+    return { [[insert into user_access_keys (tenant_key, app_key, id, user_id, owned_key, created_at, updated_at)
+      values ($1, $2, $3, $4, $5, $6::timestamptz, $6::timestamptz)]], scope.tenant, scope.app, uuid.v7(), scope.actor_id, owned_key,
+        time.iso(time.now()) }
+end
+
 local function shown(row, made)
     local view = M.view(row)
     if made.secret then view.secret = made.secret end
@@ -74,6 +84,10 @@ end
 function M.create(scope, held, input)
     local scopes = input.scopes or {}
     if roles.beyond(held, scopes) then users.escalation() end
+    tenant_roles.check_known(scope, scopes)
+    if input.expires_at and time.parse(input.expires_at) <= time.now() then
+        errors.validation{ "expires_at must lie in the future" }
+    end
     local app = input.app_key or scope.app
     local known = tenants.app(app)
     if app ~= tenants.DEFAULT and (not known or known.tenant_key ~= scope.tenant) then errors.not_found("App not found") end
@@ -81,6 +95,7 @@ function M.create(scope, held, input)
     local statements = { insert(scope, { app_key = app, key_type = input.key_type, name = input.name,
         scopes = input.key_type == "secret" and scopes or {}, allowed_ips = input.allowed_ips or {}, expires_at = input.expires_at },
             made) }
+    if scope.actor_kind == "user" then statements[2] = holder(scope, made.owned_key) end
     audit.append(statements, scope, { action = "keys.create", entity_type = "access_key", entity_id = made.owned_key,
         after = { name = input.name, key_type = input.key_type, scopes = json.array(scopes) } })
     return shown(db.pipeline(scope.tenant, statements)[1][1], made)
@@ -92,7 +107,9 @@ local function existing(scope, id)
     return row
 end
 
-local END = [[update access_keys set expires_at = case when $3::timestamptz > $4::timestamptz then $3::timestamptz else expires_at end,
+-- A grace never makes a key live longer than it would have.
+local END = [[update access_keys set
+  expires_at = case when $3::timestamptz > $4::timestamptz then least(expires_at, $3::timestamptz) else expires_at end,
   revoked_at = case when $3::timestamptz > $4::timestamptz then revoked_at else $4::timestamptz end,
   is_active = $3::timestamptz > $4::timestamptz, updated_at = $4::timestamptz where tenant_key = $1 and id = $2]]
 
@@ -124,11 +141,45 @@ function M.rotate(scope, held, id, grace_s)
     local made = mint(row.key_type, tenants.by_key(scope.tenant).is_test)
     local statements = { insert(scope, { app_key = row.app_key, key_type = row.key_type, name = row.name, scopes = row.scopes or {},
         allowed_ips = row.allowed_ips or {}, expires_at = row.expires_at }, made), ending(scope, row, grace_s) }
+    if scope.actor_kind == "user" then statements[3] = holder(scope, made.owned_key) end
     audit.append(statements, scope, { action = "keys.rotate", entity_type = "access_key", entity_id = row.owned_key,
         after = { new = made.owned_key } })
     local results = db.pipeline(scope.tenant, statements)
     invalidate.send("key", row.owned_key)
     return shown(results[1][1], made)
+end
+
+local EXPIRING = [[select id, owned_key, tenant_key, app_key, name, expires_at, created_by from access_keys
+  where expires_at > $1::timestamptz and expires_at <= $2::timestamptz and is_active and revoked_at is null
+    and (expires_at, id) > ($3::timestamptz, $4::uuid) order by expires_at, id limit 200]]
+local NOTICE_MS = 7 * 86400000
+
+--- Tells whoever made a key, and the owners of its tenant, a week before it ends. Each mail goes out once.
+---@param now integer
+---@return integer keys
+function M.expiry_notices(now)
+    local seen = 0
+    local place = { at = time.iso(now), id = "00000000-0000-0000-0000-000000000000" }
+    repeat
+        local rows = db.read(nil, EXPIRING, time.iso(now), time.iso(now + NOTICE_MS), place.at, place.id)
+        for _, row in ipairs(rows) do
+            local people = { row.created_by }
+            for _, owner in ipairs(store.owners(row.tenant_key, time.iso(now))) do people[#people + 1] = owner.user_id end
+            local scope, told, statements = { tenant = row.tenant_key, app = row.app_key, actor_kind = "system" }, {}, {}
+            for _, id in ipairs(people) do
+                local user = not told[id] and store.user(id)
+                told[id] = true
+                if user and user.status == "active" and not user.deleted_at then
+                    mail.append(statements, scope, { to = user.email, template = "key-expiry", user_id = user.id,
+                        vars = { name = row.name, key = row.owned_key, tenant = row.tenant_key, ends = row.expires_at },
+                        key = ("key-expiry:%s:%s:%s"):format(row.id, row.expires_at, user.id) })
+                end
+            end
+            if statements[1] then db.pipeline(row.tenant_key, statements) end
+            seen, place = seen + 1, { at = row.expires_at, id = row.id }
+        end
+    until #rows < 200
+    return seen
 end
 
 return M

@@ -1,4 +1,7 @@
 -- Who belongs to a tenant: invited, active, removed; and the owner that a tenant never loses.
+--
+-- An account is its person's. A tenant's staff adds by id only whom the tenant knows already (a former member, somebody who signed in on
+-- it); everybody else is invited by e-mail and is a member when they sign in on the tenant or choose it. Platform staff adds at once.
 local time = require("core.time")
 local uuid = require("core.uuid")
 local access = require("kasma.access")
@@ -20,30 +23,78 @@ local function find_user(input)
     errors.bad_request{ message = { "user_id or email should not be empty" }, code = "validation" }
 end
 
---- Raises 409 when the tenant would be left without an active owner.
----@param tenant string
----@param user_id string who is about to go
-function M.keep_an_owner(tenant, user_id)
+-- Raises 409 when the tenant would be left without an active owner.
+local function keep_an_owner(tenant, user_id)
     local owners = store.owners(tenant, time.iso(time.now()))
     if #owners == 1 and owners[1].user_id == user_id then M.last_owner() end
 end
 
----@param scope Scope
----@param input {user_id: string|nil, email: string|nil}
-function M.add(scope, input)
-    local user = find_user(input)
-    if not user or user.deleted_at then errors.not_found("User not found") end
-    local known = store.membership(user.id, scope.tenant)
-    if known and known.status == "active" then M.already() end
-    local now = time.iso(time.now())
-    local statements = {
-        store.put_membership{ id = uuid.v7(), user_id = user.id, tenant_key = scope.tenant, status = "active", now = now },
-        store.give_role{ tenant_key = scope.tenant, app_key = scope.app, id = uuid.v7(), user_id = user.id, role_key = "customer",
-            now = now },
-    }
+--- Runs fn, which takes rights or the account from a user, unless a tenant would be left without an active owner (409). The tenants' rows
+--- are held meanwhile: of two owners who remove each other at once, one stays.
+---@param user_id string who is about to go
+---@param tenants string[]|nil these tenants; nil = all that the user belongs to
+---@param fn fun(): any
+---@return any what fn answers
+function M.keeping_owners(user_id, tenants, fn)
+    local result
+    db.transaction(nil, function(tx)
+        local held = tx:query(unpack(store.lock_tenants_of(user_id)))
+        for _, row in ipairs(held) do
+            local concerned = tenants == nil
+            for _, tenant in ipairs(tenants or {}) do concerned = concerned or tenant == row.tenant_key end
+            if concerned then keep_an_owner(row.tenant_key, user_id) end
+        end
+        result = fn()
+    end)
+    return result
+end
+
+local function invitation(statements, place, user_id, email)
+    mail.append(statements, place, { to = email, template = "invitation", vars = { tenant = place.tenant }, user_id = user_id,
+        key = ("invitation:%s:%s:%d"):format(place.tenant, user_id, math.floor(time.now() / 86400000)) })
+end
+
+local function join(scope, user)
+    local statements = { store.put_membership{ id = uuid.v7(), user_id = user.id, tenant_key = scope.tenant, status = "active",
+        now = time.iso(time.now()) } }
     audit.append(statements, scope, { action = "members.add", entity_type = "user", entity_id = user.id })
     db.pipeline(scope.tenant, statements)
     access.changed_user(user.id)
+    return { user_id = user.id, status = "active" }
+end
+
+-- The answer and the mail are the same for an address that has an account and one that has none.
+local function invite(scope, email, user)
+    local now, id = time.iso(time.now()), user and user.id or uuid.v7()
+    local statements = {}
+    if not user then
+        statements[1] = store.insert_user{ id = id, email = email, user_type = "GENERAL_0", status = "pending", now = now }
+    end
+    statements[#statements + 1] = store.put_membership{ id = uuid.v7(), user_id = id, tenant_key = scope.tenant, status = "invited",
+        now = now }
+    invitation(statements, scope, id, email)
+    audit.append(statements, scope, { action = "members.invite", entity_type = "user", entity_id = id })
+    db.pipeline(scope.tenant, statements)
+    return { user_id = id, status = "invited" }
+end
+
+---@param scope Scope
+---@param input {user_id: string|nil, email: string|nil}
+---@param platform boolean the caller is staff of the platform
+---@return {user_id: string, status: "active"|"invited"}
+function M.add(scope, input, platform)
+    local user = find_user(input)
+    if user and user.deleted_at then user = nil end
+    local known = user and store.membership(user.id, scope.tenant)
+    if known and known.status == "active" then M.already() end
+    if not input.user_id then
+        if user and platform then return join(scope, user) end
+        return invite(scope, input.email:lower(), user)
+    end
+    if not user or (not platform and not store.known_to(user.id, scope.tenant)) then errors.not_found("User not found") end
+    -- An invitation is for its person to accept.
+    if known and known.status == "invited" and not platform then M.already() end
+    return join(scope, user)
 end
 
 ---@param scope Scope
@@ -52,41 +103,43 @@ function M.remove(scope, input)
     local user = find_user(input)
     local known = user and store.membership(user.id, scope.tenant)
     if not known or known.status == "removed" then errors.not_found("User not found") end
-    M.keep_an_owner(scope.tenant, user.id)
-    local now = time.iso(time.now())
-    local statements = {
-        store.put_membership{ id = uuid.v7(), user_id = user.id, tenant_key = scope.tenant, status = "removed", now = now },
-        store.delete_holdings(scope.tenant, user.id),
-    }
-    audit.append(statements, scope, { action = "members.remove", entity_type = "user", entity_id = user.id })
-    db.pipeline(scope.tenant, statements)
+    M.keeping_owners(user.id, { scope.tenant }, function()
+        local statements = {
+            store.put_membership{ id = uuid.v7(), user_id = user.id, tenant_key = scope.tenant, status = "removed",
+                now = time.iso(time.now()) },
+            store.delete_holdings(scope.tenant, user.id),
+        }
+        audit.append(statements, scope, { action = "members.remove", entity_type = "user", entity_id = user.id })
+        db.pipeline(scope.tenant, statements)
+    end)
     access.changed_user(user.id)
 end
 
---- Invites the first owner of a new tenant: a pending user (made if unknown) with membership and role; a mail says so.
----@param scope Scope
----@param made {tenant: table, app: table}
+--- The statements that make somebody the first owner of a new tenant: a user (pending, if unknown), membership, role and a mail. An
+--- existing account becomes a member at once: the platform made the tenant for it.
+---@param statements table[]
+---@param place Scope of the new tenant
+---@param tenant {name: string, locale: string}
 ---@param email string
-function M.invite_owner(scope, made, email)
-    local place = { tenant = made.tenant.tenant_key, app = made.app.app_key, actor_id = scope.actor_id, actor_kind = scope.actor_kind,
-        request = scope.request }
+---@return string user_id
+function M.append_owner(statements, place, tenant, email)
     email = email:lower()
     local now = time.iso(time.now())
     local user = store.user_by_email(email)
     local id = user and user.id or uuid.v7()
-    local statements = {}
     if not user then
-        statements[1] = store.insert_user{ id = id, email = email, user_type = "TENANT_0", status = "pending", now = now }
+        statements[#statements + 1] = store.insert_user{ id = id, email = email, user_type = "TENANT_0", status = "pending", now = now }
+    elseif user.user_type:sub(1, 8) == "GENERAL_" then
+        statements[#statements + 1] = store.update_user(id, { user_type = "TENANT_0" }, now)
     end
     statements[#statements + 1] = store.put_membership{ id = uuid.v7(), user_id = id, tenant_key = place.tenant,
         status = user and "active" or "invited", now = now }
     statements[#statements + 1] = store.give_role{ tenant_key = place.tenant, app_key = place.app, id = uuid.v7(), user_id = id,
         role_key = "tenant_owner", now = now }
-    mail.append(statements, place, { to = email, template = "invitation", vars = { tenant = made.tenant.name }, user_id = id,
-        key = "invitation:" .. place.tenant .. ":" .. id })
+    mail.append(statements, place, { to = email, template = "invitation", vars = { tenant = tenant.name }, user_id = id,
+        locale = tenant.locale, key = "invitation:" .. place.tenant .. ":" .. id })
     audit.append(statements, place, { action = "members.invite", entity_type = "user", entity_id = id })
-    db.pipeline(place.tenant, statements)
-    access.changed_user(id)
+    return id
 end
 
 return M

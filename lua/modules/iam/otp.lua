@@ -2,6 +2,7 @@
 -- code and, until the mail is out, the code sealed; it never lies in Redis or in a log.
 local config = require("core.config")
 local crypto = require("core.crypto")
+local redis = require("core.redis")
 local time = require("core.time")
 local uuid = require("core.uuid")
 local errors = require("kasma.errors")
@@ -17,6 +18,7 @@ local store = require("modules.iam.store")
 local M = {}
 
 local LIFE_MS, COOLDOWN_MS = 300000, 60000
+local type_of = type
 
 local function six_digits()
     while true do
@@ -45,13 +47,40 @@ function M.cooldown_left(identifier, type)
     return left > 0 and math.min(left, COOLDOWN_MS) / 1000 or 0
 end
 
+--- Raises 503 when no mail can go out.
+function M.check_mail()
+    if not mail.is_configured() then errors.unavailable({ message = "Mail is not configured", code = "mail_unconfigured" }, 60) end
+end
+
+local function pretence(type, identifier) return ("auth:pretend:%s:%s"):format(type, crypto.sha256(identifier)) end
+
+--- An identifier that gets no code is treated as if it had got one now: its cooldown begins and its wrong tries are forgotten.
+---@param type string
+---@param identifier string
+function M.pretend(type, identifier)
+    if M.pretended(type, identifier) > 0 then return end
+    redis.call("SET", pretence(type, identifier), tostring(time.now() + COOLDOWN_MS), "PX", tostring(COOLDOWN_MS))
+    ratelimit.forget("verify_code", type .. "|" .. identifier)
+end
+
+--- Seconds that are left of such a cooldown.
+---@param type string
+---@param identifier string
+---@return number
+function M.pretended(type, identifier)
+    local ends = redis.call("GET", pretence(type, identifier))
+    local left = type_of(ends) == "string" and (tonumber(ends) or 0) - time.now() or 0
+    return left > 0 and math.min(left, COOLDOWN_MS) / 1000 or 0
+end
+
 --- Raises 400 while the cooldown lasts, 429 beyond the hour's codes, 503 when no mail can go out.
 ---@param identifier string
 ---@param type string
 ---@param ip string
-function M.admit(identifier, type, ip)
-    if not mail.is_configured() then errors.unavailable({ message = "Mail is not configured", code = "mail_unconfigured" }, 60) end
-    local left = M.cooldown_left(identifier, type)
+---@param known_left number|nil seconds of the cooldown, where the caller knows them
+function M.admit(identifier, type, ip, known_left)
+    M.check_mail()
+    local left = known_left or M.cooldown_left(identifier, type)
     if left > 0 then cooldown(left) end
     ratelimit.auth("otp_identifier", identifier, ip)
     ratelimit.auth("otp_ip", web.limit_subject(ip), ip)
@@ -82,6 +111,7 @@ function M.create(scope, o, also)
         if constraint == "otps_one_active" then cooldown(COOLDOWN_MS / 1000) end
         error(err, 0)
     end
+    ratelimit.forget("verify_code", o.type .. "|" .. o.identifier)
     return id
 end
 
@@ -95,11 +125,16 @@ M.invalid = errors.declare{ code = "otp_invalid", status = 401, message = "Inval
 ---@param ip string
 ---@return table|nil {otp_id, user_id}; nil: it does not hold
 function M.consume(identifier, type, code, ip)
+    local subject = type .. "|" .. identifier
+    ratelimit.check("verify_code", subject, ip)
     ratelimit.auth("verify_identifier", identifier, ip)
     local active = store.active_otp(identifier, type)
-    if not active then return nil end
-    local tried = store.try_otp(active.id, hmac(active.id, code), time.iso(time.now()))
-    if not tried or not tried.is_verified then return nil end
+    local tried = active and store.try_otp(active.id, hmac(active.id, code), time.iso(time.now()))
+    if not tried or not tried.is_verified then
+        -- Counted for identifiers without a code too, so that the fifth wrong one tells nothing.
+        ratelimit.note("verify_code", subject, ip)
+        return nil
+    end
     return { otp_id = active.id, user_id = tried.user_id }
 end
 

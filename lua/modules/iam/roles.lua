@@ -7,6 +7,7 @@ local audit = require("kasma.audit")
 local db = require("kasma.db")
 local errors = require("kasma.errors")
 local templates = require("kasma.roles")
+local members = require("modules.iam.members")
 local store = require("modules.iam.store")
 local users = require("modules.iam.users")
 
@@ -15,6 +16,7 @@ local M = {}
 M.taken = errors.declare{ code = "role_exists", status = 409, message = "Role key already exists" }
 M.in_use = errors.declare{ code = "role_in_use", status = 409, message = "The role is held by users" }
 M.is_system = errors.declare{ code = "system_role", status = 403, message = "A system role cannot be changed" }
+M.permission_taken = errors.declare{ code = "permission_exists", status = 409, message = "Permission already exists" }
 M.granted = errors.declare{ code = "permission_granted", status = 409, message = "The role has this permission already" }
 
 local function existing(scope, id)
@@ -23,8 +25,10 @@ local function existing(scope, id)
     return role
 end
 
--- Keys that may be granted: declared ones, the tenant's own, `<resource>.*` of either, `*`.
-local function check_known(scope, keys)
+--- Raises 400 unless all are keys that may be granted: declared ones, the tenant's own, `<resource>.*` of either, `*`.
+---@param scope Scope
+---@param keys string[]
+function M.check_known(scope, keys)
     local known = {}
     for _, row in ipairs(store.permissions(scope.tenant)) do
         known[row.permission_key] = true
@@ -61,7 +65,7 @@ function M.get(scope, id) return users.role_view(existing(scope, id), "tenant") 
 function M.create(scope, held, input)
     local keys = input.permission_keys or {}
     if templates.beyond(held, keys) then users.escalation() end
-    check_known(scope, keys)
+    M.check_known(scope, keys)
     local id, now = uuid.v7(), time.iso(time.now())
     local statements = { store.insert_role{ tenant_key = scope.tenant, app_key = scope.app, id = id, code = input.code,
         role_key = input.role_key,
@@ -75,13 +79,20 @@ function M.create(scope, held, input)
     return M.get(scope, id)
 end
 
+-- Who lacks a permission of a role does not touch the role.
+local function within(held, role)
+    if templates.beyond(held, role.permission_keys or {}) then users.escalation() end
+end
+
 ---@param scope Scope
+---@param held table<string, boolean>
 ---@param id string
 ---@param input {display_name: string|nil, code: string|nil}
 ---@return table
-function M.update(scope, id, input)
+function M.update(scope, held, id, input)
     local role = existing(scope, id)
     if role.is_system then M.is_system() end
+    within(held, role)
     local statements = { store.update_role(scope.tenant, id, input, time.iso(time.now())) }
     audit.append(statements, scope, { action = "roles.update", entity_type = "role", entity_id = id,
         before = { display_name = role.display_name, code = role.code }, after = input })
@@ -90,10 +101,12 @@ function M.update(scope, id, input)
 end
 
 ---@param scope Scope
+---@param held table<string, boolean>
 ---@param id string
-function M.delete(scope, id)
+function M.delete(scope, held, id)
     local role = existing(scope, id)
     if role.is_system then M.is_system() end
+    within(held, role)
     if store.holders(scope.tenant, id) > 0 then M.in_use() end
     local statements = { store.delete_role(scope.tenant, id) }
     audit.append(statements, scope, { action = "roles.delete", entity_type = "role", entity_id = id,
@@ -109,7 +122,7 @@ function M.grant(scope, held, id, key)
     local role = existing(scope, id)
     if role.is_system then M.is_system() end
     if templates.beyond(held, { key }) then users.escalation() end
-    check_known(scope, { key })
+    M.check_known(scope, { key })
     local statements = { store.insert_grant{ tenant_key = scope.tenant, app_key = scope.app, id = uuid.v7(), role_id = id,
         permission_key = key,
         now = time.iso(time.now()) } }
@@ -131,6 +144,7 @@ function M.revoke(scope, held, id, key)
     local found = false
     for _, had in ipairs(role.permission_keys or {}) do found = found or had == key end
     if not found then errors.not_found("Permission not found") end
+    if key == "*" and not store.owner_beside(scope.tenant, id, time.iso(time.now())) then members.last_owner() end
     local statements = { store.delete_grant(scope.tenant, id, key) }
     audit.append(statements, scope, { action = "roles.permissions.remove", entity_type = "role", entity_id = id,
         before = { permission = key } })
@@ -172,12 +186,25 @@ end
 ---@param input {permission_key: string, description: string|nil}
 ---@return table
 function M.create_custom(scope, input)
-    local id, now = uuid.v7(), time.iso(time.now())
-    local statements = { { [[insert into custom_permissions (tenant_key, app_key, id, permission_key, description, created_at, updated_at)
-      values ($1, $2, $3, $4, $5, $6::timestamptz, $6::timestamptz)]], scope.tenant, scope.app, id, input.permission_key,
-          input.description or "", now } }
+    local id = uuid.v7()
+    local statements = { store.insert_custom_permission{ tenant_key = scope.tenant, app_key = scope.app, id = id,
+        permission_key = input.permission_key, description = input.description or "", now = time.iso(time.now()) } }
     audit.append(statements, scope, { action = "permissions.create", entity_type = "permission", entity_id = id, after = input })
-    errors.unique({ custom_permissions_permission = { code = "permission_exists", message = "Permission already exists" } }, db.pipeline,
+    errors.unique({ custom_permissions_permission = { code = M.permission_taken.code, message = M.permission_taken.message } }, db.pipeline,
+        scope.tenant, statements)
+    return { id = id, permission_key = input.permission_key, description = input.description or "" }
+end
+
+--- A permission of the catalogue that no route declares, for services beside this one.
+---@param scope Scope
+---@param input {permission_key: string, description: string|nil}
+---@return table
+function M.create_permission(scope, input)
+    local id = uuid.v7()
+    local statements = { store.insert_permission{ id = id, permission_key = input.permission_key, description = input.description or "",
+        now = time.iso(time.now()) } }
+    audit.append(statements, scope, { action = "permissions.create", entity_type = "permission", entity_id = id, after = input })
+    errors.unique({ permissions_permission = { code = M.permission_taken.code, message = M.permission_taken.message } }, db.pipeline,
         scope.tenant, statements)
     return { id = id, permission_key = input.permission_key, description = input.description or "" }
 end

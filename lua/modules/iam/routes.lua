@@ -2,12 +2,14 @@
 local json = require("core.json")
 local time = require("core.time")
 local audit = require("kasma.audit")
+local auth = require("kasma.auth")
 local errors = require("kasma.errors")
 local log = require("kasma.log")
 local null = require("kasma.null")
 local route = require("kasma.route")
 local schema = require("kasma.schema")
 local tenants = require("kasma.tenant")
+local web = require("kasma.web")
 local access = require("kasma.access")
 local iam = require("modules.iam.service")
 local otp = require("modules.iam.otp")
@@ -34,7 +36,7 @@ end
 -- The tokens go into cookies; into the body only where the client asks for it.
 local function signed_in(ctx, tokens, body)
     ctx.set_cookie("access_token", tokens.access_token, sessions.ACCESS_COOKIE_S)
-    ctx.set_cookie("refresh_token", tokens.refresh_token, sessions.REFRESH_COOKIE_S)
+    ctx.set_cookie("refresh_token", tokens.refresh_token, sessions.refresh_cookie_s())
     if tokens.reset_token then body.reset_token = tokens.reset_token end
     if ctx.req:header("x-token-response") == "body" then
         body.access_token, body.refresh_token = tokens.access_token, tokens.refresh_token
@@ -153,10 +155,25 @@ route.post("/auth/refresh", {
     body = schema.object{ refresh_token = schema.string{ max = 128 }:optional() },
     returns = { [200] = Said, [401] = sessions.reused },
     handler = function(ctx)
-        local token = ctx.req:cookie("refresh_token") or ctx.body.refresh_token
+        local cookie = ctx.req:cookie("refresh_token")
+        if cookie and web.is_cross_site(ctx.req) then
+            errors.forbidden{ message = "Cross-site request refused", code = "cross_site" }
+        end
+        local token = cookie or ctx.body.refresh_token
         if not token or token == "" then return { success = false, message = "No refresh token provided" } end
         local tokens = sessions.refresh(ctx.scope, token, client(ctx))
         return signed_in(ctx, tokens, { success = true })
+    end,
+})
+
+route.post("/auth/introspect", {
+    summary = "What a token stands for, for services with a secret key",
+    access = { permission = "auth.introspect" }, tag = "auth", idempotent = false, no_store = true, status = 200,
+    body = schema.object{ token = schema.string{ not_empty = true, max = 4096 } },
+    returns = schema.object({ active = schema.boolean() }, { open = true }),
+    handler = function(ctx)
+        if ctx.user.kind ~= "key" then errors.forbidden("Forbidden resource") end
+        return iam.introspect(ctx.scope, ctx.body.token)
     end,
 })
 
@@ -170,7 +187,7 @@ route.post("/auth/logout", {
             iam.logout(ctx.scope, who.session_id, who.id)
         else
             -- A session whose access token has run out is ended by its refresh token.
-            local session = sessions.of_refresh(ctx.req:cookie("refresh_token"))
+            local session = not web.is_cross_site(ctx.req) and sessions.of_refresh(ctx.req:cookie("refresh_token"))
             if not session then errors.unauthorized("Access token required") end
             iam.logout(ctx.scope, session.id, session.user_id)
         end
@@ -240,9 +257,10 @@ route.post("/auth/context", {
     returns = Said,
     handler = function(ctx)
         local row = tenants.by_key(ctx.body.tenant_key)
+        if ctx.user.restricted then errors.forbidden{ message = "Password change required", code = "password_change_required" } end
         local mine = row and access.of(row.tenant_key, ctx.user.id)
         if not row or not row.is_active then errors.forbidden{ message = "Tenant is not available", code = "tenant_unavailable" } end
-        if not mine.member and not access.allows(mine.platform, "tenants.switch") then
+        if not mine.member and not access.allows(mine.platform, "tenants.switch") and not iam.is_invited(ctx.user.id, row.tenant_key) then
             errors.forbidden{ message = "You do not belong to this tenant", code = "not_a_member" }
         end
         local app = ctx.body.app_key
@@ -253,8 +271,8 @@ route.post("/auth/context", {
         end
         local session = ctx.user.session_id and store.session(ctx.user.session_id)
         if not session then errors.unauthorized("Access token required") end
-        local place = { tenant = row.tenant_key, app = app or tenants.DEFAULT }
-        local tokens = sessions.switch(place, store.user(ctx.user.id), session, client(ctx))
+        local place = { tenant = row.tenant_key, app = app or tenants.DEFAULT, request = ctx.scope.request }
+        local tokens = iam.switch(place, ctx.user.id, session, client(ctx))
         return signed_in(ctx, tokens, { success = true, tenant_key = place.tenant, app_key = place.app })
     end,
 })
@@ -264,9 +282,7 @@ local Code = schema.object{ code = schema.string{ not_empty = true, min = 6, max
 
 -- A change of the second factor needs a sign-in of the last ten minutes.
 local function recent(ctx)
-    if not ctx.user.auth_at or ctx.now() - ctx.user.auth_at > 600000 then
-        errors.unauthorized{ message = "Please sign in again", code = "reauthentication" }
-    end
+    iam.check_recent(ctx.user, ctx.now())
     return iam.user(ctx.user.id)
 end
 
@@ -303,6 +319,12 @@ route.post("/auth/2fa/disable", {
 
 route.on_denied(function(ctx, permission)
     audit.write(ctx.scope, { action = permission, entity_type = "route", entity_id = ctx.method .. " " .. ctx.route, outcome = "denied" })
+end)
+
+auth.on_key_denied(function(key, reason, address)
+    local scope = { tenant = key.tenant_key, app = key.app_key, request = { ip = address } }
+    db.pipeline(key.tenant_key, { audit.auth_row(scope, { action = "KEY_USED_DENIED", target = "key:" .. key.owned_key,
+        metadata = { reason = reason } }) })
 end)
 
 local switched = {}

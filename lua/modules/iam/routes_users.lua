@@ -1,9 +1,12 @@
 -- Users, roles and permissions as HTTP sees them.
 local json = require("core.json")
+local access = require("kasma.access")
+local errors = require("kasma.errors")
 local null = require("kasma.null")
 local route = require("kasma.route")
 local schema = require("kasma.schema")
 local audit = require("kasma.audit")
+local personal = require("kasma.personal")
 local iam = require("modules.iam.service")
 local members = require("modules.iam.members")
 local roles = require("modules.iam.roles")
@@ -106,6 +109,36 @@ route.get("/users/me/tenants", {
     end,
 })
 
+route.get("/users/me/export", {
+    summary = "All that is held about the caller, as NDJSON",
+    access = "user", account = true, tag = "users", no_store = true, timeout_ms = 600000,
+    returns = { [200] = { description = "one thing a line: {area, store, kind, data}", content_type = "application/x-ndjson" },
+        [401] = iam.not_recent },
+    handler = function(ctx)
+        iam.check_recent(ctx.user, ctx.now())
+        local user = iam.user(ctx.user.id)
+        audit.write(ctx.scope, { action = "users.export_self", entity_type = "user", entity_id = user.id })
+        local w = errors.check(ctx.req:stream(200, { ["Content-Type"] = "application/x-ndjson; charset=utf-8",
+            ["Cache-Control"] = "no-store", ["Content-Disposition"] = 'attachment; filename="account.ndjson"' }))
+        personal.export(user, store.tenants_ever(user.id), function(line) w:write(json.encode(line) .. "\n") end)
+        w:close()
+        return route.ANSWERED
+    end,
+})
+
+route.post("/users/me/delete", {
+    summary = "Delete the caller's account: sessions end, the address is free",
+    access = "user", account = true, tag = "users", no_store = true, status = 200, idempotent = false,
+    returns = { [200] = Said, [401] = iam.not_recent, [409] = members.last_owner },
+    handler = function(ctx)
+        iam.check_recent(ctx.user, ctx.now())
+        users.delete_self(ctx.scope, ctx.user.id)
+        ctx.set_cookie("access_token", "", 0)
+        ctx.set_cookie("refresh_token", "", 0)
+        return { success = true, message = "User deleted successfully" }
+    end,
+})
+
 route.get("/users", {
     summary = "Users of the tenant, newest first",
     access = { permission = "users.read" }, tag = "users", no_store = true,
@@ -114,7 +147,7 @@ route.get("/users", {
         status = schema.enum(STATUSES, { fold = true }):optional(),
         user_type = schema.enum(USER_TYPES):optional(),
         role_key = schema.string{ max = 100 }:optional(),
-        sort = schema.enum{ "-created_at" }:optional(),
+        sort = schema.enum{ "-created_at", "created_at", "email", "-email" }:optional(),
     },
     returns = schema.object({ success = schema.boolean(), data = schema.array(User), total = schema.integer() }, { open = true }),
     handler = function(ctx)
@@ -175,6 +208,41 @@ route.post("/users/:id/delete", {
     handler = function(ctx)
         users.delete(ctx.scope, caller(ctx), ctx.params.id)
         return { success = true, message = "User deleted successfully" }
+    end,
+})
+
+route.post("/users/:id/restore", {
+    summary = "Bring a deleted user back within thirty days, inactive",
+    access = { permission = "users.write" }, tag = "users", no_store = true, status = 200,
+    params = Id,
+    returns = { [200] = One, [403] = users.foreign, [409] = users.user_exists },
+    handler = function(ctx) return { success = true, user = users.restore(ctx.scope, caller(ctx), ctx.params.id) } end,
+})
+
+route.post("/users/:id/unlock", {
+    summary = "End a lock, a suspension or the waits after failed sign-ins",
+    access = { permission = "users.write" }, tag = "users", no_store = true, status = 200,
+    params = Id,
+    returns = { [200] = One, [403] = users.foreign },
+    handler = function(ctx) return { success = true, user = users.unlock(ctx.scope, caller(ctx), ctx.params.id) } end,
+})
+
+route.get("/users/:id/lockout", {
+    summary = "Failed sign-ins of a user, waits and suspension",
+    access = { permission = "users.write" }, tag = "users", no_store = true,
+    params = Id,
+    returns = schema.object({ success = schema.boolean(), lockout = schema.any() }, { open = true }),
+    handler = function(ctx) return { success = true, lockout = users.lockout(ctx.scope, ctx.params.id) } end,
+})
+
+route.post("/users/:id/sessions/revoke-all", {
+    summary = "End all sessions of a user",
+    access = { permission = "users.write" }, tag = "users", no_store = true, status = 200,
+    params = Id,
+    returns = { [200] = Said, [403] = users.foreign },
+    handler = function(ctx)
+        users.revoke_sessions(ctx.scope, caller(ctx), ctx.params.id)
+        return { success = true }
     end,
 })
 
@@ -254,16 +322,16 @@ route.post("/roles/:id/update", {
     access = { permission = "roles.write" }, tag = "roles", params = Id, status = 200,
     body = schema.object{ display_name = schema.string{ not_empty = true, max = 255 }:optional(),
         code = schema.string{ max = 100 }:optional() },
-    returns = { [200] = OneRole, [403] = roles.is_system },
-    handler = function(ctx) return { success = true, role = roles.update(ctx.scope, ctx.params.id, ctx.body) } end,
+    returns = { [200] = OneRole, [403] = { roles.is_system, users.escalation } },
+    handler = function(ctx) return { success = true, role = roles.update(ctx.scope, ctx.grants(), ctx.params.id, ctx.body) } end,
 })
 
 route.post("/roles/:id/delete", {
     summary = "Delete a role that nobody holds",
     access = { permission = "roles.write" }, tag = "roles", params = Id, status = 200,
-    returns = { [200] = Said, [403] = roles.is_system, [409] = roles.in_use },
+    returns = { [200] = Said, [403] = { roles.is_system, users.escalation }, [409] = roles.in_use },
     handler = function(ctx)
-        roles.delete(ctx.scope, ctx.params.id)
+        roles.delete(ctx.scope, ctx.grants(), ctx.params.id)
         return { success = true }
     end,
 })
@@ -285,7 +353,7 @@ route.post("/roles/:id/permissions/remove", {
     summary = "Take a permission from a role",
     access = { permission = "roles.write" }, tag = "roles", params = Id, status = 200,
     body = Grant:copy(),
-    returns = { [200] = Said, [403] = { users.escalation, roles.is_system } },
+    returns = { [200] = Said, [403] = { users.escalation, roles.is_system }, [409] = members.last_owner },
     handler = function(ctx)
         roles.revoke(ctx.scope, ctx.grants(), ctx.params.id, roles.permission_key(ctx.scope, ctx.body))
         return { success = true }
@@ -299,13 +367,25 @@ route.get("/permissions", {
     handler = function(ctx) return { success = true, permissions = json.array(roles.permissions(ctx.tenant)) } end,
 })
 
+route.permission("permissions.write", "Make permissions of the catalogue (platform)")
+
 route.post("/permissions", {
-    summary = "Make a permission of the tenant's own (custom.*)",
+    summary = "Make a permission: custom.* of the tenant, others for the platform",
     access = { permission = "roles.write" }, tag = "roles",
     body = schema.object{
-        permission_key = schema.string{ max = 150, pattern = "^custom%.[a-z0-9_.]+$" },
+        permission_key = schema.string{ max = 150, pattern = "^[a-z_]+%.[a-z0-9_.*]+$" },
         description = schema.string{ max = 255 }:optional(),
     },
-    returns = { [201] = schema.object({ success = schema.boolean(), permission = schema.any() }, { open = true }) },
-    handler = function(ctx) return { success = true, permission = roles.create_custom(ctx.scope, ctx.body) } end,
+    returns = { [201] = schema.object({ success = schema.boolean(), permission = schema.any() }, { open = true }),
+        [409] = roles.permission_taken },
+    handler = function(ctx)
+        local key = ctx.body.permission_key
+        if key:find("..", 1, true) or key:sub(-1) == "." then errors.validation{ "permission_key is not valid" } end
+        if key:sub(1, 7) == "custom." then
+            if key:find("*", 1, true) then errors.validation{ "permission_key is not valid" } end
+            return { success = true, permission = roles.create_custom(ctx.scope, ctx.body) }
+        end
+        if not access.allows(ctx.access and ctx.access.platform or {}, "permissions.write") then errors.forbidden("Forbidden resource") end
+        return { success = true, permission = roles.create_permission(ctx.scope, ctx.body) }
+    end,
 })

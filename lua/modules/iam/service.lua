@@ -3,10 +3,12 @@
 local crypto = require("core.crypto")
 local json = require("core.json")
 local redis = require("core.redis")
+local sched = require("core.sched")
 local time = require("core.time")
 local uuid = require("core.uuid")
 local access = require("kasma.access")
 local audit = require("kasma.audit")
+local auth = require("kasma.auth")
 local db = require("kasma.db")
 local errors = require("kasma.errors")
 local secrets = require("kasma.secrets")
@@ -24,7 +26,7 @@ local store = require("modules.iam.store")
 
 local M = {}
 
-local PENDING_MS, CHALLENGE_MS, RESET_MS = 600000, 600000, 600000
+local PENDING_MS, CHALLENGE_MS, RESET_MS, RECENT_MS = 600000, 600000, 600000, 600000
 
 M.email_taken = errors.declare{ code = "email_taken", status = 409, message = "Email already registered" }
 
@@ -82,6 +84,21 @@ local function pending_attempts(email)
     return alive
 end
 
+-- Somebody registers an address that has an account: 409, or where the tenant hides what exists, all that a new address meets (cooldown,
+-- limits, the cost of a hash), and a mail to the account's owner in place of the code.
+local function register_known(scope, existing, input, client)
+    local email = existing.email
+    db.pipeline(scope.tenant, { audit.auth_row(scope, { action = "REGISTER_FAILED", target = "email:" .. email,
+        metadata = { reason = "email_exists" } }) })
+    if not settings.get(scope.tenant, "auth.hide_existence") then M.email_taken() end
+    otp.admit(email, "REGISTER", client.ip, otp.pretended("REGISTER", email))
+    passwords.hash(input.password)
+    otp.pretend("REGISTER", email)
+    mail.send(scope, { to = email, template = "account-exists", user_id = existing.id, key = "account-exists:" .. existing.id .. ":"
+        .. math.floor(time.now() / 3600000) })
+    return { user = { email = email, display_name = input.display_name or json.null }, nonce = crypto.random_hex(32) }
+end
+
 ---@param scope Scope
 ---@param input {email: string, password: string, display_name: string|nil}
 ---@param client kasma.Client
@@ -91,15 +108,7 @@ function M.register(scope, input, client)
     ratelimit.auth("register_ip", web.limit_subject(client.ip), client.ip)
     passwords.check_policy(scope.tenant, input.password)
     local existing = store.user_by_email(email)
-    if existing and existing.status ~= "pending" then
-        db.pipeline(scope.tenant, { audit.auth_row(scope, { action = "REGISTER_FAILED", target = "email:" .. email,
-            metadata = { reason = "email_exists" } }) })
-        if not settings.get(scope.tenant, "auth.hide_existence") then M.email_taken() end
-        mail.send(scope, { to = email, template = "account-exists", key = "account-exists:" .. existing.id .. ":"
-            .. math.floor(time.now() / 3600000),
-            user_id = existing.id })
-        return { user = { email = email, display_name = input.display_name or json.null }, nonce = crypto.random_hex(32) }
-    end
+    if existing and existing.status ~= "pending" then return register_known(scope, existing, input, client) end
     otp.admit(email, "REGISTER", client.ip)
     local hash = passwords.hash(input.password)
     local nonce, id = crypto.random_hex(32), uuid.v7()
@@ -160,7 +169,8 @@ local function make_account(scope, email, client)
         store.put_credential{ id = uuid.v7(), user_id = id, password = trusted and entry.password or nil, now = now },
     }
     for _, statement in ipairs(joining(scope, id, now)) do statements[#statements + 1] = statement end
-    statements[#statements + 1] = audit.auth_row(scope, { action = "REGISTER_SUCCESS", user_id = id, target = "user:" .. id })
+    statements[#statements + 1] = audit.auth_row(scope, { action = "REGISTER_SUCCESS", user_id = id, target = "user:" .. id,
+        metadata = { method = "otp" } })
     statements[#statements + 1] = outbox.event(scope, "user.created", id, { userType = "GENERAL_0", status = "active" })
     statements[#statements + 1] = outbox.row(scope, "profile", id, { user_id = id })
     local ok, err = pcall(db.pipeline, scope.tenant, statements)
@@ -247,14 +257,19 @@ function M.login(scope, input, client)
         store.rehash(user.credential_id, user.password, passwords.hash(input.password), time.iso(time.now()))
     end
     local step = settings.get(scope.tenant, "auth.login_otp")
-    if user.totp then return ask_for_code(scope, user, "TWO_FA", client, "Login requires OTP verification. OTP sent to email.") end
+    if user.totp then
+        return ask_for_code(scope, user, "TWO_FA", client, "Login requires OTP verification. Enter the code of your authenticator.")
+    end
     local known = step == "new_device"
         and store.device_known(user.id, client.ip, client.user_agent, time.iso(time.now() - 2592000000))
     if step == "always" or (step == "new_device" and not known) then
         return ask_for_code(scope, user, "LOGIN", client, "Login requires OTP verification. OTP sent to email.")
     end
     failures.clear(email)
-    return sessions.open(scope, user, { amr = { "pwd" }, ip = client.ip, user_agent = client.user_agent }, {}), user
+    local tokens = sessions.open(scope, user, { amr = { "pwd" }, ip = client.ip, user_agent = client.user_agent },
+        { store.accept_invitation(user.id, scope.tenant, time.iso(time.now())) })
+    access.changed_user(user.id)
+    return tokens, user
 end
 
 -- Codes ----------------------------------------------------------------------------------------------------------------------
@@ -291,7 +306,7 @@ function M.verify_otp(scope, input, client)
             local statements = { store.activate_user(user.id, nil, now) }
             for _, statement in ipairs(joining(scope, user.id, now)) do statements[#statements + 1] = statement end
             statements[#statements + 1] = audit.auth_row(scope, { action = "REGISTER_SUCCESS", user_id = user.id, target = "user:"
-                .. user.id })
+                .. user.id, metadata = { method = "otp" } })
             statements[#statements + 1] = outbox.event(scope, "user.status_changed", user.id, { from = "pending", to = "active",
                 reason = "verified" })
             db.pipeline(scope.tenant, statements)
@@ -395,12 +410,22 @@ end
 ---@param client kasma.Client
 function M.forgot_password(scope, input, client)
     local email = M.identifier(input.identifier)
+    otp.check_mail()
     ratelimit.auth("otp_identifier", email, client.ip)
     ratelimit.auth("otp_ip", web.limit_subject(client.ip), client.ip)
     local user = store.user_by_email(email)
-    if not user or user.is_locked or (user.status ~= "active" and user.status ~= "suspended") then return end
-    if otp.cooldown_left(email, "FORGOT_PASSWORD") > 0 then return end
-    otp.create(scope, { identifier = email, type = "FORGOT_PASSWORD", user_id = user.id, ip = client.ip })
+    if not user or user.is_locked or (user.status ~= "active" and user.status ~= "suspended") then
+        otp.pretend("FORGOT_PASSWORD", email)
+        return
+    end
+    -- Beside the answer, so that the time it takes says nothing either.
+    sched.spawn(function()
+        local ok, why = pcall(function()
+            if otp.cooldown_left(email, "FORGOT_PASSWORD") > 0 then return end
+            otp.create(scope, { identifier = email, type = "FORGOT_PASSWORD", user_id = user.id, ip = client.ip })
+        end)
+        if not ok then log.warn("a recovery code was not made", { user = user.id, error = tostring(why) }) end
+    end)
 end
 
 -- Passwords ------------------------------------------------------------------------------------------------------------------
@@ -460,6 +485,63 @@ function M.change_password(scope, identity, input)
     end
     local session = identity.session_id and store.session(identity.session_id)
     set_password(scope, user, input.new_password, "PASSWORD_CHANGED", not recovered and session and session.family_id or nil)
+end
+
+-- Tokens ---------------------------------------------------------------------------------------------------------------------
+
+M.not_recent = errors.declare{ code = "reauthentication", status = 401, message = "Please sign in again",
+    cause = "this needs a sign-in of the last ten minutes", cure = "sign in anew and call again" }
+
+--- Raises unless the caller signed in within the last ten minutes, with all that a sign-in asks of them.
+---@param identity kasma.Identity
+---@param now integer
+function M.check_recent(identity, now)
+    if identity.restricted then errors.forbidden{ message = "Password change required", code = "password_change_required" } end
+    if not identity.auth_at or now - identity.auth_at > RECENT_MS then M.not_recent() end
+end
+
+---@param user_id string
+---@param tenant string
+---@return boolean
+function M.is_invited(user_id, tenant)
+    local membership = store.membership(user_id, tenant)
+    return membership ~= nil and membership.status == "invited"
+end
+
+--- New tokens of the session, bound to another tenant; an invitation to it is accepted by that.
+---@param place Scope tenant and app to bind to
+---@param user_id string
+---@param session table
+---@param client kasma.Client
+---@return kasma.Tokens
+function M.switch(place, user_id, session, client)
+    local now = time.iso(time.now())
+    local tokens = sessions.switch(place, M.user(user_id), session, client, { store.accept_invitation(user_id, place.tenant, now),
+        store.put_context{ id = uuid.v7(), user_id = user_id, tenant_key = place.tenant, app_key = place.app, now = now } })
+    access.changed_user(user_id)
+    return tokens
+end
+
+local INACTIVE = { active = false }
+
+--- What a token stands for. A key asks about tokens of its own tenant; one of MASTER about any.
+---@param scope Scope of the key
+---@param token string
+---@return table {active, sub, tenant_key, app_key, exp, permissions, ...}
+function M.introspect(scope, token)
+    local ok, identity = pcall(auth.of_token, token)
+    if not ok then
+        if errors.is(identity) and identity.status == 401 then return INACTIVE end
+        error(identity, 0)
+    end
+    if not identity or (scope.tenant ~= "MASTER" and identity.tenant_key ~= scope.tenant) then return INACTIVE end
+    local permissions = json.array({})
+    local grants = identity.kind == "key" and identity.scopes or access.of(identity.tenant_key, identity.id).permissions
+    for key in pairs(identity.restricted and {} or grants) do permissions[#permissions + 1] = key end
+    table.sort(permissions)
+    return { active = true, sub = identity.id, kind = identity.kind, email = identity.email, user_type = identity.user_type,
+        tenant_key = identity.tenant_key, app_key = identity.app_key, session_id = identity.session_id,
+        exp = identity.expires_at and math.floor(identity.expires_at / 1000) or json.null, permissions = permissions }
 end
 
 -- Sign-out -------------------------------------------------------------------------------------------------------------------

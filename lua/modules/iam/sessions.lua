@@ -14,11 +14,12 @@ local db = require("kasma.db")
 local errors = require("kasma.errors")
 local log = require("kasma.log")
 local outbox = require("kasma.outbox")
+local ratelimit = require("kasma.ratelimit")
 local store = require("modules.iam.store")
 
 local M = {}
 
-M.ACCESS_COOKIE_S, M.REFRESH_COOKIE_S = 1800, 604800
+M.ACCESS_COOKIE_S = 1800
 local ACCESS_MS, REFRESH_MS, FAMILY_MS, OVERLAP_MS, RESTRICTED_MS = 1800000, 604800000, 2592000000, 10000, 600000
 
 local function duration_ms(text, default)
@@ -29,6 +30,12 @@ end
 
 local function jwt_ms() return duration_ms(config.get("JWT_EXPIRES_IN"), 900000) end
 local function refresh_ms() return duration_ms(config.get("REFRESH_EXPIRES_IN"), REFRESH_MS) end
+-- How long a handle, or the word that its session has ended, is needed: until the token in it has run out.
+local function handle_ms() return math.max(ACCESS_MS, jwt_ms()) end
+
+--- Life of the refresh cookie in seconds.
+---@return integer
+function M.refresh_cookie_s() return math.floor(refresh_ms() / 1000) end
 
 ---@class kasma.Tokens
 ---@field access_token string
@@ -37,7 +44,7 @@ local function refresh_ms() return duration_ms(config.get("REFRESH_EXPIRES_IN"),
 ---@field expires_in integer seconds
 ---@field session_id string
 
--- Makes tokens and the row of a session; the caller writes the row, then puts the handles into Redis.
+-- Makes tokens and the row of a session.
 local function mint(user, place, opts)
     local now = time.now()
     local tokens = { access_token = crypto.random_hex(32), refresh_token = crypto.random_hex(32), session_id = uuid.v7() }
@@ -51,28 +58,40 @@ local function mint(user, place, opts)
     tokens.entry = { sid = tokens.session_id, user_id = user.id, email = user.email, user_type = user.user_type, tenant_key = place.tenant,
         app_key = place.app, jwt = tokens.jwt, ver = user.token_version, exp = now + life, restricted = opts.restricted or nil,
         auth_at = opts.auth_at or now, amr = json.array(opts.amr) }
-    local expires = now + refresh_ms()
+    local expires = now + (opts.restricted and RESTRICTED_MS or refresh_ms())
     if opts.family_until and opts.family_until < expires then expires = opts.family_until end
     tokens.refresh_until = expires
     tokens.row = { id = tokens.session_id, user_id = user.id, access_token = crypto.sha256(tokens.access_token),
         refresh_token = crypto.sha256(tokens.refresh_token), ip = opts.ip ~= "" and opts.ip ~= "unix" and opts.ip or nil,
         family_id = opts.family_id or uuid.v7(), parent_id = opts.parent_id, user_agent = opts.user_agent and opts.user_agent:sub(1, 512),
-        tenant_key = place.tenant, app_key = place.app, amr = opts.amr, now = time.iso(now), expires_at = time.iso(expires) }
+        tenant_key = place.tenant, app_key = place.app, amr = opts.amr, restricted = opts.restricted, now = time.iso(now),
+        expires_at = time.iso(expires) }
     return tokens
 end
 
 local function put_handles(tokens)
-    local commands = { { "SET", "auth:at:" .. tokens.row.access_token, json.encode(tokens.entry), "PX", tostring(ACCESS_MS) },
+    local access_ms = tostring(handle_ms())
+    local commands = { { "SET", "auth:at:" .. tokens.row.access_token, json.encode(tokens.entry), "PX", access_ms },
         { "SET", "auth:rt:" .. tokens.row.refresh_token, json.encode{ sid = tokens.session_id, family_id = tokens.row.family_id,
-            exp = tokens.refresh_until }, "PX", tostring(REFRESH_MS) } }
+            exp = tokens.refresh_until }, "PX", tostring(math.max(1, tokens.refresh_until - time.now())) } }
     if config.get("AUTH_REDIS_COMPAT") == true then
         commands[3] = { "SET", "auth:token:" .. tokens.access_token,
-            json.encode{ value = tokens.jwt, expires = tokens.entry.exp }, "PX", tostring(ACCESS_MS) }
+            json.encode{ value = tokens.jwt, expires = tokens.entry.exp }, "PX", access_ms }
     end
     for _, answer in ipairs(errors.check(redis.pipeline(commands))) do
         if type(answer) == "table" and answer.err then errors.unavailable{ message = "Service temporarily unavailable",
             code = "store_unavailable" } end
     end
+end
+
+-- The handles come first: nobody has seen the tokens yet, so that a row that then cannot be written leaves nothing usable behind, and
+-- with Redis away nothing is rotated or written at all.
+local function commit(tokens, tenant, statements)
+    put_handles(tokens)
+    local ok, result = pcall(db.pipeline, tenant, statements)
+    if ok then return result end
+    redis.call("DEL", "auth:at:" .. tokens.row.access_token, "auth:rt:" .. tokens.row.refresh_token, "auth:token:" .. tokens.access_token)
+    error(result, 0)
 end
 
 --- Signs a user in. `also` are statements of the same transaction.
@@ -88,8 +107,7 @@ function M.open(scope, user, opts, also)
     for _, statement in ipairs(also) do statements[#statements + 1] = statement end
     statements[#statements + 1] = audit.auth_row(scope, { action = "LOGIN_SUCCESS", user_id = user.id, target = "user:" .. user.id,
         metadata = { amr = json.array(opts.amr) }, session_id = tokens.session_id })
-    db.pipeline(scope.tenant, statements)
-    put_handles(tokens)
+    commit(tokens, scope.tenant, statements)
     return tokens
 end
 
@@ -100,7 +118,7 @@ local function drop_handles(rows)
     for _, row in ipairs(rows) do
         commands[#commands + 1] = { "DEL", "auth:at:" .. row.access_token, "auth:rt:" .. row.refresh_token, "auth:rtn:"
             .. row.refresh_token }
-        commands[#commands + 1] = { "SET", "sess:revoked:" .. row.id, tostring(time.now() + ACCESS_MS), "PX", tostring(ACCESS_MS) }
+        commands[#commands + 1] = { "SET", "sess:revoked:" .. row.id, tostring(time.now() + handle_ms()), "PX", tostring(handle_ms()) }
     end
     errors.check(redis.pipeline(commands))
 end
@@ -155,6 +173,23 @@ local function find_overlap(old_token, old_hash)
     return nil
 end
 
+-- Rotates a session to new tokens, on `place`; what came too late raises KS409. The time of the sign-in stays that of the family, so that
+-- refreshing makes no sign-in look recent.
+local function rotate(own, user, session, opts)
+    local now = time.now()
+    local began = time.parse(store.family_start(session.family_id).created_at)
+    if began + FAMILY_MS <= now then M.reused() end
+    local tokens = mint(user, own, { amr = session.amr, ip = opts.ip, user_agent = opts.user_agent, family_id = session.family_id,
+        parent_id = session.id, family_until = began + FAMILY_MS, auth_at = began })
+    local statements = { store.rotate_session(session.id, time.iso(now)), store.insert_session(tokens.row),
+        audit.auth_row(own, { action = "TOKEN_REFRESH", user_id = user.id, target = "user:" .. user.id, session_id = tokens.session_id }) }
+    for _, statement in ipairs(opts.also or {}) do statements[#statements + 1] = statement end
+    commit(tokens, own.tenant, statements)
+    errors.check(redis.pipeline{ { "DEL", "auth:at:" .. session.access_token, "auth:rt:" .. session.refresh_token },
+        { "SET", "sess:revoked:" .. session.id, tostring(now + handle_ms()), "PX", tostring(handle_ms()) } })
+    return tokens
+end
+
 --- Rotates both tokens. Raises 401; a token used again later than the overlap ends its whole family.
 ---@param scope Scope of the session (tenant and app it was opened on are kept)
 ---@param refresh_token string
@@ -165,7 +200,9 @@ function M.refresh(scope, refresh_token, place)
     local hash = crypto.sha256(refresh_token)
     local session = store.session_by_refresh(hash)
     local now = time.now()
-    if not session or session.revoked_at or time.parse(session.expires_at) <= now then M.reused() end
+    -- A session that may only set a password ends with its access token.
+    if not session or session.revoked_at or session.restricted or time.parse(session.expires_at) <= now then M.reused() end
+    ratelimit.auth("refresh_session", session.family_id, place.ip)
     local own = { tenant = session.tenant_key, app = session.app_key, actor_id = session.user_id, actor_kind = "user",
         session_id = session.id, request = scope.request }
     local function overlap_or_end()
@@ -180,26 +217,13 @@ function M.refresh(scope, refresh_token, place)
 
     local user = store.user(session.user_id)
     if not user or user.status ~= "active" or user.is_locked or user.deleted_at then errors.unauthorized("User not found or inactive") end
-    local family_until = time.parse(store.family_start(session.family_id).created_at) + FAMILY_MS
-    if family_until <= now then M.reused() end
-    local tokens = mint(user, own, { amr = session.amr, ip = place.ip, user_agent = place.user_agent, family_id = session.family_id,
-        parent_id = session.id, family_until = family_until, auth_at = time.parse(session.created_at) })
-    local ok, err = pcall(db.pipeline, own.tenant, {
-        store.rotate_session(session.id, time.iso(now)),
-        store.insert_session(tokens.row),
-        audit.auth_row(own, { action = "TOKEN_REFRESH", user_id = user.id, target = "user:" .. user.id, session_id = tokens.session_id }),
-    })
+    local ok, tokens = pcall(rotate, own, user, session, place)
     if not ok then
-        if errors.sqlstate(err) == "KS409" then
-            session = store.session_by_refresh(hash)
-            if session.revoked_at then M.reused() end
-            return overlap_or_end()
-        end
-        error(err, 0)
+        if errors.sqlstate(tokens) ~= "KS409" then error(tokens, 0) end
+        session = store.session_by_refresh(hash)
+        if session.revoked_at then M.reused() end
+        return overlap_or_end()
     end
-    put_handles(tokens)
-    errors.check(redis.pipeline{ { "DEL", "auth:at:" .. session.access_token, "auth:rt:" .. hash },
-        { "SET", "sess:revoked:" .. session.id, tostring(now + ACCESS_MS), "PX", tostring(ACCESS_MS) } })
     keep_overlap(refresh_token, hash, tokens)
     return tokens
 end
@@ -214,17 +238,20 @@ function M.of_refresh(refresh_token)
     return session
 end
 
---- New tokens of the same session on another tenant.
+--- New tokens of the same session on another tenant; the old ones end.
 ---@param scope Scope tenant and app to bind to
 ---@param user table
 ---@param old table the session now
 ---@param place {ip: string, user_agent: string|nil}
+---@param also table[] statements of the same transaction
 ---@return kasma.Tokens
-function M.switch(scope, user, old, place)
-    local tokens = mint(user, scope, { amr = old.amr, ip = place.ip, user_agent = place.user_agent, auth_at = time.parse(old.created_at) })
-    db.pipeline(scope.tenant, { store.insert_session(tokens.row) })
-    put_handles(tokens)
-    return tokens
+function M.switch(scope, user, old, place, also)
+    local own = { tenant = scope.tenant, app = scope.app, actor_id = user.id, actor_kind = "user", session_id = old.id,
+        request = scope.request }
+    local ok, tokens = pcall(rotate, own, user, old, { ip = place.ip, user_agent = place.user_agent, also = also })
+    if ok then return tokens end
+    if errors.sqlstate(tokens) == "KS409" then M.reused() end
+    error(tokens, 0)
 end
 
 return M

@@ -67,6 +67,7 @@ function M.update_user(id, c, now)
         c.suspended_until or null, c.bump and 1 or 0, now }
 end
 
+--- Marks an account as deleted: its address is free at once, the row stays for orders and for thirty days of grace.
 ---@param id string
 ---@param now string
 ---@return table statement
@@ -74,6 +75,48 @@ function M.delete_user(id, now)
     return { "update users u set status = 'deleted', deleted_at = $2::timestamptz, "
         .. "token_version = u.token_version + 1, updated_at = $2::timestamptz "
         .. "where u.id = $1 and u.deleted_at is null returning " .. USER, id, now }
+end
+
+--- Brings a deleted account back as inactive; raises KS409 when it is not deleted, erased already, or deleted before `since`.
+---@param id string
+---@param since string
+---@param now string
+---@return table statement
+function M.restore_user(id, since, now)
+    return { [[with done as (update users set status = 'inactive', deleted_at = null, is_locked = false, updated_at = $3::timestamptz
+        where id = $1 and deleted_at > $2::timestamptz and purged_at is null returning 1)
+      select kasma_must((select count(*) from done) = 1, 'KS409')]], id, since, now }
+end
+
+--- Deleted accounts whose time is over and which are not erased yet, oldest first.
+---@param before string
+---@param limit integer
+---@return table[] {id, email}
+function M.users_to_purge(before, limit)
+    return db.read(nil, [[select id, email from users where deleted_at is not null and purged_at is null and deleted_at <= $1::timestamptz
+      order by deleted_at limit $2]], before, limit)
+end
+
+--- What is left of an erased account: an id that orders and the audit may name.
+---@param id string
+---@param now string
+---@return table statement
+function M.purge_user(id, now)
+    return { [[update users set email = 'erased-' || id || '@erased.invalid', display_name = null, email_verified_at = null,
+      last_login_at = null, purged_at = $2::timestamptz, updated_at = $2::timestamptz where id = $1 and deleted_at is not null]], id, now }
+end
+
+--- The rest that belongs to the account alone.
+---@param id string
+---@param email string
+---@return table[] statements
+function M.purge_traces(id, email)
+    return {
+        { "delete from user_credentials where user_id = $1", id },
+        { "delete from auth_sessions where user_id = $1", id },
+        { "delete from otps where user_id = $1 or identifier = $2", id, email },
+        { "delete from user_contexts where user_id = $1", id },
+    }
 end
 
 ---@param id string
@@ -85,18 +128,23 @@ function M.touch_login(id, now, before)
       where id = $1 and (last_login_at is null or last_login_at < $3::timestamptz)]], id, now, before }
 end
 
+local ORDER = { ["-created_at"] = "u.created_at desc, u.id desc", created_at = "u.created_at, u.id", email = "u.email, u.id",
+    ["-email"] = "u.email desc, u.id desc" }
+
 ---@param tenant string
----@param f table q, status, user_type, role_key, limit, offset, now
+---@param f table q, status, user_type, role_key, sort, limit, offset, now
 ---@return table[] users who are members of the tenant, newest first, integer total
 function M.list_users(tenant, f)
     local rows = db.read(tenant, "select " .. USER .. [[, count(*) over ()::int as total
       from user_tenants m join users u on u.id = m.user_id
-      where m.tenant_key = $1 and m.status = 'active' and u.deleted_at is null
+      where m.tenant_key = $1 and (m.status = 'active' or (m.status = 'invited' and u.status = 'pending'))
+        and u.deleted_at is null
         and ($2::text is null or u.email ilike '%' || $2 || '%' or u.display_name ilike '%' || $2 || '%')
         and ($3::text is null or u.status = $3) and ($4::text is null or u.user_type = $4)
         and ($5::text is null or exists (select from user_roles x join roles r on r.tenant_key = x.tenant_key and r.id = x.role_id
           where x.tenant_key = $1 and x.user_id = u.id and r.role_key = $5))
-      order by u.created_at desc, u.id desc limit $6 offset $7]], tenant, f.q or null, f.status or null, f.user_type or null,
+      order by ]] .. (ORDER[f.sort] or ORDER["-created_at"]) .. " limit $6 offset $7", tenant, f.q or null, f.status or null,
+        f.user_type or null,
         f.role_key or null, f.limit, f.offset)
     local total = rows[1] and rows[1].total or 0
     return rows, total
@@ -125,6 +173,77 @@ function M.put_membership(m)
       values ($1, $2, $3, $4, case when $4 = 'active' then $5::timestamptz end, $5::timestamptz, $5::timestamptz)
       on conflict (user_id, tenant_key) do update set status = excluded.status, joined_at = coalesce(t.joined_at, excluded.joined_at),
         updated_at = excluded.updated_at]], m.id, m.user_id, m.tenant_key, m.status, m.now }
+end
+
+--- Whether the tenant may know of the account: a membership of whatever state, or a sign-in on it.
+---@param user_id string
+---@param tenant string
+---@return boolean
+function M.known_to(user_id, tenant)
+    return db.one(nil, [[select exists (select from user_tenants t where t.user_id = $1 and t.tenant_key = $2)
+      or exists (select from auth_sessions s where s.user_id = $1 and s.tenant_key = $2) as yes]], user_id, tenant).yes
+end
+
+--- Whether another tenant or the platform ever had the account.
+---@param user_id string
+---@param tenant string
+---@return boolean
+function M.was_elsewhere(user_id, tenant)
+    return db.one(nil, [[select exists (select from user_tenants t where t.user_id = $1 and t.tenant_key <> $2)
+      or exists (select from platform_role_holders h where h.user_id = $1) as yes]], user_id, tenant).yes
+end
+
+--- Turns an invitation into a membership; without effect when there is none.
+---@param user_id string
+---@param tenant string
+---@param now string
+---@return table statement
+function M.accept_invitation(user_id, tenant, now)
+    return { [[update user_tenants set status = 'active', joined_at = $3::timestamptz, updated_at = $3::timestamptz
+      where user_id = $1 and tenant_key = $2 and status = 'invited']], user_id, tenant, now }
+end
+
+--- Ends every membership and every role over all tenants.
+---@param user_id string
+---@param now string
+---@return table[] statements
+function M.end_memberships(user_id, now)
+    return {
+        { "update user_tenants set status = 'removed', updated_at = $2::timestamptz where user_id = $1 and status <> 'removed'", user_id,
+            now },
+        { "delete from platform_role_holders where user_id = $1", user_id },
+    }
+end
+
+--- Ends the access keys that a user made.
+---@param user_id string
+---@param now string
+---@return table statement {owned_key}
+function M.revoke_keys_of(user_id, now)
+    return { [[update access_keys set revoked_at = $2::timestamptz, is_active = false, updated_at = $2::timestamptz
+      where created_by = $1 and revoked_at is null returning owned_key]], user_id, now }
+end
+
+--- Tenants that the account ever belonged to or signed in on.
+---@param user_id string
+---@return string[]
+function M.tenants_ever(user_id)
+    local keys = {}
+    for i, row in ipairs(db.read(nil, [[select tenant_key from user_tenants where user_id = $1
+      union select tenant_key from auth_sessions where user_id = $1 order by tenant_key limit 1000]], user_id)) do
+        keys[i] = row.tenant_key
+    end
+    return keys
+end
+
+--- The tenant and app chosen last.
+---@param c table id, user_id, tenant_key, app_key, now
+---@return table statement
+function M.put_context(c)
+    return { [[insert into user_contexts (id, user_id, tenant_key, app_key, created_at, updated_at)
+      values ($1, $2, $3, $4, $5::timestamptz, $5::timestamptz)
+      on conflict (user_id) do update set tenant_key = excluded.tenant_key, app_key = excluded.app_key,
+        updated_at = excluded.updated_at]], c.id, c.user_id, c.tenant_key, c.app_key, c.now }
 end
 
 ---@param user_id string
@@ -170,9 +289,14 @@ function M.rehash(id, old, new, now)
         now)
 end
 
+--- Switches all credentials of an account off, or on again.
 ---@param user_id string
+---@param active boolean
+---@param now string
 ---@return table statement
-function M.delete_credentials(user_id) return { "delete from user_credentials where user_id = $1", user_id } end
+function M.set_credentials(user_id, active, now)
+    return { "update user_credentials set is_active = $2, updated_at = $3::timestamptz where user_id = $1", user_id, active, now }
+end
 
 -- Codes ----------------------------------------------------------------------------------------------------------------------
 
@@ -238,19 +362,19 @@ function M.otp_sent(id, now) db.query(nil, "update otps set code_enc = null, upd
 
 local SESSION = [[s.id, s.user_id, s.access_token, s.refresh_token, host(s.ip_address) as ip_address, s.family_id, s.parent_id,
   s.rotated_at,
-  s.revoked_at, s.user_agent, s.tenant_key, s.app_key, s.amr, s.last_seen_at, s.created_at, s.expires_at]]
+  s.revoked_at, s.user_agent, s.tenant_key, s.app_key, s.amr, s.restricted, s.last_seen_at, s.created_at, s.expires_at]]
 
 ---@param s table
 ---@return table statement
 function M.insert_session(s)
     return { [[insert into auth_sessions (id, user_id, access_token, refresh_token, ip_address, family_id, parent_id, user_agent,
       tenant_key,
-      app_key, amr, last_seen_at, created_at, updated_at, expires_at)
+      app_key, amr, last_seen_at, created_at, updated_at, expires_at, restricted)
       values ($1, $2, $3, $4, $5::inet, $6, $7, $8, $9, $10, $11::text[], $12::timestamptz, $12::timestamptz, $12::timestamptz,
-        $13::timestamptz)]],
+        $13::timestamptz, $14)]],
         s.id, s.user_id, s.access_token, s.refresh_token, s.ip or null, s.family_id, s.parent_id or null, s.user_agent or null,
             s.tenant_key,
-        s.app_key, pg.array(s.amr), s.now, s.expires_at }
+        s.app_key, pg.array(s.amr), s.now, s.expires_at, s.restricted == true }
 end
 
 ---@param hash string of the refresh token
@@ -275,6 +399,24 @@ end
 ---@return table first session of the family {created_at}
 function M.family_start(family_id)
     return db.one(nil, "select min(created_at) as created_at from auth_sessions where family_id = $1", family_id)
+end
+
+--- Removes codes that ran out, oldest first.
+---@param before string
+---@param limit integer
+---@return integer removed
+function M.prune_otps(before, limit)
+    return db.query(nil, [[delete from otps where id in (select id from otps where expires_at < $1::timestamptz order by expires_at
+      limit $2)]], before, limit).affected
+end
+
+--- Removes sessions that ended, oldest first.
+---@param before string
+---@param limit integer
+---@return integer removed
+function M.prune_sessions(before, limit)
+    return db.query(nil, [[delete from auth_sessions where id in (select id from auth_sessions where expires_at < $1::timestamptz
+      order by expires_at limit $2)]], before, limit).affected
 end
 
 --- Ends sessions; answers their ids and access token hashes.
@@ -310,6 +452,72 @@ function M.device_known(user_id, ip, agent, since)
     return db.one(nil, [[select 1 as yes from auth_sessions where user_id = $1 and user_agent = $2 and ip_address is not distinct from
       $3::inet
       and created_at > $4::timestamptz limit 1]], user_id, agent, ip or null, since) ~= nil
+end
+
+-- What is held about a person ---------------------------------------------------------------------------------------------------
+
+---@param user_id string
+---@return table[] without hashes and secrets
+function M.credentials_of(user_id)
+    return db.read(nil, [[select id, provider, provider_id, is_active, password_changed_at, confirmed_at, created_at, updated_at
+      from user_credentials where user_id = $1 order by created_at limit 20]], user_id)
+end
+
+---@param user_id string
+---@return table[]
+function M.memberships_of(user_id)
+    return db.read(nil, [[select tenant_key, status, joined_at, created_at, updated_at from user_tenants where user_id = $1
+      order by created_at limit 1000]], user_id)
+end
+
+---@param user_id string
+---@return table[] of the last month, without tokens
+function M.all_sessions_of(user_id)
+    return db.read(nil, [[select id, host(ip_address) as ip_address, user_agent, tenant_key, app_key, amr, created_at, last_seen_at,
+      expires_at, revoked_at, revoke_reason from auth_sessions where user_id = $1 order by created_at desc, id desc limit 5000]], user_id)
+end
+
+---@param tenant string
+---@param user_id string
+---@return table[]
+function M.role_keys_of(tenant, user_id)
+    return db.read(tenant, [[select r.role_key, r.display_name, x.expires_at, x.created_at from user_roles x
+      join roles r on r.tenant_key = x.tenant_key and r.id = x.role_id where x.tenant_key = $1 and x.user_id = $2 order by r.role_key
+      limit 100]], tenant, user_id)
+end
+
+local PERSONAL = {
+    sign_in_event = [[select id, action, target, metadata, host(ip) as ip, user_agent, created_at from audit_auth_log
+      where tenant_key = $1 and user_id = $2 and id > $3 order by id limit $4]],
+    mail = [[select id, template, locale, recipient, state, created_at, sent_at from mail_messages
+      where tenant_key = $1 and user_id = $2 and id > $3 order by id limit $4]],
+    action = [[select id, action, entity_type, entity_id, outcome, created_at from audit_index
+      where tenant_key = $1 and actor_id = $2 and id > $3 order by id limit $4]],
+}
+local FIRST_ID = "00000000-0000-0000-0000-000000000000"
+
+---@param tenant string
+---@param user_id string
+---@param kind "sign_in_event"|"mail"|"action"
+---@param after string|nil id of the last row
+---@param limit integer
+---@return table[]
+function M.personal_rows(tenant, user_id, kind, after, limit)
+    return db.read(tenant, PERSONAL[kind], tenant, user_id, after or FIRST_ID, limit)
+end
+
+--- Mails, and the rows that name apps and keys of a user. The sign-in log and the audit keep their events for their own time.
+---@param tenant string
+---@param user_id string
+---@param email string
+---@return table[] statements
+function M.erase_tenant_rows(tenant, user_id, email)
+    return {
+        { "delete from mail_messages where tenant_key = $1 and (user_id = $2 or recipient = $3)", tenant, user_id, email },
+        { "delete from user_roles where tenant_key = $1 and user_id = $2", tenant, user_id },
+        { "delete from user_apps where tenant_key = $1 and user_id = $2", tenant, user_id },
+        { "delete from user_access_keys where tenant_key = $1 and user_id = $2", tenant, user_id },
+    }
 end
 
 -- Roles ----------------------------------------------------------------------------------------------------------------------
@@ -446,8 +654,32 @@ function M.owners(tenant, now)
     return db.read(tenant, [[select distinct x.user_id from user_roles x
         join role_permissions p on p.tenant_key = x.tenant_key and p.role_id = x.role_id and p.permission_key = '*'
         join users u on u.id = x.user_id
+        join user_tenants m on m.user_id = x.user_id and m.tenant_key = x.tenant_key and m.status = 'active'
       where x.tenant_key = $1 and (x.expires_at is null or x.expires_at > $2::timestamptz)
         and u.status = 'active' and not u.is_locked and u.deleted_at is null limit 100]], tenant, now)
+end
+
+--- Whether an active owner is left when this role grants everything no more, or whether it makes no owner.
+---@param tenant string
+---@param role_id string
+---@param now string
+---@return boolean
+function M.owner_beside(tenant, role_id, now)
+    return db.one(tenant, [[select exists (select from user_roles x
+        join role_permissions p on p.tenant_key = x.tenant_key and p.role_id = x.role_id and p.permission_key = '*'
+        join users u on u.id = x.user_id
+        join user_tenants m on m.user_id = x.user_id and m.tenant_key = x.tenant_key and m.status = 'active'
+      where x.tenant_key = $1 and x.role_id <> $2 and (x.expires_at is null or x.expires_at > $3::timestamptz)
+        and u.status = 'active' and not u.is_locked and u.deleted_at is null)
+      or not exists (select from user_roles x where x.tenant_key = $1 and x.role_id = $2) as yes]], tenant, role_id, now).yes
+end
+
+--- Held until the transaction ends, so that two who take owners away do not pass each other.
+---@param user_id string
+---@return table statement
+function M.lock_tenants_of(user_id)
+    return { [[select t.tenant_key from tenants t where t.tenant_key in (select m.tenant_key from user_tenants m where m.user_id = $1
+      and m.status = 'active') order by t.tenant_key for update]], user_id }
 end
 
 ---@param r table id, code, role_key, display_name, now
@@ -482,6 +714,21 @@ function M.permissions(tenant)
     for _, row in ipairs(db.read(tenant, [[select id, permission_key, description from custom_permissions where tenant_key = $1
       order by permission_key limit 500]], tenant)) do rows[#rows + 1] = row end
     return rows
+end
+
+---@param p table tenant_key, app_key, id, permission_key, description, now
+---@return table statement
+function M.insert_custom_permission(p)
+    return { [[insert into custom_permissions (tenant_key, app_key, id, permission_key, description, created_at, updated_at)
+      values ($1, $2, $3, $4, $5, $6::timestamptz, $6::timestamptz)]], p.tenant_key, p.app_key, p.id, p.permission_key, p.description,
+        p.now }
+end
+
+---@param p table id, permission_key, description, now
+---@return table statement
+function M.insert_permission(p)
+    return { [[insert into permissions (id, permission_key, description, created_at, updated_at)
+      values ($1, $2, $3, $4::timestamptz, $4::timestamptz)]], p.id, p.permission_key, p.description, p.now }
 end
 
 ---@param p table[] {id, permission_key, description}
@@ -522,5 +769,8 @@ function M.put_profile(user_id, fields, now)
     for key, value in pairs(fields) do set[key] = value end
     docs.platform.update(PROFILES, { user_id = user_id }, { ["$set"] = set, ["$setOnInsert"] = { created_at = now } }, { upsert = true })
 end
+
+---@param user_id string
+function M.delete_profile(user_id) docs.platform.delete(PROFILES, { user_id = user_id }) end
 
 return M

@@ -6,11 +6,13 @@ local access = require("kasma.access")
 local audit = require("kasma.audit")
 local db = require("kasma.db")
 local errors = require("kasma.errors")
+local invalidate = require("kasma.invalidate")
 local log = require("kasma.log")
 local mail = require("kasma.mail")
 local null = require("kasma.null")
 local outbox = require("kasma.outbox")
 local roles = require("kasma.roles")
+local failures = require("modules.iam.failures")
 local members = require("modules.iam.members")
 local passwords = require("modules.iam.passwords")
 local sessions = require("modules.iam.sessions")
@@ -86,14 +88,21 @@ function M.get(place, id)
     return M.view(user, place, profile_of(id))
 end
 
---- A member of the tenant, for staff; a user of elsewhere is as good as none.
+-- Whom the tenant's staff may see: members, and those who were invited and have no account of their own yet. Whoever has one and did not
+-- accept is as good as none.
+local function visible(user, tenant)
+    local membership = store.membership(user.id, tenant)
+    if not membership then return false end
+    return membership.status == "active" or (membership.status == "invited" and user.status == "pending")
+end
+
+--- A member of the tenant, for staff.
 ---@param scope Scope
 ---@param id string
 ---@return table view
 function M.get_member(scope, id)
     local user = existing(id)
-    local membership = store.membership(id, scope.tenant)
-    if not membership or membership.status == "removed" then errors.not_found("User not found") end
+    if not visible(user, scope.tenant) then errors.not_found("User not found") end
     return M.view(user, scope, profile_of(id))
 end
 
@@ -102,7 +111,7 @@ end
 ---@return table[] views, integer total
 function M.list(scope, q)
     local rows, total = store.list_users(scope.tenant, { q = q.q, status = q.status, user_type = q.user_type, role_key = q.role_key,
-        limit = q.limit, offset = (q.page - 1) * q.limit })
+        sort = q.sort, limit = q.limit, offset = (q.page - 1) * q.limit })
     local ids = {}
     for i, row in ipairs(rows) do ids[i] = row.id end
     local ok, profiles = pcall(store.profiles, ids)
@@ -150,22 +159,36 @@ local ALLOWED = {
     inactive = { active = true, locked = true }, suspended = { active = true, locked = true }, locked = { active = true },
 }
 
-local function check_other(scope, id)
-    local membership = store.membership(id, scope.tenant)
-    if not membership or membership.status == "removed" then errors.not_found("User not found") end
+local function check_other(scope, user)
+    if not visible(user, scope.tenant) then errors.not_found("User not found") end
 end
 
 -- An account is one for the whole platform. Any tenant's staff may make anybody a member; were that enough to lock or delete the account,
 -- it would be taken from its owner and from all other tenants.
-local function check_own(scope, caller, id)
-    check_other(scope, id)
-    if not caller.platform["*"] and store.belongs_elsewhere(id, scope.tenant) then M.foreign() end
+local function check_own(scope, caller, user)
+    check_other(scope, user)
+    if not caller.platform["*"] and store.belongs_elsewhere(user.id, scope.tenant) then M.foreign() end
 end
 
 -- A user_type of a higher kind than one's own is for the platform to give.
 local function check_type(grants, platform, user_type)
     if user_type:sub(1, 6) == "KASMA_" and not platform["*"] then M.escalation() end
     return grants
+end
+
+-- A user_type below what the user's roles in the tenant need would leave rights that it forbids.
+local function check_ceiling(scope, user, user_type)
+    if not user_type or user_type == user.user_type then return end
+    for _, role in ipairs(store.roles_of(scope.tenant, user.id, time.iso(time.now()))) do
+        if not roles.within_ceiling(user_type, { scope = "tenant", grants = role.permission_keys or {} }) then M.ceiling() end
+    end
+end
+
+-- What status and lock together ask for: is_locked goes with the status `locked`.
+local function wanted_status(user, input)
+    if input.is_locked == true then return "locked" end
+    if input.is_locked == false and user.status == "locked" and input.status == nil then return "active" end
+    return input.status
 end
 
 ---@param scope Scope
@@ -175,31 +198,55 @@ end
 ---@return table view
 function M.update(scope, caller, id, input)
     local user = existing(id)
-    check_own(scope, caller, id)
-    local status = input.status
-    if input.is_locked == true and status == nil then status = "locked" end
-    if input.is_locked == false and user.status == "locked" and status == nil then status = "active" end
+    check_own(scope, caller, user)
+    local status = wanted_status(user, input)
     if status and status ~= user.status then
         if status == "deleted" or status == "pending" or not (ALLOWED[user.status] or {})[status] then M.transition() end
     else
         status = nil
     end
-    local changed = { status = status, user_type = input.user_type, is_locked = input.is_locked }
-    if status then changed.is_locked = status == "locked" end
     if input.user_type then check_type(caller.grants, caller.platform, input.user_type) end
+    check_ceiling(scope, user, input.user_type)
+    local changed = { status = status, user_type = input.user_type }
+    if status then changed.is_locked = status == "locked" elseif input.is_locked == false then changed.is_locked = false end
     local ends = status and status ~= "active"
-    if ends then members.keep_an_owner(scope.tenant, id) end
     changed.bump = ends
-    local now = time.iso(time.now())
-    local statements = { store.update_user(id, changed, now) }
+    local statements = { store.update_user(id, changed, time.iso(time.now())) }
     audit.append(statements, scope, { action = "users.update", entity_type = "user", entity_id = id,
         before = { status = user.status, is_locked = user.is_locked, user_type = user.user_type }, after = input })
     if status then
         statements[#statements + 1] = outbox.event(scope, "user.status_changed", id, { from = user.status, to = status, reason = "staff" })
     end
-    if ends then sessions.revoke(scope, "user", id, status, statements) else db.pipeline(scope.tenant, statements) end
+    if ends then
+        members.keeping_owners(id, nil, function() sessions.revoke(scope, "user", id, status, statements) end)
+    else
+        db.pipeline(scope.tenant, statements)
+    end
     access.changed_user(id)
     return M.view(store.user(id), scope, profile_of(id))
+end
+
+-- Ends an account: sessions, memberships, roles and the keys that it made, over all tenants. The address is free at once; the rest is
+-- kept for thirty days, so that the account can be restored.
+local function remove(scope, user, reason)
+    local id, now = user.id, time.iso(time.now())
+    local tenants, keys = store.tenants_ever(id), nil
+    members.keeping_owners(id, nil, function()
+        local statements = { store.delete_user(id, now), store.set_credentials(id, false, now), store.revoke_keys_of(id, now) }
+        for _, statement in ipairs(store.end_memberships(id, now)) do statements[#statements + 1] = statement end
+        statements[#statements + 1] = store.delete_holdings(scope.tenant, id)
+        audit.append(statements, scope, { action = reason == "self" and "users.delete_self" or "users.delete", entity_type = "user",
+            entity_id = id })
+        statements[#statements + 1] = outbox.event(scope, "user.status_changed", id, { from = user.status, to = "deleted",
+            reason = reason })
+        keys = sessions.revoke(scope, "user", id, "deleted", statements)[3]
+    end)
+    for _, key in ipairs(keys) do invalidate.send("key", key.owned_key) end
+    -- Without the membership the roles of the other tenants grant nothing; they go in a transaction of each.
+    for _, tenant in ipairs(tenants) do
+        if tenant ~= scope.tenant then db.pipeline(tenant, { store.delete_holdings(tenant, id) }) end
+    end
+    access.changed_user(id)
 end
 
 ---@param scope Scope
@@ -207,15 +254,88 @@ end
 ---@param id string
 function M.delete(scope, caller, id)
     local user = existing(id)
-    check_own(scope, caller, id)
-    members.keep_an_owner(scope.tenant, id)
-    local now = time.iso(time.now())
-    local statements = { store.delete_user(id, now), store.delete_credentials(id), store.delete_holdings(scope.tenant, id),
-        store.put_membership{ id = uuid.v7(), user_id = id, tenant_key = scope.tenant, status = "removed", now = now } }
-    audit.append(statements, scope, { action = "users.delete", entity_type = "user", entity_id = id })
-    statements[#statements + 1] = outbox.event(scope, "user.status_changed", id, { from = user.status, to = "deleted", reason = "staff" })
-    sessions.revoke(scope, "user", id, "deleted", statements)
+    check_own(scope, caller, user)
+    remove(scope, user, "staff")
+end
+
+--- The caller's own account.
+---@param scope Scope
+---@param user_id string
+function M.delete_self(scope, user_id) remove(scope, existing(user_id), "self") end
+
+local RESTORE_MS = 30 * 86400000
+
+--- Brings a deleted account back within thirty days, inactive and without roles. Staff of a tenant does so only for an account that never
+--- was anybody else's.
+---@param scope Scope
+---@param caller {platform: table}
+---@param id string
+---@return table view
+function M.restore(scope, caller, id)
+    local user = store.user(id)
+    local membership = user and store.membership(id, scope.tenant)
+    if not user or not user.deleted_at or not membership then errors.not_found("User not found") end
+    if not caller.platform["*"] and store.was_elsewhere(id, scope.tenant) then M.foreign() end
+    local now = time.now()
+    local statements = { store.restore_user(id, time.iso(now - RESTORE_MS), time.iso(now)), store.set_credentials(id, true, time.iso(now)),
+        store.put_membership{ id = uuid.v7(), user_id = id, tenant_key = scope.tenant, status = "active", now = time.iso(now) } }
+    audit.append(statements, scope, { action = "users.restore", entity_type = "user", entity_id = id })
+    statements[#statements + 1] = outbox.event(scope, "user.status_changed", id, { from = "deleted", to = "inactive", reason = "staff" })
+    local ok, err = pcall(db.pipeline, scope.tenant, statements)
+    if not ok then
+        local state, constraint = errors.sqlstate(err)
+        if state == "KS409" then errors.not_found("User not found") end
+        if constraint == "users_email" then M.user_exists() end
+        error(err, 0)
+    end
     access.changed_user(id)
+    return M.view(store.user(id), scope, profile_of(id))
+end
+
+--- Forgets failed sign-ins and ends a lock or a suspension.
+---@param scope Scope
+---@param caller {platform: table}
+---@param id string
+---@return table view
+function M.unlock(scope, caller, id)
+    local user = existing(id)
+    check_own(scope, caller, user)
+    local changes = user.is_locked or user.status == "locked" or user.status == "suspended"
+    local status = (user.status == "locked" or user.status == "suspended") and "active" or nil
+    local statements = {}
+    if changes then statements[1] = store.update_user(id, { status = status, is_locked = false }, time.iso(time.now())) end
+    audit.append(statements, scope, { action = "users.unlock", entity_type = "user", entity_id = id, before = { status = user.status,
+        is_locked = user.is_locked } })
+    if status then
+        statements[#statements + 1] = outbox.event(scope, "user.status_changed", id, { from = user.status, to = status, reason = "staff" })
+    end
+    db.pipeline(scope.tenant, statements)
+    failures.clear(user.email)
+    return M.view(store.user(id), scope, profile_of(id))
+end
+
+--- How the sign-in of a user stands: failures, waits, suspension.
+---@param scope Scope
+---@param id string
+---@return table
+function M.lockout(scope, id)
+    local user = existing(id)
+    check_other(scope, user)
+    local state = failures.state(user.email)
+    return { status = user.status, is_locked = user.is_locked, failures = state.failures, failures_today = state.failures_today,
+        waits_until = state.waits_until and time.iso(state.waits_until) or null, suspended_until = user.suspended_until or null }
+end
+
+--- Ends all sessions of a user.
+---@param scope Scope
+---@param caller {platform: table}
+---@param id string
+function M.revoke_sessions(scope, caller, id)
+    local user = existing(id)
+    check_own(scope, caller, user)
+    local statements = { store.update_user(id, { bump = true }, time.iso(time.now())) }
+    audit.append(statements, scope, { action = "users.sessions.revoke_all", entity_type = "user", entity_id = id })
+    sessions.revoke(scope, "user", id, "staff", statements)
 end
 
 --- A user made by staff, pending until the address is verified.
@@ -232,7 +352,6 @@ function M.create(scope, caller, input)
         store.insert_user{ id = id, email = email, display_name = input.display_name, user_type = user_type, status = "pending",
             now = now },
         store.put_membership{ id = uuid.v7(), user_id = id, tenant_key = scope.tenant, status = "invited", now = now },
-        store.give_role{ tenant_key = scope.tenant, app_key = scope.app, id = uuid.v7(), user_id = id, role_key = "customer", now = now },
     }
     for _, role_id in ipairs(input.role_ids or {}) do
         local role = store.role(scope.tenant, role_id)
@@ -313,8 +432,7 @@ end
 ---@param id string
 ---@return table[]
 function M.roles_of(scope, id)
-    existing(id)
-    check_other(scope, id)
+    check_other(scope, existing(id))
     local list = json.array({})
     for i, row in ipairs(store.roles_of(scope.tenant, id, time.iso(time.now()))) do list[i] = M.role_view(row, "tenant") end
     return list
@@ -326,7 +444,7 @@ end
 ---@param input {role_id: string, expires_at: string|nil}
 function M.assign_role(scope, caller, id, input)
     local user = existing(id)
-    check_other(scope, id)
+    check_other(scope, user)
     if caller.id == id then M.escalation("You cannot change your own roles") end
     local role = store.role(scope.tenant, input.role_id)
     if not role then errors.not_found("Role not found") end
@@ -350,20 +468,20 @@ function M.remove_role(scope, caller, id, role_id)
     local role = store.role(scope.tenant, role_id)
     if not role then errors.not_found("Role assignment not found") end
     if roles.beyond(caller.grants, role.permission_keys or {}) then M.escalation() end
-    for _, key in ipairs(role.permission_keys or {}) do
-        if key == "*" then members.keep_an_owner(scope.tenant, id) end
+    local function take_away()
+        return db.transaction(scope.tenant, function(tx)
+            local gone = tx:query(unpack(store.delete_holder(scope.tenant, id, role_id)))
+            if #gone == 0 then errors.not_found("Role assignment not found") end
+            local statements = {}
+            audit.append(statements, scope, { action = "users.roles.remove", entity_type = "user", entity_id = id,
+                before = { role = role.role_key } })
+            tx:at_commit(statements)
+        end)
     end
-    local statements = { store.delete_holder(scope.tenant, id, role_id) }
-    audit.append(statements, scope, { action = "users.roles.remove", entity_type = "user", entity_id = id,
-        before = { role = role.role_key } })
-    local rows = db.transaction(scope.tenant, function(tx)
-        local gone = tx:query(unpack(statements[1]))
-        if #gone == 0 then errors.not_found("Role assignment not found") end
-        tx:at_commit({ unpack(statements, 2) })
-        return gone
-    end)
+    local owns = false
+    for _, key in ipairs(role.permission_keys or {}) do owns = owns or key == "*" end
+    if owns then members.keeping_owners(id, { scope.tenant }, take_away) else take_away() end
     access.changed_user(id)
-    return rows
 end
 
 return M

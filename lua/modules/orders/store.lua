@@ -240,4 +240,19 @@ function M.release_promotions(tenant, checkout_id, now)
       from gone g where p.tenant_key = $1 and p.id = g.promotion_id]], tenant, checkout_id, now }
 end
 
+--- What a buyer may have of their own orders; the notes of staff are not among it.
+---@param tenant string
+---@param user_id string
+---@param after string|nil id of the last one
+---@param limit integer
+---@return table[]
+function M.personal(tenant, user_id, after, limit)
+    return db.read(tenant, [[select o.id, o.order_number, o.status, o.payment_status, o.payment_method, o.currency, o.total_amount_minor,
+        o.shipping_address, o.billing_address, o.tracking_number, o.notes, o.coupon_codes, o.placed_at, o.paid_at, o.cancelled_at,
+        (select jsonb_agg(jsonb_build_object('product_id', i.product_id, 'name', i.name_snapshot, 'quantity', i.quantity,
+          'line_total_minor', i.line_total_minor) order by i.id) from order_items i where i.tenant_key = $1 and i.order_id = o.id) as items
+      from orders o where o.tenant_key = $1 and o.user_id = $2 and o.id > $3 order by o.id limit $4]], tenant, user_id,
+        after or "00000000-0000-0000-0000-000000000000", limit)
+end
+
 return M

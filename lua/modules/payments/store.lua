@@ -64,4 +64,19 @@ function M.move(c)
       where tenant_key = $1 and id = $2]], c.tenant_key, c.id, c.status, c.captured_minor, c.transaction_id or null, c.now }
 end
 
+---@param tenant string
+---@param user_id string
+---@return table[] saved methods, without their tokens
+function M.personal_methods(tenant, user_id)
+    return db.read(tenant, [[select id, provider, brand, last4, expires_at, is_default, status, created_at from payment_methods
+      where tenant_key = $1 and user_id = $2 order by created_at limit 1000]], tenant, user_id)
+end
+
+---@param tenant string
+---@param user_id string
+---@return table[] statements
+function M.erase_methods(tenant, user_id)
+    return { { "delete from payment_methods where tenant_key = $1 and user_id = $2", tenant, user_id } }
+end
+
 return M

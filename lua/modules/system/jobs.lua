@@ -4,9 +4,11 @@ local config = require("core.config")
 local sched = require("core.sched")
 local time = require("core.time")
 local db = require("kasma.db")
+local jobs = require("kasma.jobs")
 local log = require("kasma.log")
 local start = require("kasma.start")
 local cart = require("modules.cart.service")
+local accounts = require("modules.iam.cleanup")
 
 local HOUR_MS, DAY_MS = 3600000, 86400000
 
@@ -39,12 +41,28 @@ local function remove(tenant_wide, sql, ...)
     if not rows then log.warn("housekeeping", { error = err.message }) end
 end
 
+--- Records of requests whose answer is no longer kept, and carts of guests who are gone.
+function M.idempotency() of_tenants(time.iso(time.now())) end
+
+--- Outbox rows that were sent a week ago.
+function M.outbox()
+    remove(true, "delete from outbox where sent_at < $1::timestamptz", time.iso(time.now() - 7 * DAY_MS))
+end
+
+jobs.handler("system-queue", "idempotency-cleanup", M.idempotency)
+jobs.handler("system-queue", "outbox-cleanup", M.outbox)
+
 function M.hourly()
-    local now = time.now()
-    remove(false, "delete from otps where expires_at < $1::timestamptz", time.iso(now - DAY_MS))
-    remove(false, "delete from auth_sessions where expires_at < $1::timestamptz", time.iso(now - 30 * DAY_MS))
-    remove(true, "delete from outbox where sent_at < $1::timestamptz", time.iso(now - 7 * DAY_MS))
-    of_tenants(time.iso(now))
+    accounts.otp_cleanup()
+    accounts.session_cleanup()
+    M.outbox()
+    M.idempotency()
+end
+
+function M.daily()
+    M.partitions()
+    accounts.user_purge()
+    accounts.key_expiry_notice()
 end
 
 function M.partitions()
@@ -56,7 +74,7 @@ start.add("housekeeping", function(role)
     if role == "serve" then return end
     M.partitions()
     sched.every(HOUR_MS, function() pcall(M.hourly) end)
-    sched.every(DAY_MS, function() pcall(M.partitions) end)
+    sched.every(DAY_MS, function() pcall(M.daily) end)
 end)
 
 return M

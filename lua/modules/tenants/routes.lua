@@ -1,5 +1,6 @@
 -- Tenants, their apps and settings as HTTP sees them.
 local json = require("core.json")
+local access = require("kasma.access")
 local errors = require("kasma.errors")
 local null = require("kasma.null")
 local route = require("kasma.route")
@@ -53,8 +54,11 @@ route.post("/tenants", {
     },
     returns = { [201] = answer{ tenant = Tenant }, [409] = tenants.taken },
     handler = function(ctx)
-        local made = tenants.create(ctx.scope, ctx.body)
-        if ctx.body.owner_email then members.invite_owner(ctx.scope, made, ctx.body.owner_email) end
+        local email, owner = ctx.body.owner_email, nil
+        local made = tenants.create(ctx.scope, ctx.body, email and function(statements, place, tenant)
+            owner = members.append_owner(statements, place, tenant, email)
+        end)
+        if owner then access.changed_user(owner) end
         return { success = true, tenant = tenants.view(made.tenant), app = made.app }
     end,
 })
@@ -123,15 +127,15 @@ route.get("/tenants/:tenant_key/members", {
 local Member = schema.object{ user_id = schema.uuid():optional(), email = schema.email():optional() }
 
 route.post("/tenants/:tenant_key/members/add", {
-    summary = "Make a user a member",
+    summary = "Make a user a member, or invite one by e-mail",
     access = { permission = "tenants.members" },
     tag = "tenants",
     named_tenant = "params",
     body = Member,
-    returns = { [201] = answer{}, [409] = members.already },
+    returns = { [201] = answer{ member = schema.any() }, [409] = members.already },
     handler = function(ctx)
-        members.add(ctx.scope, ctx.body)
-        return { success = true }
+        local platform = ctx.access and ctx.access.platform or {}
+        return { success = true, member = members.add(ctx.scope, ctx.body, access.allows(platform, "tenants.switch")) }
     end,
 })
 

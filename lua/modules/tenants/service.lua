@@ -42,8 +42,9 @@ end
 ---@param scope Scope who does it (the platform's side)
 ---@param input table tenant_key, name, country, default_currency, default_locale, timezone, is_test, settings, and app: {app_key, name,
 ---hostnames, allowed_origins}; all but the first two have defaults
+---@param also fun(statements: table[], place: Scope, tenant: table)|nil adds statements of the same transaction
 ---@return {tenant: table, app: table, warehouse_id: string, role_ids: table<string, string>}
-function M.create(scope, input)
+function M.create(scope, input, also)
     if not tenants.is_key(input.tenant_key) then
         errors.bad_request{ message = { "tenant_key must be 1 to 63 letters, digits, _ or -, beginning with a letter or digit" },
             code = "tenant_key" }
@@ -72,6 +73,7 @@ function M.create(scope, input)
         actor_email = scope.actor_email, request = scope.request }
     audit.append(statements, own, { action = "tenants.create", entity_type = "tenant", entity_id = row.tenant_key,
         after = { name = row.name, country = row.country, default_currency = currency } })
+    if also then also(statements, own, { name = row.name, locale = row.default_locale }) end
     local results = db.pipeline(row.tenant_key, statements)
     invalidate.send("tenant", row.tenant_key)
     invalidate.send("app", row.app_key)

@@ -1,0 +1,14 @@
+-- Orders in the export of an account. They are not erased with it: the books keep them, under an id that then names nobody.
+local personal = require("kasma.personal")
+local store = require("modules.orders.store")
+
+personal.declare("orders", {
+    export = function(tenant, user, emit)
+        local after
+        repeat
+            local rows = store.personal(tenant, user.id, after, 200)
+            for _, row in ipairs(rows) do emit("postgresql", "order", row) end
+            after = rows[#rows] and rows[#rows].id
+        until #rows < 200
+    end,
+})

@@ -1,0 +1,384 @@
+-- Who may do what: keys, roles, the guard against escalation, ownership, the registry, what services may ask of tokens.
+local time = require("core.time")
+local db = require("kasma.db")
+local shop_of = require("api.shop")
+local support = require("api.support")
+
+local must = shop_of.must
+local function told(answer) return { answer.status, answer.json and answer.json.message } end
+
+local function key_of(tenant, fields, by)
+    local body = { name = "key", key_type = "secret", scopes = { "users.read" } }
+    for name, value in pairs(fields or {}) do body[name] = value end
+    return must((by or tenant.owner):post("/tenants/" .. tenant.key .. "/keys/create", body)).key
+end
+
+local function bearer(secret, headers)
+    local sent = { Authorization = "Bearer " .. secret }
+    for name, value in pairs(headers or {}) do sent[name] = value end
+    return support.client(sent)
+end
+
+describe("an access key", function()
+    local tenant = support.tenant()
+
+    it("acts with its scopes, on its own tenant", function()
+        local client = bearer(key_of(tenant).secret)
+        assert.equal(200, client:get("/users").status)
+        assert.same({ 403, "Forbidden resource" }, told(client:get("/roles")))
+        assert.same({ 403, "You do not belong to this tenant" }, told(client:get("/users", support.tenant().headers)))
+        assert.equal(200, support.client({ ["X-Kasma-Key"] = client.headers.Authorization:sub(8) }):get("/users").status)
+    end)
+
+    it("is refused when one character differs, without a look into the database", function()
+        local secret = key_of(tenant).secret
+        local last = secret:sub(-1) == "A" and "B" or "A"
+        for _, bad in ipairs{ secret:sub(1, -2) .. last, secret .. "A", secret:sub(1, -2), "ksk_live_", secret:sub(1, 40) } do
+            assert.same({ 401, "Invalid or expired access token" }, told(bearer(bad):get("/users")))
+        end
+    end)
+
+    it("is not made with rights that its maker lacks, nor with unknown ones, nor for the past", function()
+        local admin = support.user(tenant, "tenant_admin")
+        local path = "/tenants/" .. tenant.key .. "/keys/create"
+        local function make(fields)
+            local body = { name = "x", key_type = "secret" }
+            for name, value in pairs(fields) do body[name] = value end
+            return admin:post(path, body).status
+        end
+        assert.equal(403, make{ scopes = { "*" } })
+        assert.equal(403, make{ scopes = { "wallets.write" } })
+        assert.equal(201, make{ scopes = { "users.read", "orders.read" } })
+        assert.equal(400, tenant.owner:post(path, { name = "x", key_type = "secret", scopes = { "no.such" } }).status)
+        assert.equal(400, make{ expires_at = "2020-01-01T00:00:00Z" })
+        assert.equal(403, support.shopper(tenant):post(path, { name = "x", key_type = "secret" }).status)
+    end)
+
+    it("is rotated with a grace in which both work", function()
+        local platform = support.platform()
+        local old = key_of(tenant)
+        local new = must(tenant.owner:post("/tenants/" .. tenant.key .. "/keys/" .. old.id .. "/rotate", { grace_seconds = 60 })).key
+        assert.equal(200, bearer(old.secret):get("/users").status)
+        assert.equal(200, bearer(new.secret):get("/users").status)
+        support.advance(platform, 61)
+        local statuses = { bearer(old.secret):get("/users").status, bearer(new.secret):get("/users").status }
+        support.real_time(platform)
+        assert.same({ 401, 200 }, statuses)
+        local third = must(tenant.owner:post("/tenants/" .. tenant.key .. "/keys/" .. new.id .. "/rotate")).key
+        support.eventually(function() return bearer(new.secret):get("/users").status == 401 end)
+        assert.equal(200, bearer(third.secret):get("/users").status)
+        assert.equal(404, tenant.owner:post("/tenants/" .. tenant.key .. "/keys/" .. new.id .. "/rotate").status)
+    end)
+
+    it("ends when it says, and a grace does not stretch it", function()
+        local platform = support.platform()
+        local key = key_of(tenant, { expires_at = time.iso(time.now() + 30000) })
+        must(tenant.owner:post("/tenants/" .. tenant.key .. "/keys/" .. key.id .. "/rotate", { grace_seconds = 3600 }))
+        assert.equal(200, bearer(key.secret):get("/users").status)
+        support.advance(platform, 31)
+        local status = bearer(key.secret):get("/users").status
+        support.real_time(platform)
+        assert.equal(401, status)
+    end)
+
+    it("is taken from its own networks only, and a refusal is on record", function()
+        local key = key_of(tenant, { allowed_ips = { "198.51.100.0/24", "2001:db8::/32" } })
+        local function from(address) return bearer(key.secret, { ["X-Forwarded-For"] = address }):get("/users").status end
+        assert.same({ 200, 200, 401, 401 }, { from("198.51.100.7"), from("2001:db8::1"), from("198.51.101.7"), from("2001:db9::1") })
+        local row = support.eventually(function()
+            return db.one(tenant.key, [[select metadata, host(ip) as ip from audit_auth_log where tenant_key = $1
+              and action = 'KEY_USED_DENIED' and target = $2]], tenant.key, "key:" .. key.owned_key)
+        end)
+        assert.same({ "address", "198.51.101.7" }, { row.metadata.reason, row.ip })
+    end)
+
+    it("shows when it was last used, and never its secret", function()
+        local key = key_of(tenant, { name = "watched" })
+        bearer(key.secret):get("/users")
+        local shown = support.eventually(function()
+            for _, row in ipairs(must(tenant.owner:get("/tenants/" .. tenant.key .. "/keys"), 200).data) do
+                if row.id == key.id and type(row.last_used_at) == "string" then return row end
+            end
+        end)
+        assert.is_nil(shown.secret)
+        assert.equal(key.secret:sub(-4), shown.last4)
+        local stored = db.one(nil, "select * from access_keys where id = $1", key.id)
+        for _, value in pairs(stored) do assert.is_not.equal(key.secret, value) end
+    end)
+
+    it("that is publishable names tenant and app, and opens nothing", function()
+        local key = key_of(tenant, { key_type = "publishable", app_key = tenant.app })
+        assert.matches("^kpk_live_%w+$", key.owned_key)
+        local client = support.client{ ["X-Kasma-Key"] = key.owned_key }
+        assert.equal(tenant.key, must(client:get("/sales/cart/me"), 200).tenant_key)
+        assert.equal(401, client:get("/users").status)
+        assert.equal(401, bearer(key.owned_key):get("/users").status)
+    end)
+end)
+
+describe("a token shown to another service", function()
+    local tenant, other = support.tenant(), support.tenant()
+    local asking = bearer(key_of(tenant, { scopes = { "auth.introspect" } }).secret)
+    local function ask(token, who) return must((who or asking):post("/auth/introspect", { token = token }), 200) end
+
+    it("is explained while it holds", function()
+        local staff = support.user(tenant, "catalog_manager")
+        local answer = ask(staff.cookies.access_token)
+        assert.same({ true, staff.user.id, tenant.key, tenant.app }, { answer.active, answer.sub, answer.tenant_key, answer.app_key })
+        assert.is_true(answer.exp > time.now() / 1000 and answer.exp <= time.now() / 1000 + 900)
+        local held = false
+        for _, key in ipairs(answer.permissions) do held = held or key == "products.*" end
+        assert.is_true(held)
+        must(staff:post("/auth/logout"), 200)
+        assert.same({ active = false }, ask(staff.cookies.access_token or ("0"):rep(64)))
+    end)
+
+    it("is nothing when it is unknown, or another tenant's", function()
+        for _, token in ipairs{ ("0"):rep(64), "nonsense", "a.b.c", "ksk_live_x", other.owner.cookies.access_token } do
+            assert.same({ active = false }, ask(token), token)
+        end
+        assert.is_true(ask(key_of(tenant).secret).active)
+        assert.same({ active = false }, ask(key_of(other).secret))
+    end)
+
+    it("is explained to keys with the scope alone", function()
+        local body = { token = tenant.owner.cookies.access_token }
+        assert.equal(403, bearer(key_of(tenant).secret):post("/auth/introspect", body).status)
+        assert.equal(403, tenant.owner:post("/auth/introspect", body).status)
+        assert.equal(401, support.client():post("/auth/introspect", body).status)
+    end)
+end)
+
+describe("nobody", function()
+    local tenant = support.tenant()
+    local function role(keys, by)
+        local key = support.unique("r")
+        return (by or tenant.owner):post("/roles", { code = "R", role_key = key, display_name = key, permission_keys = keys })
+    end
+    -- Somebody who may edit roles and users, and little else.
+    local function editor()
+        local made = must(role({ "roles.read", "roles.write", "users.read", "users.roles", "users.write", "products.read" })).role
+        local client = support.user(tenant, "customer", { user_type = "TENANT_0" })
+        must(tenant.owner:post("/users/" .. client.user.id .. "/roles/assign", { role_id = made.id }))
+        return client, made
+    end
+
+    it("hands out what they lack", function()
+        local client = editor()
+        assert.equal(403, role({ "orders.refund" }, client).status)
+        assert.equal(403, role({ "products.*" }, client).status)
+        assert.equal(403, role({ "*" }, client).status)
+        local mine = must(role({ "products.read" }, client)).role
+        assert.equal(403, client:post("/roles/" .. mine.id .. "/permissions/assign", { permission_key = "orders.refund" }).status)
+        assert.equal(409, client:post("/roles/" .. mine.id .. "/permissions/assign", { permission_key = "products.read" }).status)
+        local big = must(role({ "orders.refund" })).role
+        local target = support.user(tenant, "customer", { user_type = "TENANT_0" })
+        assert.equal(403, client:post("/users/" .. target.user.id .. "/roles/assign", { role_id = big.id }).status)
+        assert.equal(201, client:post("/users/" .. target.user.id .. "/roles/assign", { role_id = mine.id }).status)
+        assert.equal(403, client:post("/users/" .. target.user.id .. "/update", { user_type = "KASMA_0" }).status)
+    end)
+
+    it("touches a role that can do more than they", function()
+        local client = editor()
+        local big = must(role({ "orders.refund" })).role
+        assert.equal(403, client:post("/roles/" .. big.id .. "/update", { display_name = "mine" }).status)
+        assert.equal(403, client:post("/roles/" .. big.id .. "/permissions/remove", { permission_key = "orders.refund" }).status)
+        assert.equal(403, client:post("/roles/" .. big.id .. "/delete").status)
+        local holder = support.user(tenant, "customer", { user_type = "TENANT_0" })
+        must(tenant.owner:post("/users/" .. holder.user.id .. "/roles/assign", { role_id = big.id }))
+        assert.equal(403, client:post("/users/" .. holder.user.id .. "/roles/remove", { role_id = big.id }).status)
+    end)
+
+    it("changes their own roles", function()
+        local client, made = editor()
+        local mine = must(role({ "products.read" }, client)).role
+        local path = "/users/" .. client.user.id .. "/roles/"
+        assert.equal(403, client:post(path .. "assign", { role_id = mine.id }).status)
+        assert.equal(403, client:post(path .. "remove", { role_id = made.id }).status)
+    end)
+
+    it("changes a system role, or deletes one that is held", function()
+        local system = tenant.role_ids.marketer
+        assert.equal(403, tenant.owner:post("/roles/" .. system .. "/update", { display_name = "x" }).status)
+        assert.equal(403, tenant.owner:post("/roles/" .. system .. "/delete").status)
+        local _, made = editor()
+        assert.same({ 409, "The role is held by users" }, told(tenant.owner:post("/roles/" .. made.id .. "/delete")))
+        local free = must(role({ "products.read" })).role
+        assert.equal(200, tenant.owner:post("/roles/" .. free.id .. "/delete").status)
+        assert.equal(404, tenant.owner:get("/roles/" .. free.id).status)
+    end)
+
+    it("is left with a type below the roles that they hold", function()
+        local client = support.user(tenant, "marketer")
+        assert.same({ 403, "The user's type cannot hold this role" },
+            told(tenant.owner:post("/users/" .. client.user.id .. "/update", { user_type = "GENERAL_1" })))
+        assert.equal(200, tenant.owner:post("/users/" .. client.user.id .. "/update", { user_type = "TENANT_2" }).status)
+    end)
+
+    it("touches an account that is more than the tenant's", function()
+        local other = support.tenant()
+        local shopper = support.shopper(tenant)
+        must(other.owner:post("/tenants/" .. other.key .. "/members/add", { email = shopper.user.email }))
+        must(shopper:post("/auth/context", { tenant_key = other.key }), 200)
+        for _, call in ipairs{ { "/update", { status = "locked" } }, { "/delete" }, { "/unlock" }, { "/sessions/revoke-all" } } do
+            assert.same({ 403, "The account is not this tenant's alone" },
+                told(tenant.owner:post("/users/" .. shopper.user.id .. call[1], call[2])), call[1])
+        end
+    end)
+end)
+
+describe("a role", function()
+    local tenant = support.tenant()
+
+    it("ends at its time", function()
+        local platform = support.platform()
+        local client = support.user(tenant, "customer", { user_type = "TENANT_0" })
+        must(tenant.owner:post("/users/" .. client.user.id .. "/roles/assign", { role_id = tenant.role_ids.catalog_manager,
+            expires_at = time.iso(time.now() + 60000) }))
+        assert.equal(200, client:get("/api/ecommerce/products/list").status)
+        local function may() return #must(client:get("/users/me/permissions"), 200).permissions > 0 end
+        assert.is_true(may())
+        support.advance(platform, 61)
+        local later = may()
+        local roles = #must(tenant.owner:get("/users/" .. client.user.id .. "/roles"), 200).roles
+        support.real_time(platform)
+        assert.same({ false, 1 }, { later, roles })
+    end)
+
+    it("acts at once when it is given and when it is taken", function()
+        local client = support.user(tenant, "customer", { user_type = "TENANT_0" })
+        local path = "/users/" .. client.user.id .. "/roles/"
+        assert.equal(403, client:get("/users").status)
+        must(tenant.owner:post(path .. "assign", { role_id = tenant.role_ids.support_agent }))
+        support.eventually(function() return client:get("/users").status == 200 end)
+        must(tenant.owner:post(path .. "remove", { role_id = tenant.role_ids.support_agent }), 200)
+        support.eventually(function() return client:get("/users").status == 403 end)
+        assert.same({ 404, "Role assignment not found" }, told(tenant.owner:post(path .. "remove",
+            { role_id = tenant.role_ids.support_agent })))
+    end)
+
+    it("may grant the tenant's own permissions", function()
+        local body = { permission_key = "custom.tea.pour", description = "Pour tea" }
+        must(tenant.owner:post("/permissions", body))
+        assert.equal(409, tenant.owner:post("/permissions", body).status)
+        assert.equal(400, tenant.owner:post("/permissions", { permission_key = "Custom.x" }).status)
+        assert.equal(403, tenant.owner:post("/permissions", { permission_key = "tea.pour" }).status)
+        local made = must(tenant.owner:post("/roles", { code = "T", role_key = "tea", display_name = "Tea",
+            permission_keys = { "custom.tea.pour" } })).role
+        assert.same({ "custom.tea.pour" }, { unpack(made.permission_keys) })
+        local other = support.tenant()
+        assert.equal(400, other.owner:post("/roles", { code = "T", role_key = "tea", display_name = "Tea",
+            permission_keys = { "custom.tea.pour" } }).status)
+        local mark = support.unique("x"):gsub("%d", function(digit) return string.char(103 + tonumber(digit)) end)
+        assert.equal(201, support.platform():post("/permissions", { permission_key = mark .. ".pour" }, tenant.headers).status)
+    end)
+end)
+
+describe("of two owners", function()
+    it("who remove each other at once, one stays", function()
+        for _ = 1, 3 do
+            local tenant = support.tenant()
+            local first, second = tenant.owner, support.user(tenant, "tenant_owner")
+            local answers = support.parallel{
+                function() return first:post("/users/" .. second.user.id .. "/delete").status end,
+                function() return second:post("/users/" .. first.user.id .. "/delete").status end,
+            }
+            table.sort(answers)
+            local left = db.one(nil, [[select count(*)::int as n from users u join user_tenants m on m.user_id = u.id
+              where m.tenant_key = $1 and m.status = 'active' and u.status = 'active']], tenant.key).n
+            assert.equal(1, left)
+            assert.equal(200, answers[1])
+        end
+    end)
+
+    it("one may leave, the last may not; nor may the role lose what makes an owner", function()
+        local tenant = support.tenant()
+        local second = support.user(tenant, "tenant_owner")
+        must(second:post("/users/me/delete"), 200)
+        assert.equal(409, tenant.owner:post("/users/me/delete").status)
+        local own = must(tenant.owner:post("/roles", { code = "O", role_key = "own", display_name = "Own",
+            permission_keys = { "*" } })).role
+        local third = support.user(tenant, "customer", { user_type = "TENANT_0" })
+        must(tenant.owner:post("/users/" .. third.user.id .. "/roles/assign", { role_id = own.id }))
+        support.eventually(function() return third:get("/users").status == 200 end)
+        must(third:post("/users/" .. tenant.owner.user.id .. "/roles/remove", { role_id = tenant.role_ids.tenant_owner }), 200)
+        assert.equal(409, third:post("/roles/" .. own.id .. "/permissions/remove", { permission_key = "*" }).status)
+    end)
+end)
+
+describe("members", function()
+    it("are added by id where the tenant knows them, else invited", function()
+        local tenant = support.tenant()
+        local path = "/tenants/" .. tenant.key .. "/members/"
+        local stranger = support.shopper(support.tenant())
+        assert.equal(404, tenant.owner:post(path .. "add", { user_id = stranger.user.id }).status)
+        assert.equal(400, tenant.owner:post(path .. "add", {}).status)
+        local former = support.shopper(tenant)
+        assert.equal(409, tenant.owner:post(path .. "add", { user_id = former.user.id }).status)
+        must(tenant.owner:post(path .. "remove", { user_id = former.user.id }), 200)
+        assert.equal(403, former:get("/sales/orders/me").status)
+        assert.equal(404, tenant.owner:post(path .. "remove", { user_id = former.user.id }).status)
+        assert.equal("active", must(tenant.owner:post(path .. "add", { user_id = former.user.id })).member.status)
+        support.eventually(function() return former:get("/sales/orders/me").status == 200 end)
+        local known = must(tenant.owner:post(path .. "add", { email = stranger.user.email })).member
+        local fresh = must(tenant.owner:post(path .. "add", { email = support.unique("n") .. "@example.test" })).member
+        assert.same({ "invited", "invited" }, { known.status, fresh.status })
+        assert.equal(4, must(tenant.owner:get("/tenants/" .. tenant.key .. "/members"), 200).total)
+    end)
+
+    it("who are invited accept by signing in", function()
+        local tenant = support.tenant()
+        local stranger = support.shopper(support.tenant())
+        must(tenant.owner:post("/tenants/" .. tenant.key .. "/members/add", { email = stranger.user.email }))
+        local client = support.client(tenant.headers)
+        must(client:post("/auth/login", { identifier = stranger.user.email, password = stranger.user.password }), 200)
+        assert.equal(200, client:get("/sales/orders/me").status)
+    end)
+
+    it("made by staff sign up for the account that waits", function()
+        local tenant = support.tenant()
+        local email = support.unique("new") .. "@example.test"
+        local made = must(tenant.owner:post("/users", { email = email, display_name = "New", user_type = "TENANT_0",
+            role_ids = { tenant.role_ids.marketer }, send_invite = true })).user
+        assert.equal("pending", made.status)
+        assert.equal(409, tenant.owner:post("/users", { email = email }).status)
+        assert.matches(tenant.key, support.eventually(function() return support.mail_to(email) end), 1, true)
+        assert.equal(1, must(tenant.owner:get("/users?q=" .. email), 200).total)
+        local client = support.client(tenant.headers)
+        assert.equal(201, client:post("/auth/register", { email = email, password = "secret-99" }).status)
+        local code
+        support.eventually(function()
+            code = (support.mail_to(email) or ""):match("%f[%d](%d%d%d%d%d%d)%f[%D]")
+            return code
+        end)
+        local answer = must(client:post("/auth/verify-otp", { identifier = email, code = code, type = "REGISTER" }), 200)
+        assert.equal(made.id, answer.user.id)
+        local me = must(client:get("/auth/me"), 200).user
+        table.sort(me.roles)
+        assert.same({ "customer", "marketer" }, { unpack(me.roles) })
+    end)
+end)
+
+describe("a tenant", function()
+    it("is made with its owner, or not at all", function()
+        local platform = support.platform()
+        local key, email = support.unique("ten"), support.unique("boss") .. "@example.test"
+        must(platform:post("/tenants", { tenant_key = key, name = "Ten", owner_email = email, default_locale = "en" }))
+        assert.matches("invited to Ten", support.eventually(function() return support.mail_to(email) end), 1, true)
+        assert.equal(400, platform:post("/tenants", { tenant_key = "no good", name = "x" }).status)
+        assert.equal(409, platform:post("/tenants", { tenant_key = key, name = "x", owner_email = "other-" .. email }).status)
+        assert.is_nil(db.one(nil, "select id from users where email = $1", "other-" .. email))
+        local settings = must(platform:get("/settings", { ["X-Tenant-Kasma-Id"] = key }), 200).settings
+        assert.same({ "always", true, 6 }, { settings["auth.login_otp"], settings["auth.open_signup"],
+            settings["auth.password_min_length"] })
+    end)
+
+    it("that is switched off is not available, and a closed one neither", function()
+        local platform = support.platform()
+        local tenant = support.tenant()
+        assert.equal(403, tenant.owner:post("/tenants/" .. tenant.key .. "/update", { is_active = false }).status)
+        must(platform:post("/tenants/" .. tenant.key .. "/update", { is_active = false }), 200)
+        support.eventually(function() return support.guest(tenant):get("/sales/cart/me").status == 403 end)
+        assert.same({ 403, "Tenant is not available" }, told(support.guest(tenant):get("/sales/cart/me")))
+    end)
+end)

@@ -1,0 +1,258 @@
+-- The numbered edge cases of platform and IAM over HTTP.
+local json = require("core.json")
+local shop_of = require("api.shop")
+local support = require("api.support")
+
+local function told(answer) return { answer.status, answer.json and answer.json.message } end
+local function typed(kind) return { ["Content-Type"] = kind } end
+
+local FIVE = { "Email or username is required", "identifier must be a string", "Password is required",
+    "Password must be at least 6 characters", "password must be a string" }
+
+local function sorted(list)
+    local copy = { unpack(list) }
+    table.sort(copy)
+    return copy
+end
+
+describe("edge case", function()
+    local tenant = support.tenant()
+    local c = support.client(tenant.headers)
+
+    it("1: a sign-in body that is no object is 400 with a text", function()
+        for _, body in ipairs{ "null", '"a"' } do
+            local answer = c:request("POST", "/auth/login", body, typed("application/json"))
+            assert.equal(400, answer.status)
+            assert.is_string(answer.json.message)
+        end
+    end)
+
+    it("2: no body at all tells all that is missing", function()
+        local answer = c:request("POST", "/auth/login")
+        assert.equal(400, answer.status)
+        assert.same(sorted(FIVE), sorted(answer.json.message))
+        local two = c:post("/auth/login", { identifier = "", password = "1", x = 1 })
+        assert.same({ "property x should not exist", "Email or username is required", "Password must be at least 6 characters" },
+            { unpack(two.json.message) })
+    end)
+
+    it("3: a form is as good as JSON", function()
+        local form = ("identifier=%s&password=%s"):format(tenant.owner.user.email:gsub("@", "%%40"), tenant.owner.user.password)
+        local answer = support.client(tenant.headers):request("POST", "/auth/login", form, typed("application/x-www-form-urlencoded"))
+        assert.same({ 200, true }, { answer.status, answer.json.success })
+    end)
+
+    it("4: says Cannot for what is not there", function()
+        local answer = c:request("DELETE", "/auth/login")
+        assert.same({ 404, "Cannot DELETE /auth/login", "Not Found", 404 }, { answer.status, answer.json.message, answer.json.error,
+            answer.json.statusCode })
+    end)
+
+    it("5: paths know no case and no last slash", function()
+        local answer = c:get("/HEALTH/")
+        assert.same({ 200, "OK" }, { answer.status, answer.body })
+    end)
+
+    it("6: an id that is none is 400", function() assert.equal(400, tenant.owner:get("/users/not-a-uuid").status) end)
+
+    it("7: pages are whole numbers from 1, and no longer than 100 rows", function()
+        assert.equal(400, tenant.owner:get("/users?page=0").status)
+        assert.equal(400, tenant.owner:get("/users?page=abc").status)
+        local answer = tenant.owner:get("/users?limit=1000")
+        assert.same({ 200, 100 }, { answer.status, answer.json.limit })
+    end)
+
+    it("8: a page that is a fraction or given twice is told so", function()
+        assert.same({ "page must be an integer number" }, { unpack(tenant.owner:get("/auth/logs/login?page=1.5").json.message) })
+        local twice = tenant.owner:get("/auth/logs/login?page=1&page=2")
+        assert.equal(400, twice.status)
+        assert.same({ "page must be an integer number", "page must not be less than 1" }, sorted(twice.json.message))
+    end)
+
+    it("9: a body over the limit is 413 in just this form", function()
+        local answer = c:request("POST", "/auth/login", ('{"identifier":"%s"}'):format(("x"):rep(1100000)), typed("application/json"))
+        assert.same({ 413, '{"statusCode":413,"message":"request entity too large"}' }, { answer.status, answer.body })
+    end)
+
+    it("10: statuses are taken in any case, and listed", function()
+        local shopper = support.shopper(tenant)
+        local path = "/users/" .. shopper.user.id .. "/update"
+        assert.same({ "status must be one of the following values: active, inactive, pending, suspended, locked, deleted" },
+            { unpack(tenant.owner:post(path, { status = "ACTIV" }).json.message) })
+        local answer = tenant.owner:post(path, { status = "ACTIVE" })
+        assert.same({ 200, "active" }, { answer.status, answer.json.user.status })
+        assert.equal("locked", tenant.owner:post(path, { status = "LOCKED" }).json.user.status)
+        assert.equal(401, shopper:get("/auth/me").status)
+        assert.same({ 409, "Invalid status transition" }, told(tenant.owner:post(path, { status = "suspended" })))
+    end)
+
+    it("11: the last owner stays", function()
+        local own = support.tenant()
+        local admin = support.user(own, "tenant_admin")
+        local path = "/users/" .. own.owner.user.id
+        for _, call in ipairs{ { path .. "/delete" }, { path .. "/update", { status = "locked" } },
+            { path .. "/update", { is_locked = true } },
+            { "/tenants/" .. own.key .. "/members/remove", { user_id = own.owner.user.id } } } do
+            assert.same({ 409, "The last active owner of a tenant stays" }, told(admin:post(call[1], call[2])), call[1])
+        end
+        assert.same({ 409, "The last active owner of a tenant stays" }, told(own.owner:post("/users/me/delete")))
+        assert.equal(200, own.owner:get("/auth/me").status)
+    end)
+
+    it("12: a deleted buyer's order stays, and the address is free at once", function()
+        local shop, product = shop_of.simple(5)
+        local buyer = shop_of.buyer(shop, product, 1, support.shopper(shop))
+        local order = shop_of.must(shop_of.checkout(buyer)).orders[1]
+        assert.same({ 200, "User deleted successfully" }, told(shop.owner:post("/users/" .. buyer.user.id .. "/delete")))
+        assert.equal(401, buyer:get("/auth/me").status)
+        local seen = shop_of.order_now(shop, order.id)
+        assert.same({ order.id, buyer.user.id }, { seen.id, seen.userId })
+        local again = support.client(shop.headers)
+        assert.equal(201, again:post("/auth/register", { email = buyer.user.email, password = "secret-99" }).status)
+        local made = again:post("/auth/verify-otp", { identifier = buyer.user.email, code = support.code_for(buyer.user.email),
+            type = "REGISTER" })
+        assert.equal(200, made.status)
+        assert.is_not.equal(buyer.user.id, made.json.user.id)
+    end)
+
+    it("13: of two parallel codes one is through, with one session", function()
+        local email = support.unique("p") .. "@example.test"
+        assert.equal(201, c:post("/auth/register", { email = email, password = "secret-99" }).status)
+        local code = support.code_for(email)
+        local calls, winner = {}, nil
+        for i = 1, 2 do
+            local client = c:copy()
+            calls[i] = function()
+                local answer = client:post("/auth/verify-otp", { identifier = email, code = code, type = "REGISTER" })
+                if answer.status == 200 then winner = client end
+                return answer.status
+            end
+        end
+        local statuses = support.parallel(calls)
+        table.sort(statuses)
+        assert.same({ 200, 401 }, statuses)
+        assert.equal(1, #winner:get("/auth/sessions").json.data)
+    end)
+
+    it("18: text is read as JSON where no session rides on it", function()
+        local right = json.encode{ identifier = tenant.owner.user.email, password = tenant.owner.user.password }
+        assert.equal(200, support.client(tenant.headers):request("POST", "/auth/login", right, typed("text/plain")).status)
+        assert.equal(415, tenant.owner:request("POST", "/auth/login", right, typed("text/plain")).status)
+        local only_refresh = support.client(tenant.headers)
+        only_refresh.cookies.refresh_token = tenant.owner.cookies.refresh_token
+        assert.equal(415, only_refresh:request("POST", "/auth/refresh", "{}", typed("text/plain")).status)
+        local answer = c:request("POST", "/auth/login", "hello", typed("text/plain"))
+        assert.same({ 400, 5 }, { answer.status, #answer.json.message })
+    end)
+
+    it("21: a stranger is a guest on public routes and refused elsewhere", function()
+        local other = support.tenant()
+        assert.equal(200, tenant.owner:get("/api/ecommerce/products/list", other.headers).status)
+        assert.same({ 403, "You do not belong to this tenant" }, told(tenant.owner:get("/sales/orders/me", other.headers)))
+    end)
+
+    it("22: where sign-up is closed, only the invited become members", function()
+        local closed = support.tenant{ settings = { ["auth.open_signup"] = false } }
+        local function sign_up(email)
+            local client = support.client(closed.headers)
+            assert.equal(201, client:post("/auth/register", { email = email, password = "secret-99" }).status)
+            assert.equal(200, client:post("/auth/verify-otp", { identifier = email, code = support.code_for(email),
+                type = "REGISTER" }).status)
+            return client
+        end
+        local stranger = sign_up(support.unique("q") .. "@example.test")
+        assert.equal(200, stranger:get("/users/me").status)
+        assert.same({ 403, "You do not belong to this tenant" }, told(stranger:get("/sales/orders/me")))
+        local email = support.unique("q") .. "@example.test"
+        local invited = closed.owner:post("/tenants/" .. closed.key .. "/members/add", { email = email })
+        assert.same({ 201, "invited" }, { invited.status, invited.json.member.status })
+        assert.matches(closed.key, support.eventually(function() return support.mail_to(email) end), 1, true)
+        local guest = sign_up(email)
+        assert.equal(200, guest:get("/sales/orders/me").status)
+        local mine = guest:get("/users/me/tenants").json.data
+        assert.same({ 1, closed.key, "active" }, { #mine, mine[1].tenant_key, mine[1].status })
+    end)
+end)
+
+describe("in production", function()
+    local allowed, foreign = "https://shop.example", "https://evil.example"
+    local tenant = support.tenant()
+    local server
+
+    setup(function()
+        shop_of.must(tenant.owner:post("/apps/" .. tenant.app .. "/update", { allowed_origins = { allowed } }), 200)
+        server = support.server{ KASMA_ENV = "production", NODE_ENV = "production", MAIL_HOST = "", RATE_LIMITS = "off",
+            CORS_ORIGINS = "https://office.example" }
+    end)
+    teardown(function() if server then server.stop() end end)
+
+    local function preflight(origin)
+        local c = support.client()
+        c.url = server.url
+        return c:request("OPTIONS", "/sales/cart/remove", nil, { Origin = origin, ["Access-Control-Request-Method"] = "DELETE",
+            ["Access-Control-Request-Headers"] = "x-tenant-kasma-id" })
+    end
+
+    it("edge case 14: a foreign origin's preflight is answered without leave, an allowed one's with all methods", function()
+        local refused = preflight(foreign)
+        assert.same({ 204, nil }, { refused.status, refused.headers["access-control-allow-origin"] })
+        for _, origin in ipairs{ allowed, "https://office.example" } do
+            local answer = preflight(origin)
+            assert.same({ 204, origin, "true", "86400", "Origin" }, { answer.status, answer.headers["access-control-allow-origin"],
+                answer.headers["access-control-allow-credentials"], answer.headers["access-control-max-age"], answer.headers.vary })
+            assert.matches("DELETE", answer.headers["access-control-allow-methods"], 1, true)
+            assert.matches("X-Idempotency-Key", answer.headers["access-control-allow-headers"], 1, true)
+        end
+    end)
+
+    it("an origin may read only the answers of its own app", function()
+        local c = support.client(tenant.headers)
+        c.url = server.url
+        local answer = c:get("/api/ecommerce/products/list", { Origin = allowed })
+        assert.same({ 200, allowed }, { answer.status, answer.headers["access-control-allow-origin"] })
+        local other = support.tenant()
+        for _, case in ipairs{ { allowed, other.headers }, { foreign, tenant.headers } } do
+            c.headers = case[2]
+            answer = c:get("/api/ecommerce/products/list", { Origin = case[1] })
+            assert.same({ 200, nil }, { answer.status, answer.headers["access-control-allow-origin"] })
+        end
+    end)
+
+    it("a cookie's write needs an allowed origin, a bearer's none", function()
+        local owner = tenant.owner:copy()
+        owner.url = server.url
+        local function update(headers) return owner:post("/users/me/update", { first_name = "x" }, headers).status end
+        assert.equal(403, update{ Origin = foreign })
+        assert.equal(403, update{ Referer = foreign .. "/page" })
+        assert.equal(403, update{ Origin = "null" })
+        assert.equal(403, update{ ["Sec-Fetch-Site"] = "cross-site" })
+        assert.equal(200, update{ Origin = allowed })
+        assert.equal(200, update{ Referer = allowed .. "/page" })
+        assert.equal(200, update{ Origin = (server.url:gsub("^http", "http")) })
+        assert.equal(200, update())
+        owner.cookies.csrf_token = "abc"
+        assert.equal(200, update{ ["Sec-Fetch-Site"] = "cross-site", ["X-CSRF-Token"] = "abc" })
+        assert.equal(403, update{ ["Sec-Fetch-Site"] = "cross-site", ["X-CSRF-Token"] = "abd" })
+        local refresh = support.client()
+        refresh.url = server.url
+        refresh.cookies.refresh_token = owner.cookies.refresh_token
+        assert.equal(403, refresh:post("/auth/refresh", {}, { Origin = foreign }).status)
+        local bearer = support.client{ Authorization = "Bearer " .. owner.cookies.access_token }
+        bearer.url = server.url
+        assert.equal(200, bearer:post("/users/me/update", { first_name = "x" }, { Origin = foreign }).status)
+    end)
+
+    it("cookies are Secure, the clock is not there, and no mail server means no sign-up", function()
+        local c = support.client(tenant.headers)
+        c.url = server.url
+        local answer = c:post("/auth/login", { identifier = tenant.owner.user.email, password = tenant.owner.user.password })
+        assert.equal(200, answer.status)
+        assert.matches("; Secure", c.set_cookies.access_token, 1, true)
+        assert.matches("; Secure", c.set_cookies.refresh_token, 1, true)
+        assert.equal(503, c:post("/auth/register", { email = support.unique("r") .. "@example.test", password = "secret-99" }).status)
+        assert.equal(503, c:post("/auth/forgot-password", { identifier = tenant.owner.user.email }).status)
+        local platform = support.platform()
+        platform.url = server.url
+        assert.equal(404, platform:post("/admin/clock", { advance = 1 }).status)
+    end)
+end)
