@@ -69,66 +69,73 @@ void decoder_free(struct decoder *d) {
     free(d);
 }
 
-static enum decode_result feed_br(struct decoder *d, struct str bytes, decode_sink *sink, void *data) {
-    uint8_t out[PIECE];
-    size_t left = bytes.len;
-    const uint8_t *in = (const uint8_t *)bytes.at;
+static enum decode_result pull_br(struct decoder *d, struct str *in, char *out, size_t room, size_t *got) {
+    if (d->complete) return in->len ? DECODE_BAD : DECODE_OK;
+    const uint8_t *from = (const uint8_t *)in->at;
+    size_t left = in->len, free_room = room;
+    uint8_t *to = (uint8_t *)out;
+    BrotliDecoderResult r = BrotliDecoderDecompressStream(d->br, &left, &from, &free_room, &to, NULL);
+    *in = str_n(in->at + (in->len - left), left);
+    *got = room - free_room;
+    if (r == BROTLI_DECODER_RESULT_ERROR) return DECODE_BAD;
+    d->complete = r == BROTLI_DECODER_RESULT_SUCCESS;
+    return d->complete && left ? DECODE_BAD : DECODE_OK;
+}
+
+/* A body is one gzip file or several strung together; anything else behind the end is damage. */
+static enum decode_result begin_zlib(struct decoder *d, struct str in) {
+    if (d->z_ready) {
+        if (d->coding != CODING_GZIP || inflateReset(&d->z) != Z_OK) return DECODE_BAD;
+        d->complete = false;
+        return DECODE_OK;
+    }
+    /* Some senders of "deflate" leave the zlib wrapping away; its first byte has 8 in the low half. */
+    bool wrapped = ((unsigned char)in.at[0] & 0x0f) == 8;
+    int bits = d->coding == CODING_GZIP ? 15 + 16 : wrapped ? 15 : -15;
+    if (inflateInit2(&d->z, bits) != Z_OK) return DECODE_MEMORY;
+    d->z_ready = true;
+    return DECODE_OK;
+}
+
+static enum decode_result pull_zlib(struct decoder *d, struct str *in, char *out, size_t room, size_t *got) {
     for (;;) {
-        uint8_t *to = out;
-        size_t room = sizeof out;
-        BrotliDecoderResult r = BrotliDecoderDecompressStream(d->br, &left, &in, &room, &to, NULL);
-        size_t got = sizeof out - room;
-        if (got && !sink(data, str_n((char *)out, got))) return DECODE_STOPPED;
-        if (r == BROTLI_DECODER_RESULT_ERROR) return DECODE_BAD;
-        if (r == BROTLI_DECODER_RESULT_SUCCESS) {
-            d->complete = true;
-            return left ? DECODE_BAD : DECODE_OK;
+        if (!d->z_ready || d->complete) {
+            if (in->len == 0) return DECODE_OK;
+            enum decode_result begun = begin_zlib(d, *in);
+            if (begun != DECODE_OK) return begun;
         }
-        if (r == BROTLI_DECODER_RESULT_NEEDS_MORE_INPUT) return DECODE_OK;
+        uInt give = in->len > UINT32_MAX ? UINT32_MAX : (uInt)in->len;
+        d->z.next_in = (const Bytef *)in->at;
+        d->z.avail_in = give;
+        d->z.next_out = (Bytef *)out;
+        d->z.avail_out = (uInt)room;
+        int r = inflate(&d->z, Z_NO_FLUSH);
+        size_t used = give - d->z.avail_in;
+        *in = str_n(in->at + used, in->len - used);
+        *got = room - d->z.avail_out;
+        if (r == Z_MEM_ERROR) return DECODE_MEMORY;
+        if (r == Z_STREAM_END)
+            d->complete = true;
+        else if (r != Z_OK && !(r == Z_BUF_ERROR && in->len == 0))
+            return DECODE_BAD;
+        if (*got || in->len == 0) return DECODE_OK;
     }
 }
 
-static enum decode_result feed_zlib(struct decoder *d, struct str bytes, decode_sink *sink, void *data) {
-    if (!d->z_ready) {
-        /* Some senders of "deflate" leave the zlib wrapping away; its first byte has 8 in the low half. */
-        bool wrapped = ((unsigned char)bytes.at[0] & 0x0f) == 8;
-        int bits = d->coding == CODING_GZIP ? 15 + 16 : wrapped ? 15 : -15;
-        if (inflateInit2(&d->z, bits) != Z_OK) return DECODE_MEMORY;
-        d->z_ready = true;
-    }
-    unsigned char out[PIECE];
-    d->z.next_in = (const Bytef *)bytes.at;
-    d->z.avail_in = (uInt)bytes.len;
-    for (;;) {
-        d->z.next_out = out;
-        d->z.avail_out = sizeof out;
-        int r = inflate(&d->z, Z_NO_FLUSH);
-        size_t got = sizeof out - d->z.avail_out;
-        if (got && !sink(data, str_n((char *)out, got))) return DECODE_STOPPED;
-        if (r == Z_STREAM_END) {
-            d->complete = true;
-            if (d->z.avail_in == 0) return DECODE_OK;
-            /* gzip files may be strung together; anything else behind the end is damage. */
-            if (d->coding != CODING_GZIP || inflateReset(&d->z) != Z_OK) return DECODE_BAD;
-            d->complete = false;
-            continue;
-        }
-        if (r == Z_MEM_ERROR) return DECODE_MEMORY;
-        if (r != Z_OK && r != Z_BUF_ERROR) return DECODE_BAD;
-        if (d->z.avail_in == 0 && d->z.avail_out != 0) return DECODE_OK;
-        if (r == Z_BUF_ERROR) return d->z.avail_in ? DECODE_BAD : DECODE_OK;
-    }
+enum decode_result decoder_pull(struct decoder *d, struct str *in, char *out, size_t room, size_t *got) {
+    *got = 0;
+    if (room > UINT32_MAX) room = UINT32_MAX;
+    return d->coding == CODING_BR ? pull_br(d, in, out, room, got) : pull_zlib(d, in, out, room, got);
 }
 
 enum decode_result decoder_feed(struct decoder *d, struct str bytes, decode_sink *sink, void *data) {
-    if (bytes.len == 0) return DECODE_OK;
-    if (bytes.len > UINT32_MAX) return DECODE_BAD;
-    if (d->complete && d->coding != CODING_GZIP) return DECODE_BAD;
-    if (d->complete) {
-        if (inflateReset(&d->z) != Z_OK) return DECODE_BAD;
-        d->complete = false;
+    char out[PIECE];
+    for (size_t got;;) {
+        enum decode_result result = decoder_pull(d, &bytes, out, sizeof out, &got);
+        if (got && !sink(data, str_n(out, got))) return DECODE_STOPPED;
+        if (result != DECODE_OK) return result;
+        if (got == 0 && bytes.len == 0) return DECODE_OK;
     }
-    return d->coding == CODING_BR ? feed_br(d, bytes, sink, data) : feed_zlib(d, bytes, sink, data);
 }
 
 bool decoder_complete(const struct decoder *d) {

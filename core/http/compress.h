@@ -26,6 +26,10 @@ typedef bool decode_sink(void *data, struct str bytes);
 struct decoder *decoder_new(enum coding c);
 void decoder_free(struct decoder *d);
 enum decode_result decoder_feed(struct decoder *d, struct str bytes, decode_sink *sink, void *data);
+/* The same the other way round, for who takes the bytes when it wants them: decodes from `in`, which moves on, into
+ * out[0..room), *got bytes of it (also with DECODE_BAD: what was good before the damage). None and DECODE_OK: all of
+ * `in` is used and nothing waits inside; `in` may be empty, to get what does. */
+enum decode_result decoder_pull(struct decoder *d, struct str *in, char *out, size_t room, size_t *got);
 /* The stream's own end was seen: false for a body that is cut short. */
 bool decoder_complete(const struct decoder *d);
 

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <sys/socket.h>
 
+#include "http/push_conn.h"
 #include "runtime/log.h"
 
 /* From this size on an answer goes to the socket from where it lies instead of through the output buffer. */
@@ -39,6 +40,8 @@ static void closed(uv_handle_t *h) {
     struct server *s = c->server;
     forget_dirty(c);
     wheel_remove(&s->wheel, &c->timer);
+    if (c->push_dead) push_conn_free(c->push_dead);
+    c->push_dead = NULL;
     chunk_drop(s, c->chunk);
     c->chunk = NULL;
     buf_give(s, &c->out);
@@ -52,6 +55,7 @@ void conn_close(struct conn *c) {
     forget_dirty(c);
     wheel_disarm(&c->timer);
     uv_close(&c->uv.handle, closed);
+    if (c->push) push_conn_gone(c->push);
 
     /* The requests are moved to this frame: callbacks may let go of any of them, which unlinks it. */
     struct request *orphans = c->first;
@@ -62,8 +66,8 @@ void conn_close(struct conn *c) {
     struct request *reading = c->reading;
     c->reading = NULL;
     if (reading && reading->conn) {
-        reading->conn = NULL; /* head not complete, so it was not in the queue */
-        request_release(reading);
+        reading->conn = NULL; /* head not complete, or answered already: it was not in the queue */
+        if (!reading->at_work) request_release(reading);
     }
     while (orphans) {
         struct request *r = orphans;
@@ -185,7 +189,11 @@ static void pop(struct conn *c) {
         c->last_answer = true;
         c->no_more = true;
     }
-    if (c->reading == r) return; /* its body is still arriving: the end of the body releases it */
+    if (c->reading == r && r->keep_alive) return; /* its body still arrives: the end of the body releases it */
+    if (c->reading == r) {
+        c->reading = NULL;
+        c->refused |= r->streamed; /* what the client still sends must not cost it the answer */
+    }
     r->conn = NULL;
     if (!r->at_work) request_release(r);
 }
@@ -214,10 +222,18 @@ static void drain_first(struct conn *c) {
 
 /* Reading. */
 
+/* libuv reads at once after it has asked for memory, so that all connections that are no longer HTTP share this: none
+ * of them holds a buffer while nothing comes. */
+static char shared[64 * 1024];
+
 static void on_alloc(uv_handle_t *h, size_t suggested, uv_buf_t *out) {
     (void)suggested;
     struct conn *c = h->data;
     struct server *s = c->server;
+    if (c->push) {
+        *out = uv_buf_init(shared, sizeof shared);
+        return;
+    }
     if (!c->chunk) {
         c->chunk = chunk_take(s);
         c->parsed = 0;
@@ -255,7 +271,6 @@ static void release_chunk(struct conn *c) {
 }
 
 static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *b) {
-    (void)b;
     struct conn *c = stream->data;
     if (n == 0) {
         release_chunk(c);
@@ -271,12 +286,15 @@ static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *b) {
         conn_close(c);
         return;
     }
-    c->chunk->used += (size_t)n;
+    if (c->push)
+        push_conn_read(c->push, b->base, (size_t)n);
+    else
+        c->chunk->used += (size_t)n;
     conn_settle(c);
 }
 
 static void set_reading(struct conn *c) {
-    bool want = !c->eof && !c->closing && !parse_blocked(c);
+    bool want = !c->eof && !c->closing && (c->push ? push_conn_wants(c->push) : !parse_blocked(c));
     if (want == c->read_active) return;
     int failed = want ? uv_read_start(&c->uv.stream, on_alloc, on_read) : uv_read_stop(&c->uv.stream);
     c->read_active = want;
@@ -292,6 +310,13 @@ static void set_timer(struct conn *c) {
     enum phase before = c->phase;
     uint64_t now = uv_now(loop_get()), ms = 0;
     if (before == PHASE_LINGER) return;
+    /* The time in which the handler held the body up is not the client's. */
+    bool held = r && parse_held(r);
+    if (held && r->held_ms == 0) r->held_ms = now;
+    if (r && !held && r->held_ms) {
+        r->began_ms += now - r->held_ms;
+        r->held_ms = 0;
+    }
     if (c->write_active) {
         c->phase = PHASE_SENDING;
         ms = set->write_ms;
@@ -302,9 +327,10 @@ static void set_timer(struct conn *c) {
         c->phase = PHASE_HEAD;
         if (before == PHASE_HEAD && c->timer.due == r->began_ms + set->header_ms) return;
         ms = r->began_ms + set->header_ms > now ? r->began_ms + set->header_ms - now : 1;
-    } else if (r && !c->no_more) {
+    } else if (r && !c->no_more && !held) {
         c->phase = PHASE_BODY;
         uint64_t due = r->began_ms + set->body_ms + r->body.received / 16;
+        if (due <= now && before == PHASE_BODY && c->timer.due) return; /* it fires at the next tick */
         ms = due > now ? due - now : 1;
     } else if (c->queued) {
         c->phase = c->eof ? PHASE_HALF_CLOSED : PHASE_WORK;
@@ -323,6 +349,10 @@ static void set_timer(struct conn *c) {
 
 void conn_timeout(struct wheel_entry *e) {
     struct conn *c = (struct conn *)((char *)e - offsetof(struct conn, timer));
+    if (c->push) {
+        push_conn_timeout(c->push);
+        return;
+    }
     switch (c->phase) {
     case PHASE_HEAD:
     case PHASE_BODY:
@@ -356,9 +386,24 @@ static void linger(struct conn *c) {
     wheel_set(&c->server->wheel, &c->timer, c->server->set.linger_ms);
 }
 
+/* A connection that is no longer HTTP: first the rest of what HTTP had to say, then it decides by itself. */
+static void settle_push(struct conn *c) {
+    if (c->torn || !flush(c)) {
+        conn_close(c);
+        return;
+    }
+    release_chunk(c);
+    if (c->eof || (!c->write_active && c->out.len == 0)) push_conn_settle(c->push);
+    if (!c->closing) set_reading(c);
+}
+
 void conn_settle(struct conn *c) {
     struct server *s = c->server;
     if (c->closing) return;
+    if (c->push) {
+        settle_push(c);
+        return;
+    }
     /* Parsing may be held up by output that waits, and go on once that is written. */
     do {
         parse_run(c);
@@ -367,6 +412,10 @@ void conn_settle(struct conn *c) {
             return;
         }
     } while (c->chunk && c->parsed < c->chunk->used && !c->no_more && !parse_blocked(c));
+    if (c->push) {
+        settle_push(c);
+        return;
+    }
     /* Once a turn, so that a stream without end cannot keep the loop to itself. */
     drain_first(c);
     if (c->closing) return;
@@ -381,8 +430,10 @@ void conn_settle(struct conn *c) {
         linger(c);
     } else if (quiet) {
         bool answered_last = c->phase != PHASE_LINGER && c->last_answer;
-        /* The client has gone, or has left a request unfinished. */
-        bool left = c->eof && (c->queued == 0 || (c->reading && c->reading == c->first) || c->phase == PHASE_LINGER);
+        /* The client has gone, or has left a request unfinished (the rest may be here, held up by its handler). */
+        bool rest_here = c->chunk != NULL && !c->no_more;
+        bool unfinished = c->reading && c->reading == c->first && !rest_here;
+        bool left = c->eof && (c->queued == 0 || unfinished || c->phase == PHASE_LINGER);
         bool stopped = s->stopping && c->queued == 0 && !c->reading && c->phase != PHASE_LINGER;
         if (answered_last || left || stopped) conn_close(c);
     }

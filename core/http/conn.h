@@ -4,6 +4,7 @@
  *   server.c    listening, pools, settings, stop          request.c   what a handler may ask
  *   conn.c      bytes in and out, order, time-outs        response.c  answers
  *   parse.c     llhttp, limits, early refusals            access.c    access log and metrics
+ *   push.c      WebSockets and event streams: a connection that has become one is its own (conn->push)
  *
  * Memory. Bytes are read into chunks from a pool. A request holds a reference to the chunk in which its head lies, and
  * its header table has offsets into it: nothing is copied, and an idle connection holds no chunk. Requests, with their
@@ -64,10 +65,14 @@ struct request {
     uint64_t declared;             /* Content-Length */
     uint64_t started_us, began_ms; /* head complete; first byte (loop time) */
     struct wheel_entry deadline;
+    uint64_t deadline_ms; /* what the deadline was set to; each piece of a streamed body renews it */
+    uint64_t held_ms;     /* since when a streamed body waits for its handler (loop time); 0: it does not */
     void (*cancel)(void *data, enum error_kind why);
     void *cancel_data;
     void (*drain)(void *data);
     void *drain_data;
+    void (*readable)(void *data);
+    void *readable_data;
     struct buf out; /* the answer, while it waits for its turn */
     uint64_t sent;  /* body bytes of the answer */
     int64_t left;   /* of a stream of known length; -1: chunked or until close */
@@ -77,6 +82,8 @@ struct request {
     bool head_complete;
     bool chunked;        /* request body */
     bool wants_continue; /* 100 must be sent when its turn comes */
+    bool streamed;       /* the handler takes the body piece by piece */
+    bool expects;        /* ... and the client sends none of it before it is told to: it is when reading begins */
     bool keep_alive;
     bool at_work;   /* the handler was called and has not said request_done */
     bool streaming; /* answer begun, not ended */
@@ -90,6 +97,8 @@ struct request {
 /* What the connection's timer waits for. */
 enum phase { PHASE_IDLE, PHASE_HEAD, PHASE_BODY, PHASE_WORK, PHASE_SENDING, PHASE_HALF_CLOSED, PHASE_LINGER };
 
+struct push;
+
 struct conn {
     union {
         uv_handle_t handle;
@@ -102,6 +111,8 @@ struct conn {
     struct conn *dirty_next;
     llhttp_t parser;
     enum { EVENT_NONE, EVENT_HEAD, EVENT_LAST_CHUNK, EVENT_MESSAGE } event; /* why the parser paused */
+    struct push *push;      /* what the connection has become, when it speaks HTTP no more */
+    struct push *push_dead; /* the same, from conn_close until the socket is gone */
     struct chunk *chunk;
     size_t parsed;           /* bytes of the chunk that the parser has had */
     uint64_t framing;        /* bytes of the body phase that were not body: chunk sizes, trailers */
@@ -194,12 +205,21 @@ void request_timeout(struct wheel_entry *e); /* of a handler */
 void parse_init(struct conn *c);
 void parse_run(struct conn *c);
 bool parse_blocked(const struct conn *c); /* reading must wait */
-/* Refuses the request that is being read, in its turn, and takes no more from this connection. `reason` is for metrics.
- */
+/* Refuses the request that is being read, in its turn, and takes no more from this connection. A handler that is taking
+ * its body is told so instead, and answers. `reason` is for metrics. */
 void parse_refuse(struct conn *c, int status, struct str detail, const char *reason);
+/* The rest of this request's body, if it still comes, is not read: its answer ends the connection. */
+void parse_abandon(struct request *r);
+/* A streamed body waits for its handler, not for the client. */
+bool parse_held(const struct request *r);
+
+/* request.c */
+void request_readable(struct request *r); /* a streamed body has more, or has ended: tells who waits; may release r */
 
 /* response.c */
 void response_interim(struct conn *c); /* 100 Continue into conn->out */
+/* The head of an answer whose body is whatever follows on the connection. False: out of memory, nothing was written. */
+bool response_head(struct request *r, int status, const struct header *headers, size_t count);
 
 /* access.c */
 void access_record(struct request *r); /* its answer has left */

@@ -65,7 +65,11 @@ static int on_body(llhttp_t *p, const char *at, size_t n) {
     struct conn *c = p->data;
     struct request *r = c->reading;
     c->framing -= n;
-    if (r->answered) return 0;
+    if (r->answered) {
+        r->body.received += n; /* dropped */
+        return 0;
+    }
+    r->expects = false; /* it did not wait to be told */
     bool stays = !r->chunked && n == r->declared && c->chunk == r->chunk;
     return body_feed(&r->body, str_n(at, n), stays) ? 0 : HPE_USER;
 }
@@ -101,8 +105,14 @@ void parse_init(struct conn *c) {
     c->parser.data = c;
 }
 
+bool parse_held(const struct request *r) {
+    return r->streamed && !r->answered && (r->expects || body_waiting(&r->body) > BODY_WINDOW);
+}
+
 bool parse_blocked(const struct conn *c) {
     if (c->no_more) return false; /* what comes is dropped, so reading it costs nothing */
+    if (c->reading && c->reading->streamed && !c->reading->answered && body_waiting(&c->reading->body) > BODY_WINDOW)
+        return true;
     return (!c->reading && c->queued >= c->server->set.max_pipelined) ||
            conn_backlog(c) > c->server->set.write_high_water;
 }
@@ -127,10 +137,26 @@ void parse_refuse(struct conn *c, int status, struct str detail, const char *rea
         r->keep_alive = false;
         if (r->at) return;
         c->last_answer = true;
-        request_release(r);
+        r->conn = NULL;
+        if (!r->at_work) request_release(r);
+        return;
+    }
+    if (r->streamed && r->at_work) {
+        r->keep_alive = false;
+        if (!r->body.refusal) body_fail(&r->body, status, detail);
+        request_readable(r);
         return;
     }
     if (!request_refuse(r, status, detail, true)) c->torn = true;
+}
+
+void parse_abandon(struct request *r) {
+    struct conn *c = r->conn;
+    if (!c || c->reading != r) return;
+    c->reading = NULL;
+    c->no_more = c->refused = true;
+    r->keep_alive = false;
+    conn_touch(c);
 }
 
 /* Line ends are exactly CRLF, no line is folded, nothing else below a blank but tabs, no DEL. */
@@ -296,6 +322,15 @@ static bool begin_body(struct conn *c, struct request *r, bool all_here) {
         parse_refuse(c, 415, str_of(text), "charset");
         return false;
     }
+    if (r->route->options.stream) {
+        r->streamed = true;
+        if (!body_begin_stream(&r->body, limit, coding)) {
+            parse_refuse(c, r->body.refusal, str_of(r->body.why), "body");
+            return false;
+        }
+        r->expects = expect.at && r->http_minor >= 1 && !all_here;
+        return true;
+    }
     struct str boundary = kind == CONTENT_MULTIPART ? header_param(type, STR("boundary")) : (struct str){0};
     if (kind == CONTENT_MULTIPART && r->route->options.spool && !boundary.at) boundary = STR("");
     if (!body_begin(&r->body, r->arena, limit, coding, r->route->options.spool ? set->spool_dir : NULL, boundary)) {
@@ -309,6 +344,20 @@ static bool begin_body(struct conn *c, struct request *r, bool all_here) {
             r->wants_continue = true;
     }
     return true;
+}
+
+static void dispatch(struct conn *c, struct request *r) {
+    struct server *s = c->server;
+    s->in_flight++;
+    access_in_flight(s);
+    r->at_work = true;
+    r->deadline_ms = r->route->options.timeout_ms ? r->route->options.timeout_ms : s->set.request_ms;
+    struct request *outer = s->dispatching;
+    s->dispatching = r;
+    r->route->handler(r, r->route->data);
+    if (s->dispatching == r && r->at_work && r->deadline.due == 0 && r->deadline_ms && !r->readable)
+        wheel_set(&s->wheel, &r->deadline, r->deadline_ms);
+    s->dispatching = outer;
 }
 
 static void on_head(struct conn *c) {
@@ -360,8 +409,11 @@ static void on_head(struct conn *c) {
         }
         return;
     }
-    bool goes_on = begin_body(c, r, c->parsed < c->chunk->used);
-    (void)goes_on; /* refused: the queue knows */
+    if (!begin_body(c, r, c->parsed < c->chunk->used) || !r->streamed) return; /* refused: the queue knows */
+    if (s->in_flight >= s->set.max_in_flight)
+        parse_refuse(c, 503, (struct str){0}, "in_flight");
+    else
+        dispatch(c, r);
 }
 
 static void on_message(struct conn *c) {
@@ -374,11 +426,15 @@ static void on_message(struct conn *c) {
     c->reading = NULL;
     if (!r->keep_alive) c->no_more = true;
     if (r->answered) {
-        /* Refused before its body: popped already, or waiting for its turn. */
+        /* Answered before its body had come: popped already, or waiting for its turn. */
         if (r->at) return;
         r->conn = NULL;
         if (!r->keep_alive) c->last_answer = true;
-        request_release(r);
+        if (!r->at_work) request_release(r);
+        return;
+    }
+    if (r->streamed) {
+        request_readable(r);
         return;
     }
     if (s->in_flight >= s->set.max_in_flight) {
@@ -386,17 +442,7 @@ static void on_message(struct conn *c) {
         if (!request_refuse(r, 503, (struct str){0}, false)) c->torn = true;
         return;
     }
-    s->in_flight++;
-    access_in_flight(s);
-    r->at_work = true;
-    struct request *outer = s->dispatching;
-    s->dispatching = r;
-    r->route->handler(r, r->route->data);
-    if (s->dispatching == r && r->at_work && r->deadline.due == 0) {
-        uint64_t ms = r->route->options.timeout_ms ? r->route->options.timeout_ms : s->set.request_ms;
-        if (ms) wheel_set(&s->wheel, &r->deadline, ms);
-    }
-    s->dispatching = outer;
+    dispatch(c, r);
 }
 
 static void on_error(struct conn *c, llhttp_errno_t e) {
@@ -472,5 +518,7 @@ void parse_run(struct conn *c) {
         } else if (e != HPE_OK) {
             on_error(c, e);
         }
+        /* Outside of llhttp's callbacks: who takes the bytes may answer and so end all this. */
+        if (in_body && c->reading == r && r->readable) request_readable(r);
     }
 }

@@ -84,7 +84,7 @@ struct str request_cookie(const struct request *r, struct str name) {
 }
 
 struct str request_body(const struct request *r) {
-    return body_bytes(&r->body);
+    return r->streamed ? (struct str){0} : body_bytes(&r->body);
 }
 
 const char *request_body_path(const struct request *r) {
@@ -96,12 +96,16 @@ uint64_t request_body_size(const struct request *r) {
 }
 
 enum content_kind request_content(const struct request *r) {
-    if (r->body.received == 0) return CONTENT_NONE;
+    if (r->body.received == 0 && !r->streamed) return CONTENT_NONE;
     return content_kind(request_known(r, HEADER_CONTENT_TYPE));
 }
 
 const struct multipart *request_multipart(struct request *r, struct error *err) {
     if (r->body.parts) return r->body.parts;
+    if (r->streamed) {
+        error_set(err, ERR_INVALID, "The body is read piece by piece");
+        return NULL;
+    }
     struct str type = request_known(r, HEADER_CONTENT_TYPE);
     if (content_kind(type) != CONTENT_MULTIPART) {
         error_set(err, ERR_INVALID, "Not a multipart body");
@@ -111,6 +115,62 @@ const struct multipart *request_multipart(struct request *r, struct error *err) 
     if (!p || !multipart_feed(p, request_body(r), err)) return NULL;
     r->body.parts = multipart_finish(p, err);
     return r->body.parts;
+}
+
+bool request_streamed(const struct request *r) {
+    return r->streamed;
+}
+
+static enum read_result read_some(struct request *r, struct buf *out, size_t max) {
+    struct conn *c = r->conn;
+    if (r->expects) {
+        r->expects = false;
+        if (c->first != r)
+            r->wants_continue = true;
+        else if (!r->streaming)
+            response_interim(c);
+    }
+    switch (body_take(&r->body, out, max)) {
+    case BODY_SOME:
+        conn_touch(c); /* there may be room again */
+        return READ_SOME;
+    case BODY_END:
+        return READ_END;
+    case BODY_WAIT:
+        conn_touch(c);
+        return READ_WAIT;
+    default:
+        parse_abandon(r);
+        return READ_FAILED;
+    }
+}
+
+enum read_result request_read(struct request *r, struct buf *out, size_t max) {
+    if (!r->streamed) return READ_END;
+    if (!r->conn || r->answered) return READ_GONE;
+    enum read_result result = read_some(r, out, max);
+    if (r->timed_out || !r->deadline_ms) return result;
+    if (result == READ_WAIT)
+        wheel_disarm(&r->deadline);
+    else
+        wheel_set(&r->server->wheel, &r->deadline, r->deadline_ms);
+    return result;
+}
+
+int request_read_failure(const struct request *r, struct str *why) {
+    *why = str_of(r->body.why);
+    return r->body.refusal;
+}
+
+void request_on_readable(struct request *r, void (*readable)(void *data), void *data) {
+    r->readable = readable;
+    r->readable_data = data;
+}
+
+void request_readable(struct request *r) {
+    void (*readable)(void *) = r->readable;
+    r->readable = NULL;
+    if (readable) readable(r->readable_data);
 }
 
 struct arena *request_arena(const struct request *r) {
@@ -179,6 +239,7 @@ void request_on_cancel(struct request *r, void (*cancel)(void *data, enum error_
 }
 
 void request_deadline(struct request *r, uint64_t ms) {
+    r->deadline_ms = ms;
     if (ms)
         wheel_set(&r->server->wheel, &r->deadline, ms);
     else
@@ -213,6 +274,7 @@ void request_done(struct request *r) {
     access_in_flight(r->server);
     r->cancel = NULL;
     r->drain = NULL;
+    r->readable = NULL;
     if (c && !r->answered) {
         if (r->streaming) {
             c->torn = true;
@@ -227,5 +289,6 @@ void request_done(struct request *r) {
     wheel_disarm(&r->deadline);
     /* What the handler holds is given back now, not when the answers before this one have left. */
     arena_reset(r->arena);
-    if (!r->at) request_release(r); /* else it waits for its turn in the queue */
+    /* Else it waits for its turn in the queue, or for the rest of a body that nobody takes. */
+    if (!r->at && !(r->conn && r->conn->reading == r)) request_release(r);
 }

@@ -1,6 +1,7 @@
 /* A request as its handler sees it.
  *
- * The life of one: the server calls the route's handler once the request is read whole. The handler looks at it,
+ * The life of one: the server calls the route's handler once the request is read whole (or its head, on a route that
+ * takes the body piece by piece). The handler looks at it,
  * answers exactly once (request_respond, request_stream, request_file), now or from a later callback, and says
  * request_done exactly once when it will not touch the request again, which may be long after the answer was sent.
  * Views that these functions hand out, and everything in request_arena, live until request_done. A handler that says
@@ -15,6 +16,7 @@
 #include "http/multipart.h"
 #include "http/route.h"
 #include "runtime/arena.h"
+#include "runtime/buf.h"
 
 struct request;
 
@@ -45,6 +47,27 @@ enum content_kind request_content(const struct request *r);
 /* The parts of a multipart/form-data body. On a route without `spool` they are cut out of the body in memory. NULL:
  * err says why (ERR_INVALID: not multipart or malformed, ERR_LIMIT: too many parts). */
 const struct multipart *request_multipart(struct request *r, struct error *err);
+
+/* A streamed body: on a route with `stream` a request that has a body is handed over when its head is read. The server
+ * reads on while a bounded window has room, and stops until the handler has taken some. A client that sent `Expect:
+ * 100-continue` is told to go on by the first request_read. The handler's time (timeout_ms) begins anew with each
+ * piece, and stands still while it waits for the client, whose time is the server's body_ms. An answer given before the
+ * body was taken to its end is sent; a small rest is then dropped, else the connection is closed. */
+enum read_result {
+    READ_SOME,   /* at least one byte was appended */
+    READ_END,    /* the body was taken whole (or there was none) */
+    READ_WAIT,   /* nothing is there yet: see request_on_readable */
+    READ_FAILED, /* request_read_failure says why; so does every later call */
+    READ_GONE,   /* the client has gone, or the answer was given */
+};
+bool request_streamed(const struct request *r);
+/* Appends at most `max` decoded bytes to `out`. */
+enum read_result request_read(struct request *r, struct buf *out, size_t max);
+/* The status that fits: 400 (damaged), 408 (too slow), 413 (above the route's limit, decoded), 503; `why` may be "". */
+int request_read_failure(const struct request *r, struct str *why);
+/* Calls readable(data) once when a request_read that said READ_WAIT is worth another try. When the client goes away
+ * only the cancel callback is called. NULL takes it back. */
+void request_on_readable(struct request *r, void (*readable)(void *data), void *data);
 
 struct arena *request_arena(const struct request *r);
 uint64_t request_started_us(const struct request *r); /* clock_mono_us when its head was complete */

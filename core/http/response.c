@@ -157,9 +157,15 @@ static bool put_head(struct request *r, const struct head *h) {
     return true;
 }
 
-/* A server that is stopping ends each connection with the last request that it has taken from it. */
+/* The unread rest of a body up to this is read and dropped, so that the connection lives on. */
+#define DROP_MAX ((uint64_t)64 * 1024)
+
+/* A server that is stopping ends each connection with the last request that it has taken from it. So does an answer
+ * given before a body has come, unless its rest is known to be small. */
 static void settle_keep_alive(struct request *r) {
     if (r->server->leaving && !r->next) r->keep_alive = false;
+    if (!r->streamed || r->conn->reading != r) return;
+    if (r->chunked || r->expects || r->declared - r->body.received > DROP_MAX) r->keep_alive = false;
 }
 
 static bool can_answer(struct request *r) {
@@ -242,6 +248,12 @@ void response_interim(struct conn *c) {
     if (!b->data) *b = buf_take(c->server);
     if (!buf_add(b, STR("HTTP/1.1 100 Continue\r\n\r\n"))) c->torn = true;
     conn_touch(c);
+}
+
+bool response_head(struct request *r, int status, const struct header *headers, size_t count) {
+    struct given given = look(headers, count);
+    struct head h = {.status = status, .headers = headers, .count = count, .given = &given, .length = -1};
+    return put_head(r, &h);
 }
 
 /* Streams. */

@@ -35,6 +35,7 @@ struct route_options {
     size_t body_limit;   /* decoded bytes */
     uint64_t timeout_ms; /* for the handler */
     bool spool;          /* multipart parts and large bodies go to disk */
+    bool stream;         /* the handler is called before the body has come, and takes it with request_read */
 };
 
 struct route {

@@ -335,6 +335,9 @@ bool server_adopt_fd(struct server *s, int fd, struct error *err) {
 /* Stopping. */
 
 void server_stop_listening(struct server *s) {
+    /* What would never end by itself is told to go (1001) at once. */
+    for (struct conn *c = s->leaving ? NULL : s->conns; c; c = c->next)
+        if (c->push) conn_touch(c);
     s->leaving = true;
     for (struct listener *l = s->listeners; l; l = l->next)
         if (!uv_is_closing(&l->uv.handle)) uv_close(&l->uv.handle, listener_closed);

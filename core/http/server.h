@@ -1,8 +1,9 @@
 /* The HTTP/1.1 server of one worker process: llhttp over libuv, with no word about Lua in it.
  *
  * A server has settings and a table of routes (http/route.h). A request is read whole (its body in memory, or spooled
- * to disk where the route says so), then handed to its route's handler, which answers through http/request.h, at once
- * or later. Answers of one connection leave in the order of its requests, however the handlers finish.
+ * to disk where the route says so; or only its head, where the handler takes the body in pieces), then handed to its
+ * route's handler, which answers through http/request.h, at once or later. Answers of one connection leave in the order
+ * of its requests, however the handlers finish.
  *
  * Everything is bounded: head and body bytes, connections, requests in flight, pipelined requests of a connection,
  * bytes waiting to be written, and the time for each step. What is over a limit gets its status (408, 413, 414, 415,

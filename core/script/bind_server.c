@@ -19,14 +19,17 @@
 
 #define PAIRS_MAX 1000 /* fields of a form or query */
 #define RESPONSE_HEADERS_MAX 64
-#define SPARE_SLOTS 1024
+#define READ_DEFAULT 65536
+#define READ_MAX 1048576
 
 struct slot {
     struct slot *next; /* in the pool */
     uint64_t generation;
     struct request *r;
-    struct task *task;      /* of the request, once it was suspended */
-    struct task *writer;    /* waits for the stream to drain */
+    struct task *task;   /* of the request, once it was suspended */
+    struct task *writer; /* waits for the stream to drain */
+    struct task *reader; /* waits for more of the body, at most read_max bytes of it */
+    size_t read_max;
     struct file_send *file; /* being sent */
     struct task *file_waiter;
 };
@@ -68,7 +71,7 @@ static struct slot *slot_take(struct request *r) {
     }
     s->next = NULL;
     s->r = r;
-    s->task = s->writer = s->file_waiter = NULL;
+    s->task = s->writer = s->reader = s->file_waiter = NULL;
     s->file = NULL;
     return s;
 }
@@ -141,14 +144,16 @@ static void finished(void *data, lua_State *L, bool ok) {
         (void)told; /* answered already, or the client has gone */
     }
     /* Other tasks may still wait to write to this answer. */
-    struct task *writer = s->writer, *file_waiter = s->file_waiter;
+    struct task *writer = s->writer, *reader = s->reader, *file_waiter = s->file_waiter;
     request_on_drain(r, NULL, NULL);
+    request_on_readable(r, NULL, NULL);
     if (s->file) file_cancel(s->file);
     slot_give(s);
     request_done(r);
-    if (!writer && !file_waiter) return;
+    if (!writer && !reader && !file_waiter) return;
     struct error err;
     error_set(&err, ERR_CANCELLED, "the request has ended");
+    if (reader) task_resume_error(reader, &err);
     if (writer) task_resume_error(writer, &err);
     if (file_waiter) task_resume_error(file_waiter, &err);
 }
@@ -162,6 +167,14 @@ static void gone(void *data, enum error_kind why) {
         error_set(&err, why, "the client has gone");
         request_on_drain(s->r, NULL, NULL);
         wake_writer(s, &err);
+    }
+    if (s->generation == generation && s->reader && s->reader != task) {
+        struct task *reader = s->reader;
+        struct error err;
+        error_set(&err, why, "the client has gone");
+        s->reader = NULL;
+        request_on_readable(s->r, NULL, NULL);
+        task_resume_error(reader, &err);
     }
     if (s->generation == generation) task_cancel(task, why);
 }
@@ -328,8 +341,11 @@ static int l_cookie(lua_State *L) {
     return 1;
 }
 
+static const char in_pieces[] = "the body is read piece by piece";
+
 static int l_body(lua_State *L) {
     struct request *r = live_slot(L)->r;
+    if (request_streamed(r)) return fail(L, ERR_INVALID, "stream", in_pieces);
     if (request_body_path(r)) return fail(L, ERR_LIMIT, "spooled", "the body is in a file");
     struct str body = request_body(r);
     lua_pushlstring(L, body.at ? body.at : "", body.len);
@@ -339,6 +355,7 @@ static int l_body(lua_State *L) {
 /* The body decoded from where it lies: it does not become a Lua string. */
 static int l_json(lua_State *L) {
     struct request *r = live_slot(L)->r;
+    if (request_streamed(r)) return fail(L, ERR_INVALID, "stream", in_pieces);
     if (request_body_path(r)) return fail(L, ERR_LIMIT, "spooled", "the body is in a file");
     struct error err = {0};
     if (json_decode(L, request_body(r), &err)) return 1;
@@ -384,6 +401,7 @@ static int l_query_table(lua_State *L) {
 
 static int l_form(lua_State *L) {
     struct request *r = live_slot(L)->r;
+    if (request_streamed(r)) return fail(L, ERR_INVALID, "stream", in_pieces);
     if (request_body_path(r)) return fail(L, ERR_LIMIT, "413", "the form is too large");
     return push_pairs(L, r, request_body(r));
 }
@@ -415,6 +433,76 @@ static int l_multipart(lua_State *L) {
         lua_rawseti(L, -2, (int)i + 1);
     }
     return 1;
+}
+
+/* Taking a body piece by piece. */
+
+/* Pushes what there is to say about a read that need not wait. */
+static int push_read(lua_State *L, struct slot *s, enum read_result result, struct buf *b) {
+    struct str why;
+    char code[8];
+    int status, n;
+    switch (result) {
+    case READ_SOME:
+        lua_pushlstring(L, b->data, b->len);
+        return 1;
+    case READ_END:
+        lua_pushnil(L);
+        return 1;
+    case READ_FAILED:
+        status = request_read_failure(s->r, &why);
+        n = snprintf(code, sizeof code, "%d", status);
+        if (n < 0) code[0] = '\0';
+        if (status == 413) return fail(L, ERR_LIMIT, code, "request entity too large");
+        if (status == 408) return fail(L, ERR_DEADLINE, code, "the body came too slowly");
+        return fail(L, status == 503 ? ERR_MEMORY : ERR_INVALID, code, why.len ? why.at : "malformed body");
+    default:
+        return fail(L, ERR_CANCELLED, "",
+                    request_gone(s->r) ? "the client has gone" : "the request was answered already");
+    }
+}
+
+static void readable(void *data) {
+    struct slot *s = data;
+    struct task *t = s->reader;
+    struct buf b = {0};
+    enum read_result result = request_read(s->r, &b, s->read_max);
+    int pushed = result == READ_WAIT ? 0 : push_read(task_lua(t), s, result, &b);
+    buf_free(&b);
+    if (result == READ_WAIT) { /* what came decodes to nothing yet */
+        request_on_readable(s->r, readable, s);
+        return;
+    }
+    s->reader = NULL;
+    task_resume(t, pushed);
+}
+
+static void cancel_read(void *op) {
+    struct slot *s = op;
+    s->reader = NULL;
+    if (s->r) request_on_readable(s->r, NULL, NULL);
+}
+
+/* req:read([max]): the next bytes of a streamed body, nil at its end; nil, err when it cannot be read to its end. */
+static int l_read(lua_State *L) {
+    struct slot *s = live_slot(L);
+    lua_Integer max = luaL_optinteger(L, 2, READ_DEFAULT);
+    luaL_argcheck(L, max >= 1 && max <= READ_MAX, 2, "1 to 1048576 bytes");
+    if (!request_route(s->r)->options.stream) return luaL_error(L, "the route does not say that its body is streamed");
+    if (s->reader) return fail(L, ERR_BUSY, "", "another task is reading");
+    struct task *t = task_current(L);
+    struct buf b = {0};
+    enum read_result result = request_read(s->r, &b, (size_t)max);
+    if (result != READ_WAIT) {
+        int pushed = push_read(L, s, result, &b);
+        buf_free(&b);
+        return pushed;
+    }
+    buf_free(&b);
+    s->reader = t;
+    s->read_max = (size_t)max;
+    request_on_readable(s->r, readable, s);
+    return task_suspend(L, t, cancel_read, s);
 }
 
 /* Answering. */
@@ -605,12 +693,16 @@ static int l_route(lua_State *L) {
         lua_getfield(L, 4, "body_limit");
         lua_getfield(L, 4, "timeout_ms");
         lua_getfield(L, 4, "spool");
-        lua_Number limit = lua_tonumber(L, -3), ms = lua_tonumber(L, -2);
+        lua_getfield(L, 4, "stream");
+        lua_Number limit = lua_tonumber(L, -4), ms = lua_tonumber(L, -3);
         luaL_argcheck(L, limit >= 0 && limit <= 1e12 && ms >= 0 && ms <= 1e9, 4,
                       "body_limit or timeout_ms out of range");
-        options = (struct route_options){
-            .body_limit = (size_t)limit, .timeout_ms = (uint64_t)ms, .spool = lua_toboolean(L, -1)};
-        lua_pop(L, 3);
+        options = (struct route_options){.body_limit = (size_t)limit,
+                                         .timeout_ms = (uint64_t)ms,
+                                         .spool = lua_toboolean(L, -2),
+                                         .stream = lua_toboolean(L, -1)};
+        luaL_argcheck(L, !options.spool || !options.stream, 4, "a body is spooled or streamed");
+        lua_pop(L, 4);
     }
     struct routes *t = server_routes(need_server(L));
     struct error err;
@@ -645,6 +737,7 @@ int luaopen_core_server(lua_State *L) {
         {"form", l_form},
         {"query_table", l_query_table},
         {"multipart", l_multipart},
+        {"read", l_read},
         {"respond", l_respond},
         {"respond_json", l_respond_json},
         {"stream", l_stream},

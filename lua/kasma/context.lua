@@ -6,11 +6,12 @@
 --   ctx.scope      {tenant, app, actor_id, ...}: what services take as their first argument (who acts, for which tenant)
 --   ctx.user       identity of the caller or nil (a guest); ctx.access its roles and permissions in this tenant
 --   ctx.params, ctx.query, ctx.body   validated, converted, defaults filled in
---   ctx.may("x.write"), ctx.ip(), ctx.now(), ctx.cart_token(), ctx.set_header(..), ctx.set_cookie(..): functions bound to
---                  the request, called with a dot
+--   ctx.may("x.write"), ctx.ip(), ctx.now(), ctx.cart_token(), ctx.set_header(..), ctx.set_cookie(..),
+--   ctx.read(max), ctx.lines(max): functions bound to the request, called with a dot
 local json = require("core.json")
 local time = require("core.time")
 local access = require("kasma.access")
+local body = require("kasma.body")
 local web = require("kasma.web")
 
 local M = {}
@@ -82,6 +83,17 @@ function Context.set_cookie(self, name, value, max_age)
     end
     cookies[#cookies + 1] = web.cookie(name, value, max_age)
 end
+
+--- The next piece of a streamed body (`body = "stream"`). Raises 400 (damaged), 408 (too slow), 413 (too large).
+---@param max integer|nil bytes at most, 1 to 1048576; default 65536
+---@return string|nil piece nil: the body has ended, whole
+function Context.read(self, max) return body.read(self.req, max) end
+
+--- The lines of a streamed body, one after another: `for line, number in ctx.lines(4096) do`. Raises as ctx.read does, and 413
+--- for a longer line.
+---@param max integer|nil bytes of a line at most; default 65536
+---@return fun(): string|nil, integer|nil line without its line end, its number
+function Context.lines(self, max) return body.lines(function() return body.read(self.req) end, max) end
 
 --- Business time of this request in epoch ms, the same each time it is asked.
 ---@return integer

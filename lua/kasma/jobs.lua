@@ -1,108 +1,305 @@
--- Queues in the data layout of BullMQ 5, so that a Node producer, worker or dashboard can stand beside ours. Every move is one
--- Redis script (jobs_scripts.lua); a move in two calls would lose jobs. Jobs are at least once: a handler is idempotent by the
--- job's id or a business key. A job that follows a commit goes through the outbox (outbox.job).
+-- Queues in the data layout of BullMQ (majors 5 and 6), so that a Node producer, worker or dashboard can stand beside ours at any
+-- moment. Every move is one Redis script (jobs_scripts.lua); a move in two calls would lose jobs. Jobs are at least once: a handler is
+-- idempotent by the job's id or a business key. A job that follows a commit goes through the outbox (outbox.job).
 --
---     jobs.handler("sales-queue", "order-confirmation", function(job) ... end)   -- job: id, name, data, opts, attempts_made
+--     jobs.handler("sales-queue", "order-confirmation", function(job) ... end)   -- job: id, name, data, opts, attempts_made, ...
+--     jobs.add("sales-queue", "order-confirmation", { orderId = id }, { attempts = 3, delay = 60000 })
 --
 -- A handler that raises is tried again while attempts last, after its backoff; jobs.give_up(message) fails it for good.
--- A job name that nobody handles fails at once and visibly.
+-- A job name that nobody handles fails at once and visibly. What a worker does lies in jobs_worker.lua, what a dashboard does in
+-- jobs_queue.lua, what runs by the clock in jobs_schedule.lua.
 local config = require("core.config")
+local crypto = require("core.crypto")
 local json = require("core.json")
-local metrics = require("core.metrics")
 local redis = require("core.redis")
-local sched = require("core.sched")
 local time = require("core.time")
 local uuid = require("core.uuid")
 local errors = require("kasma.errors")
-local log = require("kasma.log")
 local outbox = require("kasma.outbox")
 local scripts = require("kasma.jobs_scripts")
 
 local M = {}
 
-local LOCK_MS, RENEW_MS, STALLED_MS = 30000, 15000, 30000
-local IDLE_S, MAX_WAIT_S = 5, 10
-local VERSION = "bullmq:5.81.5"
+local PRIORITY_MAX, DELAY_MAX_MS = 2097151, 3155760000000 -- a hundred years
+local BULK = 200 -- jobs of one script call: longer ones would hold up everybody else's commands
+local FLOW_MAX = 1000
+M.LAYOUT = tonumber(config.get("BULLMQ_LAYOUT")) or 5
+local VERSION = M.LAYOUT == 6 and "bullmq:6.7.0" or "bullmq:5.81.5"
 
--- What holds unless a job says otherwise: attempts, keeping a day of completed and two weeks of failed jobs.
+-- What holds for the house's jobs unless a job says otherwise: attempts, keeping a day of completed and two weeks of failed jobs.
 M.defaults = {
     attempts = 5, backoff = { type = "exponential", delay = 3000 },
     removeOnComplete = { age = 86400, count = 1000 }, removeOnFail = { age = 1209600, count = 10000 },
 }
 
-local function base(queue)
-    assert(not queue:find(":", 1, true), "a queue's name holds no colon")
+--- What all keys of a queue begin with.
+---@param queue string
+---@return string "bull:<queue>:"
+function M.base(queue)
+    if type(queue) ~= "string" or queue == "" or #queue > 200 or queue:find("[:%c]") then
+        error("a queue's name is 1 to 200 characters without a colon", 2)
+    end
     return (config.get("QUEUE_PREFIX") or "bull") .. ":" .. queue .. ":"
 end
-M.base = base
+local base = M.base
 
-local Unrecoverable = {}
+local Unrecoverable, Back, Later, Children = {}, {}, {}, {}
+M.signals = { unrecoverable = Unrecoverable, back = Back, later = Later, children = Children }
 
---- Fails the job at once, whatever attempts are left. Raises.
+--- Fails the job at once, whatever attempts are left. Raises; in a handler only.
 ---@param message string
 function M.give_up(message) error(setmetatable({ message = message }, Unrecoverable), 0) end
 
--- Adding -------------------------------------------------------------------------------------------------------------------
+--- Stops the whole queue for a time and puts the job back; no attempt is counted. Raises; in a handler only.
+---@param job table
+---@param ms integer
+function M.rate_limit(job, ms)
+    errors.check(redis.call("SET", base(job.queue) .. "limiter", "9007199254740991", "PX", math.max(1, math.floor(ms))))
+    error(setmetatable({ message = "rate limited" }, Back), 0)
+end
+
+--- Runs the job again after a time; no attempt is counted. Raises; in a handler only.
+---@param ms integer
+function M.postpone(ms) error(setmetatable({ message = "postponed", delay = math.max(0, math.floor(ms)) }, Later), 0) end
+
+--- Puts the job aside until the children that it has added are done; the handler then runs anew. With none pending the job goes
+--- back to wait at once. Raises; in a handler only.
+function M.await_children() error(setmetatable({ message = "waits for children" }, Children), 0) end
+
+-- Options ------------------------------------------------------------------------------------------------------------------
+
+local SHORT = { deduplication = "de", keepLogs = "kl", failParentOnFailure = "fpof", continueParentOnFailure = "cpof",
+    ignoreDependencyOnFailure = "idof", removeDependencyOnFailure = "rdof", telemetry = "tm" }
+
+local function bad(message) errors.bad_request{ message = message, code = "bad_job" } end
 
 local function check_id(id)
     if id == nil then return "" end
     id = tostring(id)
-    if id == "" or id:find("^%-?%d+$") or id == "0" or id:sub(1, 2) == "0:" then error("job id must not be a number: " .. id, 3) end
+    if id == "" or #id > 500 or id:find("^%-?%d+$") or id:sub(1, 2) == "0:" then
+        bad("A job's id must not be a number: " .. id:sub(1, 80))
+    end
     local _, colons = id:gsub(":", "")
-    if colons > 0 and colons ~= 2 then error("job id must not hold a colon: " .. id, 3) end
+    if colons > 0 and colons ~= 2 then bad("A job's id must not hold a colon: " .. id:sub(1, 80)) end
     return id
 end
 
+local function whole(value, name, most)
+    if value == nil then return 0 end
+    local n = tonumber(value)
+    if type(value) ~= "number" or n ~= math.floor(n) or n < 0 or n > most then
+        bad(("%s must be a whole number from 0 to %.0f"):format(name, most))
+    end
+    return n
+end
+
+local function check_backoff(backoff)
+    if backoff == nil then return nil end
+    if type(backoff) == "number" then backoff = { type = "fixed", delay = backoff } end
+    if type(backoff) ~= "table" or type(backoff.type) ~= "string" then bad("backoff must be a number or {type, delay}") end
+    whole(backoff.delay, "backoff.delay", DELAY_MAX_MS)
+    if backoff.jitter ~= nil and (type(backoff.jitter) ~= "number" or backoff.jitter < 0 or backoff.jitter > 1) then
+        bad("backoff.jitter must be from 0 to 1")
+    end
+    return backoff
+end
+
+--- The options as they are stored. Raises 400 bad_job.
+---@param opts table
+---@return table
+function M.stored(opts)
+    local stored = {}
+    for key, value in pairs(opts) do stored[SHORT[key] or key] = value end
+    stored.backoff = check_backoff(stored.backoff)
+    stored.attempts = whole(stored.attempts, "attempts", 1000000)
+    return stored
+end
+
+local function dedup_of(de)
+    if de == nil then return "" end
+    if type(de) ~= "table" or type(de.id) ~= "string" or de.id == "" then bad("deduplication must be {id, ttl, extend, replace}") end
+    whole(de.ttl, "deduplication.ttl", DELAY_MAX_MS)
+    return json.encode(de)
+end
+
+-- The arguments of one job for scripts.add, appended to args.
+local function describe(args, key_number, name, data, opts, once, parent, waits)
+    if type(name) ~= "string" or #name > 1000 then bad("A job's name must be a text of up to 1000 characters") end
+    local stored = M.stored(opts)
+    local text = data == nil and "{}" or json.encode(data)
+    if stored.sizeLimit and #text > stored.sizeLimit then bad("The job's data is larger than its sizeLimit") end
+    local parent_key, parent_text = "", ""
+    parent = parent or stored.parent
+    if parent then
+        if type(parent) ~= "table" or type(parent.id) ~= "string" or type(parent.queue) ~= "string" then
+            bad("parent must be {id, queue}, queue with its prefix")
+        end
+        stored.parent = { id = parent.id, queue = parent.queue }
+        parent_key = parent.queue .. ":" .. parent.id
+        local of_parent = { id = parent.id, queueKey = parent.queue }
+        for _, flag in ipairs{ "fpof", "cpof", "idof", "rdof" } do
+            if stored[flag] then of_parent[flag] = true end
+        end
+        parent_text = json.encode(of_parent)
+    end
+    local n = #args
+    args[n + 1], args[n + 2], args[n + 3], args[n + 4], args[n + 5] = key_number, check_id(stored.jobId), name, text, json.encode(stored)
+    args[n + 6] = ("%.0f"):format(stored.timestamp and whole(stored.timestamp, "timestamp", 2 ^ 43) or time.now())
+    args[n + 7] = ("%.0f"):format(whole(stored.delay, "delay", DELAY_MAX_MS))
+    args[n + 8] = ("%.0f"):format(whole(stored.priority, "priority", PRIORITY_MAX))
+    args[n + 9], args[n + 10] = stored.lifo and "1" or "0", once or ""
+    args[n + 11], args[n + 12], args[n + 13], args[n + 14] = parent_key, parent_text, dedup_of(stored.de), waits and "1" or "0"
+end
+
+-- Adding -------------------------------------------------------------------------------------------------------------------
+
+local REFUSED = { [-5] = "The parent job does not exist", [-7] = "The job belongs to another parent" }
 local described = {}
 
---- Adds a job. opts as BullMQ's: attempts, backoff {type, delay}, delay (ms), priority, lifo, jobId, removeOnComplete, removeOnFail.
+-- What a Node Queue writes when it is opened. Once a process and queue.
+local function introduce(prefix)
+    if described[prefix] then return end
+    errors.check(redis.pipeline{ { "HSETNX", prefix .. "meta", "opts.maxLenEvents", "10000" },
+        { "HSETNX", prefix .. "meta", "version", VERSION } })
+    described[prefix] = true
+end
+M.introduce = introduce
+
+local function run_add(keys, args)
+    local ids = errors.check(redis.eval(scripts.add, keys, args))
+    if type(ids) == "number" then
+        errors.conflict{ message = REFUSED[ids] or "The job was refused", code = ids == -5 and "no_parent" or "other_parent" }
+    end
+    return ids
+end
+
+--- Adds a job. opts as BullMQ's: jobId, attempts, backoff (ms or {type = "fixed"|"exponential", delay, jitter}), delay (ms), priority,
+--- lifo, removeOnComplete and removeOnFail (true, count or {age s, count}), deduplication {id, ttl, extend, replace, keepLastIfActive},
+--- parent {id, queue}, keepLogs, stackTraceLimit, timestamp. Raises 400 bad_job, 409 no_parent and other_parent.
 ---@param queue string
 ---@param name string
 ---@param data any
 ---@param opts table|nil
 ---@param once string|nil what asks for the job: the same asker gets the same job for a day
----@return string job id
+---@return string job id; of a duplicate that of the job that is there
 function M.add(queue, name, data, opts, once)
-    opts = opts or {}
-    local stored = {}
-    for key, value in pairs(opts) do stored[key] = value end
-    if type(stored.backoff) == "number" then stored.backoff = { type = "fixed", delay = stored.backoff } end
-    stored.attempts = stored.attempts or 0
     local prefix = base(queue)
-    if not described[prefix] then
-        redis.call("HSETNX", prefix .. "meta", "opts.maxLenEvents", "10000")
-        redis.call("HSETNX", prefix .. "meta", "version", VERSION)
-        described[prefix] = true
+    local args = {}
+    describe(args, 1, name, data, opts or {}, once)
+    introduce(prefix)
+    return tostring(run_add({ prefix }, args)[1])
+end
+
+--- Adds many, in order; those of one script call (200) all or none.
+---@param queue string
+---@param list {name: string, data: any, opts: table|nil, once: string|nil}[]
+---@return string[] ids
+function M.add_bulk(queue, list)
+    local prefix = base(queue)
+    local calls, args = {}, {}
+    for i, job in ipairs(list) do
+        describe(args, 1, job.name, job.data, job.opts or {}, job.once)
+        if i % BULK == 0 or i == #list then
+            calls[#calls + 1] = args
+            args = {}
+        end
     end
-    local id = errors.check(redis.eval(scripts.add, { prefix }, {
-        check_id(opts.jobId), name, json.encode(data), json.encode(stored), tostring(opts.timestamp or time.now()),
-        tostring(opts.delay or 0), tostring(opts.priority or 0), opts.lifo and "1" or "0", once or "",
-    }))
-    return tostring(id)
+    introduce(prefix)
+    local ids = {}
+    for _, one in ipairs(calls) do
+        for _, id in ipairs(run_add({ prefix }, one)) do ids[#ids + 1] = id end
+    end
+    return ids
+end
+
+-- Appends the flow's nodes, parents first. Answers the tree of ids.
+local function flow_node(work, node, parent, depth)
+    if type(node) ~= "table" or type(node.name) ~= "string" or type(node.queueName) ~= "string" then
+        bad("Each job of a flow needs name and queueName")
+    end
+    if depth > 20 then bad("A flow is at most 20 jobs deep") end
+    work.count = work.count + 1
+    if work.count > FLOW_MAX then bad("A flow holds at most 1000 jobs") end
+    local ok, prefix = pcall(base, node.queueName)
+    if not ok then bad("queueName must not hold a colon") end
+    if not work.numbers[prefix] then
+        work.keys[#work.keys + 1] = prefix
+        work.numbers[prefix] = #work.keys
+    end
+    local opts = {}
+    for key, value in pairs(node.opts or {}) do opts[key] = value end
+    opts.jobId = opts.jobId or uuid.v4()
+    if parent then opts.parent = nil end
+    local children = node.children or {}
+    describe(work.args, work.numbers[prefix], node.name, node.data, opts, nil, parent, #children > 0)
+    -- The generated id is no option of the job.
+    if not (node.opts and node.opts.jobId) then
+        local stored = json.decode(work.args[#work.args - 9])
+        stored.jobId = nil
+        work.args[#work.args - 9] = json.encode(stored)
+    end
+    local made = { id = opts.jobId, queue = node.queueName }
+    for i, child in ipairs(children) do
+        made.children = made.children or {}
+        made.children[i] = flow_node(work, child, { id = opts.jobId, queue = (prefix:gsub(":$", "")) }, depth + 1)
+    end
+    return made
+end
+
+--- Adds a parent with its children, and theirs, all or none: {name, queueName, data, opts, children = {...}}. A parent runs when its
+--- children are done; a child's option says what its failure does to the parent: failParentOnFailure, continueParentOnFailure,
+--- ignoreDependencyOnFailure, removeDependencyOnFailure. Raises as add.
+---@param flow table
+---@return {id: string, queue: string, children: table[]|nil}
+function M.add_flow(flow)
+    local work = { keys = {}, numbers = {}, args = {}, count = 0 }
+    local made = flow_node(work, flow, nil, 1)
+    run_add(work.keys, work.args)
+    return made
 end
 
 -- An outbox row becomes a job once, however often the relay hands it over.
 outbox.consumer("job", function(rows)
+    local by_queue, order = {}, {}
     for _, row in ipairs(rows) do
         local payload = row.payload
         local opts = {}
         for key, value in pairs(M.defaults) do opts[key] = value end
         for key, value in pairs(payload.opts or {}) do opts[key] = value end
-        M.add(payload.queue, payload.name, payload.data, opts, row.id)
+        if not by_queue[payload.queue] then
+            by_queue[payload.queue] = {}
+            order[#order + 1] = payload.queue
+        end
+        table.insert(by_queue[payload.queue], { name = payload.name, data = payload.data, opts = opts, once = row.id })
     end
+    for _, queue in ipairs(order) do M.add_bulk(queue, by_queue[queue]) end
 end)
 
--- Working ------------------------------------------------------------------------------------------------------------------
+-- Handling -----------------------------------------------------------------------------------------------------------------
 
 local handlers = {}
 
+--- Says what a job of that name does.
 ---@param queue string
 ---@param name string job name, or "*" for any
----@param fn fun(job: table): any
-function M.handler(queue, name, fn)
+---@param fn fun(job: table): any what it answers is the job's returnvalue
+---@param opts {timeout_ms: integer|nil}|nil the attempt fails after that time
+function M.handler(queue, name, fn, opts)
+    base(queue)
     handlers[queue] = handlers[queue] or {}
-    handlers[queue][name] = fn
+    handlers[queue][name] = { fn = fn, timeout_ms = opts and opts.timeout_ms }
 end
+
+---@param queue string
+---@param name string
+---@return {fn: fun(job: table): any, timeout_ms: integer|nil}|nil
+function M.handler_of(queue, name)
+    local known = handlers[queue]
+    return known and (known[name] or known["*"])
+end
+
+--- Forgets all handlers: a process that serves a developer's own has none of the house's.
+function M.forget_handlers() handlers = {} end
 
 --- Queues that somebody handles, sorted.
 ---@return string[]
@@ -113,165 +310,19 @@ function M.queues()
     return names
 end
 
-local function backoff_ms(opts, made)
-    local backoff = opts.backoff
-    if type(backoff) == "number" then backoff = { type = "fixed", delay = backoff } end
-    if type(backoff) ~= "table" then return 0 end
-    local delay = tonumber(backoff.delay) or 0
-    if backoff.type == "exponential" then delay = math.floor(2 ^ (made - 1) * delay + 0.5) end
-    local jitter = tonumber(backoff.jitter) or 0
-    if jitter > 0 then delay = math.floor(delay * (1 - jitter) + math.random() * delay * jitter) end
-    return delay
-end
-
-local function keep_rule(value)
-    if value == true then return "0", "" end
-    if value == nil or value == false then return "-1", "" end
-    if type(value) == "number" then return tostring(value), "" end
-    return tostring(value.count or -1), tostring(value.age or "")
-end
-
-local Worker = {}
-Worker.__index = Worker
-
-local function describe(err)
-    if type(err) == "table" then
-        local message = err.message or err.kind or "failed"
-        return type(message) == "table" and table.concat(message, "; ") or tostring(message)
-    end
-    return (tostring(err):match("^[^\n]*"))
-end
-
-local done_total
-
--- Ends a job: completed, back to delayed or wait, or failed.
-function Worker:finish(job, ok, result)
-    local prefix, token = self.prefix, job.token
-    local now = tostring(time.now())
-    if ok then
-        local count, age = keep_rule(job.opts.removeOnComplete)
-        local value = result == nil and "null" or json.encode(result)
-        local code = errors.check(redis.eval(scripts.finish, { prefix }, { job.id, token, now, "completed", value, count, age, "", "0" }))
-        done_total:add(1, self.queue, job.name, "completed")
-        return code
-    end
-    local message = describe(result)
-    local trace = json.encode{ type(result) == "string" and result or message }
-    local made = job.attempts_made + 1
-    local final = getmetatable(result) == Unrecoverable
-    if not final and made < (tonumber(job.opts.attempts) or 0) then
-        done_total:add(1, self.queue, job.name, "retried")
-        local delay = backoff_ms(job.opts, made)
-        return errors.check(redis.eval(scripts.retry, { prefix }, { job.id, token, now, tostring(delay), message, trace }))
-    end
-    done_total:add(1, self.queue, job.name, "failed")
-    log.warn("job failed", { queue = self.queue, job = job.name, id = job.id, attempts = made, error = message })
-    local count, age = keep_rule(job.opts.removeOnFail)
-    return errors.check(redis.eval(scripts.finish, { prefix }, { job.id, token, now, "failed", message, count, age, trace, final and "0"
-        or "1" }))
-end
-
-function Worker:run(job)
-    local fn = handlers[self.queue][job.name] or handlers[self.queue]["*"]
-    local ok, result
-    if job.defa then
-        ok, result = false, setmetatable({ message = job.defa }, Unrecoverable)
-    elseif fn then
-        ok, result = xpcall(fn, function(err)
-            if type(err) == "table" then return err end
-            return debug.traceback(tostring(err), 2)
-        end, job)
-    else
-        ok, result = false, setmetatable({ message = "No handler for job " .. tostring(job.name) }, Unrecoverable)
-    end
-    for try = 1, 5 do
-        local finished, why = pcall(self.finish, self, job, ok, result)
-        if finished then break end
-        log.warn("job could not be ended", { queue = self.queue, id = job.id, error = describe(why) })
-        if try < 5 then sched.sleep(200 * try) end
-    end
-    self.running[job.id] = nil
-    self.slots:release()
-end
-
--- Takes the next job, or answers nil and the milliseconds until one is due (0: none).
-function Worker:fetch()
-    self.counter = self.counter + 1
-    local token = self.id .. ":" .. self.counter
-    local answer = errors.check(redis.eval(scripts.fetch, { self.prefix }, { token, tostring(time.now()), tostring(LOCK_MS), self.name
-        or "" }))
-    if type(answer) ~= "table" or type(answer[1]) ~= "table" or #answer[1] == 0 then
-        return nil, type(answer) == "table" and tonumber(answer[3]) or 0
-    end
-    local fields = {}
-    local flat = answer[1]
-    for i = 1, #flat, 2 do fields[flat[i]] = flat[i + 1] end
-    return { id = answer[2], token = token, queue = self.queue, name = fields.name or "", data = json.decode(fields.data or "null"),
-        opts = json.decode(fields.opts or "{}") or {}, attempts_made = tonumber(fields.atm) or 0, timestamp = tonumber(fields.timestamp),
-        defa = fields.defa }
-end
-
-function Worker:loop()
-    self.blocking = redis.dedicated(self.prefix:match("^[^:]+") .. ":" .. require("core.crypto").base64(self.queue))
-    while not sched.stopping() do
-        self.slots:acquire()
-        local ok, job, next_due = pcall(self.fetch, self)
-        if not ok then
-            self.slots:release()
-            log.warn("queue cannot be read", { queue = self.queue, error = describe(job) })
-            sched.sleep(1000)
-        elseif job then
-            self.running[job.id] = job.token
-            sched.spawn(self.run, self, job)
-        else
-            self.slots:release()
-            local seconds = IDLE_S
-            if next_due and next_due > 0 then
-                seconds = math.max(0.002, math.min((next_due - time.now()) / 1000, MAX_WAIT_S))
-            end
-            local _, err = self.blocking:call("BZPOPMIN", self.prefix .. "marker", ("%.3f"):format(seconds))
-            if err and not sched.stopping() then sched.sleep(500) end
-        end
-    end
-    self.blocking:close()
-end
-
-function Worker:renew()
-    for id, token in pairs(self.running) do
-        redis.eval(scripts.extend, { self.prefix }, { id, token, tostring(LOCK_MS) })
-    end
-end
-
-function Worker:check_stalled()
-    local answer = redis.eval(scripts.stalled, { self.prefix }, { tostring(STALLED_MS), tostring(time.now()) })
-    if type(answer) == "table" then
-        for _, id in ipairs(answer) do log.warn("stalled job went back to wait", { queue = self.queue, id = id }) end
-    end
-end
-
---- Serves a queue until the process stops; what runs then has the grace of the core to end, the rest goes back to wait.
+--- The name by which the queue's blocking connections are found in CLIENT LIST.
 ---@param queue string
----@param opts table|nil {concurrency = 8, name = string}
----@return table worker
-function M.work(queue, opts)
-    opts = opts or {}
-    done_total = done_total or metrics.counter("kasma_jobs_total", "Jobs ended", { "queue", "name", "outcome" })
-    local self = setmetatable({ queue = queue, prefix = base(queue), id = uuid.v4(), counter = 0, running = {}, name = opts.name,
-        slots = sched.semaphore(opts.concurrency or tonumber(config.get("WORKER_CONCURRENCY")) or 8) }, Worker)
-    sched.every(RENEW_MS, function() self:renew() end)
-    sched.every(STALLED_MS, function() self:check_stalled() end)
-    sched.on_stop(function()
-        -- Nothing new is taken: whoever waits for work is woken by the end of its connection.
-        if self.blocking then self.blocking:close() end
-        local waited = 0
-        while next(self.running) and waited < 20000 do
-            sched.sleep(50)
-            waited = waited + 50
-        end
-        for id, token in pairs(self.running) do redis.eval(scripts.release, { self.prefix }, { id, token, tostring(time.now()) }) end
-    end)
-    sched.spawn(self.loop, self)
-    return self
+---@param worker string|nil
+---@return string
+function M.connection_name(queue, worker)
+    local name = (config.get("QUEUE_PREFIX") or "bull") .. ":" .. crypto.base64(queue)
+    return worker and name .. ":w:" .. worker or name
 end
+
+--- Serves a queue until the process stops; what runs then has the grace of the process to end, the rest goes back to wait.
+---@param queue string
+---@param opts table|nil {concurrency = 8, name = text, lock_ms = 30000, stalled_ms = 30000, limiter = {max, duration ms}}
+---@return table worker
+function M.work(queue, opts) return require("kasma.jobs_worker").start(queue, opts or {}) end
 
 return M

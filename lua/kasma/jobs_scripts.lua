@@ -1,251 +1,574 @@
--- The moves of a job between its lists, each one script. KEYS[1] is the queue's prefix ("bull:mail-queue:"): all keys of a queue
--- derive from it and, on a cluster, lie in one slot by the braces in QUEUE_PREFIX.
+-- The moves of a job between its lists, each one script of the Redis server. A queue's keys all begin with its prefix
+-- ("bull:mail-queue:"); on a cluster the braces in QUEUE_PREFIX put them, and those of every other queue, in one slot.
+--
+-- `common` is what every script begins with. In it and in the scripts: p is a prefix, id a job's id, now the business clock in ms.
+-- What a worker does between two jobs (end what ran, promote what fell due, take what comes next) is one script, `cycle`, for as many
+-- jobs as ended and as many as there is room for: what costs is the round trip and the entry into a script, not the commands in it.
+local config = require("core.config")
+
 local M = {}
 
--- Shared: where ready jobs go, waking a worker, the score of a delayed job.
-local COMMON = [[
-local p = KEYS[1]
-local function paused() return redis.call('HGET', p .. 'meta', 'paused') == '1' end
-local function limited()
-  local c = redis.call('HGET', p .. 'meta', 'concurrency')
-  return c and redis.call('LLEN', p .. 'active') >= tonumber(c)
+local LAYOUT = tonumber(config.get("BULLMQ_LAYOUT")) or 5
+
+M.common = "local LAYOUT = " .. LAYOUT .. "\n" .. [[
+local call = redis.call
+local metas = {}
+local function meta(p)
+  local m = metas[p]
+  if m then return m end
+  local v = call('HMGET', p .. 'meta', 'paused', 'concurrency', 'max', 'duration', 'opts.maxLenEvents', 'version')
+  m = { paused = v[1] and true or false, concurrency = tonumber(v[2] or ''), max = tonumber(v[3] or ''), duration = tonumber(v[4] or ''),
+    events = tonumber(v[5] or '') or 10000, five = LAYOUT == 5 and not (v[6] and string.find(v[6], '^bullmq:[6-9]')) }
+  metas[p] = m
+  return m
 end
-local function mark() if not paused() and not limited() then redis.call('ZADD', p .. 'marker', 0, '0') end end
-local function wait_list()
-  if redis.call('EXISTS', p .. 'paused') == 1 then return p .. 'paused' end
+local function event(p, ...) call('XADD', p .. 'events', 'MAXLEN', '~', meta(p).events, '*', 'event', ...) end
+local function limited(p)
+  local most = meta(p).concurrency
+  return most and call('LLEN', p .. 'active') >= most
+end
+local function mark(p) if not meta(p).paused and not limited(p) then call('ZADD', p .. 'marker', 0, '0') end end
+
+-- A `paused` list without the flag was left by a worker of another major: what it holds is older than what waits.
+local function merge_paused(p)
+  if call('EXISTS', p .. 'paused') == 0 then return end
+  local list = call('LRANGE', p .. 'paused', 0, -1)
+  for i = 1, #list, 1000 do call('RPUSH', p .. 'wait', unpack(list, i, math.min(i + 999, #list))) end
+  call('DEL', p .. 'paused')
+end
+-- Where ready jobs go. The fifth major renames `wait` on a pause and renames back over it: what is added meanwhile must lie in `paused`.
+local function wait_list(p)
+  local m = meta(p)
+  if m.paused then
+    if m.five or call('EXISTS', p .. 'paused') == 1 then return p .. 'paused' end
+  else
+    merge_paused(p)
+  end
   return p .. 'wait'
 end
-local function events_max() return redis.call('HGET', p .. 'meta', 'opts.maxLenEvents') or 10000 end
-local function event(...) redis.call('XADD', p .. 'events', 'MAXLEN', '~', events_max(), '*', 'event', ...) end
-local function push_prioritized(id, priority)
-  local counter = redis.call('INCR', p .. 'pc')
-  redis.call('ZADD', p .. 'prioritized', priority * 4294967296 + counter % 4294967296, id)
-  mark()
+local function push(p, id, priority, lifo)
+  if priority and priority > 0 then
+    local counter = call('INCR', p .. 'pc')
+    call('ZADD', p .. 'prioritized', priority * 4294967296 + counter % 4294967296, id)
+  else
+    call(lifo and 'RPUSH' or 'LPUSH', wait_list(p), id)
+  end
+  mark(p)
 end
-local function push(id, priority, lifo)
-  if priority > 0 then return push_prioritized(id, priority) end
-  redis.call(lifo and 'RPUSH' or 'LPUSH', wait_list(), id)
-  mark()
+local function next_due(p)
+  local first = call('ZRANGE', p .. 'delayed', 0, 0, 'WITHSCORES')
+  return first[2] and math.floor(tonumber(first[2]) / 4096) or nil
 end
-local function next_due()
-  local first = redis.call('ZRANGE', p .. 'delayed', 0, 0, 'WITHSCORES')
-  if #first > 0 then return math.floor(tonumber(first[2]) / 4096) end
-  return nil
+local function mark_delayed(p)
+  local due = next_due(p)
+  if due and not meta(p).paused then call('ZADD', p .. 'marker', due, '1') end
 end
-local function mark_delayed()
-  local due = next_due()
-  if due then redis.call('ZADD', p .. 'marker', due, '1') end
-end
-local function delay_until(id, due)
+local function delay_until(p, id, due)
   local low = due * 4096
-  local last = redis.call('ZREVRANGEBYSCORE', p .. 'delayed', string.format('%.0f', low + 4095), string.format('%.0f', low), 'WITHSCORES',
-    'LIMIT', 0, 1)
-  local score = low
-  if #last > 0 then score = math.min(tonumber(last[2]) + 1, low + 4095) end
-  redis.call('ZADD', p .. 'delayed', string.format('%.0f', score), id)
-  event('delayed', 'jobId', id, 'delay', string.format('%.0f', due))
-  mark_delayed()
+  local last = call('ZREVRANGEBYSCORE', p .. 'delayed', low + 4095, low, 'WITHSCORES', 'LIMIT', 0, 1)
+  call('ZADD', p .. 'delayed', last[2] and math.min(tonumber(last[2]) + 1, low + 4095) or low, id)
+  event(p, 'delayed', 'jobId', id, 'delay', string.format('%.0f', due))
+  mark_delayed(p)
+end
+
+-- parent is {id, queueKey}. It leaves waiting-children; its own delay and priority hold then.
+local function release_parent(parent, now, defa)
+  local pp, id = parent.queueKey .. ':', parent.id
+  local key = pp .. id
+  local before
+  if call('ZREM', pp .. 'waiting-children', id) == 1 then
+    before = 'waiting-children'
+  elseif defa and call('ZREM', pp .. 'delayed', id) == 1 then
+    before = 'delayed'
+  end
+  if defa and call('EXISTS', key) == 1 and call('HEXISTS', key, 'finishedOn') == 0 then call('HSET', key, 'defa', defa) end
+  if not before then return end
+  local v = call('HMGET', key, 'delay', 'priority')
+  local delay = tonumber(v[1] or '') or 0
+  if delay > 0 and not defa then return delay_until(pp, id, now + delay) end
+  push(pp, id, tonumber(v[2] or '') or 0)
+  event(pp, 'waiting', 'jobId', id, 'prev', before)
+end
+local function child_gone(parent_key, parent, child_key, now)
+  if call('SREM', parent_key .. ':dependencies', child_key) == 0 then return false end
+  if call('SCARD', parent_key .. ':dependencies') == 0 then release_parent(parent, now) end
+  return true
+end
+local function decode(text)
+  if not text then return nil end
+  local ok, value = pcall(cjson.decode, text)
+  return ok and type(value) == 'table' and value or nil
+end
+
+-- Deletes a job that lies in no list any more: its keys, its ownership of a deduplication id, its place under a parent.
+local function remove_job(p, id, now)
+  local key = p .. id
+  local v = call('HMGET', key, 'parentKey', 'parent', 'deid')
+  if v[1] then
+    local parent = decode(v[2])
+    if parent and parent.queueKey and call('EXISTS', v[1]) == 1 then
+      child_gone(v[1], parent, key, now)
+      call('ZREM', v[1] .. ':unsuccessful', key)
+    end
+  end
+  if v[3] and call('GET', p .. 'de:' .. v[3]) == id then call('DEL', p .. 'de:' .. v[3], p .. 'dn:' .. v[3]) end
+  call('DEL', key, key .. ':logs', key .. ':lock', key .. ':dependencies', key .. ':processed', key .. ':failed', key .. ':unsuccessful')
+end
+
+-- Nil: the job is to be added. Else it is a duplicate of the id answered.
+local function deduplicate(p, d, id, job, now)
+  local key = p .. 'de:' .. d.id
+  local ttl = tonumber(d.ttl) or 0
+  local function own()
+    if ttl > 0 then call('SET', key, id, 'PX', ttl) else call('SET', key, id) end
+  end
+  local owner = call('GET', key)
+  if not owner then return own() end
+  if call('EXISTS', p .. owner) == 0 and call('PTTL', key) == -1 then return own() end
+  local function tell(kept, dropped)
+    if LAYOUT == 5 then event(p, 'debounced', 'jobId', kept, 'debounceId', d.id) end
+    event(p, 'deduplicated', 'jobId', kept, 'deduplicationId', d.id, 'deduplicatedJobId', dropped)
+  end
+  if d.replace and call('ZREM', p .. 'delayed', owner) == 1 then
+    local left = call('PTTL', key)
+    remove_job(p, owner, now)
+    event(p, 'removed', 'jobId', owner, 'prev', 'delayed')
+    if ttl > 0 and left > 0 and not d.extend then call('SET', key, id, 'PX', left) else own() end
+    tell(id, owner)
+    return nil
+  end
+  if d.keepLastIfActive and call('EXISTS', p .. owner .. ':lock') == 1 then
+    local held = p .. 'dn:' .. d.id
+    call('DEL', held)
+    call('HSET', held, 'name', job.name, 'data', job.data, 'opts', job.opts, 'jid', id)
+    if job.parent_key ~= '' then
+      call('HSET', held, 'pk', job.parent_key, 'pd', job.parent, 'pdk', job.parent_key .. ':dependencies')
+    end
+    if job.rjk ~= '' then call('HSET', held, 'rjk', job.rjk) end
+  end
+  if d.extend and ttl > 0 then call('PEXPIRE', key, ttl) end
+  tell(owner, id)
+  return owner
+end
+
+-- job: name, data, opts (texts), timestamp, delay, priority, lifo, parent_key, parent (text or ''), deid, rjk, waits.
+local function insert(p, id, job)
+  local key = p .. id
+  local row = { 'name', job.name, 'data', job.data, 'opts', job.opts, 'timestamp', job.timestamp, 'delay', job.delay, 'priority',
+    job.priority }
+  local function add(name, value)
+    row[#row + 1] = name
+    row[#row + 1] = value
+  end
+  if job.parent_key ~= '' then
+    add('parentKey', job.parent_key)
+    add('parent', job.parent)
+  end
+  if job.deid then add('deid', job.deid) end
+  if job.rjk ~= '' then add('rjk', job.rjk) end
+  call('HSET', key, unpack(row))
+  event(p, 'added', 'jobId', id, 'name', job.name)
+  local delay = tonumber(job.delay)
+  if job.waits then
+    call('ZADD', p .. 'waiting-children', job.timestamp, id)
+    event(p, 'waiting-children', 'jobId', id)
+  elseif delay > 0 then
+    delay_until(p, id, tonumber(job.timestamp) + delay)
+  else
+    push(p, id, tonumber(job.priority), job.lifo)
+    event(p, 'waiting', 'jobId', id)
+  end
+  if job.parent_key ~= '' then call('SADD', job.parent_key .. ':dependencies', key) end
+end
+
+-- What dn: holds is added when its owner ends.
+local function end_deduplication(p, id, deid, now)
+  local key = p .. 'de:' .. deid
+  if call('GET', key) ~= id then return end
+  if call('PTTL', key) == -1 then call('DEL', key) end
+  local held = p .. 'dn:' .. deid
+  local v = call('HMGET', held, 'name', 'data', 'opts', 'jid', 'pk', 'pd', 'rjk')
+  if not v[1] then return end
+  call('DEL', held)
+  local opts = decode(v[3]) or {}
+  local next_id = v[4] or tostring(call('INCR', p .. 'id'))
+  if call('EXISTS', p .. next_id) == 1 then return end
+  call('SET', key, next_id)
+  call('INCR', p .. 'id')
+  insert(p, next_id, { name = v[1], data = v[2] or '{}', opts = v[3] or '{}', timestamp = now, delay = tonumber(opts.delay) or 0,
+    priority = tonumber(opts.priority) or 0, lifo = opts.lifo, parent_key = v[5] or '', parent = v[6] or '', rjk = v[7] or '',
+    deid = deid })
+end
+
+-- Up to the limit of jobs that the rule {count, age s, limit} lets go.
+local function sweep(p, target, count, age, limit, now)
+  local set = p .. target
+  if age then
+    for _, old in ipairs(call('ZRANGEBYSCORE', set, '-inf', now - age * 1000, 'LIMIT', 0, limit)) do
+      call('ZREM', set, old)
+      remove_job(p, old, now)
+    end
+  end
+  if count and count > 0 then
+    for _, old in ipairs(call('ZREVRANGE', set, count, count + limit - 1)) do
+      call('ZREM', set, old)
+      remove_job(p, old, now)
+    end
+  end
 end
 ]]
 
--- ARGV: id or '', name, data, opts, timestamp, delay, priority, lifo, asker or ''. Answers the id.
-M.add = COMMON .. [[
-if ARGV[9] ~= '' then
-  local before = redis.call('GET', p .. 'ob:' .. ARGV[9])
-  if before then return before end
-end
-local counter = redis.call('INCR', p .. 'id')
-local id = ARGV[1] ~= '' and ARGV[1] or tostring(counter)
-local key = p .. id
-if ARGV[9] ~= '' then redis.call('SET', p .. 'ob:' .. ARGV[9], id, 'PX', 86400000) end
-if redis.call('EXISTS', key) == 1 then
-  event('duplicated', 'jobId', id)
-  return id
-end
-local delay, priority = tonumber(ARGV[6]), tonumber(ARGV[7])
-redis.call('HSET', key, 'name', ARGV[2], 'data', ARGV[3], 'opts', ARGV[4], 'timestamp', ARGV[5], 'delay', ARGV[6], 'priority', ARGV[7])
-event('added', 'jobId', id, 'name', ARGV[2])
-if delay > 0 then
-  delay_until(id, tonumber(ARGV[5]) + delay)
-else
-  push(id, priority, ARGV[8] == '1')
-  event('waiting', 'jobId', id)
-end
-return id]]
-
--- ARGV: token, now, lock ms, worker's name. Answers {hash, id, next due}.
-M.fetch = COMMON .. [[
-local now = tonumber(ARGV[2])
-local due = redis.call('ZRANGEBYSCORE', p .. 'delayed', '-inf', '(' .. string.format('%.0f', (now + 1) * 4096), 'LIMIT', 0, 1000)
-if #due > 0 then
-  for _, id in ipairs(due) do
-    redis.call('ZREM', p .. 'delayed', id)
-    local priority = tonumber(redis.call('HGET', p .. id, 'priority') or '0') or 0
-    push(id, priority, false)
-    redis.call('HSET', p .. id, 'delay', 0)
-    event('waiting', 'jobId', id, 'prev', 'delayed')
+-- KEYS: prefixes. ARGV: groups of 14: number of the prefix, id or '', name, data, opts, timestamp, delay, priority, lifo, asker or '',
+-- parent's key or '', parent or '', deduplication or '', 1 = waits for children. Answers the ids, or one negative code and nothing done.
+M.ADD_ARGS = 14
+M.add = M.common .. [[
+local jobs = {}
+local fresh = {}
+for at = 1, #ARGV, 14 do
+  local p = KEYS[tonumber(ARGV[at])]
+  local job = { p = p, id = ARGV[at + 1], name = ARGV[at + 2], data = ARGV[at + 3], opts = ARGV[at + 4], timestamp = ARGV[at + 5],
+    delay = ARGV[at + 6], priority = ARGV[at + 7], lifo = ARGV[at + 8] == '1', asker = ARGV[at + 9], parent_key = ARGV[at + 10],
+    parent = ARGV[at + 11], dedup = decode(ARGV[at + 12]), waits = ARGV[at + 13] == '1', rjk = '' }
+  if job.parent_key ~= '' then
+    if not fresh[job.parent_key] and call('EXISTS', job.parent_key) == 0 then return -5 end
+    local other = job.id ~= '' and call('HGET', p .. job.id, 'parentKey')
+    if other and other ~= job.parent_key and call('EXISTS', other) == 1 then return -7 end
   end
+  if job.id ~= '' then fresh[p .. job.id] = true end
+  jobs[#jobs + 1] = job
 end
-mark_delayed()
-local function nothing() return {{}, '', next_due() or 0} end
-local max = redis.call('HGET', p .. 'meta', 'max')
-if max and tonumber(redis.call('GET', p .. 'limiter') or '0') >= tonumber(max) then
-  local ttl = redis.call('PTTL', p .. 'limiter')
-  return {{}, '', ttl > 0 and now + ttl or 0}
-end
-if paused() or limited() then return nothing() end
-while true do
-  local id = redis.call('RPOPLPUSH', p .. 'wait', p .. 'active')
-  if not id then
-    local first = redis.call('ZPOPMIN', p .. 'prioritized')
-    if #first > 0 then
-      id = first[1]
-      redis.call('LPUSH', p .. 'active', id)
-      if redis.call('ZCARD', p .. 'prioritized') == 0 then redis.call('DEL', p .. 'pc') end
+
+-- A job that is there already: the parent that asks for it takes it over when it has none.
+local function meet(job, id)
+  local p, key = job.p, job.p .. id
+  if job.parent_key ~= '' and call('HGET', key, 'parentKey') ~= job.parent_key then
+    local parent = decode(job.parent)
+    call('HSET', key, 'parentKey', job.parent_key, 'parent', job.parent)
+    if call('ZSCORE', p .. 'completed', id) then
+      call('HSET', job.parent_key .. ':processed', key, call('HGET', key, 'returnvalue') or 'null')
+      if call('SCARD', job.parent_key .. ':dependencies') == 0 then release_parent(parent, tonumber(job.timestamp)) end
+    else
+      call('SADD', job.parent_key .. ':dependencies', key)
     end
   end
-  if not id then return nothing() end
-  local key = p .. id
-  if redis.call('EXISTS', key) == 0 then
-    redis.call('LREM', p .. 'active', 1, id)
+  event(p, 'duplicated', 'jobId', id)
+end
+
+local ids = {}
+for i, job in ipairs(jobs) do
+  local p = job.p
+  local before = job.asker ~= '' and call('GET', p .. 'ob:' .. job.asker)
+  if before then
+    ids[i] = before
   else
-    if max then
-      local used = redis.call('INCR', p .. 'limiter')
-      if used == 1 then redis.call('PEXPIRE', p .. 'limiter', redis.call('HGET', p .. 'meta', 'duration') or 1000) end
+    local counter = tostring(call('INCR', p .. 'id'))
+    local id = job.id ~= '' and job.id or counter
+    if call('EXISTS', p .. id) == 1 then
+      meet(job, id)
+    else
+      local owner
+      if job.dedup and job.dedup.id then
+        owner = deduplicate(p, job.dedup, id, job, tonumber(job.timestamp))
+        job.deid = job.dedup.id
+      end
+      if owner then id = owner else insert(p, id, job) end
     end
-    redis.call('SET', key .. ':lock', ARGV[1], 'PX', ARGV[3])
-    event('active', 'jobId', id, 'prev', 'waiting')
-    redis.call('HSET', key, 'processedOn', ARGV[2])
-    if ARGV[4] ~= '' then redis.call('HSET', key, 'pb', ARGV[4]) end
-    redis.call('HINCRBY', key, 'ats', 1)
-    redis.call('ZADD', p .. 'marker', 0, '0')
-    return {redis.call('HGETALL', key), id, 0}
+    if job.asker ~= '' then call('SET', p .. 'ob:' .. job.asker, id, 'PX', 86400000) end
+    ids[i] = id
   end
-end]]
+end
+return ids]]
 
--- Shared by what ends a job: 0 = it is ours; a negative code says why not.
-local OWN = [[
-local function own(id, token)
-  local key = p .. id
-  if redis.call('EXISTS', key) == 0 then return -1 end
-  local lock = redis.call('GET', key .. ':lock')
-  if lock ~= token then return lock and -6 or -2 end
-  if redis.call('LREM', p .. 'active', 1, id) == 0 then return -3 end
-  redis.call('DEL', key .. ':lock')
-  redis.call('SREM', p .. 'stalled', id)
+-- What ends a job, for `cycle`.
+local FINISH = [[
+local function own(key, id, token)
+  local lock = call('GET', key .. ':lock')
+  if lock ~= token then
+    if call('EXISTS', key) == 0 then return -1 end
+    return lock and -6 or -2
+  end
+  if call('LREM', p .. 'active', 1, id) == 0 then return -3 end
+  call('DEL', key .. ':lock')
+  call('SREM', p .. 'stalled', id)
   return 0
 end
-local function keep_trace(key, trace)
-  local limit = 10
-  local opts = redis.call('HGET', key, 'opts')
-  if opts then limit = tonumber(cjson.decode(opts).stackTraceLimit) or limit end
-  local list = cjson.decode(redis.call('HGET', key, 'stacktrace') or '[]')
-  for _, entry in ipairs(cjson.decode(trace)) do table.insert(list, entry) end
+local function keep_trace(key, trace, opts)
+  if trace == '' then return end
+  local list = decode(call('HGET', key, 'stacktrace')) or {}
+  for _, entry in ipairs(decode(trace) or {}) do list[#list + 1] = entry end
+  local limit = tonumber((decode(opts) or {}).stackTraceLimit) or 10
   while #list > limit do table.remove(list, 1) end
-  if #list > 0 then redis.call('HSET', key, 'stacktrace', cjson.encode(list)) end
+  if #list > 0 then call('HSET', key, 'stacktrace', cjson.encode(list)) end
 end
-local function remove_job(id)
+local function tell_parent(key, parent_key, parent, completed, value)
+  if completed then
+    if call('SREM', parent_key .. ':dependencies', key) == 0 then return end
+    call('HSET', parent_key .. ':processed', key, value)
+    if call('SCARD', parent_key .. ':dependencies') == 0 then release_parent(parent, now) end
+  elseif parent.fpof then
+    if call('SREM', parent_key .. ':dependencies', key) == 0 then return end
+    call('ZADD', parent_key .. ':unsuccessful', now, key)
+    release_parent(parent, now, 'child ' .. key .. ' failed')
+  elseif parent.cpof then
+    if call('SREM', parent_key .. ':dependencies', key) == 0 then return end
+    call('HSET', parent_key .. ':failed', key, value)
+    release_parent(parent, now)
+  elseif parent.idof or parent.rdof then
+    if parent.idof and call('SISMEMBER', parent_key .. ':dependencies', key) == 1 then
+      call('HSET', parent_key .. ':failed', key, value)
+    end
+    child_gone(parent_key, parent, key, now)
+  end
+end
+local ended = { completed = 0, failed = 0 }
+local rules, rule_list = {}, {}
+
+local function finish(id, token, target, value, count, age, limit, trace, exhausted)
   local key = p .. id
-  redis.call('DEL', key, key .. ':logs', key .. ':lock', key .. ':dependencies', key .. ':processed', key .. ':failed', key ..
-    ':unsuccessful')
+  local completed = target == 'completed'
+  if call('EXISTS', key .. ':dependencies', key .. ':unsuccessful') > 0 and call('GET', key .. ':lock') == token then
+    if completed and call('SCARD', key .. ':dependencies') > 0 then return -4 end
+    if completed and call('ZCARD', key .. ':unsuccessful') > 0 then return -9 end
+  end
+  local v = call('HMGET', key, 'name', 'parentKey', 'parent', 'deid', 'opts')
+  if not v[1] and call('EXISTS', key) == 0 then
+    call('LREM', p .. 'active', 1, id)
+    call('DEL', key .. ':lock')
+    return -1
+  end
+  local code = own(key, id, token)
+  if code < 0 then return code end
+  if v[4] then end_deduplication(p, id, v[4], now) end
+  if v[2] then
+    local parent = decode(v[3])
+    if parent and parent.queueKey and call('EXISTS', v[2]) == 1 then tell_parent(key, v[2], parent, completed, value) end
+  end
+  local made = call('HINCRBY', key, 'atm', 1)
+  if not completed then keep_trace(key, trace, v[5]) end
+  if count == 0 then
+    remove_job(p, id, now)
+  else
+    call('ZADD', p .. target, now, id)
+    call('HSET', key, completed and 'returnvalue' or 'failedReason', value, 'finishedOn', now)
+    if age or count then
+      local name = target .. '|' .. tostring(count) .. '|' .. tostring(age)
+      if not rules[name] then
+        rules[name] = true
+        rule_list[#rule_list + 1] = { target, count, age, limit }
+      end
+    end
+  end
+  ended[target] = ended[target] + 1
+  if completed then
+    event(p, 'completed', 'jobId', id, 'returnvalue', value, 'prev', 'active')
+  else
+    event(p, 'failed', 'jobId', id, 'failedReason', value, 'prev', 'active')
+    if exhausted == '1' then event(p, 'retries-exhausted', 'jobId', id, 'attemptsMade', made) end
+  end
+  return 0
+end
+
+-- Another attempt: at once or after `delay`.
+local function retry(id, token, delay, reason, trace)
+  local key = p .. id
+  local code = own(key, id, token)
+  if code < 0 then return code end
+  local v = call('HMGET', key, 'priority', 'opts')
+  call('HINCRBY', key, 'atm', 1)
+  keep_trace(key, trace, v[2])
+  call('HSET', key, 'failedReason', reason, 'delay', delay)
+  if delay > 0 then
+    delay_until(p, id, now + delay)
+  else
+    push(p, id, tonumber(v[1] or '') or 0, (decode(v[2]) or {}).lifo)
+    event(p, 'waiting', 'jobId', id, 'prev', 'active')
+  end
+  return 0
+end
+
+-- Back where it came from, without counting an attempt: the worker stops, or the queue is limited.
+local function give_back(id, token)
+  local code = own(p .. id, id, token)
+  if code < 0 then return code end
+  local priority = tonumber(call('HGET', p .. id, 'priority') or '') or 0
+  push(p, id, priority, true)
+  event(p, 'waiting', 'jobId', id, 'prev', 'active')
+  return 0
+end
+local function postpone(id, token, delay)
+  local code = own(p .. id, id, token)
+  if code < 0 then return code end
+  call('HSET', p .. id, 'delay', delay)
+  delay_until(p, id, now + delay)
+  return 0
+end
+-- 1: there is nothing to wait for.
+local function await_children(id, token)
+  local key = p .. id
+  if call('SCARD', key .. ':dependencies') == 0 then return 1 end
+  local code = own(key, id, token)
+  if code < 0 then return code end
+  call('ZADD', p .. 'waiting-children', now, id)
+  event(p, 'waiting-children', 'jobId', id, 'prev', 'active')
+  return 0
+end
+
+local function count_metrics(target, most)
+  if most <= 0 or ended[target] == 0 then return end
+  local key = p .. 'metrics:' .. target
+  local before = call('HINCRBY', key, 'count', ended[target]) - ended[target]
+  local v = call('HMGET', key, 'prevTS', 'prevCount')
+  if not v[1] then
+    call('HSET', key, 'prevTS', now, 'prevCount', 0)
+    return
+  end
+  local minutes = math.min(math.floor(now / 60000) - math.floor(tonumber(v[1]) / 60000), most)
+  if minutes < 1 then return end
+  call('LPUSH', key .. ':data', before - tonumber(v[2] or '0'))
+  for _ = 2, minutes do call('LPUSH', key .. ':data', 0) end
+  call('LTRIM', key .. ':data', 0, most - 1)
+  call('HSET', key, 'prevCount', before, 'prevTS', now)
 end
 ]]
 
--- ARGV: id, token, now, completed|failed, value or reason, keep count (-1 all, 0 none), keep age s or '', stack traces, retries exhausted.
-M.finish = COMMON .. OWN .. [[
-local id, now, target = ARGV[1], tonumber(ARGV[3]), ARGV[4]
-local key = p .. id
-if redis.call('SCARD', key .. ':dependencies') > 0 then return -4 end
-local code = own(id, ARGV[2])
-if code < 0 then return code end
-local made = redis.call('HINCRBY', key, 'atm', 1)
-local count, age = tonumber(ARGV[6]), tonumber(ARGV[7])
-if target == 'failed' and ARGV[8] ~= '' then keep_trace(key, ARGV[8]) end
-if count == 0 then
-  remove_job(id)
-else
-  redis.call('ZADD', p .. target, now, id)
-  redis.call('HSET', key, target == 'completed' and 'returnvalue' or 'failedReason', ARGV[5], 'finishedOn', ARGV[3])
-  if age then
-    for _, old in ipairs(redis.call('ZRANGEBYSCORE', p .. target, '-inf', now - age * 1000, 'LIMIT', 0, 1000)) do
-      remove_job(old)
-      redis.call('ZREM', p .. target, old)
+-- ARGV: now, lock ms, worker's name, limiter's max or '', its ms, how many to take, token's begin, first token number, points of metrics,
+-- groups of 9: id, token, what (completed failed retry back later children), value or reason, keep count or '', keep age s or '', sweep
+-- limit, traces, extra (1 = attempts exhausted; delay ms).
+-- Answers {codes, {id, fields, id, fields, ...}, next due or 0, limited until or 0}.
+M.CYCLE_ARGS = 9
+M.cycle = "local p = KEYS[1]\nlocal now = tonumber(ARGV[1])\n" .. M.common .. FINISH .. [[
+local codes = {}
+for at = 10, #ARGV, 9 do
+  local id, token, what = ARGV[at], ARGV[at + 1], ARGV[at + 2]
+  local ok, code
+  if what == 'completed' or what == 'failed' then
+    ok, code = pcall(finish, id, token, what, ARGV[at + 3], tonumber(ARGV[at + 4]), tonumber(ARGV[at + 5]), tonumber(ARGV[at + 6]) or 1000,
+      ARGV[at + 7], ARGV[at + 8])
+  elseif what == 'retry' then
+    ok, code = pcall(retry, id, token, tonumber(ARGV[at + 8]), ARGV[at + 3], ARGV[at + 7])
+  elseif what == 'back' then
+    ok, code = pcall(give_back, id, token)
+  elseif what == 'later' then
+    ok, code = pcall(postpone, id, token, tonumber(ARGV[at + 8]))
+  else
+    ok, code = pcall(await_children, id, token)
+  end
+  codes[#codes + 1] = ok and code or (type(code) == 'table' and code.err or tostring(code))
+end
+for _, rule in ipairs(rule_list) do sweep(p, rule[1], rule[2], rule[3], rule[4], now) end
+count_metrics('completed', tonumber(ARGV[9]))
+count_metrics('failed', tonumber(ARGV[9]))
+
+local wanted = tonumber(ARGV[6])
+local taken = {}
+local m = meta(p)
+local until_ms = 0
+local function promote()
+  local due = call('ZRANGEBYSCORE', p .. 'delayed', '-inf', '(' .. string.format('%.0f', (now + 1) * 4096), 'LIMIT', 0, 1000)
+  for _, id in ipairs(due) do
+    call('ZREM', p .. 'delayed', id)
+    local priority = call('HGET', p .. id, 'priority')
+    push(p, id, tonumber(priority or '') or 0)
+    if priority then call('HSET', p .. id, 'delay', 0) end
+    event(p, 'waiting', 'jobId', id, 'prev', 'delayed')
+  end
+end
+local function take_one(max, duration)
+  while true do
+    if limited(p) then return false end
+    local id = call('RPOPLPUSH', p .. 'wait', p .. 'active')
+    if not id then
+      local first = call('ZPOPMIN', p .. 'prioritized')
+      if not first[1] then return false end
+      id = first[1]
+      call('LPUSH', p .. 'active', id)
+      if call('EXISTS', p .. 'prioritized') == 0 then call('DEL', p .. 'pc') end
+    end
+    local key = p .. id
+    local fields = call('HGETALL', key)
+    if #fields == 0 then
+      call('LREM', p .. 'active', 1, id)
+    else
+      if max then
+        local used = call('INCR', p .. 'limiter')
+        if used == 1 then call('PEXPIRE', p .. 'limiter', duration) end
+      end
+      call('SET', key .. ':lock', ARGV[7] .. ':' .. (tonumber(ARGV[8]) + #taken / 2), 'PX', ARGV[2])
+      event(p, 'active', 'jobId', id, 'prev', 'waiting')
+      if ARGV[3] ~= '' then call('HSET', key, 'processedOn', now, 'pb', ARGV[3]) else call('HSET', key, 'processedOn', now) end
+      call('HINCRBY', key, 'ats', 1)
+      taken[#taken + 1] = id
+      taken[#taken + 1] = fields
+      return true
     end
   end
-  if count > 0 then
-    for _, old in ipairs(redis.call('ZREVRANGE', p .. target, count, count + 999)) do
-      remove_job(old)
-      redis.call('ZREM', p .. target, old)
+end
+if wanted > 0 then
+  promote()
+  local max = tonumber(ARGV[4]) or m.max
+  local duration = tonumber(ARGV[4]) and tonumber(ARGV[5]) or m.duration or 1000
+  if not m.paused then
+    merge_paused(p)
+    while #taken < wanted * 2 do
+      local used = call('GET', p .. 'limiter')
+      if used and tonumber(used) >= (max or 9007199254740991) then
+        local left = call('PTTL', p .. 'limiter')
+        if left > 0 then
+          until_ms = left
+          break
+        end
+        call('DEL', p .. 'limiter')
+      end
+      if not take_one(max, duration) then break end
     end
   end
 end
-if target == 'completed' then
-  event('completed', 'jobId', id, 'returnvalue', ARGV[5], 'prev', 'active')
-else
-  event('failed', 'jobId', id, 'failedReason', ARGV[5], 'prev', 'active')
-  if ARGV[9] == '1' then event('retries-exhausted', 'jobId', id, 'attemptsMade', made) end
+local due = next_due(p) or 0
+if #taken < wanted * 2 then
+  if ended.completed + ended.failed > 0 and #taken == 0 and call('EXISTS', p .. 'wait', p .. 'active', p .. 'prioritized') == 0 then
+    event(p, 'drained')
+  end
+elseif wanted > 0 or #codes > 0 then
+  -- This worker is busy now: whoever is idle looks after what is left.
+  if call('EXISTS', p .. 'wait', p .. 'prioritized') > 0 then mark(p) end
+  if due > 0 and not m.paused then call('ZADD', p .. 'marker', due, '1') end
 end
-if redis.call('LLEN', p .. 'wait') == 0 and redis.call('LLEN', p .. 'active') == 0 and redis.call('ZCARD', p .. 'prioritized') == 0 then
-  event('drained')
-else
-  mark()
-end
-return 0]]
+return { codes, taken, string.format('%.0f', due), string.format('%.0f', until_ms) }]]
 
--- ARGV: id, token, now, delay ms, reason, stack traces.
-M.retry = COMMON .. OWN .. [[
-local id, delay = ARGV[1], tonumber(ARGV[4])
-local key = p .. id
-local code = own(id, ARGV[2])
-if code < 0 then return code end
-redis.call('HINCRBY', key, 'atm', 1)
-keep_trace(key, ARGV[6])
-redis.call('HSET', key, 'failedReason', ARGV[5], 'delay', ARGV[4])
-if delay > 0 then
-  delay_until(id, tonumber(ARGV[3]) + delay)
-else
-  push(id, tonumber(redis.call('HGET', key, 'priority') or '0') or 0, true)
-  event('waiting', 'jobId', id, 'prev', 'active')
-end
-return 0]]
-
--- ARGV: id, token, lock ms.
+-- ARGV: lock ms, then id and token of each job. Answers the ids whose lock is not ours any more.
 M.extend = [[
 local p = KEYS[1]
-if redis.call('GET', p .. ARGV[1] .. ':lock') ~= ARGV[2] then return 0 end
-redis.call('SET', p .. ARGV[1] .. ':lock', ARGV[2], 'PX', ARGV[3])
-redis.call('SREM', p .. 'stalled', ARGV[1])
-return 1]]
-
--- ARGV: id, token, now. A job whose worker stops goes back to the front of wait.
-M.release = COMMON .. OWN .. [[
-local code = own(ARGV[1], ARGV[2])
-if code < 0 then return code end
-redis.call('RPUSH', wait_list(), ARGV[1])
-event('waiting', 'jobId', ARGV[1], 'prev', 'active')
-mark()
-return 0]]
-
--- ARGV: interval ms, now. Answers the ids that went back to wait.
-M.stalled = COMMON .. [[
-if not redis.call('SET', p .. 'stalled-check', ARGV[2], 'NX', 'PX', ARGV[1]) then return {} end
-local back = {}
-for _, id in ipairs(redis.call('SMEMBERS', p .. 'stalled')) do
-  local key = p .. id
-  if redis.call('EXISTS', key .. ':lock') == 0 and redis.call('LREM', p .. 'active', 1, id) > 0 and redis.call('EXISTS', key) == 1 then
-    local count = redis.call('HINCRBY', key, 'stc', 1)
-    if count > 1 and not redis.call('HGET', key, 'rjk') then
-      redis.call('HSET', key, 'defa', 'job stalled more than allowable limit')
-    end
-    redis.call('RPUSH', wait_list(), id)
-    mark()
-    event('waiting', 'jobId', id, 'prev', 'active')
-    event('stalled', 'jobId', id)
-    table.insert(back, id)
+local lost = {}
+for at = 2, #ARGV, 2 do
+  local key = p .. ARGV[at] .. ':lock'
+  if redis.call('GET', key) == ARGV[at + 1] then
+    redis.call('SET', key, ARGV[at + 1], 'PX', ARGV[1])
+    redis.call('SREM', p .. 'stalled', ARGV[at])
+  else
+    lost[#lost + 1] = ARGV[at]
   end
 end
-redis.call('DEL', p .. 'stalled')
-for _, id in ipairs(redis.call('LRANGE', p .. 'active', 0, -1)) do redis.call('SADD', p .. 'stalled', id) end
+return lost]]
+
+-- ARGV: interval ms, now. Answers the ids that went back to wait.
+M.stalled = "local p = KEYS[1]\n" .. M.common .. [[
+if not call('SET', p .. 'stalled-check', ARGV[2], 'NX', 'PX', ARGV[1]) then return {} end
+local back = {}
+for _, id in ipairs(call('SMEMBERS', p .. 'stalled')) do
+  local key = p .. id
+  if call('EXISTS', key .. ':lock') == 0 and call('LREM', p .. 'active', 1, id) > 0 and call('EXISTS', key) == 1 then
+    local count = call('HINCRBY', key, 'stc', 1)
+    if count > 1 and call('HEXISTS', key, 'rjk') == 0 then call('HSET', key, 'defa', 'job stalled more than allowable limit') end
+    call('RPUSH', wait_list(p), id)
+    mark(p)
+    event(p, 'waiting', 'jobId', id, 'prev', 'active')
+    event(p, 'stalled', 'jobId', id)
+    back[#back + 1] = id
+  end
+end
+call('DEL', p .. 'stalled')
+local active = call('LRANGE', p .. 'active', 0, -1)
+for i = 1, #active, 1000 do call('SADD', p .. 'stalled', unpack(active, i, math.min(i + 999, #active))) end
 return back]]
 
 return M

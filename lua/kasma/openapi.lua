@@ -152,6 +152,9 @@ local function operation(decl, names, components)
         op.requestBody = { required = body.required ~= nil, content = { ["application/json"] = { schema = body } } }
         if decl.example then op.requestBody.content["application/json"].example = decl.example end
     end
+    if decl.streamed then
+        op.requestBody = { required = true, content = { [decl.body_type] = { schema = { type = "string", format = "binary" } } } }
+    end
     if decl.access == "public" or decl.bare then
         op.security = { {} }
     else

@@ -43,13 +43,14 @@ local M = {}
 ---@field access "public"|"user"|table
 ---@field module string|nil
 ---@field tag string|nil default: module
----@field body kasma.Schema|nil
+---@field body kasma.Schema|false|"stream"|nil false: the handler reads it by itself; "stream": piece by piece, with ctx.read
 ---@field query kasma.Schema|nil
 ---@field params table<string, kasma.Schema>|nil
 ---@field returns kasma.Schema|table<integer, any>|nil
 ---@field status integer
 ---@field idempotent boolean|string|nil
 ---@field handler fun(ctx: kasma.Context): any, integer|nil
+---@field body_type string|nil media type of a streamed body; default application/octet-stream
 ---@field strict boolean|nil public route on which a bad credential is 401 all the same
 ---@field account boolean|nil the caller's own account: reachable without membership
 ---@field restricted boolean|nil reachable with a session that may only set a password
@@ -77,10 +78,21 @@ function M.permission(key, description) permissions[key] = description end
 
 local SAFE = { GET = true, HEAD = true }
 
+-- A body that is taken piece by piece is never there whole, so that nothing can be said about it before the handler has begun:
+-- neither validated nor compared with that of an earlier request of the same key.
+local function declare_stream(name, decl)
+    assert(not decl.idempotent, name .. ": a route that streams its body cannot be idempotent by key")
+    assert(not decl.spool, name .. ": a body is streamed or spooled")
+    assert(not SAFE[decl.method], name .. ": a body to stream needs POST, PUT, PATCH or DELETE")
+    decl.streamed, decl.body, decl.idempotent = true, false, false
+    decl.body_type = (decl.body_type or "application/octet-stream"):lower()
+end
+
 local function add(method, path, decl)
     assert(type(decl.handler) == "function", method .. " " .. path .. ": a route needs a handler")
     assert(decl.bare or decl.access, method .. " " .. path .. ": who may call it?")
     decl.method, decl.path = method, path
+    if decl.body == "stream" then declare_stream(method .. " " .. path, decl) end
     decl.status = decl.status or (method == "POST" and 201 or 200)
     local who = decl.access
     if type(who) == "table" then
@@ -218,6 +230,14 @@ local function read_body(ctx)
         return parse_json(req)
     end
     return nil
+end
+
+-- Types that a browser sends anywhere without asking first are never a streamed body's.
+local function check_stream_type(ctx, decl)
+    local req = ctx.req
+    if req.content == "none" then return end
+    local kind = (req:header("content-type") or ""):match("^%s*([^;%s]*)"):lower()
+    if kind ~= decl.body_type then errors.unsupported{ message = ('unsupported content type "%s"'):format(kind) } end
 end
 
 -- Steps ----------------------------------------------------------------------------------------------------------------------
@@ -448,7 +468,11 @@ local function run(ctx, decl)
     if unsafe and identity and identity.via == "cookie" and web.is_cross_site(req) then
         errors.forbidden{ message = "Cross-site request refused", code = "cross_site" }
     end
-    if unsafe and decl.body ~= false then ctx.parsed = read_body(ctx) end
+    if decl.streamed then
+        check_stream_type(ctx, decl)
+    elseif unsafe and decl.body ~= false then
+        ctx.parsed = read_body(ctx)
+    end
     if decl.named_tenant then
         local source = decl.named_tenant == "params" and req.params or decl.named_tenant == "query" and req:query_table()
             or (type(ctx.parsed) == "table" and ctx.parsed) or {}
@@ -540,7 +564,7 @@ function M.mount()
             compile(decl)
             fn = handle(decl)
         end
-        local opts = { body_limit = decl.body_limit, spool = decl.spool, timeout_ms = decl.timeout_ms }
+        local opts = { body_limit = decl.body_limit, spool = decl.spool, stream = decl.streamed, timeout_ms = decl.timeout_ms }
         server.route(decl.method, decl.path, fn, opts)
         for _, alias in ipairs(decl.aliases or {}) do server.route(decl.method, alias, fn, opts) end
     end

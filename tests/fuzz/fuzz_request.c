@@ -34,6 +34,39 @@ static void on_any(struct request *r, void *data) {
     request_done(r);
 }
 
+/* A body taken piece by piece, of the size that the path says. "/take/0" answers without reading. */
+static void take(void *data) {
+    struct request *r = data;
+    size_t max = request_param(r, 0).len ? (size_t)(unsigned char)request_param(r, 0).at[0] - '0' : 0;
+    struct buf b = {0};
+    enum read_result result = READ_END;
+    while (max > 0 && max < 100 && (result = request_read(r, &b, max * 100)) == READ_SOME)
+        if (b.len > 64 * 1024) abort();
+    size_t n = b.len;
+    buf_free(&b);
+    if (result == READ_WAIT) {
+        request_on_readable(r, take, r);
+        return;
+    }
+    struct str why;
+    int status = result == READ_FAILED ? request_read_failure(r, &why) : n % 2 ? 200 : 201;
+    assert(status >= 200 && status < 600);
+    bool ok = request_respond(r, status, NULL, 0, STR("taken"));
+    assert(ok || request_gone(r));
+    request_done(r);
+}
+
+static void take_gone(void *data, enum error_kind why) {
+    (void)why;
+    request_done(data);
+}
+
+static void on_take(struct request *r, void *data) {
+    (void)data;
+    request_on_cancel(r, take_gone, r);
+    take(r);
+}
+
 static bool start(void) {
     struct server_settings set;
     struct error err;
@@ -45,11 +78,12 @@ static bool start(void) {
     set.linger_ms = 1;
     server = server_new(&set);
     if (!server) return false;
-    struct route_options spool = {.spool = true};
+    struct route_options spool = {.spool = true}, stream = {.stream = true};
     struct routes *t = server_routes(server);
     return routes_add(t, HTTP_M_GET, STR("/:id"), on_any, NULL, NULL, &err) &&
            routes_add(t, HTTP_M_POST, STR("/"), on_any, NULL, NULL, &err) &&
-           routes_add(t, HTTP_M_POST, STR("/up"), on_any, NULL, &spool, &err);
+           routes_add(t, HTTP_M_POST, STR("/up"), on_any, NULL, &spool, &err) &&
+           routes_add(t, HTTP_M_POST, STR("/take/:size"), on_take, NULL, &stream, &err);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {

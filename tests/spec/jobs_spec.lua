@@ -1,34 +1,11 @@
 -- Queues: what lies in Redis for a job, and what becomes of it. On real Redis, with queues of their own.
-local crypto = require("core.crypto")
 local json = require("core.json")
 local redis = require("core.redis")
 local sched = require("core.sched")
-local time = require("core.time")
 local jobs = require("kasma.jobs")
+local support = require("spec.jobs_support")
 
-local function fresh() return "spec-" .. crypto.random_hex(6) end
-
-local function hash(queue, id)
-    local flat = redis.call("HGETALL", jobs.base(queue) .. id)
-    local fields = {}
-    for i = 1, #flat, 2 do fields[flat[i]] = flat[i + 1] end
-    return fields
-end
-
-local function eventually(fn)
-    for _ = 1, 500 do
-        local value = fn()
-        if value then return value end
-        sched.sleep(20)
-    end
-    error("the condition did not come true in time", 2)
-end
-
-local function events(queue)
-    local names = {}
-    for _, entry in ipairs(redis.call("XRANGE", jobs.base(queue) .. "events", "-", "+")) do names[#names + 1] = entry[2][2] end
-    return names
-end
+local fresh, hash, eventually, events = support.fresh, support.hash, support.eventually, support.events
 
 describe("a queue", function()
     it("holds a job as BullMQ does", function()
@@ -102,37 +79,145 @@ describe("a queue", function()
 
     it("gives a job back whose worker died, once, then fails it", function()
         local q = fresh()
-        local scripts = require("kasma.jobs_scripts")
-        local id = jobs.add(q, "x", {}, { attempts = 3 })
         local prefix = jobs.base(q)
-        local function take() return redis.eval(scripts.fetch, { prefix }, { "dead:1", tostring(time.now()), "30000", "" }) end
-        local function check()
-            redis.call("DEL", prefix .. "stalled-check")
-            return redis.eval(scripts.stalled, { prefix }, { "30000", tostring(time.now()) })
-        end
-        assert.equal(id, take()[2])
-        assert.same({}, check())
+        local id = jobs.add(q, "x", {}, { attempts = 3 })
+        assert.equal(id, support.take(q, "dead")[1].id)
+        assert.same({}, support.check_stalled(q))
         redis.call("DEL", prefix .. id .. ":lock")
-        assert.same({ id }, check())
+        assert.same({ id }, support.check_stalled(q))
         assert.equal("1", hash(q, id).stc)
         assert.is_nil(hash(q, id).defa)
-        assert.equal(id, take()[2])
-        check()
+        assert.equal(id, support.take(q, "dead")[1].id)
+        support.check_stalled(q)
         redis.call("DEL", prefix .. id .. ":lock")
-        assert.same({ id }, check())
+        assert.same({ id }, support.check_stalled(q))
         assert.equal("job stalled more than allowable limit", hash(q, id).defa)
+        jobs.handler(q, "x", function() error("it must not run any more") end)
+        jobs.work(q)
+        eventually(function() return hash(q, id).finishedOn end)
+        assert.equal("job stalled more than allowable limit", hash(q, id).failedReason)
+    end)
+
+    it("leaves a job to a worker that still holds its lock", function()
+        local q = fresh()
+        local id = jobs.add(q, "x", {})
+        support.take(q, "alive")
+        support.check_stalled(q)
+        assert.same({}, support.check_stalled(q))
+        assert.same({ id }, redis.call("LRANGE", jobs.base(q) .. "active", 0, -1))
     end)
 
     it("refuses to end a job that another worker holds", function()
         local q = fresh()
-        local scripts = require("kasma.jobs_scripts")
         local id = jobs.add(q, "x", {})
-        redis.eval(scripts.fetch, { jobs.base(q) }, { "a:1", tostring(time.now()), "30000", "" })
-        local function finish(token)
-            return redis.eval(scripts.finish, { jobs.base(q) }, { id, token, tostring(time.now()), "completed", "null", "-1", "", "", "0" })
-        end
-        assert.equal(-6, finish("b:1"))
-        assert.equal(0, finish("a:1"))
-        assert.equal(-2, finish("a:1"))
+        support.take(q, "a")
+        assert.equal(-6, support.complete(q, id, "b:0"))
+        assert.equal(0, support.complete(q, id, "a:0"))
+        assert.equal(-2, support.complete(q, id, "a:0"))
+        redis.call("DEL", jobs.base(q) .. id)
+        assert.equal(-1, support.complete(q, id, "a:0"))
+    end)
+
+    it("renews the locks of what runs, and of nothing else", function()
+        local q = fresh()
+        local id, gate = jobs.add(q, "long", {}), true
+        jobs.handler(q, "long", function()
+            while gate do sched.sleep(10) end
+        end)
+        jobs.work(q, { lock_ms = 300, stalled_ms = 100 })
+        local prefix = jobs.base(q)
+        eventually(function() return #redis.call("LRANGE", prefix .. "active", 0, -1) == 1 end)
+        -- Many checks pass in which the lock would have run out.
+        local checks, last = 0, nil
+        eventually(function()
+            local now = redis.call("GET", prefix .. "stalled-check")
+            if now ~= last then checks, last = checks + 1, now end
+            return checks >= 12
+        end)
+        assert.is_nil(hash(q, id).stc)
+        gate = false
+        eventually(function() return hash(q, id).finishedOn end)
+        assert.equal("1", hash(q, id).ats)
+        assert.equal(0, redis.call("EXISTS", prefix .. id .. ":lock"))
+    end)
+
+    it("fails alone the job whose handler breaks, in whatever way", function()
+        local q = fresh()
+        jobs.handler(q, "table", function() error({ message = { "a", "b" } }) end)
+        jobs.handler(q, "memory", function() return ("xx"):rep(2 ^ 31 - 5) end)
+        jobs.handler(q, "depth", function()
+            local function down() return 1 + down() end
+            return down()
+        end)
+        jobs.handler(q, "answer", function() return function() end end)
+        jobs.handler(q, "time", function() sched.sleep(60000) end, { timeout_ms = 30 })
+        jobs.handler(q, "fine", function() return "ok" end)
+        local names = { "table", "memory", "depth", "answer", "time", "fine" }
+        local ids = {}
+        for _, name in ipairs(names) do ids[name] = jobs.add(q, name, {}) end
+        redis.call("HSET", jobs.base(q) .. jobs.add(q, "fine", {}, { jobId = "garbage" }), "data", "{not json")
+        jobs.work(q, { concurrency = 3 })
+        eventually(function() return hash(q, "garbage").finishedOn and hash(q, ids.fine).finishedOn and hash(q, ids.time).finishedOn end)
+        eventually(function() return redis.call("LLEN", jobs.base(q) .. "active") == 0 end)
+        assert.equal("a; b", hash(q, ids.table).failedReason)
+        assert.matches("memory", hash(q, ids.memory).failedReason)
+        assert.matches("overflow", hash(q, ids.depth).failedReason)
+        assert.matches("no JSON", hash(q, ids.answer).failedReason)
+        assert.matches("deadline", hash(q, ids.time).failedReason)
+        assert.equal("the job's data is no JSON", hash(q, "garbage").failedReason)
+        assert.equal('"ok"', hash(q, ids.fine).returnvalue)
+    end)
+
+    it("honours a limit of the rate, the queue's own and a handler's", function()
+        local q = fresh()
+        local ran = 0
+        jobs.handler(q, "*", function() ran = ran + 1 end)
+        require("kasma.jobs_queue").set_limits(q, { max = 2, duration = 600000 })
+        for _ = 1, 5 do jobs.add(q, "x", {}) end
+        assert.equal(2, #support.take(q, "w", 5))
+        assert.equal(0, #support.take(q, "w", 5))
+        require("kasma.jobs_queue").set_limits(q, { concurrency = 3 })
+        redis.call("DEL", jobs.base(q) .. "limiter")
+        assert.equal(1, #support.take(q, "w", 5))
+
+        local r = fresh()
+        local id = jobs.add(r, "once", {})
+        local tries = 0
+        jobs.handler(r, "once", function(job)
+            tries = tries + 1
+            if tries == 1 then jobs.rate_limit(job, 50) end
+            return tries
+        end)
+        jobs.work(r)
+        eventually(function() return hash(r, id).finishedOn end)
+        assert.same({ "2", "1", "2" }, { hash(r, id).returnvalue, hash(r, id).atm, hash(r, id).ats })
+    end)
+
+    it("shows its worker by the name of its connection", function()
+        local q = fresh()
+        jobs.handler(q, "x", function() end)
+        jobs.work(q, { name = "left" })
+        local list = eventually(function()
+            local found = require("kasma.jobs_queue").workers(q)
+            return #found > 0 and found
+        end)
+        assert.equal("left", list[1].name)
+    end)
+
+    it("ends its worker's tasks: what runs ends, or goes back when the grace is over", function()
+        local q = fresh()
+        local release
+        jobs.handler(q, "short", function() sched.sleep(50) end)
+        jobs.handler(q, "stuck", function() while not release do sched.sleep(10) end end)
+        local short, stuck = jobs.add(q, "short", {}), jobs.add(q, "stuck", {})
+        local worker = jobs.work(q, { grace_ms = 300 })
+        eventually(function() return worker.count == 2 end)
+        worker:stop()
+        assert.truthy(hash(q, short).finishedOn)
+        eventually(function() return worker.ended end)
+        assert.same({ stuck }, redis.call("LRANGE", jobs.base(q) .. "wait", 0, -1))
+        assert.equal(0, redis.call("EXISTS", jobs.base(q) .. stuck .. ":lock"))
+        assert.is_nil(hash(q, stuck).atm)
+        release = true
     end)
 end)

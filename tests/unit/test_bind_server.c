@@ -82,6 +82,39 @@ static const char program[] =
     "  if not ok then req:respond(404, text, err.kind .. ' ' .. err.code) end\n"
     "end)\n"
     "server.route('GET', '/self', function(req) assert(req:file(arg_file, { ['X-A'] = 'b' })) ended = ended + 1 end)\n"
+    "server.route('POST', '/pieces', function(req)\n"
+    "  sched.defer(function() ended = ended + 1 end)\n"
+    "  local whole, parts = req:body()\n"
+    "  assert(whole == '' or not whole and parts.code == 'stream' and not req:json() and not req:form() and not "
+    "req:multipart())\n"
+    "  local n, bytes, all = 0, 0, {}\n"
+    "  while true do\n"
+    "    local piece, err = req:read(tonumber(req:header('X-Max')))\n"
+    "    if err then\n"
+    "      why = err.kind\n"
+    "      return req:respond(tonumber(err.code) or 500, text, err.kind .. ' ' .. err.message)\n"
+    "    end\n"
+    "    if not piece then break end\n"
+    "    n, bytes = n + 1, bytes + #piece\n"
+    "    all[#all + 1] = piece:sub(1, 3)\n"
+    "  end\n"
+    "  req:respond(200, text, n .. ' ' .. bytes .. ' ' .. req.content .. ' ' .. table.concat(all, '|'))\n"
+    "end, { stream = true, body_limit = 100000 })\n"
+    "server.route('POST', '/two-readers', function(req)\n"
+    "  local other\n"
+    "  local t = sched.spawn(function() local _, err = req:read() other = err.kind end)\n"
+    "  local piece, err = req:read()\n"
+    "  sched.sleep(1)\n"
+    "  req:respond(200, text, piece .. ' ' .. other)\n"
+    "end, { stream = true })\n"
+    "server.route('POST', '/other-reader', function(req)\n"
+    "  sched.spawn(function() local _, err = req:read() why = err.kind .. ' ' .. err.message end)\n"
+    "  sched.sleep(1)\n"
+    "  req:respond(200, text, 'without it')\n"
+    "end, { stream = true })\n"
+    "server.route('POST', '/undeclared', function(req)\n"
+    "  local ok, err = pcall(req.read, req) req:respond(200, text, err)\n"
+    "end)\n"
     "server.fallback(function(req) req:respond(404, text, 'Cannot ' .. req.method .. ' ' .. req.target) end)\n";
 
 static void run(const char *text) {
@@ -281,6 +314,53 @@ static void test_streams_and_files(void **state) {
     assert_int_equal((int)number("ended"), 3);
 }
 
+static void test_bodies_in_pieces(void **state) {
+    (void)state;
+    expect("POST /pieces HTTP/1.1\r\n" HOST
+           "Content-Type: application/json\r\nX-Max: 4\r\nContent-Length: 10\r\n\r\n0123456789",
+           "HTTP/1.1 200", "\r\n\r\n3 10 json 012|456|89");
+    expect("POST /pieces HTTP/1.1\r\n" HOST "Content-Length: 0\r\n\r\n", "HTTP/1.1 200", "\r\n\r\n0 0 none ");
+    struct client c;
+    client_open(&c);
+    client_says(&c, "POST /pieces HTTP/1.1\r\n" HOST "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n");
+    WAIT_UNTIL(task_count() == 1);
+    client_says(&c, "2\r\nde\r\n");
+    client_says(&c, "0\r\n\r\n");
+    client_wait(&c, 1);
+    assert_non_null(strstr(client_text(&c), "\r\n\r\n2 5 text abc|de"));
+    /* Too large, found out on the way. */
+    char *large = malloc(200100);
+    assert_non_null(large);
+    int head = snprintf(large, 200, "POST /pieces HTTP/1.1\r\n" HOST "Transfer-Encoding: chunked\r\n\r\n30D40\r\n");
+    assert_true(head > 0);
+    memset(large + head, 'x', 200000);
+    large[head + 200000] = '\0';
+    client_says(&c, large);
+    free(large);
+    client_wait_close(&c);
+    assert_non_null(strstr(client_text(&c), "HTTP/1.1 413"));
+    assert_non_null(strstr(client_text(&c), "limit request entity too large"));
+    client_close(&c);
+    expect("POST /undeclared HTTP/1.1\r\n" HOST "Content-Length: 2\r\n\r\nab", "HTTP/1.1 200", "does not say");
+    expect("POST /two-readers HTTP/1.1\r\n" HOST "Content-Length: 2\r\n\r\nab", "HTTP/1.1 200", "\r\n\r\nab busy");
+    /* A task that outlives the answer is told. */
+    client_open(&c);
+    client_says(&c, "POST /other-reader HTTP/1.1\r\n" HOST "Content-Length: 2\r\n\r\n");
+    client_wait(&c, 1);
+    WAIT_UNTIL(task_count() == 0);
+    assert_true(is_text("why", "cancelled the request has ended"));
+    client_close(&c);
+    /* A client that vanishes: the read fails, and what was deferred runs. */
+    int before = (int)number("ended");
+    client_open(&c);
+    client_says(&c, "POST /pieces HTTP/1.1\r\n" HOST "Content-Length: 100\r\n\r\nabc");
+    WAIT_UNTIL(task_count() == 1);
+    client_close(&c);
+    WAIT_UNTIL(task_count() == 0);
+    assert_true(is_text("why", "cancelled"));
+    assert_int_equal((int)number("ended"), before + 1);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_what_a_handler_sees, setup, teardown),
@@ -289,6 +369,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_errors, setup, teardown),
         cmocka_unit_test_setup_teardown(test_deadline_and_cancel, setup, teardown),
         cmocka_unit_test_setup_teardown(test_streams_and_files, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_bodies_in_pieces, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,409 @@
+-- The worker of one queue in one process. Two tasks: the pump, which alone speaks with the queue's lists, one script call at a time
+-- (`cycle`: end what ran, take as many as there is room for), and the waiter, which sleeps on the marker while nothing is there. What
+-- ends while a call is under way rides the next one, so that a busy queue costs one round trip for many jobs. Each job is a task of
+-- its own: what it raises (an error, lack of memory, a passed time limit) fails that job alone.
+--
+-- Invariants: a job taken is in `running` until its end has been told to Redis; its lock is renewed for exactly as long. A call
+-- that fails leaves what it should have told in `done`, to be told again: the scripts answer a negative code to what is no longer
+-- ours. Every wait ends when the task is cancelled, and so does its loop.
+local config = require("core.config")
+local json = require("core.json")
+local metrics = require("core.metrics")
+local redis = require("core.redis")
+local sched = require("core.sched")
+local time = require("core.time")
+local uuid = require("core.uuid")
+local errors = require("kasma.errors")
+local log = require("kasma.log")
+local jobs = require("kasma.jobs")
+local scripts = require("kasma.jobs_scripts")
+
+local M = {}
+
+local LOCK_MS, STALLED_MS = 30000, 30000
+local IDLE_S, MAX_WAIT_S, LEAST_WAIT_S = 5, 10, 0.002
+local METRIC_POINTS = "1440"
+local DONE_MAX = 500 -- ends told in one call
+local LAST_MS = 2000 -- of the grace, kept for giving back what still runs
+
+local done_total, waiting_gauge
+
+local Worker = {}
+Worker.__index = Worker
+
+local Job = {}
+Job.__index = Job
+
+--- Says how far the job is.
+---@param value any
+function Job:update_progress(value) require("kasma.jobs_queue").update_progress(self.queue, self.id, value) end
+
+--- Keeps a line with the job.
+---@param text string
+function Job:log(text) require("kasma.jobs_queue").add_log(self.queue, self.id, text, self.opts.kl) end
+
+--- What the job's children answered, by their keys.
+---@return table<string, any>
+function Job:children_values() return require("kasma.jobs_queue").children_values(self.queue, self.id) end
+
+--- The job as a parent of others: `parent` of jobs.add.
+---@return {id: string, queue: string}
+function Job:as_parent() return { id = self.id, queue = (jobs.base(self.queue):gsub(":$", "")) } end
+
+local function describe(err)
+    if type(err) == "table" then
+        local message = err.message or err.kind or "failed"
+        return type(message) == "table" and table.concat(message, "; ") or tostring(message)
+    end
+    return (tostring(err):match("^[^\n]*"))
+end
+
+local function is_cancelled(err) return type(err) == "table" and (err.kind == "cancelled" or err.kind == "deadline") end
+
+local function backoff_ms(opts, made)
+    local backoff = opts.backoff
+    if type(backoff) == "number" then backoff = { type = "fixed", delay = backoff } end
+    if type(backoff) ~= "table" then return 0 end
+    local delay = tonumber(backoff.delay) or 0
+    if backoff.type == "exponential" then delay = math.floor(2 ^ (made - 1) * delay + 0.5) end
+    local jitter = tonumber(backoff.jitter) or 0
+    if jitter > 0 then delay = math.floor(delay * (1 - jitter) + math.random() * delay * jitter) end
+    return math.min(delay, 3155760000000)
+end
+
+local function text(n) return n and ("%.0f"):format(n) or "" end
+
+-- count, age, limit of removeOnComplete or removeOnFail, as the script takes them.
+local function keep_rule(value)
+    if value == true then return "0", "", "" end
+    if type(value) == "number" then return text(value), "", "" end
+    if type(value) ~= "table" then return "", "", "" end
+    return text(tonumber(value.count)), text(tonumber(value.age)), text(tonumber(value.limit))
+end
+
+-- An end ready to be told: {job, id, token, what, value, count, age, limit, traces, extra}.
+local function end_of(worker, job, ok, result)
+    local entry = { job = job, id = job.id, token = job.token, extra = "", traces = "", count = "", age = "", limit = "" }
+    if ok then
+        entry.what = "completed"
+        entry.count, entry.age, entry.limit = keep_rule(job.opts.removeOnComplete)
+        local encoded, value = pcall(json.encode, result)
+        if result == nil then value = "null" end
+        if result == nil or encoded and value then
+            entry.value, entry.outcome = value, "completed"
+            return entry
+        end
+        result = "the handler's answer is no JSON: " .. describe(value)
+    end
+    local kind = getmetatable(result)
+    if kind == jobs.signals.back then
+        entry.what, entry.value, entry.outcome = "back", "", "limited"
+        return entry
+    elseif kind == jobs.signals.later then
+        entry.what, entry.value, entry.extra, entry.outcome = "later", "", text(result.delay), "postponed"
+        return entry
+    elseif kind == jobs.signals.children then
+        entry.what, entry.value, entry.outcome = "children", "", "waiting-children"
+        return entry
+    end
+    local message = describe(result)
+    local made = job.attempts_made + 1
+    entry.value, entry.traces = message, json.encode(json.array{ type(result) == "string" and result or message })
+    local final = kind == jobs.signals.unrecoverable
+    if not final and made < (tonumber(job.opts.attempts) or 0) then
+        entry.what, entry.extra, entry.outcome = "retry", text(backoff_ms(job.opts, made)), "retried"
+        return entry
+    end
+    entry.what, entry.outcome, entry.extra = "failed", "failed", final and "0" or "1"
+    entry.count, entry.age, entry.limit = keep_rule(job.opts.removeOnFail)
+    log.warn("job failed", { queue = worker.queue, job = job.name, id = job.id, attempts = made, error = message })
+    return entry
+end
+
+-- Running ------------------------------------------------------------------------------------------------------------------
+
+local function traced(err)
+    if type(err) == "table" then return err end
+    local ok, trace = pcall(debug.traceback, tostring(err), 2)
+    return ok and trace or tostring(err)
+end
+
+local function call_handler(handler, job)
+    if not handler.timeout_ms then return xpcall(handler.fn, traced, job) end
+    -- The limit is a task's: one of its own, or the job's end could not be told after it.
+    return pcall(function()
+        return sched.parallel{ function()
+            local begun = time.mono()
+            sched.deadline(handler.timeout_ms)
+            local result = handler.fn(job)
+            -- A handler that swallows the error of the wait that was cut has not done its work either.
+            if time.mono() - begun >= handler.timeout_ms * 1000 then error("the job passed its deadline", 0) end
+            return result
+        end }[1]
+    end)
+end
+
+-- Plans the scheduler's next run, before this one begins: a schedule must not end because a run did. False: Redis could not be asked,
+-- and the job goes back.
+function Worker:follow(job)
+    for _ = 1, 5 do
+        local ok, why = pcall(require("kasma.jobs_schedule").follow, self.queue, job)
+        if ok then return true end
+        log.warn("the next run was not planned", { queue = self.queue, id = job.id, error = describe(why) })
+        if not errors.is_unavailable(why) then return true end
+        if not sched.sleep(200) then return false end
+    end
+    return false
+end
+
+function Worker:run(job)
+    local handler = jobs.handler_of(self.queue, job.name)
+    local ok, result
+    if job.scheduler and not self:follow(job) then
+        ok, result = false, setmetatable({ message = "Redis is away" }, jobs.signals.back)
+    elseif job.broken then
+        ok, result = false, setmetatable({ message = job.broken }, jobs.signals.unrecoverable)
+    elseif handler then
+        ok, result = call_handler(handler, job)
+    else
+        ok, result = false, setmetatable({ message = "No handler for job " .. tostring(job.name) }, jobs.signals.unrecoverable)
+    end
+    local good, entry = pcall(end_of, self, job, ok, result)
+    if not good then
+        entry = { job = job, id = job.id, token = job.token, what = "failed", value = "the job's end cannot be told: " .. describe(entry),
+            count = "", age = "", limit = "", traces = "", extra = "0", outcome = "failed" }
+    end
+    self.done[#self.done + 1] = entry
+    self:wake()
+end
+
+local function job_of(self, id, flat, token)
+    local fields = {}
+    for i = 1, #flat, 2 do fields[flat[i]] = flat[i + 1] end
+    local job = setmetatable({ id = id, token = token, queue = self.queue, name = fields.name or "",
+        attempts_made = tonumber(fields.atm) or 0, attempts_started = (tonumber(fields.ats) or 0) + 1,
+        stalled = tonumber(fields.stc) or 0, timestamp = tonumber(fields.timestamp), scheduler = fields.rjk,
+        next_id = fields.nrjid, parent_key = fields.parentKey, broken = fields.defa }, Job)
+    local ok, data = pcall(json.decode, fields.data or "{}")
+    local good, opts = pcall(json.decode, fields.opts or "{}")
+    job.data, job.opts = data, good and type(opts) == "table" and opts or {}
+    if not ok or data == nil then
+        job.data = nil
+        job.broken = job.broken or "the job's data is no JSON"
+    end
+    return job
+end
+
+-- The pump -----------------------------------------------------------------------------------------------------------------
+
+function Worker:wake()
+    if self.signal:waiting() > 0 then self.signal:release() end
+end
+
+-- What became of an end. Codes: 0 done; -1 no such job, -2 no lock, -3 not active, -6 another's lock: not ours any more.
+function Worker:settle(entry, code)
+    local job = entry.job
+    if code == -4 or code == -9 then
+        -- It is still ours and cannot be completed.
+        local why = code == -4 and "Job " .. job.id .. " has pending dependencies" or "Job " .. job.id .. " has failed children"
+        self.done[#self.done + 1] = end_of(self, job, false, setmetatable({ message = why }, jobs.signals.unrecoverable))
+        return
+    elseif entry.what == "children" and code == 1 then
+        entry.what = "back"
+        self.done[#self.done + 1] = entry
+        return
+    elseif code ~= 0 then
+        log.warn("job is not ours any more", { queue = self.queue, id = job.id, code = tostring(code), outcome = entry.outcome })
+    end
+    if code == 0 then done_total:add(1, self.queue, job.name, entry.outcome) end
+    if self.running[job.id] == entry.token then
+        self.running[job.id] = nil
+        self.count = self.count - 1
+    end
+end
+
+function Worker:cycle(take)
+    local entries = self.done
+    local told = math.min(#entries, DONE_MAX)
+    if #entries > DONE_MAX then
+        local later = {}
+        for i = DONE_MAX + 1, #entries do later[#later + 1] = entries[i] end
+        self.done = later
+    else
+        self.done = {}
+    end
+    local first = self.counter
+    local limiter = self.limiter or {}
+    local args = { text(time.now()), text(self.lock_ms), self.name or "", text(limiter.max), text(limiter.duration), text(take), self.id,
+        text(first), METRIC_POINTS }
+    local n = #args
+    for i = 1, told do
+        local e = entries[i]
+        args[n + 1], args[n + 2], args[n + 3], args[n + 4], args[n + 5] = e.id, e.token, e.what, e.value, e.count
+        args[n + 6], args[n + 7], args[n + 8], args[n + 9] = e.age, e.limit, e.traces, e.extra
+        n = n + 9
+    end
+    local answer, err = redis.eval(scripts.cycle, { self.prefix }, args)
+    if type(answer) ~= "table" or answer.err then
+        -- What was to be told is told again; if it had been, the script answers that it is not ours.
+        for i = 1, told do self.done[#self.done + 1] = entries[i] end
+        return false, err or answer
+    end
+    for i = 1, told do self:settle(entries[i], answer[1][i]) end
+    local taken = answer[2]
+    self.counter = first + #taken / 2
+    for i = 1, #taken, 2 do
+        local job = job_of(self, taken[i], taken[i + 1], self.id .. ":" .. text(first + (i - 1) / 2))
+        self.running[job.id] = job.token
+        self.count = self.count + 1
+        sched.spawn(self.run, self, job)
+    end
+    if take > 0 then
+        self.ready = #taken / 2 == take
+        self.next_due, self.limited_ms = tonumber(answer[3]) or 0, tonumber(answer[4]) or 0
+        if not self.ready and self.idle:waiting() > 0 then self.idle:release() end
+    end
+    return true
+end
+
+function Worker:pump()
+    while true do
+        local free = self.concurrency - self.count
+        local take = (self.ready or #self.done > 0) and not self.stopping and free > 0 and free or 0
+        if #self.done == 0 and take == 0 then
+            if self.stopping and self.count == 0 then break end
+            if not self.signal:acquire() then break end
+        else
+            local ok, why = self:cycle(take)
+            if not ok then
+                if is_cancelled(why) then break end
+                if not self.quiet then log.warn("queue cannot be reached", { queue = self.queue, error = describe(why) }) end
+                self.quiet = true
+                if not sched.sleep(500) or (self.stopping and self.given_back) then break end
+            else
+                self.quiet = false
+            end
+        end
+    end
+    self.ended = true
+end
+
+-- The waiter: sleeps on the marker while the pump says that nothing is there.
+function Worker:wait()
+    while not self.stopping do
+        if self.ready then
+            if not self.idle:acquire() then break end
+        elseif self.limited_ms > 0 then
+            if not sched.sleep(math.min(self.limited_ms, MAX_WAIT_S * 1000)) then break end
+            self.limited_ms, self.ready = 0, true
+            self:wake()
+        else
+            local seconds = IDLE_S
+            if self.next_due > 0 then
+                seconds = math.max(LEAST_WAIT_S, math.min((self.next_due - time.now()) / 1000, MAX_WAIT_S))
+            end
+            local popped, err = self.blocking:call("BZPOPMIN", self.prefix .. "marker", ("%.3f"):format(seconds))
+            if self.stopping then break end
+            if err then
+                if is_cancelled(err) or not sched.sleep(500) then break end
+            end
+            local score = type(popped) == "table" and tonumber(popped[3]) or 0
+            if score > time.now() then
+                -- The mark of what falls due later: nothing to take yet.
+                if self.next_due == 0 or score < self.next_due then self.next_due = score end
+            else
+                self.ready = true
+                self:wake()
+            end
+        end
+    end
+    self.blocking:close()
+end
+
+-- Beside them --------------------------------------------------------------------------------------------------------------
+
+function Worker:renew()
+    local args = { text(self.lock_ms) }
+    for id, token in pairs(self.running) do
+        args[#args + 1], args[#args + 2] = id, token
+    end
+    if #args == 1 then return end
+    local lost = redis.eval(scripts.extend, { self.prefix }, args)
+    if type(lost) ~= "table" then return end
+    for _, id in ipairs(lost) do
+        if self.running[id] then log.warn("a running job lost its lock", { queue = self.queue, id = id }) end
+    end
+end
+
+function Worker:check_stalled()
+    local answer = redis.eval(scripts.stalled, { self.prefix }, { text(self.stalled_ms), text(time.now()) })
+    if type(answer) ~= "table" then return end
+    for _, id in ipairs(answer) do log.warn("stalled job went back to wait", { queue = self.queue, id = id }) end
+end
+
+-- Each second: a shifted clock makes jobs due that the waiter sleeps for.
+function Worker:look_at_clock()
+    local shift = time.shift()
+    if shift == self.shift then return end
+    self.shift = shift
+    self.ready = true
+    self:wake()
+end
+
+function Worker:measure()
+    local answer = redis.pipeline{ { "LLEN", self.prefix .. "wait" }, { "ZCARD", self.prefix .. "prioritized" },
+        { "LLEN", self.prefix .. "paused" } }
+    if type(answer) ~= "table" then return end
+    waiting_gauge:set((tonumber(answer[1]) or 0) + (tonumber(answer[2]) or 0) + (tonumber(answer[3]) or 0), self.queue)
+end
+
+function Worker:stop()
+    self.stopping = true
+    self:wake()
+    if self.idle:waiting() > 0 then self.idle:release() end
+    self.blocking:close()
+    local limit = time.mono() + self.grace_ms * 1000
+    local renewed = time.mono()
+    while not self.ended and time.mono() < limit do
+        if not sched.sleep(20) then return end
+        if time.mono() - renewed > self.lock_ms * 500 then
+            self:renew()
+            renewed = time.mono()
+        end
+    end
+    if self.ended then return end
+    -- Whatever its handler still does: another worker may take it now.
+    for id, token in pairs(self.running) do
+        self.done[#self.done + 1] = { job = { id = id, name = "" }, id = id, token = token, what = "back", value = "", count = "", age = "",
+            limit = "", traces = "", extra = "", outcome = "given back" }
+    end
+    self.given_back = true
+    self:wake()
+end
+
+--- Starts a worker; jobs.work says more.
+---@param queue string
+---@param opts table
+---@return table worker {count = jobs that run, ended = true once it has stopped, stop = function(self)}
+function M.start(queue, opts)
+    done_total = done_total or metrics.counter("kasma_jobs_total", "Jobs ended", { "queue", "name", "outcome" })
+    waiting_gauge = waiting_gauge or metrics.gauge("kasma_jobs_waiting", "Jobs that wait", { "queue" })
+    local self = setmetatable({ queue = queue, prefix = jobs.base(queue), id = uuid.v4(), counter = 0, count = 0, running = {}, done = {},
+        name = opts.name, limiter = opts.limiter, lock_ms = opts.lock_ms or LOCK_MS, stalled_ms = opts.stalled_ms or STALLED_MS,
+        concurrency = opts.concurrency or tonumber(config.get("WORKER_CONCURRENCY")) or 8, ready = true, next_due = 0, limited_ms = 0,
+        grace_ms = opts.grace_ms or math.max(0, (tonumber(config.get("SHUTDOWN_GRACE")) or 25) * 1000 - LAST_MS),
+        shift = time.shift(), signal = sched.semaphore(1), idle = sched.semaphore(1) }, Worker)
+    self.signal:acquire()
+    self.idle:acquire()
+    self.blocking = errors.check(redis.dedicated(jobs.connection_name(queue, opts.name)))
+    sched.every(math.max(1, self.lock_ms / 2), function() self:renew() end)
+    sched.every(self.stalled_ms, function() self:check_stalled() end)
+    sched.every(1000, function() self:look_at_clock() end)
+    sched.every(15000, function() self:measure() end)
+    sched.on_stop(function() self:stop() end)
+    sched.spawn(self.pump, self)
+    sched.spawn(self.wait, self)
+    return self
+end
+
+return M

@@ -1,0 +1,427 @@
+-- Deduplication, flows, and what a dashboard does: what lies in Redis before and after. Facts as BullMQ 5.81.5 leaves them.
+local json = require("core.json")
+local redis = require("core.redis")
+local jobs = require("kasma.jobs")
+local queues = require("kasma.jobs_queue")
+local support = require("spec.jobs_support")
+
+local fresh, hash, eventually, events = support.fresh, support.hash, support.eventually, support.events
+local take, complete, fail = support.take, support.complete, support.fail
+
+local function ids(queue, state)
+    local list = {}
+    for i, job in ipairs(queues.list(queue, state, 0, 100)) do list[i] = job.id end
+    return list
+end
+
+local function error_of(fn, ...)
+    local ok, err = pcall(fn, ...)
+    assert(not ok, "an error was expected")
+    return err
+end
+
+describe("deduplication", function()
+    it("keeps the first while it lives, and forgets it with the job", function()
+        local q = fresh()
+        local de = { deduplication = { id = "d" } }
+        assert.equal("1", jobs.add(q, "a", { x = 1 }, de))
+        assert.equal("1", jobs.add(q, "a", { x = 2 }, de))
+        assert.equal("d", hash(q, "1").deid)
+        assert.same({ id = "d" }, json.decode(hash(q, "1").opts).de)
+        assert.same({ "added", "waiting", "debounced", "deduplicated" }, events(q))
+        take(q, "w")
+        complete(q, "1", "w:0")
+        assert.equal("3", jobs.add(q, "a", { x = 3 }, de))
+        assert.equal(0, queues.remove(q, "3"))
+        assert.equal(0, redis.call("EXISTS", jobs.base(q) .. "de:d"))
+    end)
+
+    it("takes over an id without time whose job is gone", function()
+        local q = fresh()
+        jobs.add(q, "a", {}, { deduplication = { id = "d" } })
+        redis.call("DEL", jobs.base(q) .. "1")
+        assert.equal("2", jobs.add(q, "a", {}, { deduplication = { id = "d" } }))
+    end)
+
+    it("throttles for a time, which `extend` begins anew", function()
+        local q = fresh()
+        jobs.add(q, "a", {}, { deduplication = { id = "d", ttl = 50000 } })
+        take(q, "w")
+        complete(q, "1", "w:0")
+        assert.equal("1", jobs.add(q, "a", {}, { deduplication = { id = "d", ttl = 90000, extend = true } }))
+        assert.is_true(redis.call("PTTL", jobs.base(q) .. "de:d") > 60000)
+    end)
+
+    it("replaces a delayed job with the newest", function()
+        local q = fresh()
+        local opts = { delay = 60000, deduplication = { id = "d", ttl = 60000, extend = true, replace = true } }
+        jobs.add(q, "a", { x = 1 }, opts)
+        assert.equal("2", jobs.add(q, "a", { x = 2 }, opts))
+        assert.same({ "2" }, ids(q, "delayed"))
+        assert.same({}, hash(q, "1"))
+        assert.same({ "added", "delayed", "removed", "debounced", "deduplicated", "added", "delayed" }, events(q))
+    end)
+
+    it("holds the newest duplicate while the owner runs, and adds it when that ends, in success and in failure", function()
+        for _, finish in ipairs{ complete, fail } do
+            local q = fresh()
+            local de = { id = "d", keepLastIfActive = true }
+            jobs.add(q, "a", { x = 1 }, { deduplication = de })
+            take(q, "w")
+            jobs.add(q, "a", { x = 2 }, { deduplication = de, priority = 2 })
+            jobs.add(q, "b", { x = 3 }, { deduplication = de, attempts = 2 })
+            assert.equal("3", support.hash(q, "dn:d").jid)
+            assert.equal(0, finish(q, "1", "w:0", "x"))
+            assert.same({ "3" }, ids(q, "waiting"))
+            assert.same({ "b", '{"x":3}', "d" }, { hash(q, "3").name, hash(q, "3").data, hash(q, "3").deid })
+            assert.equal("3", redis.call("GET", jobs.base(q) .. "de:d"))
+            assert.equal(0, redis.call("EXISTS", jobs.base(q) .. "dn:d"))
+        end
+    end)
+end)
+
+describe("a flow", function()
+    local function flow(q, option)
+        local opts = function(id) return { jobId = id, [option or "attempts"] = option and true or nil } end
+        return jobs.add_flow{ name = "parent", queueName = q, data = { p = 1 }, opts = { jobId = "P" }, children = {
+            { name = "c", queueName = q, data = { c = 1 }, opts = opts("C1") }, { name = "c", queueName = q, opts = opts("C2") } } }
+    end
+
+    it("lies as BullMQ writes it", function()
+        local q = fresh()
+        flow(q, "failParentOnFailure")
+        local key = (jobs.base(q):gsub(":$", ""))
+        assert.same({ "P" }, ids(q, "waiting-children"))
+        assert.same({ "C1", "C2" }, ids(q, "waiting"))
+        local child = hash(q, "C1")
+        assert.equal(key .. ":P", child.parentKey)
+        assert.same({ id = "P", queueKey = key, fpof = true }, json.decode(child.parent))
+        assert.same({ jobId = "C1", fpof = true, attempts = 0, parent = { id = "P", queue = key } }, json.decode(child.opts))
+        assert.same({ "added", "waiting-children", "added", "waiting", "added", "waiting" }, events(q))
+        local deps = redis.call("SMEMBERS", key .. ":P:dependencies")
+        table.sort(deps)
+        assert.same({ key .. ":C1", key .. ":C2" }, deps)
+    end)
+
+    it("runs the parent after its children, with their values", function()
+        local q, other = fresh(), fresh()
+        local seen
+        jobs.handler(q, "parent", function(job)
+            seen = job:children_values()
+            return "done"
+        end)
+        jobs.handler(other, "c", function(job) return job.data.n * 2 end)
+        local made = jobs.add_flow{ name = "parent", queueName = q, children = { { name = "c", queueName = other, data = { n = 1 } },
+            { name = "c", queueName = other, data = { n = 2 } } } }
+        jobs.work(q)
+        jobs.work(other)
+        eventually(function() return hash(q, made.id).finishedOn end)
+        local values = {}
+        for _, value in pairs(seen) do values[#values + 1] = value end
+        table.sort(values)
+        assert.same({ 2, 4 }, values)
+    end)
+
+    it("fails the parent at once where the child says so", function()
+        local q = fresh()
+        flow(q, "failParentOnFailure")
+        take(q, "w")
+        fail(q, "C1", "w:0", "bad")
+        assert.equal("child " .. jobs.base(q) .. "C1 failed", hash(q, "P").defa)
+        assert.same({ jobs.base(q) .. "C1" }, redis.call("ZRANGE", jobs.base(q) .. "P:unsuccessful", 0, -1))
+        assert.same({ "C2", "P" }, ids(q, "waiting"))
+    end)
+
+    it("lets the parent go on at once, which cannot end while a child is pending", function()
+        local q = fresh()
+        flow(q, "continueParentOnFailure")
+        take(q, "w")
+        fail(q, "C1", "w:0", "bad")
+        assert.same({ [jobs.base(q) .. "C1"] = "bad" }, support.hash(q, "P:failed"))
+        assert.same({ "C2", "P" }, ids(q, "waiting"))
+        assert.same({ "C2", "P" }, { take(q, "v")[1].id, take(q, "w")[1].id })
+        assert.equal(-4, complete(q, "P", "w:0"))
+        jobs.handler(q, "parent", function() return 1 end)
+        redis.call("DEL", jobs.base(q) .. "P:lock")
+        support.check_stalled(q)
+        support.check_stalled(q)
+        jobs.work(q)
+        eventually(function() return hash(q, "P").finishedOn end)
+        assert.equal("Job P has pending dependencies", hash(q, "P").failedReason)
+    end)
+
+    it("ignores a failure, or forgets the child", function()
+        for option, left in pairs{ ignoreDependencyOnFailure = "bad", removeDependencyOnFailure = false } do
+            local q = fresh()
+            flow(q, option)
+            take(q, "w", 2)
+            fail(q, "C1", "w:0", "bad")
+            assert.same({ "P" }, ids(q, "waiting-children"))
+            complete(q, "C2", "w:1", "7")
+            assert.same({ "P" }, ids(q, "waiting"))
+            assert.equal(left or nil, support.hash(q, "P:failed")[jobs.base(q) .. "C1"])
+            assert.same({ [jobs.base(q) .. "C2"] = "7" }, support.hash(q, "P:processed"))
+        end
+    end)
+
+    it("waits for ever for a child whose failure says nothing", function()
+        local q = fresh()
+        flow(q)
+        take(q, "w", 2)
+        fail(q, "C1", "w:0", "bad")
+        complete(q, "C2", "w:1")
+        assert.same({ "P" }, ids(q, "waiting-children"))
+        queues.retry(q, "C1")
+        assert.equal("C1", take(q, "w")[1].id)
+        complete(q, "C1", "w:0")
+        assert.same({ "P" }, ids(q, "waiting"))
+    end)
+
+    it("adopts a job that is there, and refuses one of another living parent with nothing done", function()
+        local q = fresh()
+        local function parent(id)
+            return { name = "p", queueName = q, opts = { jobId = id },
+                children = { { name = "c", queueName = q, opts = { jobId = "C" } } } }
+        end
+        jobs.add(q, "c", {}, { jobId = "C" })
+        jobs.add_flow(parent("P1"))
+        assert.equal(jobs.base(q) .. "P1", hash(q, "C").parentKey)
+        assert.equal("other_parent", error_of(jobs.add_flow, parent("P2")).code)
+        assert.same({}, hash(q, "P2"))
+        take(q, "w")
+        complete(q, "C", "w:0", "7")
+        assert.same({ "P1" }, ids(q, "waiting"))
+        queues.remove(q, "P1")
+        -- A finished job gives its value to a parent that comes late.
+        jobs.add(q, "c", {}, { jobId = "C" })
+        take(q, "w")
+        complete(q, "C", "w:0", "8")
+        jobs.add_flow(parent("P3"))
+        assert.same({ "P3" }, ids(q, "waiting"))
+        assert.same({ [jobs.base(q) .. "C"] = "8" }, support.hash(q, "P3:processed"))
+        assert.equal("no_parent", error_of(jobs.add, q, "x", {}, { parent = { id = "none", queue = jobs.base(q):sub(1, -2) } }).code)
+    end)
+
+    it("goes with its parent, all or none", function()
+        local q = fresh()
+        flow(q)
+        take(q, "w")
+        assert.equal(-2, queues.remove(q, "P"))
+        assert.same({ "P" }, ids(q, "waiting-children"))
+        complete(q, "C1", "w:0")
+        assert.equal(0, queues.remove(q, "P"))
+        assert.same({ {}, {}, {} }, { hash(q, "P"), hash(q, "C1"), hash(q, "C2") })
+        assert.same({}, ids(q, "waiting"))
+        local r = fresh()
+        flow(r)
+        queues.remove(r, "C1")
+        queues.remove(r, "C2")
+        assert.same({ "P" }, ids(r, "waiting"))
+    end)
+
+    it("refuses what is too large or not whole", function()
+        local deep = { name = "n", queueName = "q" }
+        for _ = 1, 25 do deep = { name = "n", queueName = "q", children = { deep } } end
+        for _, wrong in ipairs{ deep, {}, { name = "x" }, { name = "x", queueName = "a:b" } } do
+            assert.equal("bad_job", error_of(jobs.add_flow, wrong).code)
+        end
+    end)
+end)
+
+describe("a queue under a dashboard", function()
+    it("counts and lists", function()
+        local q = fresh()
+        jobs.add_bulk(q, { { name = "a" }, { name = "b" }, { name = "p", opts = { priority = 5 } },
+            { name = "d", opts = { delay = 9000 } } })
+        jobs.add(q, "l", {}, { lifo = true })
+        local counts = queues.counts(q)
+        assert.same({ 3, 1, 1, 0 }, { counts.waiting, counts.prioritized, counts.delayed, counts.failed })
+        assert.same({ "5", "1", "2" }, ids(q, "waiting"))
+        assert.equal("2", queues.list(q, "waiting", 2, 1)[1].id)
+        local found = false
+        for _, name in ipairs(queues.names()) do found = found or name == q end
+        assert.is_true(found)
+        local job = queues.get(q, "4")
+        assert.same({ "delayed", false, "d", 9000 }, { job.state, job.locked, job.name, job.delay })
+        assert.is_nil(queues.get(q, "99"))
+    end)
+
+    it("retries ended jobs and only those", function()
+        local q = fresh()
+        jobs.add(q, "a", {}, { attempts = 1 })
+        take(q, "w")
+        assert.equal(-3, queues.retry(q, "1"))
+        fail(q, "1", "w:0", "no")
+        assert.equal(0, queues.retry(q, "1"))
+        local h = hash(q, "1")
+        assert.same({ "1", nil, nil, nil }, { h.atm, h.failedReason, h.finishedOn, h.processedOn })
+        assert.equal(-1, queues.retry(q, "99"))
+        take(q, "w")
+        complete(q, "1", "w:0")
+        assert.equal(0, queues.retry(q, "1", true))
+        assert.is_nil(hash(q, "1").atm)
+        assert.equal("waiting", events(q)[#events(q)])
+    end)
+
+    it("promotes, moves and reorders", function()
+        local q = fresh()
+        jobs.add(q, "a", {}, { delay = 60000 })
+        jobs.add(q, "b", {}, { delay = 60000, priority = 4 })
+        assert.equal(0, queues.promote(q, "1"))
+        assert.equal(0, queues.promote(q, "2"))
+        assert.same({ -3, -1 }, { queues.promote(q, "1"), queues.promote(q, "99") })
+        assert.same({ { "1" }, { "2" } }, { ids(q, "waiting"), ids(q, "prioritized") })
+        assert.equal("0", hash(q, "1").delay)
+        assert.equal(0, queues.change_priority(q, "1", 3))
+        assert.same({ "1", "2" }, ids(q, "prioritized"))
+        assert.equal(-3, queues.change_delay(q, "1", 5))
+    end)
+
+    it("drains and cleans in bounds", function()
+        local q = fresh()
+        local list = {}
+        for i = 1, 1500 do list[i] = { name = "n", opts = i % 3 == 0 and { priority = 1 } or i % 5 == 0 and { delay = 60000 } or nil } end
+        assert.equal(1500, #jobs.add_bulk(q, list))
+        local delayed = queues.counts(q).delayed
+        assert.equal(1500 - delayed, queues.drain(q))
+        assert.equal(delayed, queues.counts(q).delayed)
+        assert.equal(delayed, queues.drain(q, true))
+        assert.equal(0, #redis.call("KEYS", jobs.base(q) .. "[0-9]*"))
+        jobs.add(q, "x", {})
+        take(q, "w")
+        complete(q, redis.call("LINDEX", jobs.base(q) .. "active", 0), "w:0")
+        assert.equal(0, queues.clean(q, "completed", 60000))
+        assert.equal(1, queues.clean(q, "completed", 0))
+    end)
+
+    it("keeps finished jobs as their rule says", function()
+        local q = fresh()
+        jobs.handler(q, "*", function() return 1 end)
+        jobs.work(q, { concurrency = 1 })
+        jobs.add(q, "gone", {}, { removeOnComplete = true })
+        for _ = 1, 5 do jobs.add(q, "n", {}, { removeOnComplete = { count = 2 } }) end
+        eventually(function() return hash(q, "6").finishedOn end)
+        assert.same({ "6", "5" }, ids(q, "completed"))
+        assert.same({}, hash(q, "1"))
+    end)
+
+    it("keeps progress, rows, events and figures", function()
+        local q = fresh()
+        jobs.handler(q, "x", function(job)
+            job:update_progress(50)
+            job:update_progress({ step = 2 })
+            for i = 1, 4 do job:log("row " .. i) end
+        end)
+        jobs.add(q, "x", {}, { keepLogs = 3 })
+        jobs.work(q)
+        eventually(function() return hash(q, "1").finishedOn end)
+        assert.equal('{"step":2}', hash(q, "1").progress)
+        assert.same({ "row 2", "row 3", "row 4" }, (queues.logs(q, "1")))
+        local seen = queues.events(q)
+        local names = {}
+        for i, one in ipairs(seen) do names[i] = one.event end
+        assert.same({ "added", "waiting", "active", "progress", "progress", "completed", "drained" }, names)
+        assert.equal("50", seen[4].data)
+        assert.equal(1, #queues.events(q, seen[6].id))
+        local conn = redis.dedicated(jobs.connection_name(q) .. ":qe")
+        assert.equal("drained", queues.await_events(conn, q, seen[6].id, 1000)[1].event)
+        conn:close()
+        assert.equal(1, queues.metrics(q, "completed").count)
+    end)
+end)
+
+describe("a trap of queues:", function()
+    it("a delayed job that nobody promotes runs when its time has come by the clock", function()
+        local time = require("core.time")
+        local q = fresh()
+        jobs.handler(q, "x", function() return 1 end)
+        jobs.work(q)
+        jobs.add(q, "x", {}, { delay = 3600000 })
+        local before = time.shift()
+        time.set_shift(before + 3600001)
+        local ok, why = pcall(eventually, function() return hash(q, "1").finishedOn end)
+        time.set_shift(before)
+        assert.is_true(ok, why)
+    end)
+
+    it("a worker does not run hot while something is due later", function()
+        local q = fresh()
+        jobs.handler(q, "x", function() end)
+        jobs.add(q, "x", {}, { delay = 3600000 })
+        local worker = jobs.work(q)
+        eventually(function() return worker.next_due > 0 and not worker.ready end)
+        local calls = 0
+        local cycle = worker.cycle
+        worker.cycle = function(...)
+            calls = calls + 1
+            return cycle(...)
+        end
+        for _ = 1, 20 do require("core.sched").sleep(10) end
+        assert.is_true(calls <= 1, calls .. " calls")
+    end)
+
+    it("a move is one script: a job is in one place at any moment", function()
+        local q = fresh()
+        for _ = 1, 20 do jobs.add(q, "x", {}, { attempts = 2 }) end
+        jobs.handler(q, "x", function(job)
+            if job.attempts_made == 0 then error("again") end
+        end)
+        jobs.work(q, { concurrency = 3 })
+        local prefix = jobs.base(q)
+        local whole = [[local p = KEYS[1]
+            return redis.call('LLEN', p .. 'wait') + redis.call('LLEN', p .. 'active') + redis.call('ZCARD', p .. 'completed')
+              + redis.call('ZCARD', p .. 'failed') + redis.call('ZCARD', p .. 'delayed')]]
+        eventually(function()
+            assert.equal(20, redis.eval(whole, { prefix }, {}))
+            return queues.counts(q).completed == 20
+        end)
+    end)
+
+    it("a pause in one form and a resume in the other lose nothing and keep the order", function()
+        local q = fresh()
+        local prefix = jobs.base(q)
+        jobs.add(q, "a", {})
+        queues.pause(q)
+        assert.same({ "1" }, redis.call("LRANGE", prefix .. "paused", 0, -1))
+        jobs.add(q, "b", {})
+        assert.same({ "2", "1" }, redis.call("LRANGE", prefix .. "paused", 0, -1))
+        assert.same({}, take(q, "w"))
+        assert.equal(0, redis.call("EXISTS", prefix .. "marker"))
+        -- The sixth major adds to wait while paused, and only takes the flag away.
+        redis.call("HSET", prefix .. "3", "name", "c", "data", "{}", "opts", "{}", "timestamp", "1", "delay", "0", "priority", "0")
+        redis.call("LPUSH", prefix .. "wait", "3")
+        redis.call("HDEL", prefix .. "meta", "paused")
+        assert.same({ "1", "2", "3" }, { take(q, "w")[1].id, take(q, "w")[1].id, take(q, "w")[1].id })
+        assert.equal(0, redis.call("EXISTS", prefix .. "paused"))
+        -- Paused by the sixth (flag alone), resumed by ours.
+        local r = fresh()
+        local rp = jobs.base(r)
+        redis.call("HSET", rp .. "meta", "version", "bullmq:6.7.0", "paused", "1")
+        jobs.add(r, "a", {})
+        assert.same({ "1" }, redis.call("LRANGE", rp .. "wait", 0, -1))
+        assert.is_true(queues.resume(r))
+        assert.same({ "0", "0" }, redis.call("ZRANGE", rp .. "marker", 0, -1, "WITHSCORES"))
+        assert.equal("1", take(r, "w")[1].id)
+    end)
+
+    it("a job whose hash is gone is passed over", function()
+        local q = fresh()
+        jobs.add(q, "x", {})
+        jobs.add(q, "x", {})
+        redis.call("DEL", jobs.base(q) .. "1")
+        assert.equal("2", take(q, "w")[1].id)
+        assert.same({ "2" }, redis.call("LRANGE", jobs.base(q) .. "active", 0, -1))
+    end)
+
+    it("bad options are refused before anything is written", function()
+        local q = fresh()
+        for _, opts in ipairs{ { priority = -1 }, { priority = 2097152 }, { priority = 1.5 }, { delay = -1 }, { delay = 1e300 },
+            { jobId = "12" }, { jobId = "0:a" }, { jobId = "a:b" },
+            { backoff = "x" }, { backoff = { type = "fixed", delay = -3 } }, { attempts = 0 / 0 },
+            { deduplication = {} }, { parent = { id = 3 } } } do
+            assert.equal("bad_job", error_of(jobs.add, q, "x", {}, opts).code)
+        end
+        assert.equal(0, redis.call("EXISTS", jobs.base(q) .. "id"))
+        assert.equal("a:b:c", jobs.add(q, "x", {}, { jobId = "a:b:c" }))
+    end)
+end)

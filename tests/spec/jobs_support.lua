@@ -1,0 +1,72 @@
+-- What the specs of queues share: queues of their own, looks into Redis, and a worker played by hand.
+local crypto = require("core.crypto")
+local redis = require("core.redis")
+local sched = require("core.sched")
+local time = require("core.time")
+local jobs = require("kasma.jobs")
+local scripts = require("kasma.jobs_scripts")
+
+local M = {}
+
+function M.fresh() return "spec-" .. crypto.random_hex(6) end
+
+function M.hash(queue, id)
+    local flat = redis.call("HGETALL", jobs.base(queue) .. id)
+    local fields = {}
+    for i = 1, #flat, 2 do fields[flat[i]] = flat[i + 1] end
+    return fields
+end
+
+function M.eventually(fn)
+    for _ = 1, 500 do
+        local value = fn()
+        if value then return value end
+        sched.sleep(20)
+    end
+    error("the condition did not come true in time", 2)
+end
+
+-- Names of the events, in order; with a job's id only its own.
+function M.events(queue, id)
+    local names = {}
+    for _, entry in ipairs(redis.call("XRANGE", jobs.base(queue) .. "events", "-", "+")) do
+        local one = {}
+        for i = 1, #entry[2], 2 do one[entry[2][i]] = entry[2][i + 1] end
+        if not id or one.jobId == id then names[#names + 1] = one.event end
+    end
+    return names
+end
+
+local function cycle(queue, worker, take, now, ...)
+    local answer = redis.eval(scripts.cycle, { jobs.base(queue) }, { ("%.0f"):format(now or time.now()), "30000", "", "", "", take, worker,
+        "0", "0", ... })
+    if type(answer) ~= "table" or answer.err then error("cycle: " .. tostring(answer and answer.err)) end
+    return answer
+end
+
+-- Takes up to n jobs; their tokens are "<worker>:0", "<worker>:1", ...
+function M.take(queue, worker, n, now)
+    local list = {}
+    local taken = cycle(queue, worker, n or 1, now)[2]
+    for i = 1, #taken, 2 do
+        local job = { id = taken[i] }
+        for k = 1, #taken[i + 1], 2 do job[taken[i + 1][k]] = taken[i + 1][k + 1] end
+        list[#list + 1] = job
+    end
+    return list
+end
+
+function M.complete(queue, id, token, value)
+    return cycle(queue, "w", 0, nil, id, token, "completed", value or "null", "", "", "", "", "")[1][1]
+end
+
+function M.fail(queue, id, token, reason)
+    return cycle(queue, "w", 0, nil, id, token, "failed", reason, "", "", "", "", "1")[1][1]
+end
+
+function M.check_stalled(queue)
+    redis.call("DEL", jobs.base(queue) .. "stalled-check")
+    return redis.eval(scripts.stalled, { jobs.base(queue) }, { "30000", ("%.0f"):format(time.now()) })
+end
+
+return M

@@ -1,0 +1,169 @@
+-- Cron patterns and job schedulers.
+local json = require("core.json")
+local redis = require("core.redis")
+local time = require("core.time")
+local cron = require("kasma.cron")
+local jobs = require("kasma.jobs")
+local queues = require("kasma.jobs_queue")
+local schedule = require("kasma.jobs_schedule")
+local support = require("spec.jobs_support")
+
+local fresh, hash, eventually = support.fresh, support.hash, support.eventually
+
+local function runs(pattern, from, zone, n)
+    local spec = assert(cron.parse(pattern))
+    local at, list = time.parse(from), {}
+    for i = 1, n or 1 do
+        at = cron.next(spec, at, zone)
+        list[i] = at and time.iso(at):gsub("%.000Z$", "Z")
+        if not at then break end
+    end
+    return list
+end
+
+describe("a cron pattern", function()
+    it("finds its next times", function()
+        assert.same({ "2026-01-01T00:05:00Z", "2026-01-01T00:10:00Z" }, runs("*/5 * * * *", "2026-01-01T00:00:00Z", nil, 2))
+        assert.same({ "2026-01-01T00:00:01Z" }, runs("* * * * * *", "2026-01-01T00:00:00.500Z"))
+        assert.same({ "2026-11-28T03:00:00Z", "2026-11-29T03:00:00Z" }, runs("0 3 * * *", "2026-11-27T03:00:00Z", nil, 2))
+        assert.same({ "2028-02-29T12:00:00Z" }, runs("0 12 29 2 *", "2026-01-01T00:00:00Z"))
+        assert.same({ "2026-11-30T09:00:00Z", "2026-12-01T09:00:00Z" }, runs("0 9 * * MON-FRI", "2026-11-28T00:00:00Z", nil, 2))
+        assert.same({ "2026-11-30T00:00:00Z", "2026-12-31T00:00:00Z" }, runs("0 0 L * *", "2026-11-27T00:00:00Z", nil, 2))
+        assert.same({ "2026-12-25T00:00:00Z" }, runs("0 0 * * 5L", "2026-11-28T00:00:00Z"))
+        assert.same({ "2026-12-15T00:00:00Z" }, runs("0 0 * * 2#3", "2026-11-28T00:00:00Z"))
+        assert.same({ "2026-11-27T10:30:15Z" }, runs("15 30 10 ? * ?", "2026-11-27T00:00:00Z"))
+        assert.same({ "2027-01-01T00:00:00Z" }, runs("@yearly", "2026-11-27T00:00:00Z"))
+        -- Day and weekday both given: either.
+        assert.same({ "2026-12-04T00:00:00Z", "2026-12-11T00:00:00Z", "2026-12-13T00:00:00Z" },
+            runs("0 0 13 * FRI", "2026-11-28T00:00:00Z", nil, 3))
+        assert.same({ "2026-11-29T00:00:00Z" }, runs("0 0 * * 7", "2026-11-28T00:00:00Z"))
+    end)
+
+    it("goes by the zone's days, once over a change of its clocks", function()
+        assert.same({ "2026-11-27T20:00:00Z" }, runs("0 3 * * *", "2026-11-27T00:00:00Z", "Asia/Ho_Chi_Minh"))
+        -- 29 March 2026: 02:00 to 03:00 does not exist in Berlin; 25 October: it comes twice.
+        assert.same({ "2026-03-28T01:30:00Z", "2026-03-29T01:30:00Z", "2026-03-30T00:30:00Z" },
+            runs("30 2 * * *", "2026-03-27T12:00:00Z", "Europe/Berlin", 3))
+        assert.same({ "2026-10-25T00:30:00Z", "2026-10-26T01:30:00Z" }, runs("30 2 * * *", "2026-10-24T12:00:00Z", "Europe/Berlin", 2))
+        assert.same({ "2026-10-25T00:00:00Z", "2026-10-25T00:30:00Z", "2026-10-25T01:00:00Z", "2026-10-25T01:30:00Z",
+            "2026-10-25T02:00:00Z" },
+            runs("*/30 * * * *", "2026-10-24T23:59:00Z", "Europe/Berlin", 5))
+    end)
+
+    it("that never comes has no time", function() assert.same({}, runs("0 0 31 2 *", "2026-01-01T00:00:00Z")) end)
+
+    it("that is none is refused with a reason", function()
+        for _, text in ipairs{ "", "* * * *", "60 * * * *", "* 24 * * *", "* * 0 * *", "* * * 13 *", "* * * * 8", "*/0 * * * *",
+            "1,,2 * * * *",
+            "5-1 * * * *", "a * * * *", "* * * * MON#6", "-1 * * * *", "1e3 * * * *", ("* "):rep(200), "* * * * * * *", "*/61 * * * *",
+            "0x10 * * * *" } do
+            local spec, why = cron.parse(text)
+            assert.is_nil(spec, text)
+            assert.is_string(why)
+        end
+        assert.is_nil((cron.parse(nil)))
+    end)
+end)
+
+describe("a job scheduler", function()
+    it("lies as BullMQ writes it", function()
+        local q = fresh()
+        local id = schedule.upsert(q, "s", { pattern = "0 3 * * *", tz = "Asia/Ho_Chi_Minh" }, { name = "n", data = { a = 1 } })
+        local ms = tonumber(id:match("^repeat:s:(%d+)$"))
+        assert.equal(("%.0f"):format(ms), redis.call("ZSCORE", jobs.base(q) .. "repeat", "s"))
+        assert.same({ name = "n", tz = "Asia/Ho_Chi_Minh", pattern = "0 3 * * *", offset = "0", data = '{"a":1}', ic = "1", opts = "{}" },
+            hash(q, "repeat:s"))
+        local job = hash(q, id)
+        local opts = json.decode(job.opts)
+        assert.same({ "n", '{"a":1}', "0", "s" }, { job.name, job.data, job.priority, job.rjk })
+        assert.same({ tz = "Asia/Ho_Chi_Minh", count = 1, pattern = "0 3 * * *" }, opts["repeat"])
+        assert.same({ ms, "s", id }, { opts.prevMillis, opts.repeatJobKey, opts.jobId })
+        assert.is_nil(opts.attempts)
+        assert.equal(id, queues.list(q, "delayed", 0, 10)[1].id)
+    end)
+
+    it("begins at once, and the run that is taken plans the next before it begins", function()
+        local q = fresh()
+        local pending = {}
+        jobs.handler(q, "s", function(job)
+            pending[#pending + 1] = redis.call("ZSCORE", jobs.base(q) .. "repeat", "s") .. " after " .. job.id
+        end)
+        schedule.upsert(q, "s", { every = 50, limit = 4 })
+        jobs.work(q)
+        eventually(function() return queues.counts(q).completed == 4 end)
+        local last = tonumber(redis.call("ZSCORE", jobs.base(q) .. "repeat", "s"))
+        local first = tonumber(pending[1]:match("^(%d+)"))
+        assert.equal(0, (last - first) % 50)
+        assert.are_not.equal(pending[1]:match("^(%d+)"), pending[1]:match("(%d+)$"))
+        assert.equal("4", hash(q, "repeat:s").ic)
+        assert.equal(0, queues.counts(q).delayed)
+    end)
+
+    it("that is set again as it is changes no time; another replaces the pending run", function()
+        local q = fresh()
+        local first = schedule.upsert(q, "s", { every = 60000, startDate = time.now() + 5000 }, { data = { v = 1 } })
+        local spec = { every = 60000, startDate = tonumber(first:match("%d+$")) }
+        assert.equal(first, schedule.upsert(q, "s", spec, { data = { v = 2 } }))
+        assert.equal('{"v":2}', hash(q, first).data)
+        local second = schedule.upsert(q, "s", { pattern = "0 0 1 1 *" })
+        assert.are_not.equal(first, second)
+        assert.same({}, hash(q, first))
+        assert.equal(1, queues.counts(q).delayed)
+    end)
+
+    it("whose slot was missed goes on at the next aligned one", function()
+        local q = fresh()
+        local id = schedule.upsert(q, "s", { every = 60000 })
+        local slot = tonumber(id:match("%d+$"))
+        local before = time.shift()
+        time.set_shift(before + 150000)
+        local ok, next_id = pcall(schedule.follow, q, { id = id, scheduler = "s" })
+        local now = time.now()
+        time.set_shift(before)
+        assert.is_true(ok, next_id)
+        local planned = tonumber(next_id:match("%d+$"))
+        assert.equal(0, (planned - slot) % 60000)
+        assert.is_true(planned > now and planned <= now + 60000)
+        -- Only the run of the present slot plans on.
+        assert.equal("", schedule.follow(q, { id = id, scheduler = "s" }))
+    end)
+
+    it("keeps its next run from being removed alone, cleaned or drained", function()
+        local q = fresh()
+        local id = schedule.upsert(q, "s", { every = 60000, startDate = time.now() + 60000 })
+        assert.equal(-8, queues.remove(q, id))
+        jobs.add(q, "other", {}, { delay = 60000 })
+        assert.equal(1, queues.drain(q, true))
+        assert.equal(0, queues.clean(q, "delayed", -3600000))
+        assert.equal(id, queues.list(q, "delayed", 0, 10)[1].id)
+        assert.is_true(schedule.remove(q, "s"))
+        assert.is_false(schedule.remove(q, "s"))
+        assert.same({}, hash(q, id))
+        assert.same({}, schedule.list(q))
+    end)
+
+    it("ends with its end date, and lists what it is", function()
+        local q = fresh()
+        local finish = time.now() + 90000
+        local id = schedule.upsert(q, "s", { every = 60000, endDate = finish }, { name = "n", opts = { attempts = 3 } })
+        local one = schedule.list(q)[1]
+        assert.same({ "s", "n", 60000, 1, finish }, { one.id, one.name, one.every, one.count, one.endDate })
+        assert.equal(3, json.decode(hash(q, id).opts).attempts)
+        local second = schedule.follow(q, { id = id, scheduler = "s" })
+        assert.are_not.equal("", second)
+        assert.equal("", schedule.follow(q, { id = second, scheduler = "s" }))
+    end)
+
+    it("that makes no sense is refused", function()
+        local q = fresh()
+        for _, spec in ipairs{ {}, { every = 5, pattern = "* * * * *" }, { every = 0 }, { every = 1.5 }, { every = "x" }, { pattern = "x" },
+            { pattern = "0 0 31 2 *" }, { pattern = "* * * * *", tz = "Mars/Base" }, { every = 5, endDate = 5 },
+            { every = 5, limit = 0 } } do
+            local ok, err = pcall(schedule.upsert, q, "s", spec)
+            assert.is_false(ok)
+            assert.equal("bad_scheduler", err.code)
+        end
+        for _, id in ipairs{ "", "a:b", ("x"):rep(300) } do assert.is_false((pcall(schedule.upsert, q, id, { every = 5 }))) end
+        assert.equal(0, redis.call("EXISTS", jobs.base(q) .. "repeat"))
+    end)
+end)
