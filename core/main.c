@@ -172,9 +172,19 @@ static const char daemon_text[] = "Runs in the foreground; logs are JSON lines o
                                   "this process when the new one is ready.\n\n"
                                   "  kasma serve --port 8080 --workers 4\n  PORT=8080 kasma serve\n";
 
+static const char work_text[] =
+    "Runs in the foreground; logs are JSON lines on stderr. TERM ends it: what runs has SHUTDOWN_GRACE to end, the "
+    "rest "
+    "goes back\nto its queue. Before a setting's name KASMA_ need not be typed.\n\n"
+    "With --handlers it serves a developer's own: the file returns a table of functions by job name, `*` takes any "
+    "name,\nand --queues says where. Nothing of the product's own runs then.\n\n"
+    "  return { [\"resize-image\"] = function(job) job:log(job.data.path) return { done = true } end }\n\n"
+    "  kasma work --queues mail-queue,sales-queue\n"
+    "  kasma work --queues images --handlers images.lua --worker-concurrency 4 --lock-ms 60000 --stalled-ms 30000\n";
+
 static const struct command commands[] = {
     {"serve", "", "answer HTTP, with a worker process for each core", run_serve, daemon_text},
-    {"work", "", "run jobs, the outbox relay and what falls due", run_work, daemon_text},
+    {"work", "", "run jobs, the outbox relay and what falls due", run_work, work_text},
     {"all", "", "serve and work", run_all, daemon_text},
     {"config", "print [NAME ...] [--origins] | check", "show the settings, or find what is wrong with them", run_config,
      "Secrets are masked. --origins adds where each value came from and whether HUP changes it. `check` ends with 78 "

@@ -244,29 +244,40 @@ static void read_lines(struct value *list, const char *path, enum source source,
     free(text);
 }
 
-/* The setting of --some-name, with what follows '=' in `*value` (NULL: nothing follows). */
-static bool flag_of(const char *word, size_t *index, const char **value) {
-    char name[NAME_MAX_BYTES];
+/* The setting of --some-name, with what follows '=' in `*value` (NULL: nothing follows). With `own`, KASMA_ before the
+ * name need not be typed: --queues is KASMA_QUEUES. */
+static bool flag_of(const char *word, bool own, size_t *index, const char **value) {
+    static const char prefix[] = "KASMA_";
+    char text[sizeof prefix + NAME_MAX_BYTES];
+    char *name = text + sizeof prefix - 1;
     size_t n = 0;
     if (strncmp(word, "--", 2) != 0 || !word[2]) return false;
     const char *p = word + 2;
     for (; *p && *p != '='; p++) {
         bool fits = (*p >= 'a' && *p <= 'z') || (*p >= '0' && *p <= '9') || *p == '-';
-        if (!fits || n + 1 >= sizeof name) return false;
+        if (!fits || n + 1 >= NAME_MAX_BYTES) return false;
         name[n++] = (char)(*p == '-' ? '_' : *p >= 'a' ? *p - ('a' - 'A') : *p);
     }
     name[n] = '\0';
     *value = *p == '=' ? p + 1 : NULL;
-    return find(name, index);
+    if (find(name, index)) return true;
+    memcpy(text, prefix, sizeof prefix - 1);
+    return own && find(text, index);
+}
+
+/* The commands whose every word is a setting. Others have options of their own that are called alike. */
+static bool takes_settings_alone(const char *command) {
+    return command && (strcmp(command, "serve") == 0 || strcmp(command, "work") == 0 || strcmp(command, "all") == 0);
 }
 
 static void read_flags(struct value *list, int *argc, char **argv, struct buf *problems) {
     int kept_words = 0;
+    bool own = takes_settings_alone(*argc > 1 ? argv[1] : NULL);
     for (int i = 0; i < *argc; i++) {
         size_t index;
         const char *value;
         char *word = argv[i];
-        if (i == 0 || !flag_of(word, &index, &value)) {
+        if (i == 0 || !flag_of(word, own, &index, &value)) {
             argv[kept_words++] = word;
             continue;
         }

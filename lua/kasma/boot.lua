@@ -11,6 +11,7 @@ local jobs = require("kasma.jobs")
 local log = require("kasma.log")
 local outbox = require("kasma.outbox")
 local route = require("kasma.route")
+local schedules = require("kasma.schedules")
 local start = require("kasma.start")
 
 local M = {}
@@ -51,6 +52,39 @@ function M.load()
     return names
 end
 
+local function names_of(text)
+    local names = {}
+    for name in tostring(text or ""):gmatch("[^,%s]+") do names[#names + 1] = name end
+    return names
+end
+
+local function work_on(queues)
+    for _, queue in ipairs(queues) do
+        jobs.work(queue, { lock_ms = config.get("KASMA_LOCK_MS"), stalled_ms = config.get("KASMA_STALLED_MS") })
+    end
+end
+
+-- A developer's own handlers: a file that returns {[job name] = function}, for each of the queues named. Of the product's own
+-- only what tells others about this process runs beside them.
+local function start_handlers(file)
+    local queues = names_of(config.get("KASMA_QUEUES"))
+    if #queues == 0 then error("--handlers needs --queues: which queues the handlers serve", 0) end
+    local chunk, why = loadfile(file)
+    if not chunk then error(why, 0) end
+    local list = chunk()
+    if type(list) ~= "table" then error(file .. " returns no table of handlers", 0) end
+    for name, fn in pairs(list) do
+        if type(name) ~= "string" or type(fn) ~= "function" then error(file .. ": a handler is a function under its job's name", 0) end
+        for _, queue in ipairs(queues) do jobs.handler(queue, name, fn) end
+    end
+    sched.spawn(function()
+        clock.start()
+        heartbeat.start("work", queues)
+    end)
+    work_on(queues)
+    log.info("own handlers are served", { queues = table.concat(queues, " "), file = file })
+end
+
 local function start_loops(role)
     sched.spawn(function() invalidate.start() end)
     sched.spawn(function()
@@ -60,19 +94,20 @@ local function start_loops(role)
     if role == "serve" then return end
     sched.spawn(outbox.run_relay)
     sched.spawn(due.run_sweeper)
-    local wanted = config.get("KASMA_QUEUES")
-    local only
-    if wanted and wanted ~= "" then
-        only = {}
-        for name in tostring(wanted):gmatch("[^,%s]+") do only[name] = true end
-    end
+    local wanted = {}
+    for _, name in ipairs(names_of(config.get("KASMA_QUEUES"))) do wanted[name] = true end
+    local queues = {}
     for _, queue in ipairs(jobs.queues()) do
-        if not only or only[queue] then jobs.work(queue) end
+        if next(wanted) == nil or wanted[queue] then queues[#queues + 1] = queue end
     end
+    work_on(queues)
+    schedules.start()
 end
 
 ---@param role "serve"|"work"|"all"
 function M.start(role)
+    local own = role == "work" and config.get("KASMA_HANDLERS")
+    if own and own ~= "" then return start_handlers(own) end
     local names = M.load()
     if role ~= "work" then route.mount() end
     start_loops(role)

@@ -8,7 +8,6 @@ M.templates = {
     { role_key = "tenant_owner", code = "OWNER", display_name = "Owner", grants = { "*" } },
     { role_key = "tenant_admin", code = "ADMIN", display_name = "Administrator", grants = {
         "tenants.read", "tenants.write", "tenants.members", "apps.*", "keys.*", "roles.*", "users.*", "registry.read", "audit.*",
-            "queues.read",
         "products.*", "categories.*", "tags.*", "bundles.*", "promotions.*", "coupons.*", "orders.*", "carts.read", "inventory.*",
         "warehouses.*", "shipping.*", "fulfillments.*", "procurement.*", "taxes.*", "currencies.*", "payments.*", "wallets.read",
             "gift_cards.*",
@@ -47,7 +46,7 @@ M.templates = {
     { role_key = "auditor", code = "AUDITOR", display_name = "Auditor", grants = {
         "audit.read", "audit.export", "tenants.read", "users.read", "roles.read", "keys.read", "registry.read", "orders.read",
             "payments.read",
-        "inventory.read", "products.read", "ledgers.read", "taxes.read", "rules.read", "settings.read", "queues.read", "webhooks.read",
+        "inventory.read", "products.read", "ledgers.read", "taxes.read", "rules.read", "settings.read", "webhooks.read",
     } },
     { role_key = "customer", code = "CUSTOMER", display_name = "Customer", grants = {} },
 }

@@ -6,12 +6,15 @@ local mail = require("kasma.mail")
 local outbox = require("kasma.outbox")
 local roles = require("kasma.roles")
 local route = require("kasma.route")
+local schedules = require("kasma.schedules")
 local settings = require("kasma.settings")
 local start = require("kasma.start")
 local cleanup = require("modules.iam.cleanup")
 local otp = require("modules.iam.otp")
 local store = require("modules.iam.store")
 require("modules.iam.personal")
+
+local HOUR_MS = 3600000
 
 settings.declare("iam", {
     { key = "auth.login_otp", type = "enum", values = { "always", "new_device", "never" }, default = "always",
@@ -29,10 +32,10 @@ settings.declare("iam", {
 jobs.handler("mail-queue", "send-otp", otp.send)
 jobs.handler("mail-queue", "send-mail", mail.run)
 
-for name, run in pairs{ ["otp-cleanup"] = cleanup.otp_cleanup, ["session-cleanup"] = cleanup.session_cleanup,
-    ["user-purge"] = cleanup.user_purge, ["key-expiry-notice"] = cleanup.key_expiry_notice } do
-    jobs.handler("system-queue", name, function() return run() end)
-end
+schedules.declare{ name = "otp-cleanup", every = HOUR_MS, run = function() return cleanup.otp_cleanup() end }
+schedules.declare{ name = "session-cleanup", every = HOUR_MS, run = function() return cleanup.session_cleanup() end }
+schedules.declare{ name = "user-purge", pattern = "0 3 * * *", run = function() return cleanup.user_purge() end }
+schedules.declare{ name = "key-expiry-notice", pattern = "0 8 * * *", run = function() return cleanup.key_expiry_notice() end }
 
 outbox.consumer("profile", function(rows)
     for _, row in ipairs(rows) do store.put_profile(row.payload.user_id, {}, time.iso(time.now())) end

@@ -1,14 +1,13 @@
--- Housekeeping of the platform: what ran out is removed, partitions are made ahead. Timers of every `kasma work`, independent of Redis;
--- two that run at once find the same rows and do no harm.
+-- Housekeeping of the platform: what ran out is removed, by schedules that run once a cluster; partitions are made ahead, by a timer of
+-- every `kasma work`, so that it happens with Redis away (two at once find the same and do no harm).
 local config = require("core.config")
 local sched = require("core.sched")
 local time = require("core.time")
 local db = require("kasma.db")
-local jobs = require("kasma.jobs")
-local log = require("kasma.log")
+local errors = require("kasma.errors")
+local schedules = require("kasma.schedules")
 local start = require("kasma.start")
 local cart = require("modules.cart.service")
-local accounts = require("modules.iam.cleanup")
 
 local HOUR_MS, DAY_MS = 3600000, 86400000
 
@@ -35,46 +34,21 @@ local function of_tenants(now)
     until #rows < TENANTS or sched.stopping()
 end
 
-local function remove(tenant_wide, sql, ...)
-    local pool = db.pool(tenant_wide and "system" or "app")
-    local rows, err = pool:query(nil, sql, ...)
-    if not rows then log.warn("housekeeping", { error = err.message }) end
-end
-
---- Records of requests whose answer is no longer kept, and carts of guests who are gone.
-function M.idempotency() of_tenants(time.iso(time.now())) end
-
---- Outbox rows that were sent a week ago.
-function M.outbox()
-    remove(true, "delete from outbox where sent_at < $1::timestamptz", time.iso(time.now() - 7 * DAY_MS))
-end
-
-jobs.handler("system-queue", "idempotency-cleanup", M.idempotency)
-jobs.handler("system-queue", "outbox-cleanup", M.outbox)
-
-function M.hourly()
-    accounts.otp_cleanup()
-    accounts.session_cleanup()
-    M.outbox()
-    M.idempotency()
-end
-
-function M.daily()
-    M.partitions()
-    accounts.user_purge()
-    accounts.key_expiry_notice()
-end
+schedules.declare{ name = "idempotency-cleanup", every = HOUR_MS, run = function() of_tenants(time.iso(time.now())) end }
+schedules.declare{ name = "outbox-cleanup", every = HOUR_MS, run = function()
+    local before = time.iso(time.now() - 7 * DAY_MS)
+    return { removed = errors.check(db.pool("system"):query(nil, "delete from outbox where sent_at < $1::timestamptz", before)).affected }
+end }
 
 function M.partitions()
     local keep = tonumber(config.get("AUDIT_RETENTION_DAYS")) or 400
     db.read(nil, "select history_partitions($1::timestamptz, make_interval(days => $2::int)) as changed", time.iso(time.now()), keep)
 end
 
-start.add("housekeeping", function(role)
+start.add("partitions", function(role)
     if role == "serve" then return end
     M.partitions()
-    sched.every(HOUR_MS, function() pcall(M.hourly) end)
-    sched.every(DAY_MS, function() pcall(M.daily) end)
+    sched.every(DAY_MS, function() pcall(M.partitions) end)
 end)
 
 return M
