@@ -1,18 +1,13 @@
-/* libcurl says which sockets to watch (on_socket) and when it wants to be called again (on_timer); we say what happened
- * (curl_multi_socket_action) and then collect what has ended. It must not be called from inside its own callbacks, so
- * `done` runs only from collect(), and requests that `done` starts are safe.
- *
- * There are two pools of connections, because an address is looked at when its socket is opened: a request that may
+/* There are two pools of connections, because an address is looked at when its socket is opened: a request that may
  * only go to public addresses must never be given a kept connection that was opened without that look. */
 #include "http/client.h"
 
 #include <arpa/inet.h>
-#include <curl/curl.h>
 #include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "runtime/loop.h"
+#include "http/transfer.h"
 
 enum {
     MAX_CALLS = 256,
@@ -24,8 +19,7 @@ enum {
 };
 
 struct http_call {
-    CURL *easy;
-    struct pool *pool;
+    struct transfer transfer; /* first: what libcurl ends is a transfer */
     http_done *done;
     void *data;
     struct curl_slist *headers_out;
@@ -34,20 +28,11 @@ struct http_call {
     size_t header_count;
     size_t max_bytes;
     bool public_only, too_large, not_public;
+    bool cut; /* a longer body is cut off, and the answer counts */
+    bool was_cut;
 };
 
-struct pool {
-    CURLM *multi; /* NULL: not open */
-    uv_timer_t timer;
-};
-
-struct watch {
-    uv_poll_t poll;
-    struct pool *pool;
-    curl_socket_t fd;
-};
-
-static struct pool pools[2]; /* [1]: public addresses only */
+static struct transfer_pool pools[2] = {{.idle = IDLE_CONNECTIONS}, {.idle = IDLE_CONNECTIONS}}; /* [1]: public only */
 static size_t count;
 
 /* ---- addresses ---- */
@@ -90,9 +75,10 @@ static bool public_v6(const uint8_t *b) {
     static const uint8_t mapped[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF};
     static const uint8_t nat64[12] = {0, 0x64, 0xFF, 0x9B};
     if (memcmp(b, mapped, 12) == 0 || memcmp(b, nat64, 12) == 0) return public_v4(word(b + 12));
-    if (b[0] == 0x20 && b[1] == 0x02) return public_v4(word(b + 2));  /* 6to4 carries an IPv4 address */
-    if (word(b) == 0x20010000 || word(b) == 0x20010DB8) return false; /* Teredo, documentation */
-    return (b[0] & 0xE0) == 0x20;                                     /* 2000::/3 is all that is given out */
+    if (b[0] == 0x20 && b[1] == 0x02) return public_v4(word(b + 2));     /* 6to4 carries an IPv4 address */
+    if (b[0] == 0x20 && b[1] == 0x01 && b[2] < 2) return false;          /* 2001::/23: Teredo, benchmarks, ORCHID */
+    if (word(b) == 0x20010DB8 || word(b) >> 12 == 0x3FFF0) return false; /* documentation */
+    return (b[0] & 0xE0) == 0x20;                                        /* 2000::/3 is all that is given out */
 }
 
 bool http_address_public(const struct sockaddr *address) {
@@ -123,6 +109,10 @@ static size_t on_body(char *at, size_t size, size_t n, void *data) {
     struct http_call *call = data;
     size_t len = size * n;
     if (call->body.len + len > call->max_bytes) {
+        if (call->cut) { /* by ending the transfer: nobody must be able to make us read on and on */
+            call->was_cut = buf_add(&call->body, str_n(at, call->max_bytes - call->body.len));
+            return 0;
+        }
         call->too_large = true;
         return 0;
     }
@@ -161,7 +151,7 @@ static size_t on_header(char *at, size_t size, size_t n, void *data) {
 /* ---- the end of a request ---- */
 
 static void call_free(struct http_call *call) {
-    if (call->easy) curl_easy_cleanup(call->easy);
+    if (call->transfer.easy) curl_easy_cleanup(call->transfer.easy);
     curl_slist_free_all(call->headers_out);
     buf_free(&call->body);
     buf_free(&call->lines);
@@ -194,8 +184,8 @@ static void finish(struct http_call *call, CURLcode code) {
     struct error err = {0};
     struct http_answer answer = {.body = str_n(call->body.data ? call->body.data : "", call->body.len)};
     long status = 0;
-    if (code == CURLE_OK) {
-        code = curl_easy_getinfo(call->easy, CURLINFO_RESPONSE_CODE, &status);
+    if (code == CURLE_OK || call->was_cut) {
+        code = curl_easy_getinfo(call->transfer.easy, CURLINFO_RESPONSE_CODE, &status);
         answer.status = (int)status;
         answer.headers = calloc(call->header_count ? call->header_count : 1, sizeof *answer.headers);
         if (!answer.headers) code = CURLE_OUT_OF_MEMORY;
@@ -217,113 +207,13 @@ static void finish(struct http_call *call, CURLcode code) {
     call_free(call);
 }
 
-static void collect(struct pool *pool) {
-    CURLMsg *message;
-    int left;
-    while (pool->multi && (message = curl_multi_info_read(pool->multi, &left))) {
-        if (message->msg != CURLMSG_DONE) continue;
-        CURLcode code = message->data.result;
-        struct http_call *call = NULL;
-        CURLcode got = curl_easy_getinfo(message->easy_handle, CURLINFO_PRIVATE, &call);
-        CURLMcode removed = curl_multi_remove_handle(pool->multi, message->easy_handle);
-        (void)got, (void)removed; /* the handle is ours and was added */
-        count--;
-        finish(call, code);
-    }
-}
-
-/* ---- libcurl and the loop ---- */
-
-static void act(struct pool *pool, curl_socket_t fd, int what) {
-    int running;
-    CURLMcode done = curl_multi_socket_action(pool->multi, fd, what, &running);
-    (void)done; /* failures show as ended requests */
-    collect(pool);
-}
-
-static void on_poll(uv_poll_t *poll, int status, int events) {
-    const struct watch *w = poll->data;
-    int what = status < 0 ? CURL_CSELECT_ERR : 0;
-    if (events & UV_READABLE) what |= CURL_CSELECT_IN;
-    if (events & UV_WRITABLE) what |= CURL_CSELECT_OUT;
-    act(w->pool, w->fd, what);
-}
-
-static void on_uv_timer(uv_timer_t *timer) {
-    act(timer->data, CURL_SOCKET_TIMEOUT, 0);
-}
-
-static void on_watch_closed(uv_handle_t *handle) {
-    free(handle->data);
-}
-
-static int on_socket(CURL *easy, curl_socket_t fd, int what, void *data, void *socket_data) {
-    (void)easy;
-    struct pool *pool = data;
-    struct watch *w = socket_data;
-    if (what == CURL_POLL_REMOVE) {
-        if (!w) return 0;
-        uv_close((uv_handle_t *)&w->poll, on_watch_closed);
-        return curl_multi_assign(pool->multi, fd, NULL) == CURLM_OK ? 0 : -1;
-    }
-    if (!w) {
-        w = calloc(1, sizeof *w);
-        if (!w) return -1;
-        if (uv_poll_init_socket(loop_get(), &w->poll, fd) != 0) {
-            free(w);
-            return -1;
-        }
-        w->fd = fd;
-        w->pool = pool;
-        w->poll.data = w;
-        if (curl_multi_assign(pool->multi, fd, w) != CURLM_OK) {
-            uv_close((uv_handle_t *)&w->poll, on_watch_closed);
-            return -1;
-        }
-    }
-    int events = (what & CURL_POLL_IN ? UV_READABLE : 0) | (what & CURL_POLL_OUT ? UV_WRITABLE : 0);
-    return uv_poll_start(&w->poll, events, on_poll) == 0 ? 0 : -1;
-}
-
-static int on_timer(CURLM *multi, long wait_ms, void *data) {
-    (void)multi;
-    struct pool *pool = data;
-    if (wait_ms < 0) return uv_timer_stop(&pool->timer) == 0 ? 0 : -1;
-    return uv_timer_start(&pool->timer, on_uv_timer, (uint64_t)wait_ms, 0) == 0 ? 0 : -1;
-}
-
-static bool open_pool(struct pool *pool, struct error *err) {
-    static bool global;
-    if (pool->multi) return true;
-    if (!global && curl_global_init(CURL_GLOBAL_DEFAULT) != CURLE_OK)
-        return error_set(err, ERR_INTERNAL, "libcurl does not start");
-    global = true;
-    CURLM *m = curl_multi_init();
-    if (!m) return error_set(err, ERR_MEMORY, "out of memory");
-    if (curl_multi_setopt(m, CURLMOPT_SOCKETFUNCTION, on_socket) != CURLM_OK ||
-        curl_multi_setopt(m, CURLMOPT_SOCKETDATA, pool) != CURLM_OK ||
-        curl_multi_setopt(m, CURLMOPT_TIMERFUNCTION, on_timer) != CURLM_OK ||
-        curl_multi_setopt(m, CURLMOPT_TIMERDATA, pool) != CURLM_OK ||
-        curl_multi_setopt(m, CURLMOPT_MAXCONNECTS, (long)IDLE_CONNECTIONS) != CURLM_OK ||
-        uv_timer_init(loop_get(), &pool->timer) != 0) {
-        CURLMcode cleaned = curl_multi_cleanup(m);
-        (void)cleaned; /* nothing was added to it */
-        return error_set(err, ERR_INTERNAL, "libcurl does not start");
-    }
-    pool->timer.data = pool;
-    pool->multi = m;
-    return true;
+static void ended(struct transfer *transfer, CURLcode code) {
+    count--;
+    finish((struct http_call *)transfer, code);
 }
 
 void http_client_close(void) {
-    for (size_t i = 0; i < sizeof pools / sizeof *pools; i++) {
-        if (!pools[i].multi) continue;
-        CURLMcode cleaned =
-            curl_multi_cleanup(pools[i].multi); /* closes idle connections, which removes their watches */
-        (void)cleaned;                          /* fails only on a bad handle */
-        pools[i].multi = NULL;
-        uv_close((uv_handle_t *)&pools[i].timer, NULL);
-    }
+    for (size_t i = 0; i < sizeof pools / sizeof *pools; i++) transfer_pool_close(&pools[i]);
 }
 
 /* ---- the beginning of a request ---- */
@@ -407,10 +297,9 @@ static bool set_url(CURL *e, struct str url, struct error *err) {
 }
 
 static bool set_rest(struct http_call *call, const struct http_ask *ask) {
-    CURL *e = call->easy;
+    CURL *e = call->transfer.easy;
     long timeout = ask->timeout_ms ? (long)ask->timeout_ms : 10000;
-    return curl_easy_setopt(e, CURLOPT_PRIVATE, call) == CURLE_OK &&
-           curl_easy_setopt(e, CURLOPT_NOSIGNAL, 1L) == CURLE_OK &&
+    return curl_easy_setopt(e, CURLOPT_NOSIGNAL, 1L) == CURLE_OK &&
            curl_easy_setopt(e, CURLOPT_HTTPHEADER, call->headers_out) == CURLE_OK &&
            curl_easy_setopt(e, CURLOPT_TIMEOUT_MS, timeout) == CURLE_OK &&
            curl_easy_setopt(e, CURLOPT_CONNECTTIMEOUT_MS, timeout < CONNECT_MS ? timeout : CONNECT_MS) == CURLE_OK &&
@@ -429,27 +318,27 @@ static bool set_rest(struct http_call *call, const struct http_ask *ask) {
 }
 
 struct http_call *http_request(const struct http_ask *ask, http_done *done, void *data, struct error *err) {
-    struct pool *pool = &pools[ask->public_only];
-    if (!open_pool(pool, err)) return NULL;
     if (count >= MAX_CALLS) {
         error_set(err, ERR_BUSY, "%zu outbound requests are under way", count);
         return NULL;
     }
     struct http_call *call = calloc(1, sizeof *call);
-    if (call) call->easy = curl_easy_init();
-    if (!call || !call->easy) {
+    if (call) call->transfer.easy = curl_easy_init();
+    if (!call || !call->transfer.easy) {
         free(call);
         error_set(err, ERR_MEMORY, "out of memory");
         return NULL;
     }
     call->done = done;
     call->data = data;
-    call->pool = pool;
+    call->transfer.ended = ended;
     call->max_bytes = ask->max_bytes ? ask->max_bytes : (size_t)1024 * 1024;
     call->public_only = ask->public_only;
-    bool ok = set_url(call->easy, ask->url, err) && set_method(call->easy, ask, err) && set_headers(call, ask, err);
-    if (ok && (!set_rest(call, ask) || curl_multi_add_handle(pool->multi, call->easy) != CURLM_OK))
-        ok = error_set(err, ERR_MEMORY, "out of memory");
+    call->cut = ask->cut;
+    bool ok = set_url(call->transfer.easy, ask->url, err) && set_method(call->transfer.easy, ask, err) &&
+              set_headers(call, ask, err);
+    if (ok && !set_rest(call, ask)) ok = error_set(err, ERR_MEMORY, "out of memory");
+    ok = ok && transfer_start(&call->transfer, &pools[ask->public_only], err);
     if (!ok) {
         call_free(call);
         return NULL;
@@ -459,8 +348,7 @@ struct http_call *http_request(const struct http_ask *ask, http_done *done, void
 }
 
 void http_cancel(struct http_call *call) {
-    CURLMcode removed = curl_multi_remove_handle(call->pool->multi, call->easy);
-    (void)removed; /* it was added */
+    transfer_cancel(&call->transfer);
     count--;
     call_free(call);
 }

@@ -26,6 +26,7 @@ struct http_ask {
     struct str body;     /* at == NULL: none */
     uint32_t timeout_ms; /* of the whole request; 0: 10000 */
     size_t max_bytes;    /* of the answer's body; 0: 1 MiB */
+    bool cut;            /* a longer body is cut off there and the answer counts, instead of ERR_LIMIT */
     unsigned redirects;  /* most to follow; 0: none */
     bool public_only;
 };

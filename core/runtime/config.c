@@ -348,6 +348,7 @@ static void check_production(const struct value *list, struct buf *problems) {
     int64_t memory;
     if (argon2 && str_int64(str_n(argon2, strcspn(argon2, ",")), &memory) && memory < 7168)
         problem(problems, "PASSWORD_ARGON2 must take at least 7168 KiB in production");
+    if (text_in(list, "KASMA_CRASH_AT")) problem(problems, "KASMA_CRASH_AT is for tests, not for production");
     if (text_in(list, "SCHEDULES")) problem(problems, "SCHEDULES is for development and tests, not for production");
 }
 

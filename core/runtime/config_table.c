@@ -53,6 +53,11 @@ static const char *is_environment(const char *text) {
     return one_of(text, words) ? NULL : "must be development, test or production";
 }
 
+static const char *is_starttls(const char *text) {
+    static const char *const words[] = {"auto", "required", "try", "off", NULL};
+    return one_of(text, words) ? NULL : "must be auto, required, try or off";
+}
+
 /* 900, 15m, 7d: digits and one unit. */
 static const char *is_duration(const char *text) {
     size_t digits = strspn(text, "0123456789");
@@ -217,6 +222,7 @@ const struct setting config_table[] = {
      .help = "another folder of Lua files, asked after the first",
      .type = CONFIG_TEXT},
     TEXT("KASMA_DATA_DIR", "var", "folder for what the server writes"),
+    TEXT("KASMA_CRASH_AT", NULL, "for tests: the step at which the process ends as by a power cut; not in production"),
     TEXT("KASMA_QUEUES", NULL, "queues that `work` serves, with commas; unset: all"),
     TEXT("KASMA_HANDLERS", NULL, "a Lua file of job handlers that `work` runs instead of the product's own"),
     INT("KASMA_LOCK_MS", "30000", 100, 86400000, "how long a job is held by a worker that is not heard of"),
@@ -282,6 +288,10 @@ const struct setting config_table[] = {
     TEXT("MAIL_HOST", NULL, "SMTP server; unset: .eml files in MAIL_DIR, refused in production"),
     INT("MAIL_PORT", "587", 1, 65535, "its port"),
     BOOL("MAIL_SECURE", "off", "TLS from the first byte"),
+    CHECKED("MAIL_STARTTLS", "auto", is_starttls,
+            "without MAIL_SECURE: required, try or off; auto = required with a MAIL_USER, else try"),
+    TEXT("MAIL_CA_FILE", NULL, "authorities of its certificate; unset: the system's"),
+    INT("MAIL_TIMEOUT_MS", "30000", 100, 600000, "for handing over one mail"),
     TEXT("MAIL_USER", NULL, "its user"),
     SECRET("MAIL_PASS", NULL, "its password"),
     TEXT("MAIL_FROM_EMAIL", "no-reply@kasma.invalid", "sender"),

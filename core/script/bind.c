@@ -25,6 +25,7 @@ static const luaL_Reg modules[] = {
     {"core.rules", luaopen_core_rules},
     {"core.sched", luaopen_core_sched},
     {"core.server", luaopen_core_server},
+    {"core.smtp", luaopen_core_smtp},
     {"core.time", luaopen_core_time},
     {"core.uuid", luaopen_core_uuid},
     {NULL, NULL},

@@ -21,6 +21,7 @@ int luaopen_core_redlock(lua_State *L);
 int luaopen_core_rules(lua_State *L);
 int luaopen_core_sched(lua_State *L);
 int luaopen_core_server(lua_State *L);
+int luaopen_core_smtp(lua_State *L);
 int luaopen_core_time(lua_State *L);
 int luaopen_core_uuid(lua_State *L);
 

@@ -1,8 +1,8 @@
 /* core.http_client: request{url=, method=, headers={}, body=, form={}, timeout_ms=10000, max_bytes=1048576,
- * follow=false, public_only=false} -> {status=, headers={[lower case] = text}, body=} | nil, err.
+ * follow=false, public_only=false, cut=false} -> {status=, headers={[lower case] = text}, body=} | nil, err.
  *
  * `form` is sent urlencoded. A header that comes several times is joined with ", ", set-cookie with line breaks.
- * `follow` is true (5 redirects) or their number. */
+ * `follow` is true (5 redirects) or their number. `cut`: a body above max_bytes is cut off there and is no error. */
 #include <lauxlib.h>
 #include <math.h>
 #include <string.h>
@@ -183,6 +183,7 @@ static int l_request(lua_State *L) {
                            .body = option_text(L, "body"),
                            .timeout_ms = (uint32_t)option_number(L, "timeout_ms", 3600000),
                            .max_bytes = option_number(L, "max_bytes", 1e9),
+                           .cut = option_bool(L, "cut"),
                            .redirects = option_follow(L),
                            .public_only = option_bool(L, "public_only"),
                            .headers = headers};

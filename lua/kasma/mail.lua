@@ -1,22 +1,34 @@
 -- Mail: each once per key. A mail is a row of mail_messages and an outbox job in the business transaction; the job asks the
--- suppressions, claims the row, renders the template and hands the message to the transport: files under var/mail
--- (MAIL_DIR) as long as no MAIL_HOST is configured.
+-- suppressions, claims the row (state sending, one attempt more), renders the template and hands the message to the transport
+-- (mail_transport.lua). The row is claimed before the dialogue with the server and marked after it, so a process that dies in
+-- between leaves a row that says sending, and the mail goes out once more with the same Message-ID: the only case in which an
+-- addressee may get it twice, because no mail server can be asked whether it took a message.
 --
 --     mail.send(scope, { to = email, template = "order-confirmation", vars = {...}, key = "order-confirmation:" .. id })
 --     mail.append(statements, scope, { ... })       -- inside a business transaction
 local config = require("core.config")
 local crypto = require("core.crypto")
+local metrics = require("core.metrics")
+local pg = require("core.pg")
 local time = require("core.time")
 local uuid = require("core.uuid")
+local crash = require("kasma.crash")
 local db = require("kasma.db")
 local errors = require("kasma.errors")
 local log = require("kasma.log")
 local null = require("kasma.null")
 local outbox = require("kasma.outbox")
+local secrets = require("kasma.secrets")
 local templates = require("kasma.mail_templates")
 local tenants = require("kasma.tenant")
+local transport = require("kasma.mail_transport")
 
 local M = {}
+
+-- Half a minute, doubling: long enough for a server that greylists, or is started again.
+local RETRIES = { attempts = 5, backoff = { type = "exponential", delay = 30000 } }
+
+local ended = metrics.counter("kasma_mails_total", "Mails handed over or given up", { "outcome" })
 
 local INSERT = [[insert into mail_messages (tenant_key, app_key, id, key, template, locale, recipient, user_id, created_at)
   values ($1, $2, $3, $4, $5, $6, $7, $8, $9::timestamptz) on conflict (tenant_key, key) do nothing]]
@@ -28,6 +40,7 @@ local INSERT = [[insert into mail_messages (tenant_key, app_key, id, key, templa
 ---@field locale string|nil default: the tenant's
 ---@field key string the mail goes out once per key
 ---@field user_id string|nil
+---@field marketing boolean|nil offers a way off the list, and is not sent to those who took it
 
 --- Appends the statements of a mail to the caller's pipeline.
 ---@param statements table[]
@@ -40,7 +53,8 @@ function M.append(statements, scope, message)
     statements[#statements + 1] = { INSERT, scope.tenant, scope.app, id, message.key, message.template, locale, message.to,
         message.user_id or null, time.iso(time.now()) }
     statements[#statements + 1] = outbox.job(scope, "mail-queue", "send-mail", { to = message.to, template = message.template,
-        vars = message.vars or {}, locale = locale, tenant_key = scope.tenant, app_key = scope.app, key = message.key }, { attempts = 5 })
+        vars = message.vars or {}, locale = locale, tenant_key = scope.tenant, app_key = scope.app, key = message.key,
+        marketing = message.marketing or nil }, RETRIES)
 end
 
 --- Sends a mail in a transaction of its own. A second call with the same key sends nothing.
@@ -52,105 +66,95 @@ function M.send(scope, message)
     db.pipeline(scope.tenant, statements)
 end
 
--- Message ----------------------------------------------------------------------------------------------------------------------
-
-local function header_text(text)
-    if not text:find("[\128-\255\r\n]") then return text end
-    return "=?UTF-8?B?" .. crypto.base64((text:gsub("[\r\n]+", " "))) .. "?="
-end
-
-local function wrapped_base64(text)
-    local encoded = crypto.base64(text)
-    local lines = {}
-    for at = 1, #encoded, 76 do lines[#lines + 1] = encoded:sub(at, at + 75) end
-    return table.concat(lines, "\r\n")
-end
-
-local DAYS = { "Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun" }
-local MONTHS = { "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec" }
-
-local function date_header(ms)
-    local f = time.fields(ms, "UTC")
-    return ("%s, %02d %s %d %02d:%02d:%02d +0000"):format(DAYS[f.wday], f.day, MONTHS[f.month], f.year, f.hour, f.min, f.sec)
-end
-
---- The message as it goes out, RFC 5322 with a text and an HTML part.
----@param m {id: string, to: string, subject: string, text: string, html: string}
----@return string
-function M.render(m)
-    local from = config.get("MAIL_FROM_EMAIL") or "no-reply@localhost"
-    local name = config.get("MAIL_FROM_NAME") or "Kasma"
-    local boundary = "kasma-" .. m.id
-    return table.concat({
-        "From: " .. (name:find("[\128-\255]") and header_text(name) or ('"' .. name:gsub('["\\\r\n]', "") .. '"')) .. " <" .. from .. ">",
-        "To: " .. m.to:gsub("[\r\n]", ""),
-        "Subject: " .. header_text(m.subject),
-        "Date: " .. date_header(time.now()),
-        "Message-ID: <" .. m.id .. "@" .. (from:match("@(.+)$") or "localhost") .. ">",
-        "MIME-Version: 1.0",
-        'Content-Type: multipart/alternative; boundary="' .. boundary .. '"',
-        "",
-        "--" .. boundary,
-        "Content-Type: text/plain; charset=utf-8",
-        "Content-Transfer-Encoding: base64",
-        "",
-        wrapped_base64(m.text),
-        "--" .. boundary,
-        "Content-Type: text/html; charset=utf-8",
-        "Content-Transfer-Encoding: base64",
-        "",
-        wrapped_base64(m.html),
-        "--" .. boundary .. "--",
-        "",
-    }, "\r\n")
-end
-
---- Where messages lie while no SMTP server is configured.
----@return string
-function M.folder() return config.get("MAIL_DIR") or "var/mail" end
-
 --- True when mails can go out: always outside production, in production with MAIL_HOST only.
 ---@return boolean
-function M.is_configured() return config.env() ~= "production" or (config.get("MAIL_HOST") or "") ~= "" end
+function M.is_configured() return transport.is_configured() end
 
--- The file is written whole under another name first: whoever watches the folder never reads half a message.
-local function write_file(m)
-    local path = ("%s/%s-%s.eml"):format(M.folder(), time.iso(time.real()):gsub("[:.]", ""), m.id)
-    local file, why = io.open(path .. ".part", "w")
-    if not file then error("mail folder: " .. tostring(why), 0) end
-    file:write(M.render(m))
-    file:close()
-    local moved, reason = os.rename(path .. ".part", path)
-    if not moved then error("mail folder: " .. tostring(reason), 0) end
-    log.info("mail written", { file = path })
+-- Suppressions ---------------------------------------------------------------------------------------------------------------
+
+local STOPPED = [[select reason from mail_suppressions where tenant_key = $1 and email_hash = any($2::text[])
+  and (reason <> 'unsubscribe' or $3) order by reason limit 1]]
+local SUPPRESS = [[insert into mail_suppressions (tenant_key, app_key, id, email_hash, key_version, reason, source, created_at)
+  values ($1, $2, $3, $4, $5, $6, $7, $8::timestamptz) on conflict (tenant_key, email_hash, reason) do nothing returning id]]
+
+--- Address as the suppression list knows it: an HMAC under a key of the tenant, so that the list tells nobody's address.
+---@param tenant string
+---@param address string
+---@param version integer|nil of SERVER_KEY; nil = the newest
+---@return string hex, integer version
+function M.address_hash(tenant, address, version)
+    local key, used = secrets.tenant_key(tenant, "mail", version)
+    return crypto.hmac_sha256(key, address:lower()), used
 end
 
---- Hands a message to the transport. Raises when it could not.
----@param m {id: string, to: string, subject: string, text: string, html: string}
-function M.deliver(m) write_file(m) end
+--- The address under every key that may have made a row.
+---@param tenant string
+---@param address string
+---@return string[]
+function M.address_hashes(tenant, address)
+    local hashes = {}
+    for i, version in ipairs(secrets.versions()) do hashes[i] = M.address_hash(tenant, address, version) end
+    return hashes
+end
 
--- Jobs -------------------------------------------------------------------------------------------------------------------------
+---@param tenant string
+---@param address string
+---@param marketing boolean
+---@return string|nil reason why nothing may go there
+function M.stopped(tenant, address, marketing)
+    local row = db.one(tenant, STOPPED, tenant, pg.array(M.address_hashes(tenant, address)), marketing or false)
+    return row and row.reason
+end
 
-local CLAIM = [[update mail_messages set state = 'sending', attempts = attempts + 1
-  where tenant_key = $1 and key = $2 and state in ('queued', 'sending', 'failed') returning id, template, locale, recipient]]
-local ENDED = [[update mail_messages set state = $3, sent_at = $4::timestamptz, error = $5 where tenant_key = $1 and key = $2]]
-local STOPPED = [[select reason from mail_suppressions where tenant_key = $1 and email_hash = $2 and reason <> 'unsubscribe' limit 1]]
+--- Statement that puts an address on the list. Answers its row's id when it was not there.
+---@param scope Scope
+---@param hash string
+---@param version integer of SERVER_KEY
+---@param reason "bounce"|"complaint"|"unsubscribe"|"manual"
+---@param source string|nil
+---@return table statement
+function M.suppression(scope, hash, version, reason, source)
+    return { SUPPRESS, scope.tenant, scope.app, uuid.v7(), hash, version, reason, source and source:sub(1, 300) or null,
+        time.iso(time.now()) }
+end
+
+--- URL that takes an address off the tenant's marketing mails, without telling the address; nil without PUBLIC_URL.
+---@param tenant string
+---@param address string
+---@return string|nil
+function M.unsubscribe_url(tenant, address)
+    local public = config.get("PUBLIC_URL")
+    if not public or public == "" then return nil end
+    local hash, version = M.address_hash(tenant, address)
+    local seal = crypto.hmac_sha256((secrets.tenant_key(tenant, "unsubscribe", version)), hash):sub(1, 32)
+    return ("%s/mail/unsubscribe/%s.%d.%s.%s"):format((public:gsub("/+$", "")), tenant, version, hash, seal)
+end
+
+--- What an unsubscribe token means, or nil when we did not make it.
+---@param token string
+---@return {tenant: string, version: integer, hash: string}|nil
+function M.read_unsubscribe(token)
+    local tenant, version, hash, seal = token:match("^([%w_-]+)%.(%d+)%.(%x+)%.(%x+)$")
+    if not tenant or #hash ~= 64 or #version > 3 or not tenants.is_key(tenant) then return nil end
+    local ok, key = pcall(secrets.tenant_key, tenant, "unsubscribe", tonumber(version))
+    if not ok or not crypto.equal(crypto.hmac_sha256(key, hash):sub(1, 32), seal) then return nil end
+    return { tenant = tenant, version = tonumber(version), hash = hash }
+end
+
+-- Forms ----------------------------------------------------------------------------------------------------------------------
+
 local OWN_FORM = [[select locale, subject, html, text from mail_templates where tenant_key = $1 and template = $2 and locale =
   any($3::text[]) and is_active]]
 
---- Address as the suppression list knows it.
+--- The form of a template: the tenant's own in the locale, its own in its default locale, the shipped ones in that order, the
+--- shipped English one.
 ---@param tenant string
----@param address string
----@return string hex
-function M.address_hash(tenant, address)
-    local secrets = require("kasma.secrets")
-    return crypto.hmac_sha256(secrets.tenant_key(tenant, "mail"), address:lower())
-end
-
-local function form_of(tenant, template, locale)
+---@param template string
+---@param locale string
+---@return {subject: string, html: string, text: string}|nil
+function M.form(tenant, template, locale)
     local row = tenants.by_key(tenant)
     local locales = { locale, row and row.default_locale or "en" }
-    local pg = require("core.pg")
     local own = db.read(tenant, OWN_FORM, tenant, template, pg.array(locales))
     for _, wanted in ipairs(locales) do
         for _, form in ipairs(own) do
@@ -164,6 +168,57 @@ local function form_of(tenant, template, locale)
     return templates.find(template, "en")
 end
 
+-- Sending --------------------------------------------------------------------------------------------------------------------
+
+local function give_up(text) require("kasma.jobs").give_up(text) end
+
+--- Renders and hands over one mail now; for jobs. Asks the suppressions first. An address that bounces goes on the list.
+---@param tenant string
+---@param m {id: string, to: string, template: string, locale: string, vars: table, subject: string|nil, marketing: boolean|nil}
+---@return {sent: boolean|nil, suppressed: string|nil, by: string|nil} by: what the server said. Raises kasma.MailRefused or a failure
+--- that ends the job
+function M.transmit(tenant, m)
+    local reason = M.stopped(tenant, m.to, m.marketing or false)
+    if reason then
+        ended:add(1, "suppressed")
+        return { suppressed = reason }
+    end
+    local form = M.form(tenant, m.template, m.locale)
+    if not form then give_up("no mail template " .. m.template) end
+    local ok, by = pcall(transport.deliver, { id = m.id, to = m.to, subject = m.subject or templates.fill(form.subject, m.vars, false),
+        text = templates.fill(form.text, m.vars, false), html = templates.fill(form.html, m.vars, true),
+        unsubscribe = m.marketing and M.unsubscribe_url(tenant, m.to) or nil })
+    if ok then
+        ended:add(1, "sent")
+        return { sent = true, by = by }
+    end
+    local refused = transport.is_refusal(by) and by or nil
+    ended:add(1, refused and refused.bounce and "bounced" or refused and refused.final and "refused" or "failed")
+    if refused and refused.bounce then
+        local hash, version = M.address_hash(tenant, m.to)
+        db.pipeline(tenant, { M.suppression({ tenant = tenant, app = "MASTER" }, hash, version, "bounce", refused.message) })
+    end
+    if refused and refused.final then give_up(refused.message) end
+    error(refused and refused.message or by, 0)
+end
+
+local CLAIM = [[update mail_messages set state = 'sending', attempts = attempts + 1
+  where tenant_key = $1 and key = $2 and state in ('queued', 'sending', 'failed')
+  returning id, template, locale, recipient, attempts]]
+local ENDED = [[update mail_messages set state = $3, sent_at = $4::timestamptz, error = $5, provider_id = $6
+  where tenant_key = $1 and key = $2]]
+
+local function describe(why)
+    if errors.is(why) then return tostring(why) end
+    return tostring(type(why) == "table" and (why.message or why.kind) or why)
+end
+
+-- A failed try is queued again as long as the job has tries left: then, and only then, somebody will come back for it.
+local function comes_again(job, why)
+    if type(why) == "table" and not errors.is(why) and not errors.is_store(why) then return false end -- given up
+    return (job.attempts_made or 0) + 1 < (tonumber(job.opts and job.opts.attempts) or 1)
+end
+
 --- The job `send-mail`.
 ---@param job table
 function M.run(job)
@@ -171,24 +226,21 @@ function M.run(job)
     local tenant, key = data.tenant_key, data.key
     local claimed = db.query(tenant, CLAIM, tenant, key)[1]
     if not claimed then return { skipped = true } end
-    if db.one(tenant, STOPPED, tenant, M.address_hash(tenant, claimed.recipient)) then
-        db.query(tenant, ENDED, tenant, key, "suppressed", null, null)
-        return { suppressed = true }
-    end
-    local form = form_of(tenant, claimed.template, claimed.locale)
-    if not form then
-        db.query(tenant, ENDED, tenant, key, "failed", null, "no template " .. claimed.template)
-        require("kasma.jobs").give_up("no mail template " .. claimed.template)
-    end
-    local ok, why = pcall(M.deliver, { id = claimed.id, to = claimed.recipient, subject = templates.fill(form.subject, data.vars, false),
-        text = templates.fill(form.text, data.vars, false), html = templates.fill(form.html, data.vars, true) })
+    if claimed.attempts > 1 then log.info("mail is tried again", { tenant = tenant, id = claimed.id, attempt = claimed.attempts }) end
+    crash.at("mail.claimed")
+    local ok, answer = pcall(M.transmit, tenant, { id = claimed.id, to = claimed.recipient, template = claimed.template,
+        locale = claimed.locale, vars = data.vars or {}, marketing = data.marketing == true })
     if not ok then
-        local text = errors.is(why) and tostring(why) or (type(why) == "table" and tostring(why.message)) or tostring(why)
-        db.query(tenant, ENDED, tenant, key, "failed", null, text:sub(1, 500))
-        error(why, 0)
+        db.query(tenant, ENDED, tenant, key, comes_again(job, answer) and "queued" or "failed", null, describe(answer):sub(1, 500), null)
+        error(answer, 0)
     end
-    db.query(tenant, ENDED, tenant, key, "sent", time.iso(time.now()), null)
-    return { sent = true }
+    crash.at("mail.accepted")
+    if answer.suppressed then
+        db.query(tenant, ENDED, tenant, key, "suppressed", null, answer.suppressed, null)
+    else
+        db.query(tenant, ENDED, tenant, key, "sent", time.iso(time.now()), null, answer.by:sub(1, 200))
+    end
+    return answer
 end
 
 return M

@@ -1,5 +1,6 @@
 -- The shipped mails, in English and Vietnamese. A module adds its own with add(). `{{name}}` stands for a variable, escaped in
--- HTML; one that is missing is empty. `{{#lines}} ... {{/lines}}` repeats what stands inside for each member of a list.
+-- HTML; one that is missing is empty. `{{#lines}} ... {{/lines}}` repeats what stands inside for each member of a list, or shows
+-- it once when the variable holds something; `{{^lines}} ... {{/lines}}` shows it when there is none.
 local M = {}
 
 local forms = {}
@@ -9,6 +10,23 @@ local forms = {}
 ---@param form {subject: string, html: string, text: string}
 function M.add(template, locale, form) forms[template .. "|" .. locale] = form end
 
+--- Names of the shipped templates, sorted, and the locales of each.
+---@return {template: string, locales: string[]}[]
+function M.list()
+    local by_name, names = {}, {}
+    for key in pairs(forms) do
+        local name, locale = key:match("^(.*)|(.*)$")
+        if not by_name[name] then
+            by_name[name] = { template = name, locales = {} }
+            names[#names + 1] = by_name[name]
+        end
+        table.insert(by_name[name].locales, locale)
+    end
+    for _, entry in ipairs(names) do table.sort(entry.locales) end
+    table.sort(names, function(a, b) return a.template < b.template end)
+    return names
+end
+
 ---@param template string
 ---@param locale string
 ---@return {subject: string, html: string, text: string}|nil
@@ -16,23 +34,52 @@ function M.find(template, locale) return forms[template .. "|" .. locale] or for
 
 local ESCAPES = { ["&"] = "&amp;", ["<"] = "&lt;", [">"] = "&gt;", ['"'] = "&quot;", ["'"] = "&#39;" }
 
+local function shown(value, escape)
+    if value == nil or type(value) == "table" or type(value) == "userdata" then return "" end
+    local text = tostring(value)
+    return escape and (text:gsub("[&<>\"']", ESCAPES)) or text
+end
+
+local function look_up(vars, path)
+    local value = vars
+    for part in path:gmatch("[^.]+") do value = type(value) == "table" and value[part] or nil end
+    return value
+end
+
+--- Fills a form in. It is read once from left to right: what a variable holds is never read as a form itself.
 ---@param text string
 ---@param vars table
----@param escape boolean
+---@param escape boolean true: the form is HTML
 ---@return string
 function M.fill(text, vars, escape)
-    text = text:gsub("{{#([%w_]+)}}(.-){{/%1}}", function(name, inner)
-        local parts = {}
-        for i, item in ipairs(type(vars[name]) == "table" and vars[name] or {}) do parts[i] = M.fill(inner, item, escape) end
-        return table.concat(parts)
-    end)
-    return (text:gsub("{{%s*([%w_.]+)%s*}}", function(name)
-        local value = vars
-        for part in name:gmatch("[^.]+") do value = type(value) == "table" and value[part] or nil end
-        if value == nil or type(value) == "table" or type(value) == "userdata" then return "" end
-        local shown = tostring(value)
-        return escape and (shown:gsub("[&<>\"']", ESCAPES)) or shown
-    end))
+    local out, at = {}, 1
+    while true do
+        local from, to, mark, name = text:find("{{%s*([#^]?)%s*([%w_.]+)%s*}}", at)
+        if not from then break end
+        out[#out + 1] = text:sub(at, from - 1)
+        at = to + 1
+        if mark == "" then
+            out[#out + 1] = shown(look_up(vars, name), escape)
+        else
+            local close = "{{/" .. name .. "}}"
+            local ends, last = text:find(close, at, true)
+            local inner = text:sub(at, (ends or #text + 1) - 1)
+            at = (last or #text) + 1
+            local value = look_up(vars, name)
+            local list = type(value) == "table"
+            local there = list and next(value) ~= nil or not list and value ~= nil and value ~= false and value ~= ""
+                and type(value) ~= "userdata"
+            if mark == "^" then
+                if not there then out[#out + 1] = M.fill(inner, vars, escape) end
+            elseif list then
+                for _, item in ipairs(value) do out[#out + 1] = M.fill(inner, type(item) == "table" and item or {}, escape) end
+            elseif there then
+                out[#out + 1] = M.fill(inner, vars, escape)
+            end
+        end
+    end
+    out[#out + 1] = text:sub(at)
+    return table.concat(out)
 end
 
 local function page(body)
@@ -45,6 +92,12 @@ M.add("otp", "en", {
     html = page("<p>Your verification code for <b>{{type}}</b>:</p><p style=\"font-size:2em;letter-spacing:.2em\"><b>{{code}}</b></p>"
         .. "<p>It holds for five minutes. If you did not ask for it, do nothing.</p>"),
     text = "Your verification code for {{type}}: {{code}}\n\nIt holds for five minutes. If you did not ask for it, do nothing.\n",
+})
+M.add("otp", "vi", {
+    subject = "[Kasma] Mã xác minh của bạn cho {{type}}",
+    html = page("<p>Mã xác minh của bạn cho <b>{{type}}</b>:</p><p style=\"font-size:2em;letter-spacing:.2em\"><b>{{code}}</b></p>"
+        .. "<p>Mã có hiệu lực trong năm phút. Nếu bạn không yêu cầu mã này, hãy bỏ qua thư.</p>"),
+    text = "Mã xác minh của bạn cho {{type}}: {{code}}\n\nMã có hiệu lực trong năm phút. Nếu bạn không yêu cầu mã này, hãy bỏ qua thư.\n",
 })
 M.add("account-exists", "en", {
     subject = "[Kasma] You already have an account",

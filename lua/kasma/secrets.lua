@@ -27,6 +27,15 @@ local function key_of(version)
     error("SERVER_KEY has no version " .. tostring(version))
 end
 
+--- Versions of SERVER_KEY that can be used, the newest first.
+---@return integer[]
+function M.versions()
+    if not list then load() end
+    local versions = {}
+    for i, key in ipairs(list) do versions[i] = key.version end
+    return versions
+end
+
 --- 32 bytes for one purpose of one tenant.
 ---@param tenant string
 ---@param purpose string

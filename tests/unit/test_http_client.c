@@ -221,6 +221,10 @@ static void answers_are_bounded(void **state) {
     assert_int_equal(ask((struct http_ask){.url = url("/endless"), .max_bytes = 5000}).err.kind, ERR_LIMIT);
     assert_int_equal(ask((struct http_ask){.url = url("/endless"), .max_bytes = 100000}).body_len, 100000);
     assert_int_equal(ask((struct http_ask){.url = url("/headers")}).err.kind, ERR_LIMIT);
+    struct answer cut = ask((struct http_ask){.url = url("/endless"), .max_bytes = 5000, .cut = true});
+    assert_int_equal(cut.err.kind, ERR_NONE);
+    assert_int_equal(cut.status, 200);
+    assert_int_equal(cut.body_len, 5000);
 }
 
 static void silence_refusal_and_a_cut_answer_are_told_apart(void **state) {
@@ -309,7 +313,13 @@ static void public_addresses_are_told_from_the_rest(void **state) {
                                          "::ffff:10.0.0.1",
                                          "64:ff9b::a00:1",
                                          "2002:7f00:1::",
-                                         "2001:db8::1"};
+                                         "2001:db8::1",
+                                         "2001::1",
+                                         "2001:2::1",
+                                         "2001:20::1",
+                                         "3fff::1",
+                                         "64:ff9b:1::1",
+                                         "::7f00:1"};
     for (size_t i = 0; i < sizeof open / sizeof *open; i++) {
         if (!is_public(open[i])) fail_msg("%s must be public", open[i]);
     }

@@ -8,7 +8,6 @@ local uuid = require("core.uuid")
 local errors = require("kasma.errors")
 local secrets = require("kasma.secrets")
 local mail = require("kasma.mail")
-local mail_templates = require("kasma.mail_templates")
 local outbox = require("kasma.outbox")
 local ratelimit = require("kasma.ratelimit")
 local web = require("kasma.web")
@@ -157,11 +156,10 @@ function M.send(job)
         if not code then require("kasma.jobs").give_up("the code cannot be opened") end
         to, type = row.identifier, row.type
     end
-    local title = TITLES[type] or tostring(type)
-    local form = mail_templates.find("otp", "en")
-    local vars = { type = title, code = code }
-    mail.deliver{ id = uuid.v7(), to = to, subject = data.subject or mail_templates.fill(form.subject, vars, false),
-        text = mail_templates.fill(form.text, vars, false), html = mail_templates.fill(form.html, vars, true) }
+    -- The Message-ID is made from the code's id: a repeat after a crash shows as one.
+    local answer = mail.transmit(data.tenant_key or "MASTER", { id = id or uuid.v7(), to = to, template = "otp", locale = "en",
+        subject = not id and data.subject or nil, vars = { type = TITLES[type] or tostring(type), code = code } })
+    if answer.suppressed then return answer end
     if id then store.otp_sent(id, time.iso(time.now())) end
     return { sent = true }
 end
