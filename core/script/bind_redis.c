@@ -256,7 +256,7 @@ static int l_status(lua_State *L) {
 struct channel {
     struct redis_channel *channel; /* NULL: closed */
     lua_State *main;
-    int fn, self; /* registry references; `self` keeps an open channel from the collector */
+    int fn, live, self; /* registry references; `self` keeps an open channel from the collector */
 };
 
 /* Each message is a task of its own, begun in the order of arrival. */
@@ -278,27 +278,44 @@ static void on_message(void *data, struct str channel, struct str payload) {
     start_task(data, &payload);
 }
 
-static void on_gap(void *data) {
-    start_task(data, NULL);
+static void on_live(void *data, bool again) {
+    struct channel *c = data;
+    if (c->live == LUA_NOREF) {
+        if (again) start_task(c, NULL);
+        return;
+    }
+    lua_State *L = c->main;
+    if (!lua_checkstack(L, 4)) return;
+    lua_rawgeti(L, LUA_REGISTRYINDEX, c->live);
+    lua_pushboolean(L, again);
+    bool started = task_start(L, 1, NULL, task_log_finished, NULL, NULL);
+    (void)started;
 }
 
-/* redis.subscribe(channel, fn) */
+/* redis.subscribe(channel, fn [, live]): fn(message); live(again) when the server has confirmed the channel, from when
+ * on nothing is missed, `again` after a lost connection. Without `live` the latter is fn(nil). */
 static int l_subscribe(lua_State *L) {
     struct str name;
     name.at = luaL_checklstring(L, 1, &name.len);
     luaL_checktype(L, 2, LUA_TFUNCTION);
+    lua_settop(L, 3);
+    if (!lua_isnil(L, 3)) luaL_checktype(L, 3, LUA_TFUNCTION);
     struct error err = {0};
     struct redis *r = redis_shared(&err);
     if (r && !listener) listener = redis_sub_new(redis_where(r), &err);
     if (!listener) return task_fail(L, &err);
     struct channel *c = lua_newuserdata(L, sizeof *c);
-    *c = (struct channel){.main = task_main(L), .fn = LUA_NOREF, .self = LUA_NOREF};
+    *c = (struct channel){.main = task_main(L), .fn = LUA_NOREF, .live = LUA_NOREF, .self = LUA_NOREF};
     luaL_getmetatable(L, CHANNEL);
     lua_setmetatable(L, -2);
-    c->channel = redis_sub_listen(listener, name, on_message, on_gap, c, &err);
+    c->channel = redis_sub_listen(listener, name, on_message, on_live, c, &err);
     if (!c->channel) return task_fail(L, &err);
     lua_pushvalue(L, 2);
     c->fn = luaL_ref(L, LUA_REGISTRYINDEX);
+    if (!lua_isnil(L, 3)) {
+        lua_pushvalue(L, 3);
+        c->live = luaL_ref(L, LUA_REGISTRYINDEX);
+    }
     lua_pushvalue(L, -1);
     c->self = luaL_ref(L, LUA_REGISTRYINDEX);
     return 1;
@@ -309,8 +326,9 @@ static int l_channel_close(lua_State *L) {
     if (c->channel) redis_channel_close(c->channel);
     c->channel = NULL;
     luaL_unref(L, LUA_REGISTRYINDEX, c->fn);
+    luaL_unref(L, LUA_REGISTRYINDEX, c->live);
     luaL_unref(L, LUA_REGISTRYINDEX, c->self);
-    c->fn = c->self = LUA_NOREF;
+    c->fn = c->live = c->self = LUA_NOREF;
     return 0;
 }
 

@@ -10,18 +10,20 @@ struct redis_sub;
 struct redis_channel;
 
 typedef void redis_message(void *data, struct str channel, struct str payload);
-/* Listening again after the connection was lost: messages may have been missed. */
-typedef void redis_gap(void *data);
+/* The server has confirmed the channel: what is published from now on arrives. `again`: after the connection was lost,
+ * so that messages may have been missed. */
+typedef void redis_live(void *data, bool again);
 
 /* Begins to connect. NULL: ERR_MEMORY or ERR_INVALID. */
 struct redis_sub *redis_sub_new(const struct redis_url *url, struct error *err);
 /* Also ends all its channels. NULL is allowed. */
 void redis_sub_free(struct redis_sub *s);
 
-/* Listens to a channel (one SUBSCRIBE on the wire, however many listen to it here); `gap` may be NULL. Returns at once,
- * also when Redis is away. NULL: ERR_MEMORY. */
-struct redis_channel *redis_sub_listen(struct redis_sub *s, struct str channel, redis_message *message, redis_gap *gap,
-                                       void *data, struct error *err);
+/* Listens to a channel (one SUBSCRIBE on the wire, however many listen to it here); `live` may be NULL, and is not
+ * called for a listener that joins others whose channel is live already. Returns at once, also when Redis is away. Tens
+ * of thousands of channels are fine. NULL: ERR_MEMORY. */
+struct redis_channel *redis_sub_listen(struct redis_sub *s, struct str channel, redis_message *message,
+                                       redis_live *live, void *data, struct error *err);
 /* Ends one listener; may be called from its own callback. */
 void redis_channel_close(struct redis_channel *channel);
 

@@ -340,7 +340,7 @@ static void the_client_may_be_closed_in_a_callback(void **state) {
 }
 
 struct heard {
-    int messages, gaps;
+    int messages, gaps, lives;
     char last[64];
     struct redis_channel *channel;
 };
@@ -350,8 +350,10 @@ static void hear(void *data, struct str channel, struct str payload) {
     h->messages++;
     (void)snprintf(h->last, sizeof h->last, "%.*s", STR_FMT(payload));
 }
-static void hear_gap(void *data) {
-    ((struct heard *)data)->gaps++;
+static void hear_gap(void *data, bool again) {
+    struct heard *h = data;
+    h->lives++;
+    h->gaps += again;
 }
 static bool is_live(void *data) {
     return redis_channel_live(((struct heard *)data)->channel);
@@ -379,6 +381,7 @@ static void a_listener_listens_again_after_an_outage(void **state) {
     assert_true(run_until(heard_one, &two, 10));
     assert_string_equal(one.last, "first");
     assert_int_equal(one.gaps, 0);
+    assert_int_equal(one.lives, 1);
 
     redis_server_kill(&server);
     assert_true(run_until(is_down, r, 10));
@@ -393,6 +396,70 @@ static void a_listener_listens_again_after_an_outage(void **state) {
     assert_int_equal(two.messages, 1);
     assert_int_equal(other.messages, 0);
     redis_sub_free(s);
+    shut(r);
+}
+
+/* What is closed and opened again at once is live only when the last SUBSCRIBE was confirmed: a message between would
+ * be lost without a word. */
+static void a_channel_opened_again_waits_for_its_own_confirmation(void **state) {
+    (void)state;
+    struct redis *r = open_plain();
+    struct error err = {0};
+    struct redis_sub *s = redis_sub_new(redis_where(r), &err);
+    struct heard first = {0}, h = {0};
+    first.channel = redis_sub_listen(s, STR("x"), hear, hear_gap, &first, &err);
+    assert_true(run_until(is_live, &first, 10));
+    for (int i = 0; i < 50; i++) {
+        redis_channel_close(first.channel);
+        first.channel = redis_sub_listen(s, STR("x"), hear, hear_gap, &first, &err);
+    }
+    assert_false(redis_channel_live(first.channel));
+    h.channel = redis_sub_listen(s, STR("x"), hear, hear_gap, &h, &err);
+    assert_true(run_until(is_live, &first, 10));
+    assert_true(redis_channel_live(h.channel));
+    assert_int_equal(first.lives, 2);
+    assert_int_equal(h.lives, 1);
+    assert_int_equal(ask(r, "PUBLISH x word").integer, 1);
+    assert_true(run_until(heard_one, &first, 10));
+    assert_int_equal(h.messages, 1);
+    redis_sub_free(s);
+    shut(r);
+}
+
+static struct heard *many;
+static bool heard_all(void *data) {
+    for (int i = 0; i < *(int *)data; i++)
+        if (many[i].messages != 1) return false;
+    return true;
+}
+
+static void thousands_of_channels_are_told_apart(void **state) {
+    (void)state;
+    struct redis *r = open_plain();
+    struct error err = {0};
+    struct redis_sub *s = redis_sub_new(redis_where(r), &err);
+    int count = 3000;
+    many = calloc((size_t)count, sizeof *many);
+    assert_non_null(many);
+    char text[64];
+    for (int i = 0; i < count; i++) {
+        int n = snprintf(text, sizeof text, "user:%d", i);
+        many[i].channel = redis_sub_listen(s, str_n(text, (size_t)n), hear, hear_gap, &many[i], &err);
+        assert_non_null(many[i].channel);
+    }
+    assert_true(run_until(is_live, &many[count - 1], 20));
+    for (int i = 0; i < count; i++) {
+        (void)snprintf(text, sizeof text, "PUBLISH user:%d m%d", i, i);
+        assert_int_equal(ask(r, text).integer, 1);
+    }
+    assert_true(run_until(heard_all, &count, 20));
+    for (int i = 0; i < count; i++) {
+        (void)snprintf(text, sizeof text, "m%d", i);
+        assert_string_equal(many[i].last, text);
+        redis_channel_close(many[i].channel);
+    }
+    redis_sub_free(s);
+    free(many);
     shut(r);
 }
 
@@ -508,6 +575,8 @@ int main(void) {
         cmocka_unit_test(a_wrong_password_is_away_and_the_right_one_is_not),
         cmocka_unit_test(the_client_may_be_closed_in_a_callback),
         cmocka_unit_test(a_listener_listens_again_after_an_outage),
+        cmocka_unit_test(a_channel_opened_again_waits_for_its_own_confirmation),
+        cmocka_unit_test(thousands_of_channels_are_told_apart),
     };
     return cmocka_run_group_tests(tests, start, stop);
 }
