@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -387,7 +388,17 @@ static int patience(uint64_t now) {
     return (int)((wait + 999) / 1000);
 }
 
+/* The soft limit of open files is there for programs that use select(2); ours may have as many as it is allowed. */
+static void raise_file_limit(void) {
+    struct rlimit files;
+    if (getrlimit(RLIMIT_NOFILE, &files) != 0 || files.rlim_cur >= files.rlim_max) return;
+    files.rlim_cur = files.rlim_max;
+    if (setrlimit(RLIMIT_NOFILE, &files) != 0)
+        log_line(LOG_WARN, "the limit of open files stays as it is: %s", strerror(errno));
+}
+
 static bool prepare(const struct supervisor_plan *plan) {
+    raise_file_limit();
     sup = (struct supervisor){
         .plan = plan, .count = plan->servers + plan->workers, .upgrade_fd = -1, .begun_us = clock_mono_us()};
     sup.slots = calloc(sup.count, sizeof *sup.slots);

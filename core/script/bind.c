@@ -20,6 +20,7 @@ static const luaL_Reg modules[] = {
     {"core.mongo", luaopen_core_mongo},
     {"core.pg", luaopen_core_pg},
     {"core.pricing", luaopen_core_pricing},
+    {"core.push", luaopen_core_push},
     {"core.redis", luaopen_core_redis},
     {"core.redlock", luaopen_core_redlock},
     {"core.rules", luaopen_core_rules},

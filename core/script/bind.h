@@ -16,6 +16,7 @@ int luaopen_core_money(lua_State *L);
 int luaopen_core_mongo(lua_State *L);
 int luaopen_core_pg(lua_State *L);
 int luaopen_core_pricing(lua_State *L);
+int luaopen_core_push(lua_State *L);
 int luaopen_core_redis(lua_State *L);
 int luaopen_core_redlock(lua_State *L);
 int luaopen_core_rules(lua_State *L);

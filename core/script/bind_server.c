@@ -13,6 +13,7 @@
 #include "http/request.h"
 #include "script/bind.h"
 #include "script/bind_json.h"
+#include "script/bind_push.h"
 #include "script/json.h"
 #include "script/server_settings.h"
 #include "script/task.h"
@@ -661,6 +662,23 @@ static int l_file(lua_State *L) {
     return task_suspend(L, t, cancel_file, s);
 }
 
+/* Turning into a connection that stays (core.push): the request ends with its task as ever. */
+
+static int l_websocket(lua_State *L) {
+    luaL_checktype(L, 2, LUA_TTABLE);
+    return bind_push_open(L, live_slot(L)->r, true, NULL, 0);
+}
+
+static int l_events(lua_State *L) {
+    struct slot *s = live_slot(L);
+    luaL_checktype(L, 2, LUA_TTABLE);
+    lua_settop(L, 2);
+    lua_getfield(L, 2, "headers");
+    struct header headers[RESPONSE_HEADERS_MAX];
+    size_t count = read_headers(L, 3, s->r, headers);
+    return bind_push_open(L, s->r, false, headers, count);
+}
+
 /* Registering. */
 
 static struct server *need_server(lua_State *L) {
@@ -744,6 +762,8 @@ int luaopen_core_server(lua_State *L) {
         {"write", l_write},
         {"close", l_close},
         {"file", l_file},
+        {"websocket", l_websocket},
+        {"events", l_events},
         {NULL, NULL},
     };
     static const luaL_Reg functions[] = {
