@@ -30,6 +30,7 @@ local M = {}
 ---@field session_id string|nil
 ---@field via "bearer"|"cookie"|"key"|"gateway"
 ---@field restricted boolean|nil may only set a new password
+---@field family_id string|nil of the session: what a sign-out ends as a whole
 ---@field scopes table<string, boolean>|nil of a key
 ---@field expires_at integer|nil epoch ms at which the token ends
 
@@ -175,7 +176,7 @@ end
 local function identity_of(entry, via)
     return { id = entry.user_id, sub = entry.user_id, kind = "user", email = entry.email, user_type = entry.user_type,
         tenant_key = entry.tenant_key, app_key = entry.app_key, session_id = entry.sid, via = via, restricted = entry.restricted,
-        auth_at = entry.auth_at, amr = entry.amr, expires_at = entry.exp }
+        auth_at = entry.auth_at, amr = entry.amr, family_id = entry.family_id, expires_at = entry.exp }
 end
 
 local function opaque_identity(token, via, quiet)
@@ -205,7 +206,8 @@ local function jwt_identity(token)
     end
     return { id = claims.sub, sub = claims.sub, kind = "user", email = claims.email, user_type = claims.user_type,
         tenant_key = claims.tenant_key, app_key = claims.app_key, session_id = claims.sid, via = "bearer",
-        restricted = claims.restricted, auth_at = claims.auth_at, amr = claims.amr, expires_at = claims.exp * 1000 }
+        restricted = claims.restricted, auth_at = claims.auth_at, amr = claims.amr, family_id = claims.fam,
+        expires_at = claims.exp * 1000 }
 end
 
 local GATEWAY_USER = [[select id, email, user_type from users where id = $1 and status = 'active' and not is_locked and deleted_at is null]]

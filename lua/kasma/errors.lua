@@ -28,7 +28,8 @@ local REASONS = {
     [400] = "Bad Request", [401] = "Unauthorized", [402] = "Payment Required", [403] = "Forbidden", [404] = "Not Found",
     [405] = "Method Not Allowed", [408] = "Request Timeout", [409] = "Conflict", [410] = "Gone", [412] = "Precondition Failed",
     [413] = "Payload Too Large", [415] = "Unsupported Media Type", [416] = "Range Not Satisfiable", [422] = "Unprocessable Entity",
-    [423] = "Locked", [428] = "Precondition Required", [429] = "Too Many Requests", [500] = "Internal Server Error",
+    [423] = "Locked", [426] = "Upgrade Required",
+    [428] = "Precondition Required", [429] = "Too Many Requests", [500] = "Internal Server Error",
     [501] = "Not Implemented", [502] = "Bad Gateway", [503] = "Service Unavailable", [504] = "Gateway Timeout",
 }
 

@@ -17,8 +17,18 @@ function M.on(kind, fn)
     table.insert(listeners[kind], fn)
 end
 
+local gap_listeners = {}
+
+--- Called when messages may have been missed (the connection was lost, and is back).
+---@param fn fun()
+function M.on_gap(fn) gap_listeners[#gap_listeners + 1] = fn end
+
 local function hear(message)
-    if message == nil then return cache.clear_all() end
+    if message == nil then
+        cache.clear_all()
+        for _, fn in ipairs(gap_listeners) do fn() end
+        return
+    end
     local kind, key = message:match("^([^:]+):(.*)$")
     for _, fn in ipairs(listeners[kind] or {}) do fn(key) end
 end

@@ -58,6 +58,10 @@ local M = {}
 ---@field no_store boolean|nil
 ---@field bare boolean|nil
 ---@field aliases string[]|nil other paths
+---@field websocket (fun(ctx: kasma.Context): table)|nil instead of a handler: the request becomes a WebSocket with these options
+---@field events (fun(ctx: kasma.Context): table)|nil the same for an event stream; both are those of core.push, and `opened(state, socket)`
+---@field identify (fun(req: table): kasma.Identity|nil)|nil who calls; default: auth.identify
+---@field tenant_in_query boolean|nil query members tenant_key and app_key stand for the headers, which browsers cannot send here
 
 local routes = {}
 
@@ -88,7 +92,31 @@ local function declare_stream(name, decl)
     decl.body_type = (decl.body_type or "application/octet-stream"):lower()
 end
 
+-- Turns the request into a connection that stays, when the handshake is in order.
+local function becomes(kind, open)
+    return function(ctx)
+        local req = ctx.req
+        local options = open(ctx)
+        local origin = req:header("origin")
+        if kind == "events" and origin then
+            options.headers = options.headers or {}
+            web.add_cors(req, options.headers, origin)
+        end
+        local socket, err = req[kind](req, options)
+        if not socket then
+            local status = tonumber(err.code) or 503
+            if status == 426 then ctx.set_header("Sec-WebSocket-Version", "13") end
+            if status == 503 then errors.unavailable(err.message) end
+            errors.raise(status, err.message)
+        end
+        if options.opened then options.opened(options.state, socket) end
+        return context.ANSWERED
+    end
+end
+
 local function add(method, path, decl)
+    if decl.websocket then decl.handler = becomes("websocket", decl.websocket) end
+    if decl.events then decl.handler = becomes("events", decl.events) end
     assert(type(decl.handler) == "function", method .. " " .. path .. ": a route needs a handler")
     assert(decl.bare or decl.access, method .. " " .. path .. ": who may call it?")
     decl.method, decl.path = method, path
@@ -270,6 +298,11 @@ end
 local function settle_tenant(ctx, decl, identity)
     local req = ctx.req
     local wanted, wanted_app = req:header("x-tenant-kasma-id"), req:header("x-app-kasma-id")
+    if decl.tenant_in_query then
+        local query = req:query_table()
+        if not wanted and type(query.tenant_key) == "string" then wanted = query.tenant_key end
+        if not wanted_app and type(query.app_key) == "string" then wanted_app = query.app_key end
+    end
     local tenant, app
     if identity and identity.kind == "key" then
         tenant, app = identity.tenant_key, identity.app_key
@@ -446,19 +479,20 @@ local function run(ctx, decl)
     if limited then ratelimit.general("ip", web.limit_subject(limited)) end
 
     local identity
+    local identify = decl.identify or auth.identify
     if decl.secret then
         if not auth.has_secret(req, decl.access.header, decl.secret) then
             errors.unauthorized(decl.access.message or "Access token required")
         end
     elseif decl.public and not decl.strict then
-        local ok, found = pcall(auth.identify, req)
+        local ok, found = pcall(identify, req)
         if ok then
             identity = found
         elseif not errors.is(found) and not errors.is_store(found) then
             error(found, 0)
         end
     else
-        identity = auth.identify(req)
+        identity = identify(req)
         if not identity and not decl.public then errors.unauthorized("Access token required") end
     end
     if limited and identity then ratelimit.general(identity.kind == "key" and "key" or "user", identity.id) end

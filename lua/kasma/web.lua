@@ -180,8 +180,9 @@ end
 --- A request that changes something and is carried by a cookie must come from an allowed origin: browsers say where it
 --- comes from by Origin, Referer or Sec-Fetch-Site. One with none of the three is no browser's.
 ---@param req table
+---@param app string|nil app whose origins are allowed; default: the one that headers or host name
 ---@return boolean
-function M.is_cross_site(req)
+function M.is_cross_site(req, app)
     local origin = req:header("origin")
     local site = req:header("sec-fetch-site")
     local host = req:header("host")
@@ -191,7 +192,7 @@ function M.is_cross_site(req)
     end
     if origin and origin ~= "null" then
         if host and origin:match("^%a[%w+.-]*://(.+)$") == host then return false end
-        return not tenant.origin_allowed(origin, candidate_app(req))
+        return not tenant.origin_allowed(origin, app or candidate_app(req))
     end
     if origin == "null" then return true end
     if site == "cross-site" then

@@ -12,6 +12,7 @@ local audit = require("kasma.audit")
 local auth = require("kasma.auth")
 local db = require("kasma.db")
 local errors = require("kasma.errors")
+local invalidate = require("kasma.invalidate")
 local log = require("kasma.log")
 local outbox = require("kasma.outbox")
 local ratelimit = require("kasma.ratelimit")
@@ -48,22 +49,23 @@ function M.refresh_cookie_s() return math.floor(refresh_ms() / 1000) end
 local function mint(user, place, opts)
     local now = time.now()
     local tokens = { access_token = crypto.random_hex(32), refresh_token = crypto.random_hex(32), session_id = uuid.v7() }
+    local family_id = opts.family_id or uuid.v7()
     local life = opts.restricted and RESTRICTED_MS or jwt_ms()
     tokens.expires_in = math.floor(life / 1000)
     tokens.claims = { sub = user.id, email = user.email, user_type = user.user_type, iat = math.floor(now / 1000),
         exp = math.floor((now + life) / 1000), iss = auth.ISSUER, aud = "kasma", jti = uuid.v7(), sid = tokens.session_id,
         tenant_key = place.tenant, app_key = place.app, ver = user.token_version, restricted = opts.restricted or nil,
-        auth_at = opts.auth_at or now, amr = json.array(opts.amr) }
+        auth_at = opts.auth_at or now, amr = json.array(opts.amr), fam = family_id }
     tokens.jwt = jwt.sign(tokens.claims, config.get("JWT_SECRET"), "HS256")
     tokens.entry = { sid = tokens.session_id, user_id = user.id, email = user.email, user_type = user.user_type, tenant_key = place.tenant,
         app_key = place.app, jwt = tokens.jwt, ver = user.token_version, exp = now + life, restricted = opts.restricted or nil,
-        auth_at = opts.auth_at or now, amr = json.array(opts.amr) }
+        auth_at = opts.auth_at or now, amr = json.array(opts.amr), family_id = family_id }
     local expires = now + (opts.restricted and RESTRICTED_MS or refresh_ms())
     if opts.family_until and opts.family_until < expires then expires = opts.family_until end
     tokens.refresh_until = expires
     tokens.row = { id = tokens.session_id, user_id = user.id, access_token = crypto.sha256(tokens.access_token),
         refresh_token = crypto.sha256(tokens.refresh_token), ip = opts.ip ~= "" and opts.ip ~= "unix" and opts.ip or nil,
-        family_id = opts.family_id or uuid.v7(), parent_id = opts.parent_id, user_agent = opts.user_agent and opts.user_agent:sub(1, 512),
+        family_id = family_id, parent_id = opts.parent_id, user_agent = opts.user_agent and opts.user_agent:sub(1, 512),
         tenant_key = place.tenant, app_key = place.app, amr = opts.amr, restricted = opts.restricted, now = time.iso(now),
         expires_at = time.iso(expires) }
     return tokens
@@ -121,6 +123,12 @@ local function drop_handles(rows)
         commands[#commands + 1] = { "SET", "sess:revoked:" .. row.id, tostring(time.now() + handle_ms()), "PX", tostring(handle_ms()) }
     end
     errors.check(redis.pipeline(commands))
+    -- Connections that stay open were let in by them.
+    local told = {}
+    for _, row in ipairs(rows) do
+        if not told[row.family_id] then invalidate.send("session", row.family_id) end
+        told[row.family_id] = true
+    end
 end
 
 --- Ends sessions by id, family or user; `also` are statements of the same transaction (its rows come back).

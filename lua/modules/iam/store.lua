@@ -430,7 +430,7 @@ function M.revoke_sessions(by, value, reason, now, except)
     local column = by == "user" and "user_id" or by == "family" and "family_id" or "id"
     return { "update auth_sessions set revoked_at = $3::timestamptz, revoke_reason = $2, updated_at = $3::timestamptz where " .. column
         .. " = $1 and revoked_at is null and ($4::uuid is null or family_id <> $4::uuid) and expires_at > $3::timestamptz "
-        .. "returning id, access_token, refresh_token", value, reason, now, except or null }
+        .. "returning id, access_token, refresh_token, family_id", value, reason, now, except or null }
 end
 
 ---@param user_id string
