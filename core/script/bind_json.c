@@ -65,6 +65,7 @@ static int refuse_change(lua_State *L) {
 int luaopen_core_json(lua_State *L) {
     static const luaL_Reg functions[] = {{"decode", l_decode}, {"encode", l_encode},     {"array", l_array},
                                          {"object", l_object}, {"is_array", l_is_array}, {NULL, NULL}};
+    json_keep_keys(L);
     lua_newtable(L);
     luaL_setfuncs(L, functions, 0);
     lua_pushlightuserdata(L, NULL);

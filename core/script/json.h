@@ -14,6 +14,11 @@
 #define JSON_DEPTH 64
 #define JSON_BYTES ((size_t)64 * 1024 * 1024)
 
+/* Keeps the keys of what is decoded in this VM from now on (one VM of a process; a later call moves to its VM): what
+ * one worker reads is much alike, and a key that is known is found, not made again. May raise Lua's out-of-memory
+ * error. */
+void json_keep_keys(lua_State *L);
+
 /* Pushes the value of `text`. False: `err` (ERR_INVALID, or ERR_LIMIT for depth and size) says what is wrong and where,
  * nothing was pushed. May raise Lua's out-of-memory error, so call it in a protected context. */
 bool json_decode(lua_State *L, struct str text, struct error *err);

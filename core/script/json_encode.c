@@ -113,26 +113,28 @@ static bool in_element(struct encoder *e, int index) {
     return false;
 }
 
-static bool put_byte(struct encoder *e, char c) {
+static inline bool put_byte(struct encoder *e, char c) {
     struct buf *b = e->out;
     if (b->len == b->cap && !buf_reserve(b, 1)) return out_of_memory(e);
     b->data[b->len++] = c;
     return true;
 }
 
-/* The string in its quotes and, when it is not NUL, `after`. */
-static bool put_string(struct encoder *e, const char *s, size_t len, char after) {
+/* The string in its quotes; `before` and `after` are left out when they are NUL. */
+static inline bool put_string(struct encoder *e, char before, const char *s, size_t len, char after) {
     struct buf *b = e->out;
-    if (b->cap - b->len < len + 3 && !buf_reserve(b, len + 3)) return out_of_memory(e);
+    if (b->cap - b->len < len + 4 && !buf_reserve(b, len + 4)) return out_of_memory(e);
     char *at = b->data + b->len;
+    if (before) *at++ = before;
     if (!json_copy_plain(at + 1, s, len)) {
+        b->len = (size_t)(at - b->data);
         if (!buf_json_string(b, str_n(s, len))) return out_of_memory(e);
         return !after || put_byte(e, after);
     }
     at[0] = '"';
     at[len + 1] = '"';
     at[len + 2] = after;
-    b->len += len + 2 + (after != '\0');
+    b->len = (size_t)(at - b->data) + len + 2 + (after != '\0');
     return true;
 }
 
@@ -154,7 +156,12 @@ static bool put_integer(struct encoder *e, int64_t value) {
         *--at = (char)('0' + rest);
     }
     if (value < 0) *--at = '-';
-    return buf_add(e->out, str_n(at, (size_t)(digits + sizeof digits - at))) || out_of_memory(e);
+    size_t len = (size_t)(digits + sizeof digits - at);
+    struct buf *b = e->out;
+    if (b->cap - b->len < len && !buf_reserve(b, len)) return out_of_memory(e);
+    memcpy(b->data + b->len, at, len);
+    b->len += len;
+    return true;
 }
 
 static bool put_number(struct encoder *e, double value) {
@@ -191,11 +198,11 @@ static bool put_cdata(struct encoder *e, int idx) {
 
 static bool value(struct encoder *e, int idx);
 
-/* The value at key + 1 under the key at `key`; both are on top. */
-static bool member(struct encoder *e, int key) {
+/* `before`, then the value at key + 1 under the key at `key`; both are on top. */
+static bool member(struct encoder *e, char before, int key) {
     size_t len;
     const char *name = lua_tolstring(e->L, key, &len);
-    if (put_string(e, name, len, ':') && value(e, key + 1)) return true;
+    if (put_string(e, before, name, len, ':') && value(e, key + 1)) return true;
     return in_member(e, lua_tostring(e->L, key));
 }
 
@@ -248,8 +255,7 @@ static bool ordered_object(struct encoder *e, int idx, int order) {
         lua_pushvalue(L, -1);
         lua_rawget(L, idx);
         if (!twice && !lua_isnil(L, -1)) {
-            if (!first && !put_byte(e, ',')) return false;
-            if (!member(e, lua_gettop(L) - 1)) return false;
+            if (!member(e, first ? '\0' : ',', lua_gettop(L) - 1)) return false;
             first = false;
         }
         lua_pop(L, 1);
@@ -264,8 +270,7 @@ static bool ordered_object(struct encoder *e, int idx, int order) {
         bool done = lua_toboolean(L, -1);
         lua_pop(L, 1);
         if (!done) {
-            if (!first && !put_byte(e, ',')) return false;
-            if (!member(e, lua_gettop(L) - 1)) return false;
+            if (!member(e, first ? '\0' : ',', lua_gettop(L) - 1)) return false;
             first = false;
         }
         lua_pop(L, 1);
@@ -330,8 +335,7 @@ static bool plain_table(struct encoder *e, int idx, bool marked) {
             if (lua_type(L, key) != LUA_TSTRING)
                 return error_set(e->err, ERR_INVALID,
                                  "a table with both list elements and other members cannot be JSON");
-            if (!put_byte(e, before)) return false;
-            if (!member(e, key)) return false;
+            if (!member(e, before, key)) return false;
             before = ',';
             lua_pop(L, 1);
         } while (lua_next(L, idx));
@@ -388,7 +392,7 @@ static bool value(struct encoder *e, int idx) {
     switch (lua_type(L, idx)) {
     case LUA_TSTRING:
         s = lua_tolstring(L, idx, &len);
-        return put_string(e, s, len, '\0');
+        return put_string(e, '\0', s, len, '\0');
     case LUA_TNUMBER:
         return put_number(e, lua_tonumber(L, idx));
     case LUA_TBOOLEAN:

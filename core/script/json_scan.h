@@ -54,27 +54,41 @@ static inline const unsigned char *json_skip_plain(const unsigned char *p, const
 
 /* Copies `len` bytes. False: one of them is special, and what was copied is of no use. */
 static inline bool json_copy_plain(char *to, const char *from, size_t len) {
-    uint64_t w, last;
-    if (len >= 8) {
-        /* The last eight bytes may overlap those before them. */
-        size_t n = 0;
+    /* The last step may overlap the one before it. */
 #ifdef __SSE2__
-        for (; len - n > 16; n += 16) {
-            __m128i x = _mm_loadu_si128((const __m128i *)(from + n));
+    if (len >= 16) {
+        __m128i x;
+        for (size_t n = 0; len - n > 16; n += 16) {
+            x = _mm_loadu_si128((const __m128i *)(from + n));
             if (json_16_special(x)) return false;
             _mm_storeu_si128((__m128i *)(to + n), x);
         }
-#endif
-        for (; len - n > 8; n += 8) {
+        x = _mm_loadu_si128((const __m128i *)(from + len - 16));
+        if (json_16_special(x)) return false;
+        _mm_storeu_si128((__m128i *)(to + len - 16), x);
+        return true;
+    }
+    if (len >= 8) {
+        __m128i a = _mm_loadl_epi64((const __m128i *)from), b = _mm_loadl_epi64((const __m128i *)(from + len - 8));
+        if (json_16_special(_mm_unpacklo_epi64(a, b))) return false;
+        _mm_storel_epi64((__m128i *)to, a);
+        _mm_storel_epi64((__m128i *)(to + len - 8), b);
+        return true;
+    }
+#else
+    if (len >= 8) {
+        uint64_t w;
+        for (size_t n = 0; len - n > 8; n += 8) {
             memcpy(&w, from + n, 8);
             if (json_word_special(w)) return false;
             memcpy(to + n, &w, 8);
         }
-        memcpy(&last, from + len - 8, 8);
-        if (json_word_special(last)) return false;
-        memcpy(to + len - 8, &last, 8);
+        memcpy(&w, from + len - 8, 8);
+        if (json_word_special(w)) return false;
+        memcpy(to + len - 8, &w, 8);
         return true;
     }
+#endif
     if (len >= 4) {
         uint32_t a, b;
         memcpy(&a, from, 4);

@@ -30,7 +30,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     static lua_State *L;
-    if (!L) L = luaL_newstate();
+    if (!L) {
+        L = luaL_newstate();
+        if (L) json_keep_keys(L);
+    }
     /* A copy of the exact size, so that ASan sees a read past the end. */
     char *copy = malloc(size ? size : 1);
     if (!copy) return 0;

@@ -328,6 +328,60 @@ static void decoding_agrees_with_cjson(void **state) {
           "assert(same(cjson.decode(back), mine), back) end");
 }
 
+/* Known keys: whatever was decoded before, and whoever took whose place, a text gives its own keys. */
+static void known_keys_never_mix(void **state) {
+    (void)state;
+    /* Many of these have the same length, first, middle and last byte, and so the same place. */
+    check("math.randomseed(7)\n"
+          "local function letter() return string.char(96 + math.random(3)) end\n"
+          "for round = 1, 500 do\n"
+          "  local want, parts, count = {}, {}, math.random(30)\n"
+          "  for i = 1, count do\n"
+          "    local key = ('k%s%sm%s%sz'):format(letter(), letter(), letter(), letter()):sub(1, math.random(7))\n"
+          "    want[key] = i\n"
+          "    parts[i] = ('\"%s\": {\"%s\":%d, \"n\":[{\"%s\":1}]}'):format(key, key, i, key)\n"
+          "  end\n"
+          "  if round % 50 == 0 then collectgarbage() end\n"
+          "  local got = json.decode('{' .. table.concat(parts, ',') .. '}')\n"
+          "  for key, i in pairs(want) do\n"
+          "    assert(got[key][key] == i and got[key].n[1][key] == 1)\n"
+          "    got[key][key], got[key].n = nil, nil\n"
+          "    assert(next(got[key]) == nil)\n"
+          "    got[key] = nil\n"
+          "  end\n"
+          "  assert(next(got) == nil)\n"
+          "end");
+    /* A key that only begins like the foreseen one, ends with the text, is long, or is written with an escape. */
+    for (int i = 0; i < 2; i++) {
+        same("{\"total\":1}", "{\"total\":1}");
+        same("{\"totals\":1}", "{\"totals\":1}");
+        same("{\"tota\":1}", "{\"tota\":1}");
+        same("{\"\":1}", "{\"\":1}");
+        same("{\"total\":{\"total\":[{\"total\":{\"total\":1}}]}}",
+             "{\"total\":{\"total\":[{\"total\":{\"total\":1}}]}}");
+        REFUSED("{\"total", "Unexpected end of JSON input");
+        REFUSED("{\"total\"", "Unexpected end of JSON input");
+        same("{\"t\\u006ftal\":1}", "{\"total\":1}");
+        same("{\"a_key_of_thirty_one_characters_\":1}", "{\"a_key_of_thirty_one_characters_\":1}");
+        same("{\"a_key_of_thirty_characters____\":1}", "{\"a_key_of_thirty_characters____\":1}");
+    }
+}
+
+/* A second VM that keeps keys takes them over; the first decodes without. */
+static void two_vms_do_not_share_keys(void **state) {
+    (void)state;
+    static const luaL_Reg modules[] = {{"core.json", luaopen_core_json}, {NULL, NULL}};
+    struct error err = {0};
+    same("{\"mine\":1}", "{\"mine\":1}");
+    struct vm *other = vm_new_with(modules, NULL, &err);
+    assert_non_null(other);
+    assert_true(vm_run(other, "json = require 'core.json' assert(json.decode('{\"mine\":2}').mine == 2)", "=t", &err));
+    same("{\"mine\":1}", "{\"mine\":1}");
+    assert_true(vm_run(other, "assert(json.decode('{\"mine\":2}').mine == 2)", "=t", &err));
+    vm_free(other);
+    same("{\"mine\":1}", "{\"mine\":1}");
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(values_come_back_as_they_went),
@@ -340,6 +394,8 @@ int main(void) {
         cmocka_unit_test(lua_sees_values_and_errors),
         cmocka_unit_test(sorted_members_come_in_the_order_of_their_names),
         cmocka_unit_test(what_cannot_be_json_is_refused_with_its_path),
+        cmocka_unit_test(known_keys_never_mix),
+        cmocka_unit_test(two_vms_do_not_share_keys),
         cmocka_unit_test(decoding_agrees_with_cjson),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
