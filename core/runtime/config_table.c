@@ -108,6 +108,18 @@ static const char *is_server_key(const char *text) {
     return NULL;
 }
 
+/* <kid>=<file> with commas between. */
+static const char *is_key_list(const char *text) {
+    static const char *const why = "must be <kid>=<file> with commas between; a kid is letters, digits, . _ and -";
+    while (*text) {
+        size_t len = strcspn(text, ","), kid = 0;
+        while (kid < len && (isalnum((unsigned char)text[kid]) || strchr("._-", text[kid]))) kid++;
+        if (kid == 0 || kid > 64 || kid + 1 >= len || text[kid] != '=') return why;
+        text += len + (text[len] == ',');
+    }
+    return NULL;
+}
+
 static const char *is_queue_prefix(const char *text) {
     return *text && strlen(text) <= 64 && !strpbrk(text, ": \t\n") ? NULL
                                                                    : "must be 1 to 64 bytes without colon or blank";
@@ -257,6 +269,8 @@ const struct setting config_table[] = {
     NEEDED("JWT_SECRET", NULL, is_token_secret, "signs access tokens; at least 32 bytes"),
     NEEDED("SERVER_KEY", NULL, is_server_key,
            "seals what must be read again: base64 of 32 bytes, or <version>:<base64> with commas, newest first"),
+    CHECKED("JWT_KEYS", NULL, is_key_list,
+            "signing keys: <kid>=<PEM file> with commas, newest first (Ed25519 or RSA); unset: HS256 by JWT_SECRET"),
     CHECKED("JWT_EXPIRES_IN", "15m", is_duration, "life of an access token"),
     CHECKED("REFRESH_EXPIRES_IN", "7d", is_duration, "life of a refresh token"),
     SECRET("OTP_PEPPER", is_internal_secret, "part of the hash of one-time codes"),

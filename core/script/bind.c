@@ -14,6 +14,7 @@ static const luaL_Reg modules[] = {
     {"core.http_client", luaopen_core_http_client},
     {"core.json", luaopen_core_json},
     {"core.jwt", luaopen_core_jwt},
+    {"core.signature", luaopen_core_signature},
     {"core.log", luaopen_core_log},
     {"core.metrics", luaopen_core_metrics},
     {"core.money", luaopen_core_money},

@@ -10,6 +10,7 @@ int luaopen_core_html(lua_State *L);
 int luaopen_core_http_client(lua_State *L);
 int luaopen_core_json(lua_State *L);
 int luaopen_core_jwt(lua_State *L);
+int luaopen_core_signature(lua_State *L);
 int luaopen_core_log(lua_State *L);
 int luaopen_core_metrics(lua_State *L);
 int luaopen_core_money(lua_State *L);

@@ -5,7 +5,6 @@
 local config = require("core.config")
 local crypto = require("core.crypto")
 local json = require("core.json")
-local jwt = require("core.jwt")
 local redis = require("core.redis")
 local sched = require("core.sched")
 local time = require("core.time")
@@ -15,6 +14,7 @@ local errors = require("kasma.errors")
 local invalidate = require("kasma.invalidate")
 local log = require("kasma.log")
 local settings = require("kasma.settings")
+local tokens = require("kasma.tokens")
 local web = require("kasma.web")
 
 local M = {}
@@ -192,12 +192,12 @@ local function opaque_identity(token, via, quiet)
 end
 
 local function jwt_identity(token)
-    local claims, err = jwt.verify(token, config.get("JWT_SECRET"), "HS256")
+    local claims, err = tokens.verify(token)
     if not claims then
         if err and err.code == "expired" then errors.unauthorized("Token expired") end
         bad()
     end
-    if claims.iss ~= M.ISSUER or not claims.sid or not claims.sub or not claims.tenant_key then bad() end
+    if claims.iss ~= M.ISSUER or claims.aud ~= M.ISSUER or not claims.sid or not claims.sub or not claims.tenant_key then bad() end
     local revoked, why = redis.call("GET", "sess:revoked:" .. claims.sid)
     if why then
         if settings.get(claims.tenant_key, "auth.jwt_stateless") ~= true then error(errors.from_store(why), 0) end

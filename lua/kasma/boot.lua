@@ -108,6 +108,7 @@ end
 function M.start(role)
     local own = role == "work" and config.get("KASMA_HANDLERS")
     if own and own ~= "" then return start_handlers(own) end
+    require("kasma.tokens").load()
     local names = M.load()
     if role ~= "work" then route.mount() end
     start_loops(role)

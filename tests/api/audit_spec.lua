@@ -20,9 +20,9 @@ local function trail(n)
             after = { n = i, list = {}, price = 1.5 } })
     end
     support.eventually(function()
-        return db.one(shop.key, "select count(*)::int as n from audit_index where tenant_key = $1", shop.key).n
-            == mongo.aggregate("audit_log", { { ["$match"] = { tenant_key = shop.key } },
-                { ["$group"] = { _id = 1, n = { ["$sum"] = 1 } } } })[1].n
+        local counted = mongo.aggregate("audit_log", { { ["$match"] = { tenant_key = shop.key } },
+            { ["$group"] = { _id = 1, n = { ["$sum"] = 1 } } } })[1]
+        return counted and counted.n == db.one(shop.key, "select count(*)::int as n from audit_index where tenant_key = $1", shop.key).n
     end, 20)
     return shop
 end

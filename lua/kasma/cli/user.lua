@@ -1,4 +1,4 @@
--- kasma user create-admin: a platform owner; kasma user create: a user of a tenant.
+-- kasma user create-admin: a platform owner; kasma user create: a user of a tenant; kasma user import: users of another system.
 local args_of = require("kasma.cli.args")
 
 local M = {}
@@ -6,11 +6,18 @@ local M = {}
 M.usage = [[
 kasma user create-admin EMAIL [--name NAME] [--password-stdin] [--json]
 kasma user create EMAIL --tenant KEY --role ROLE_KEY [--name NAME] [--password-stdin] [--json]
+kasma user import FILE --tenant KEY [--dry-run] [--json]
 
 create-admin makes a platform owner, or makes an existing user one. create makes an active user with a role of a tenant.
 Without --password-stdin a random password is made and printed once.
 
+import takes users with the password hashes that another system kept, one JSON object a line (- = standard input):
+{"email", "display_name"?, "password_hash"? (bcrypt or argon2id), "email_verified"?, "user_type"?, "role_keys"?}. Without
+email_verified a user proves the address at the first sign-in. Known addresses are left as they are; lines that cannot be taken
+are printed with their number and end it with 1.
+
   kasma user create-admin ann@acme.example
+  kasma user import users.ndjson --tenant acme --dry-run
   printf '%s' "$SECRET" | kasma user create bob@acme.example --tenant acme --role catalog_manager --password-stdin
 ]]
 
@@ -55,6 +62,27 @@ local function make(words)
     return 0
 end
 
+local function import(words)
+    local args, bad = args_of({ unpack(words, 2) }, { tenant = true, ["dry-run"] = false, json = false })
+    if not args or not args[1] or args[2] or not args.tenant then
+        io.stderr:write(bad and ("kasma user: " .. bad .. "\n\n") or "", M.usage)
+        return 2
+    end
+    if not require("kasma.tenant").by_key(args.tenant) then error("there is no tenant " .. args.tenant, 0) end
+    local file = io.stdin
+    if args[1] ~= "-" then file = io.open(args[1], "r") or error("cannot read " .. args[1], 0) end
+    local report = require("modules.iam.import").run({ tenant = args.tenant, app = "MASTER", actor_kind = "system" }, file:lines(),
+        { dry_run = args["dry-run"], told = function(number, reason) io.stderr:write(("line %d: %s\n"):format(number, reason)) end })
+    if file ~= io.stdin then file:close() end
+    if args.json then
+        io.stdout:write(require("core.json").encode(report), "\n")
+    else
+        io.stdout:write(("%d lines: %d %s, %d known already, %d refused\n"):format(report.lines, report.made,
+            args["dry-run"] and "would be made" or "made", report.known, report.refused))
+    end
+    return report.refused == 0 and 0 or 1
+end
+
 ---@param words string[] what follows `kasma user`
 ---@return integer exit 0 done, 1 failed, 2 wrong use
 function M.run(words)
@@ -63,11 +91,11 @@ function M.run(words)
         io.stdout:write(M.usage)
         return command and 0 or 2
     end
-    if command ~= "create-admin" and command ~= "create" then
+    if command ~= "create-admin" and command ~= "create" and command ~= "import" then
         io.stderr:write("kasma user: ", command, " is not known here\n\n", M.usage)
         return 2
     end
-    local ok, result = pcall(make, words)
+    local ok, result = pcall(command == "import" and import or make, words)
     if ok then return result end
     io.stderr:write("kasma user: ", tostring(result), "\n")
     return 1

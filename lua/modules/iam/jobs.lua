@@ -1,4 +1,5 @@
 -- What IAM does beside requests: mails of codes, profiles that could not be written at once; and its settings.
+local config = require("core.config")
 local time = require("core.time")
 local uuid = require("core.uuid")
 local jobs = require("kasma.jobs")
@@ -9,6 +10,7 @@ local route = require("kasma.route")
 local schedules = require("kasma.schedules")
 local settings = require("kasma.settings")
 local start = require("kasma.start")
+local bootstrap = require("modules.iam.bootstrap")
 local cleanup = require("modules.iam.cleanup")
 local otp = require("modules.iam.otp")
 local store = require("modules.iam.store")
@@ -55,4 +57,9 @@ start.add("permissions", function()
     end
     table.sort(rows, function(a, b) return a.permission_key < b.permission_key end)
     store.put_permissions(rows, time.iso(time.now()))
+end)
+
+start.add("first owner", function(role)
+    local email = config.get("BOOTSTRAP_ADMIN_EMAIL")
+    if role ~= "work" and email and email ~= "" then bootstrap.run(email) end
 end)

@@ -9,6 +9,7 @@ local null = require("kasma.null")
 local route = require("kasma.route")
 local schema = require("kasma.schema")
 local tenants = require("kasma.tenant")
+local signer = require("kasma.tokens")
 local web = require("kasma.web")
 local access = require("kasma.access")
 local iam = require("modules.iam.service")
@@ -312,6 +313,16 @@ route.post("/auth/2fa/disable", {
     handler = function(ctx)
         totp.disable(ctx.scope, recent(ctx), ctx.body.code, ctx.ip())
         return { success = true }
+    end,
+})
+
+route.get("/.well-known/jwks.json", {
+    summary = "Public keys that verify access tokens (none while they are HS256)",
+    access = "public", tag = "auth",
+    returns = schema.object({ keys = schema.array(schema.any()) }),
+    handler = function(ctx)
+        ctx.set_header("Cache-Control", "public, max-age=300")
+        return signer.jwks()
     end,
 })
 

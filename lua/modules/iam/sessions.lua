@@ -3,7 +3,6 @@
 local config = require("core.config")
 local crypto = require("core.crypto")
 local json = require("core.json")
-local jwt = require("core.jwt")
 local redis = require("core.redis")
 local sched = require("core.sched")
 local time = require("core.time")
@@ -16,6 +15,7 @@ local invalidate = require("kasma.invalidate")
 local log = require("kasma.log")
 local outbox = require("kasma.outbox")
 local ratelimit = require("kasma.ratelimit")
+local signer = require("kasma.tokens")
 local store = require("modules.iam.store")
 
 local M = {}
@@ -56,7 +56,7 @@ local function mint(user, place, opts)
         exp = math.floor((now + life) / 1000), iss = auth.ISSUER, aud = "kasma", jti = uuid.v7(), sid = tokens.session_id,
         tenant_key = place.tenant, app_key = place.app, ver = user.token_version, restricted = opts.restricted or nil,
         auth_at = opts.auth_at or now, amr = json.array(opts.amr), fam = family_id }
-    tokens.jwt = jwt.sign(tokens.claims, config.get("JWT_SECRET"), "HS256")
+    tokens.jwt = signer.sign(tokens.claims)
     tokens.entry = { sid = tokens.session_id, user_id = user.id, email = user.email, user_type = user.user_type, tenant_key = place.tenant,
         app_key = place.app, jwt = tokens.jwt, ver = user.token_version, exp = now + life, restricted = opts.restricted or nil,
         auth_at = opts.auth_at or now, amr = json.array(opts.amr), family_id = family_id }
@@ -79,6 +79,8 @@ local function put_handles(tokens)
     if config.get("AUTH_REDIS_COMPAT") == true then
         commands[3] = { "SET", "auth:token:" .. tokens.access_token,
             json.encode{ value = tokens.jwt, expires = tokens.entry.exp }, "PX", access_ms }
+        -- The former backend's key is the handle itself, which is nowhere else: what ends the session must find it.
+        commands[4] = { "SET", "auth:compat:" .. tokens.row.access_token, tokens.access_token, "PX", access_ms }
     end
     for _, answer in ipairs(errors.check(redis.pipeline(commands))) do
         if type(answer) == "table" and answer.err then errors.unavailable{ message = "Service temporarily unavailable",
@@ -92,7 +94,8 @@ local function commit(tokens, tenant, statements)
     put_handles(tokens)
     local ok, result = pcall(db.pipeline, tenant, statements)
     if ok then return result end
-    redis.call("DEL", "auth:at:" .. tokens.row.access_token, "auth:rt:" .. tokens.row.refresh_token, "auth:token:" .. tokens.access_token)
+    redis.call("DEL", "auth:at:" .. tokens.row.access_token, "auth:rt:" .. tokens.row.refresh_token,
+        "auth:token:" .. tokens.access_token, "auth:compat:" .. tokens.row.access_token)
     error(result, 0)
 end
 
@@ -113,6 +116,18 @@ function M.open(scope, user, opts, also)
     return tokens
 end
 
+-- Drops the former backend's keys of these handles.
+local function drop_compat(hashes)
+    if config.get("AUTH_REDIS_COMPAT") ~= true then return end
+    local asks = {}
+    for i, hash in ipairs(hashes) do asks[i] = { "GET", "auth:compat:" .. hash } end
+    local drops = {}
+    for i, handle in ipairs(errors.check(redis.pipeline(asks))) do
+        if type(handle) == "string" then drops[#drops + 1] = { "DEL", "auth:token:" .. handle, "auth:compat:" .. hashes[i] } end
+    end
+    if drops[1] then errors.check(redis.pipeline(drops)) end
+end
+
 -- The handles of ended sessions are dropped everywhere at once: they lie in Redis alone.
 local function drop_handles(rows)
     if #rows == 0 then return end
@@ -129,6 +144,9 @@ local function drop_handles(rows)
         if not told[row.family_id] then invalidate.send("session", row.family_id) end
         told[row.family_id] = true
     end
+    local hashes = {}
+    for i, row in ipairs(rows) do hashes[i] = row.access_token end
+    drop_compat(hashes)
 end
 
 --- Ends sessions by id, family or user; `also` are statements of the same transaction (its rows come back).
@@ -195,6 +213,7 @@ local function rotate(own, user, session, opts)
     commit(tokens, own.tenant, statements)
     errors.check(redis.pipeline{ { "DEL", "auth:at:" .. session.access_token, "auth:rt:" .. session.refresh_token },
         { "SET", "sess:revoked:" .. session.id, tostring(now + handle_ms()), "PX", tostring(handle_ms()) } })
+    drop_compat{ session.access_token }
     return tokens
 end
 

@@ -22,6 +22,16 @@ function M.user_by_email(email)
     return db.one(nil, "select " .. USER .. " from users u where lower(u.email) = $1 and u.deleted_at is null", email)
 end
 
+--- Which of these addresses have an account.
+---@param emails string[] lower case
+---@return table<string, boolean>
+function M.known_emails(emails)
+    local known = {}
+    for _, row in ipairs(db.read(nil, "select lower(email) as email from users where lower(email) = any($1::text[]) and deleted_at is null",
+        pg.array(emails))) do known[row.email] = true end
+    return known
+end
+
 ---@param email string
 ---@return table|nil user with password, credential_id, totp (true when a second factor is confirmed)
 function M.login_user(email)
@@ -680,6 +690,16 @@ end
 function M.lock_tenants_of(user_id)
     return { [[select t.tenant_key from tenants t where t.tenant_key in (select m.tenant_key from user_tenants m where m.user_id = $1
       and m.status = 'active') order by t.tenant_key for update]], user_id }
+end
+
+--- Held by the process that makes the first owner.
+---@return table statement
+function M.lock_bootstrap() return { "select pg_advisory_xact_lock(7205011)" } end
+
+---@return table statement finds a row when somebody owns the platform
+function M.platform_owner()
+    return { [[select h.user_id from platform_role_holders h join platform_roles r on r.id = h.role_id
+      join users u on u.id = h.user_id where r.role_key = 'platform_owner' and u.deleted_at is null limit 1]] }
 end
 
 ---@param r table id, code, role_key, display_name, now
