@@ -12,4 +12,5 @@ return {
     "0010_shipping",
     "0011_audit_trim",
     "0012_sessions",
+    "0013_notices",
 }
