@@ -292,6 +292,7 @@ struct waiter {
     struct task *task;
     struct semaphore *sem;
     struct waiter *next, *before;
+    struct timer limit;
 };
 
 struct semaphore {
@@ -316,8 +317,20 @@ static void waiter_unlink(struct waiter *w) {
 }
 
 static void waiter_cancel(void *op) {
-    waiter_unlink(op);
-    free(op);
+    struct waiter *w = op;
+    timer_stop(&w->limit);
+    waiter_unlink(w);
+    free(w);
+}
+
+static void waiter_late(void *data) {
+    struct waiter *w = data;
+    struct task *t = w->task;
+    struct error err;
+    error_set(&err, ERR_TIMEOUT, "waited too long");
+    waiter_unlink(w);
+    free(w);
+    task_resume_error(t, &err);
 }
 
 static int l_semaphore(lua_State *L) {
@@ -330,9 +343,11 @@ static int l_semaphore(lua_State *L) {
     return 1;
 }
 
-/* acquire() -> true | nil, err */
+/* acquire([ms]) -> true | nil, err (kind "timeout" when it waited `ms` in vain) */
 static int l_acquire(lua_State *L) {
     struct semaphore *s = luaL_checkudata(L, 1, SEMAPHORE);
+    lua_Integer ms = luaL_optinteger(L, 2, 0);
+    luaL_argcheck(L, ms >= 0, 2, "milliseconds are expected");
     struct task *t = task_current(L);
     if (s->free > 0) {
         s->free--;
@@ -349,6 +364,7 @@ static int l_acquire(lua_State *L) {
     }
     s->last = w;
     s->waiters++;
+    if (ms > 0) timer_start(&w->limit, (uint64_t)ms, waiter_late, w);
     return task_suspend(L, t, waiter_cancel, w);
 }
 
@@ -361,8 +377,7 @@ static int l_release(lua_State *L) {
     }
     /* The permit goes straight to the one that has waited longest. */
     struct task *t = w->task;
-    waiter_unlink(w);
-    free(w);
+    waiter_cancel(w);
     lua_pushboolean(task_lua(t), 1);
     task_resume_later(t, 1);
     return 0;

@@ -317,6 +317,25 @@ static void a_cancelled_waiter_leaves_the_semaphore(void **state) {
     assert_string_equal(global("z"), "true");
 }
 
+static void a_waiter_may_say_how_long(void **state) {
+    (void)state;
+    start("s = sched.semaphore(1) s:acquire() sched.spawn(function() local ok, e = s:acquire(5) x = e.kind y = "
+          "s:waiting() "
+          "s:release() z = s:acquire(60000) end)");
+    loop_run();
+    assert_string_equal(global("x"), "timeout");
+    assert_string_equal(global("y"), "0");
+    assert_string_equal(global("z"), "true");
+    /* Served in time, the limit is no more. */
+    start("s = sched.semaphore(1) s:acquire() sched.spawn(function() x = s:acquire(60000) end) s:release()");
+    loop_run();
+    assert_string_equal(global("x"), "true");
+    struct task *t = start("local ok, e = s:acquire(60000) x = e.kind");
+    task_cancel(t, ERR_CANCELLED);
+    assert_string_equal(global("x"), "cancelled");
+    loop_run();
+}
+
 static void stop_functions_run_once_and_timers_end(void **state) {
     (void)state;
     start("n = 0 sched.every(1, function() end) sched.on_stop(function() n = n + 1 x = sched.stopping() end)");
@@ -389,6 +408,7 @@ int main(void) {
         TEST(every_runs_until_stopped_and_never_overlaps),
         TEST(a_semaphore_lets_n_in_and_serves_in_order),
         TEST(a_cancelled_waiter_leaves_the_semaphore),
+        TEST(a_waiter_may_say_how_long),
         TEST(stop_functions_run_once_and_timers_end),
         TEST(closing_a_vm_ends_what_still_waits),
         TEST(many_tasks_in_random_order),
