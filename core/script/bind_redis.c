@@ -375,18 +375,33 @@ static uint32_t option_ms(lua_State *L, int table, const char *name, uint32_t ot
     return (uint32_t)ms;
 }
 
-/* redis.dedicated([name [, {timeout_ms = 30000}]]) */
+/* Where a connection of its own goes: the option `url`, else the server of REDIS_URL. */
+static bool option_where(lua_State *L, int table, struct redis_url *out, struct error *err) {
+    size_t len = 0;
+    const char *url = NULL;
+    if (lua_istable(L, table)) {
+        lua_getfield(L, table, "url");
+        url = luaL_optlstring(L, -1, NULL, &len);
+        lua_pop(L, 1);
+    }
+    if (url) return redis_url_parse((struct str){url, len}, out, err);
+    struct redis *r = redis_shared(err);
+    if (r) *out = *redis_where(r);
+    return r != NULL;
+}
+
+/* redis.dedicated([name [, {timeout_ms = 30000, url = REDIS_URL}]]) */
 static int l_dedicated(lua_State *L) {
     const char *name = luaL_optstring(L, 1, NULL);
     struct redis_conn_options options = {.name = name, .timeout_ms = option_ms(L, 2, "timeout_ms", 30000)};
     struct error err = {0};
-    struct redis *r = redis_shared(&err);
-    if (!r) return task_fail(L, &err);
+    struct redis_url where;
+    if (!option_where(L, 2, &where, &err)) return task_fail(L, &err);
     struct dedicated *d = lua_newuserdata(L, sizeof *d);
     d->conn = NULL;
     luaL_getmetatable(L, DEDICATED);
     lua_setmetatable(L, -2);
-    d->conn = redis_conn_new(redis_where(r), &options, &err);
+    d->conn = redis_conn_new(&where, &options, &err);
     if (!d->conn) return task_fail(L, &err);
     return 1;
 }

@@ -314,11 +314,15 @@ function M.run(to, on_step)
     end)
 end
 
+--- The indexes of the document collections: {collection, keys, options}.
+---@return table[]
+function M.document_indexes() return assert(loadfile(folder() .. "/mongo/indexes.lua"))() end
+
 -- Makes the document indexes that are missing.
 ---@return integer made how many indexes the list has
 function M.documents()
     local mongo = require("core.mongo")
-    local list = assert(loadfile(folder() .. "/mongo/indexes.lua"))()
+    local list = M.document_indexes()
     for _, index in ipairs(list) do
         local ok, err = mongo.index(index[1], index[2], index[3])
         if not ok then fail(("index %s of %s: %s"):format(index[3].name, index[1], err.message)) end

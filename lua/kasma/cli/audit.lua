@@ -80,9 +80,7 @@ function M.run(words)
     end
     local ok, result = pcall(verify, args)
     if ok then return result end
-    local errors = require("kasma.errors")
-    io.stderr:write("kasma audit: ", tostring(result), "\n")
-    return errors.is_unavailable(result) and 5 or 1
+    return require("kasma.cli.failure")("audit", result)
 end
 
 return M

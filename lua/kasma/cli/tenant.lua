@@ -4,28 +4,37 @@ local args_of = require("kasma.cli.args")
 local M = {}
 
 M.usage = [[
-kasma tenant create KEY [--name NAME] [--country CC] [--currency CUR] [--locale L] [--timezone TZ] [--host NAME]...
+kasma tenant create KEY [--name NAME] [--country CC] [--currency CUR] [--locale L] [--timezone TZ] [--hostname NAME]...
                         [--app APP_KEY] [--test] [--owner EMAIL] [--json]
 
 Makes a tenant with its first app, the seeded roles, a default warehouse and its base currency. KEY is 1 to 63 letters,
-digits, _ or -, and never changes. --owner invites its owner by mail.
+digits, _ or -, and never changes. --owner invites its owner by mail. Without the others: VN, VND, vi, Asia/Ho_Chi_Minh.
 
-  kasma tenant create acme --name "Acme" --host shop.acme.example --owner ann@acme.example
+Ends with 0 when it was made, 1 when not, 2 on wrong use, 4 when the key or a host name is taken, 5 when a store is away.
+
+  kasma tenant create acme --name "Acme" --hostname shop.acme.example --owner ann@acme.example
 ]]
 
 local function create(words)
     local args, bad = args_of(words, { name = true, country = true, currency = true, locale = true, timezone = true, app = true,
         owner = true,
-        host = "list", test = false, json = false })
+        hostname = "list", test = false, json = false })
     if not args or not args[1] or args[2] then
         io.stderr:write(bad and ("kasma tenant: " .. bad .. "\n\n") or "", M.usage)
         return 2
     end
+    local country, currency = (args.country or "VN"):upper(), (args.currency or "VND"):upper()
+    if not country:find("^%u%u$") then error(args.country .. " is no country: two letters (ISO 3166), such as VN", 0) end
+    if not require("core.money").exponent(currency) then error("there is no currency " .. currency .. " (ISO 4217), such as VND", 0) end
+    if args.timezone and not require("core.time").zone_exists(args.timezone) then
+        error("there is no time zone " .. args.timezone .. ", such as Asia/Ho_Chi_Minh", 0)
+    end
     local tenants = require("modules.tenants.service")
     local scope = { tenant = "MASTER", app = "MASTER", actor_kind = "system" }
-    local made = tenants.create(scope, { tenant_key = args[1], name = args.name or args[1], country = args.country,
-        default_currency = args.currency,
-        default_locale = args.locale, timezone = args.timezone, is_test = args.test, app = { app_key = args.app, hostnames = args.host } })
+    local made = tenants.create(scope, { tenant_key = args[1], name = args.name or args[1], country = country,
+        default_currency = currency,
+        default_locale = args.locale, timezone = args.timezone, is_test = args.test,
+        app = { app_key = args.app, hostnames = args.hostname } })
     if args.owner then require("modules.iam.members").invite_owner(scope, made, args.owner) end
     if args.json then
         io.stdout:write(require("core.json").encode({ tenant = tenants.view(made.tenant), app = made.app,
@@ -34,6 +43,7 @@ local function create(words)
         io.stdout:write(("tenant %s with app %s, %d roles, a warehouse and %s as currency\n"):format(made.tenant.tenant_key,
             made.app.app_key,
             #require("kasma.roles").templates, made.tenant.default_currency))
+        if args.owner then io.stdout:write(args.owner:lower(), " is invited by mail as its owner\n") end
     end
     return 0
 end
@@ -41,7 +51,7 @@ end
 ---@param words string[] what follows `kasma tenant`
 ---@return integer exit 0 done, 1 failed, 2 wrong use
 function M.run(words)
-    if words[1] == "--help" or words[1] == nil then
+    if words[1] == "--help" or words[1] == nil or words[2] == "--help" then
         io.stdout:write(M.usage)
         return words[1] and 0 or 2
     end
@@ -51,8 +61,7 @@ function M.run(words)
     end
     local ok, result = pcall(create, { unpack(words, 2) })
     if ok then return result end
-    io.stderr:write("kasma tenant: ", tostring(result), "\n")
-    return 1
+    return require("kasma.cli.failure")("tenant", result)
 end
 
 return M

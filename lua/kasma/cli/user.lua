@@ -8,8 +8,11 @@ kasma user create-admin EMAIL [--name NAME] [--password-stdin] [--json]
 kasma user create EMAIL --tenant KEY --role ROLE_KEY [--name NAME] [--password-stdin] [--json]
 kasma user import FILE --tenant KEY [--dry-run] [--json]
 
-create-admin makes a platform owner, or makes an existing user one. create makes an active user with a role of a tenant.
-Without --password-stdin a random password is made and printed once.
+create-admin makes a platform owner, or makes an existing user one, and prints a one-time code with which they sign in and choose
+a password. create makes an active user with a role of a tenant, with a random password that is printed once. With
+--password-stdin the password is read from standard input; it is never taken from the command line.
+
+Ends with 0 when it was done, 1 when not, 2 on wrong use, 5 when a store cannot be reached.
 
 import takes users with the password hashes that another system kept, one JSON object a line (- = standard input):
 {"email", "display_name"?, "password_hash"? (bcrypt or argon2id), "email_verified"?, "user_type"?, "role_keys"?}. Without
@@ -21,11 +24,31 @@ are printed with their number and end it with 1.
   printf '%s' "$SECRET" | kasma user create bob@acme.example --tenant acme --role catalog_manager --password-stdin
 ]]
 
-local function password_of(args)
-    if not args["password-stdin"] then return require("core.crypto").base64url(require("core.crypto").random(15)), true end
+-- A password and whether it was made here; nil for an admin, who chooses one by a code.
+local function password_of(args, admin)
+    if not args["password-stdin"] then
+        if admin then return nil, false end
+        return require("core.crypto").base64url(require("core.crypto").random(15)), true
+    end
     local text = (io.stdin:read("*a") or ""):gsub("[\r\n]+$", "")
     if #text < 6 or #text > 1024 then error("a password has 6 to 1024 characters", 0) end
     return text, false
+end
+
+local function print_user(report, admin)
+    io.stdout:write(("%s  %s  %s%s\n"):format(report.id, report.email, report.userType, admin and ", platform owner" or ""))
+    if report.password then io.stdout:write("password  ", report.password, "\n") end
+    if not report.code then return end
+    local config = require("core.config")
+    local url = config.get("PUBLIC_URL") or ("http://%s:%d"):format(config.get("HOST"), config.get("PORT"))
+    io.stdout:write(("one-time code  %s  (good for %d minutes)\n\n"):format(report.code, report.codeSeconds / 60))
+    io.stdout:write(([[
+Sign in with it and choose a password:
+  curl -s -H 'Content-Type: application/json' %s/auth/verify-otp \
+    -d '{"identifier":"%s","code":"%s","type":"FORGOT_PASSWORD"}'          # answers a reset_token
+  curl -s -H 'Content-Type: application/json' %s/auth/reset-password \
+    -d '{"reset_token":"..","new_password":".."}'
+]]):format(url, report.email, report.code, url))
 end
 
 local function make(words)
@@ -40,7 +63,7 @@ local function make(words)
     if not require("kasma.schema").is_email(email) then error(email .. " is no e-mail address", 0) end
     local tenant = args.tenant or "MASTER"
     if not require("kasma.tenant").by_key(tenant) then error("there is no tenant " .. tenant, 0) end
-    local password, random = password_of(args)
+    local password, random = password_of(args, admin)
     local users, store = require("modules.iam.users"), require("modules.iam.store")
     local scope = { tenant = tenant, app = "MASTER", actor_kind = "system" }
     local keys = {}
@@ -54,10 +77,14 @@ local function make(words)
         role_keys = keys,
         platform_role = admin and "platform_owner" or nil })
     local report = { id = user.id, email = user.email, userType = user.user_type, password = random and password or nil }
+    if admin and not password then
+        report.code, report.codeSeconds = require("modules.iam.otp").hand_over{ identifier = user.email, type = "FORGOT_PASSWORD",
+            user_id = user.id }
+    end
     if args.json then
         io.stdout:write(require("core.json").encode(report), "\n")
     else
-        io.stdout:write(("%s  %s  %s%s\n"):format(user.id, user.email, user.user_type, random and ("  password " .. password) or ""))
+        print_user(report, admin)
     end
     return 0
 end
@@ -87,7 +114,7 @@ end
 ---@return integer exit 0 done, 1 failed, 2 wrong use
 function M.run(words)
     local command = words[1]
-    if command == nil or command == "--help" then
+    if command == nil or command == "--help" or words[2] == "--help" then
         io.stdout:write(M.usage)
         return command and 0 or 2
     end
@@ -97,8 +124,7 @@ function M.run(words)
     end
     local ok, result = pcall(command == "import" and import or make, words)
     if ok then return result end
-    io.stderr:write("kasma user: ", tostring(result), "\n")
-    return 1
+    return require("kasma.cli.failure")("user", result)
 end
 
 return M

@@ -164,4 +164,15 @@ function M.send(job)
     return { sent = true }
 end
 
+--- Makes a code that is handed over by another way than mail: an operator reads it from a terminal. It ends the one before.
+---@param o {identifier: string, type: string, user_id: string}
+---@return string code, integer seconds it lives
+function M.hand_over(o)
+    local id, now, code = uuid.v7(), time.now(), six_digits()
+    db.pipeline(nil, { store.retire_otps(o.identifier, o.type, time.iso(now)),
+        store.insert_otp{ id = id, user_id = o.user_id, code_hmac = hmac(id, code), type = o.type, identifier = o.identifier,
+            expires_at = time.iso(now + LIFE_MS), now = time.iso(now) } })
+    return code, LIFE_MS / 1000
+end
+
 return M

@@ -335,7 +335,7 @@ function M.insert_otp(o)
       updated_at)
       values ($1, $2, $3, $4, $5, 'EMAIL', $6, $7::timestamptz, 1, $8::timestamptz, $8::timestamptz)]], o.id, o.user_id or null,
           o.code_hmac,
-        pg.bytea(o.code_enc), o.type, o.identifier, o.expires_at, o.now }
+        o.code_enc and pg.bytea(o.code_enc) or null, o.type, o.identifier, o.expires_at, o.now }
 end
 
 ---@param identifier string

@@ -1,4 +1,5 @@
 -- Users as staff and as themselves see them: list, change, delete, profile; and the roles they hold.
+local crypto = require("core.crypto")
 local json = require("core.json")
 local time = require("core.time")
 local uuid = require("core.uuid")
@@ -373,7 +374,7 @@ end
 
 --- An active user with a password, for the command line and for seeds: no code step.
 ---@param scope Scope
----@param input table email, password, display_name, user_type, role_keys, platform_role (role key or nil)
+---@param input table email, password (nil: none that anybody knows), display_name, user_type, role_keys, platform_role (role key or nil)
 ---@return table user row
 function M.provision(scope, input)
     local email, now = input.email:lower(), time.iso(time.now())
@@ -388,7 +389,11 @@ function M.provision(scope, input)
             status = "active", verified = true, now = now }
         statements[#statements + 1] = outbox.event(scope, "user.created", id, { userType = input.user_type, status = "active" })
     end
-    statements[#statements + 1] = store.put_credential{ id = uuid.v7(), user_id = id, password = passwords.hash(input.password), now = now }
+    -- Without a password a new user has one that nobody knows, and an existing one keeps theirs.
+    if input.password or not known then
+        statements[#statements + 1] = store.put_credential{ id = uuid.v7(), user_id = id,
+            password = passwords.hash(input.password or crypto.random_hex(32)), now = now }
+    end
     statements[#statements + 1] = store.put_membership{ id = uuid.v7(), user_id = id, tenant_key = scope.tenant, status = "active",
         now = now }
     for _, role_key in ipairs(input.role_keys or {}) do

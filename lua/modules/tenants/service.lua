@@ -28,6 +28,19 @@ errors.constraint("apps_hostname", 409, { message = M.host_taken.message, code =
 
 local SYMBOLS = { VND = "₫", USD = "$", EUR = "€", GBP = "£", JPY = "¥", CNY = "¥", KRW = "₩", THB = "฿", INR = "₹" }
 
+-- Host names as the Host header is compared: lower case, without a port.
+local function host_names(list)
+    if not list then return nil end
+    local names = {}
+    for i, name in ipairs(list) do
+        names[i] = name:lower()
+        if #name > 253 or not names[i]:find("^[a-z0-9][a-z0-9.-]*$") then
+            errors.bad_request{ message = { "each value in hostnames must be a host name" }, code = "validation" }
+        end
+    end
+    return names
+end
+
 ---@param row table
 ---@return table as HTTP shows it
 function M.view(row)
@@ -59,7 +72,7 @@ function M.create(scope, input, also)
     local warehouse_id, role_ids = uuid.v7(), {}
     local statements = { store.insert(row), store.insert_app{ id = uuid.v7(), app_key = row.app_key, tenant_key = row.tenant_key,
         name = app_input.name or input.name, kind = "storefront", allowed_origins = app_input.allowed_origins or {},
-        hostnames = app_input.hostnames or {}, now = now } }
+        hostnames = host_names(app_input.hostnames) or {}, now = now } }
     for _, template in ipairs(roles.templates) do
         local role_id = uuid.v7()
         role_ids[template.role_key] = role_id
@@ -123,7 +136,8 @@ end
 ---@return table row
 function M.create_app(scope, input)
     local statements = { store.insert_app{ id = uuid.v7(), app_key = input.app_key, tenant_key = scope.tenant, name = input.name,
-        kind = input.kind, allowed_origins = input.allowed_origins or {}, hostnames = input.hostnames or {}, now = time.iso(time.now()) } }
+        kind = input.kind, allowed_origins = input.allowed_origins or {}, hostnames = host_names(input.hostnames) or {},
+        now = time.iso(time.now()) } }
     audit.append(statements, scope, { action = "apps.create", entity_type = "app", entity_id = input.app_key, after = input })
     local row = db.pipeline(scope.tenant, statements)[1][1]
     invalidate.send("app", input.app_key)
@@ -135,6 +149,7 @@ end
 ---@param input table
 ---@return table row
 function M.update_app(scope, app_key, input)
+    input.hostnames = host_names(input.hostnames)
     local statements = { store.update_app(scope.tenant, app_key, input, time.iso(time.now())) }
     audit.append(statements, scope, { action = "apps.update", entity_type = "app", entity_id = app_key, after = input })
     local row = db.pipeline(scope.tenant, statements)[1][1]

@@ -1,0 +1,177 @@
+-- What an operator types: doctor, tenant create, user create-admin; what they say and how they end.
+local json = require("core.json")
+local pg = require("core.pg")
+local redis = require("core.redis")
+local command = require("api.command")
+local support = require("api.support")
+local db = require("kasma.db")
+
+local run = command.run
+
+-- What the doctor finds, by id.
+local function visit(words, env)
+    local status, text = run("doctor --json " .. words, env)
+    local report = json.decode(text)
+    local by_id = {}
+    for _, finding in ipairs(report.checks) do by_id[finding.id] = finding end
+    return by_id, status, report
+end
+
+-- A statement as the owner of the schema, outside what the server's role may.
+local function as_owner(sql)
+    local session = assert(pg.pool("owner"):session())
+    local _, err = session:script("set role kasma_owner; " .. sql)
+    session:close()
+    assert(not err, err and err.message)
+end
+
+describe("kasma doctor", function()
+    it("finds the stores of these tests well, and says so a line each", function()
+        local found, status, report = visit("--group config --group postgres --group redis --group mongo")
+        assert.equal(0, report.failed, json.encode(report.checks))
+        assert.is_true(status < 2)
+        for _, id in ipairs{ "config.names", "config.secrets", "config.mail", "config.proxies", "postgres.version", "postgres.durability",
+            "postgres.role", "postgres.bypass", "postgres.system", "postgres.policies", "postgres.row_security", "postgres.migrations",
+            "postgres.connections", "postgres.transactions", "postgres.bloat", "postgres.replication", "postgres.clock",
+            "postgres.partitions", "postgres.prepare", "postgres.indexes", "postgres.gin", "redis.version", "redis.eviction",
+            "redis.persistence", "redis.memory", "redis.clock", "redis.locks", "redis.queues", "mongo.reached", "mongo.features",
+            "mongo.indexes" } do
+            assert.equal("ok", (found[id] or {}).state, id)
+        end
+        local _, text = run("doctor --group redis")
+        assert.truthy(text:find("\n0 failed, 0 warnings, %d+ ok$"), text)
+    end)
+
+    it("fails when Redis cannot be reached, tells what comes of it, and still looks at the rest", function()
+        local status, text = run("doctor --group redis --group postgres", { REDIS_URL = "redis://:very-secret@127.0.0.1:1/0" })
+        assert.equal(2, status)
+        assert.truthy(text:find("^FAIL  redis +cannot connect to REDIS_URL %(127%.0%.0%.1:1%): connection refused\n +effect: .-\n +try: "),
+            text)
+        assert.is_nil(text:find("very-secret", 1, true))
+        assert.truthy(text:find("OK    postgres  row security on", 1, true))
+    end)
+
+    it("fails when PostgreSQL or MongoDB cannot be reached", function()
+        local found, status = visit("--group postgres --group mongo", { DATABASE_URL = "postgresql://kasma_app:x@127.0.0.1:1/kasma",
+            MONGODB_URL = "mongodb://127.0.0.1:1/kasma" })
+        assert.equal(2, status)
+        assert.equal("fail", found["postgres.reached"].state)
+        assert.equal("fail", found["mongo.reached"].state)
+    end)
+
+    it("sees a Redis that may throw queues away", function()
+        redis.call("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+        local ok, found, status = pcall(visit, "--group redis")
+        redis.call("CONFIG", "SET", "maxmemory-policy", "noeviction")
+        assert(ok, found)
+        assert.equal(2, status)
+        assert.equal("fail", found["redis.eviction"].state)
+        assert.truthy(found["redis.eviction"].hint:find("noeviction", 1, true))
+    end)
+
+    it("sees lock servers that are one, and one that is away", function()
+        local url = assert(os.getenv("REDIS_URL"))
+        local found = visit("--group redis", { REDLOCK_NODES = table.concat({ url, (url:gsub("127%.0%.0%.1", "localhost")),
+            "redis://127.0.0.1:1" }, ",") })
+        assert.equal("fail", found["redis.locks.independent"].state)
+        assert.equal("fail", found["redis.locks.reached"].state)
+        assert.truthy(found["redis.locks.reached"].text:find("127.0.0.1:1", 1, true))
+    end)
+
+    it("sees a tenant's table without a wall, an open policy, and a migration that is pending", function()
+        as_owner([[create table doctor_probe (tenant_key text not null, id uuid not null); create index doctor_probe_gin
+          on doctor_probe using gin (id, tenant_key); create policy wide on doctor_probe to kasma_app using (true);
+          alter table doctor_probe enable row level security; create table doctor_move as select * from schema_migrations
+          where version = 1; delete from schema_migrations where version = 1]])
+        local ok, found, status = pcall(visit, "--group postgres")
+        as_owner("insert into schema_migrations select * from doctor_move; drop table doctor_move, doctor_probe")
+        assert(ok, found)
+        assert.equal(2, status)
+        for _, id in ipairs{ "row_security", "policies", "gin", "migrations" } do
+            assert.equal("fail", found["postgres." .. id].state, id)
+        end
+        assert.truthy(found["postgres.row_security"].text:find("doctor_probe", 1, true))
+        assert.truthy(found["postgres.migrations"].text:find("0001_platform", 1, true))
+    end)
+
+    it("sees equal secrets, a proxy list that holds everybody, and production without mail", function()
+        local same = ("q7"):rep(9) .. "Zx81-other-letters-9"
+        local found, status = visit("--group config", { KASMA_ENV = "production", JWT_SECRET = same, MESSAGE_ENCRYPTION_KEY = same,
+            TRUSTED_PROXIES = "0.0.0.0/0", PASSWORD_ARGON2 = "19456,2,1" })
+        assert.equal(2, status)
+        for _, id in ipairs{ "secrets", "proxies", "mail" } do assert.equal("fail", found["config." .. id].state, id) end
+    end)
+
+    it("helps, and refuses what it does not know", function()
+        local status, text = run("doctor --help")
+        assert.equal(0, status)
+        assert.truthy(text:find("kasma doctor %-%-group"))
+        assert.equal(2, (run("doctor --colour")))
+        assert.equal(2, (run("doctor --group stars")))
+        status, text = run("doctor --fix-hints --group redis", { REDIS_URL = "redis://127.0.0.1:1" })
+        assert.equal(2, status)
+        assert.truthy(text:find("^redis%.reached +systemctl"), text)
+    end)
+end)
+
+describe("kasma tenant create", function()
+    it("makes a tenant that can be used, and tells a taken key and host name apart from a mistake", function()
+        local key = support.unique("c")
+        local status, text = run(("tenant create %s --name Shop --currency usd --country us --hostname Shop.%s.example --json")
+            :format(key, key))
+        assert.equal(0, status, text)
+        local made = json.decode(text)
+        assert.equal("USD", made.tenant.default_currency)
+        assert.same({ "shop." .. key .. ".example" }, made.app.hostnames)
+        assert.equal(200, support.client({ Host = "shop." .. key .. ".example" }):get("/api/ecommerce/products/list").status)
+        assert.equal(4, (run("tenant create " .. key)))
+        assert.equal(4, (run(("tenant create %sx --hostname shop.%s.example"):format(key, key))))
+        assert.is_nil(db.one(nil, "select 1 as one from tenants where tenant_key = $1", key .. "x"))
+        for _, words in ipairs{ "a.b", key .. "y --currency XXQ", key .. "y --country Vietnam", key .. "y --timezone Mars",
+            key .. "y --hostname 'a b'" } do
+            status, text = run("tenant create " .. words)
+            assert.equal(1, status, words)
+            assert.is_nil(text:find("%.lua:"), text)
+        end
+        assert.equal(2, (run("tenant create")))
+        assert.equal(0, (run("tenant create --help")))
+        status, text = run("tenant create " .. key .. "z", { DATABASE_URL = "postgresql://kasma_app:x@127.0.0.1:1/kasma" })
+        assert.equal(5, status)
+        assert.truthy(text:find("refused", 1, true), text)
+    end)
+end)
+
+describe("kasma user create-admin", function()
+    it("prints a code with which the owner chooses a password, once", function()
+        local email = support.unique("boss") .. "@example.test"
+        local status, text = run("user create-admin " .. email:upper() .. " --json")
+        assert.equal(0, status, text)
+        local made = json.decode(text)
+        assert.same({ email, "KASMA_0", nil }, { made.email, made.userType, made.password })
+        local client = support.client()
+        local verified = client:post("/auth/verify-otp", { identifier = email, code = made.code, type = "FORGOT_PASSWORD" })
+        assert.equal(200, verified.status, verified.body)
+        assert.equal(401, support.client():post("/auth/verify-otp",
+            { identifier = email, code = made.code, type = "FORGOT_PASSWORD" }).status)
+        assert.equal(200, support.client():post("/auth/reset-password", { reset_token = verified.json.reset_token,
+            new_password = "chosen-words-1" }).status)
+        assert.is_true(db.one(nil, "select exists (select from platform_role_holders where user_id = $1) as held", made.id).held)
+
+        -- Named again: no second user, and the password stays theirs.
+        local again = json.decode(select(2, run("user create-admin " .. email .. " --json")))
+        assert.equal(made.id, again.id)
+        local answer = support.client():post("/auth/login", { identifier = email, password = "chosen-words-1" })
+        assert.truthy(answer.status == 200 or answer.json.requiresOtp, answer.body)
+    end)
+
+    it("takes a password from standard input and never from the command line", function()
+        local email = support.unique("boss") .. "@example.test"
+        assert.equal(1, (run("user create-admin " .. email .. " --password-stdin", nil, "tiny")))
+        local status, text = run("user create-admin " .. email .. " --password-stdin", nil, "piped-words-1\n")
+        assert.equal(0, status, text)
+        assert.is_nil(text:find("piped", 1, true))
+        assert.is_nil(text:find("code", 1, true))
+        assert.equal(2, (run("user create-admin " .. email .. " --password piped-words-1")))
+        assert.equal(1, (run("user create-admin nobody")))
+    end)
+end)
