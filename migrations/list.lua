@@ -13,4 +13,5 @@ return {
     "0011_audit_trim",
     "0012_sessions",
     "0013_notices",
+    "0014_outbox_parking",
 }

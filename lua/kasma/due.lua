@@ -1,13 +1,16 @@
 -- What must happen at a time is a row of `due_work` (tenant, kind, id, due_at), written, moved and deleted in the business
 -- transaction. One sweeper in the cluster looks every second for rows that fell due by the business clock and runs their
 -- kind's handler, one transaction each. A handler locks its subject, sees that it is due, acts, and deletes or moves the row
--- last; a row that comes twice finds nothing to do. One whose handler fails is moved on a minute and holds up no other.
+-- last; a row that comes twice finds nothing to do. One whose handler fails is moved on a minute and holds up no other, and a slow one
+-- holds up only the end of its batch.
 --
 --     due.handler("sales.order_expiry", function(tenant, id, due_at) orders.expire(tenant, id) end)
 --     statements[#statements + 1] = due.put(scope, "sales.order_expiry", order.id, expires_ms)
 --     statements[#statements + 1] = due.drop(scope.tenant, "sales.order_expiry", order.id)
+local metrics = require("core.metrics")
 local sched = require("core.sched")
 local time = require("core.time")
+local crash = require("kasma.crash")
 local db = require("kasma.db")
 local errors = require("kasma.errors")
 local log = require("kasma.log")
@@ -55,6 +58,9 @@ end
 local READ = "select tenant_key, app_key, kind, id, due_at from due_work where due_at <= $1::timestamptz order by due_at limit " .. BATCH
 local LATER = [[update due_work set due_at = $5::timestamptz where tenant_key = $1 and kind = $2 and id = $3 and due_at = $4::timestamptz]]
 
+local ran = metrics.counter("kasma_due_work_total", "Rows of due_work that fell due", { "outcome" })
+local behind
+
 local function run(row)
     local fn = handlers[row.kind]
     local ok, why
@@ -63,7 +69,11 @@ local function run(row)
     else
         ok, why = false, "nobody handles this kind"
     end
-    if ok then return end
+    if ok then
+        ran:add(1, "done")
+        return crash.at("sweeper.handled")
+    end
+    ran:add(1, "failed")
     log.error("due work failed", { tenant = row.tenant_key, kind = row.kind, id = row.id,
         error = type(why) == "table" and tostring(why.message or why.kind) or tostring(why) })
     errors.check(db.pool("system"):query(nil, LATER, row.tenant_key, row.kind, row.id, row.due_at, time.iso(time.now() + RETRY_MS)))
@@ -72,14 +82,21 @@ end
 --- Runs what is due, oldest first. Answers how many rows it looked at.
 ---@return integer
 function M.sweep_once()
-    local rows = errors.check(db.pool("system"):read(nil, READ, time.iso(time.now())))
-    for first = 1, #rows, AT_ONCE do
-        local batch = {}
-        for i = first, math.min(first + AT_ONCE - 1, #rows) do
-            batch[#batch + 1] = function() run(rows[i]) end
+    local now = time.now()
+    local rows = errors.check(db.pool("system"):read(nil, READ, time.iso(now)))
+    if behind then behind:set(rows[1] and math.max(0, (now - time.parse(rows[1].due_at)) / 1000) or 0) end
+    if #rows == 0 then return 0 end
+    crash.at("sweeper.read")
+    local slots, batch = sched.semaphore(AT_ONCE), {}
+    for i, row in ipairs(rows) do
+        batch[i] = function()
+            slots:acquire()
+            local ok, why = pcall(run, row)
+            slots:release()
+            if not ok then error(why, 0) end
         end
-        sched.parallel(batch)
     end
+    sched.parallel(batch)
     return #rows
 end
 
@@ -91,6 +108,7 @@ local function hold_and_sweep()
             held = errors.check(session:query("select pg_try_advisory_lock($1) as held", LOCK))[1].held
             if not held then sched.sleep(1000) end
         end
+        behind = behind or metrics.gauge("kasma_due_work_behind_seconds", "How long the oldest row that is due has waited", {})
         while not sched.stopping() do
             errors.check(session:query("select 1"))
             if M.sweep_once() < BATCH then sched.sleep(PERIOD_MS) end

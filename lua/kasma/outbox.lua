@@ -8,22 +8,26 @@
 --
 -- db.pipeline and db.transaction see such a statement and wake the relay after the commit (never a NOTIFY inside it: that
 -- takes a lock of the whole server). Polling is the net under the notice.
--- A row whose consumer fails is parked for a while, longer each time, with the rows of its key behind it; others pass.
+-- A row whose consumer fails waits a while, longer each time, with the rows of its key behind it; others pass. One that has failed
+-- twelve times over some six minutes is parked: it waits for an operator (`kasma outbox`), and the rows behind it go on. While a
+-- store is away, its topics wait as a whole and nothing counts as a failure.
 local mongo = require("core.mongo")
 local metrics = require("core.metrics")
 local pg = require("core.pg")
 local sched = require("core.sched")
 local time = require("core.time")
 local uuid = require("core.uuid")
+local crash = require("kasma.crash")
 local db = require("kasma.db")
 local errors = require("kasma.errors")
 local log = require("kasma.log")
+local null = require("kasma.null")
 
 local M = {}
 
 local CHANNEL = "kasma_outbox"
 local LOCK = 7205001 -- advisory lock of the relay
-local BATCH, POLL_MS, PARKED_MAX = 500, 250, 1000
+local BATCH, POLL_MS, HELD_MAX, TRIES = 500, 250, 1000, 12
 
 local INSERT = [[insert into outbox (tenant_key, app_key, id, topic, key, payload, created_at)
   values ($1, $2, $3, $4, $5, $6::jsonb, $7::timestamptz)]]
@@ -69,7 +73,15 @@ function M.consumer(topic, fn) consumers[topic] = fn end
 
 --- Hears every event row.
 ---@param fn fun(row: table)
-function M.on_event(fn) listeners[#listeners + 1] = fn end
+function M.on_event(fn)
+    listeners[#listeners + 1] = function(rows)
+        for _, row in ipairs(rows) do fn(row) end
+    end
+end
+
+--- Hears event rows as the relay read them, many at once and in order. What it raises makes them come again, one by one.
+---@param fn fun(rows: table[])
+function M.on_events(fn) listeners[#listeners + 1] = fn end
 
 local loaders = {}
 
@@ -128,9 +140,7 @@ local function deliver(topic, rows)
     if collection then return write_mirror(collection, rows) end
     if consumers[topic] then return consumers[topic](rows) end
     if topic == "event" or topic:find(".", 1, true) then
-        for _, row in ipairs(rows) do
-            for _, fn in ipairs(listeners) do fn(row) end
-        end
+        for _, fn in ipairs(listeners) do fn(rows) end
         return
     end
     error("nobody takes outbox rows of topic " .. topic, 0)
@@ -138,51 +148,106 @@ end
 
 -- Relay ----------------------------------------------------------------------------------------------------------------------
 
--- What waits behind a parked row is left out too: enough of it would fill every batch and nobody's rows would move any more.
-local READ = [[select tenant_key, app_key, id, seq, topic, key, payload, created_at from outbox
-  where sent_at is null and not (id = any($1::uuid[]))
+-- What waits behind a held row is left out too: enough of it would fill every batch and nobody's rows would move any more.
+local READ = [[select tenant_key, app_key, id, seq, topic, key, payload, created_at, attempts from outbox
+  where sent_at is null and parked_at is null and not (id = any($1::uuid[])) and not (topic = any($5::text[]))
     and (tenant_key, topic, key) not in (select * from unnest($2::text[], $3::text[], $4::text[])) order by seq limit ]] .. BATCH
 local SENT = [[update outbox set sent_at = $2::timestamptz where tenant_key = $1 and id = any($3::uuid[])]]
-local COUNT = [[select count(*)::int as n, min(created_at) as oldest from (select created_at from outbox where sent_at is null order by
-  seq limit 10001) o]]
+local FAILED = [[update outbox set attempts = $3, error = $4, parked_at = $5::timestamptz where tenant_key = $1 and id = $2]]
+local COUNT = [[select count(*)::int as n, min(created_at) as oldest from (select created_at from outbox
+  where sent_at is null and parked_at is null order by seq limit 10001) o]]
+local TOPICS = [[select topic, count(*)::int as n from (select topic from outbox where sent_at is null and parked_at is null order by seq
+  limit 10001) o group by topic]]
+local PARKED = "select count(*)::int as n from (select 1 from outbox where parked_at is not null limit 10001) o"
 
-local parked, parked_count = {}, 0
-local gauge_rows, gauge_age
+-- held: rows that wait for another try, by id; away: topics whose store is away.
+local held, held_count, away = {}, 0, {}
+local gauge_rows, gauge_age, gauge_parked, delivered
 
-local function park(row, why)
-    local entry = parked[row.id]
-    if not entry then
-        if parked_count >= PARKED_MAX then return end
-        entry = { tries = 0, place = row.place, tenant = row.tenant_key, topic = row.topic, key = row.key }
-        parked[row.id] = entry
-        parked_count = parked_count + 1
-    end
+local function describe(why)
+    if type(why) == "table" and not errors.is(why) then return tostring(why.message or why.kind) end
+    return tostring(why)
+end
+
+local function hold_topic(topic, why, pause_ms)
+    local entry = away[topic] or { tries = 0 }
+    away[topic] = entry
     entry.tries = entry.tries + 1
-    entry.until_ms = time.real() + math.min(60000, 250 * 2 ^ math.min(entry.tries, 10))
-    if entry.tries == 1 or entry.tries % 10 == 0 then
-        log.warn("outbox row could not be delivered", { topic = row.topic, key = row.key, id = row.id, tries = entry.tries,
-            error = tostring(why) })
+    entry.until_ms = time.real() + (pause_ms or math.min(10000, 250 * 2 ^ math.min(entry.tries, 6)))
+    if entry.tries == 1 or entry.tries % 20 == 0 then
+        log.warn("outbox topic waits", { topic = topic, tries = entry.tries, error = describe(why) })
     end
 end
 
--- Rows that wait for another try, and the keys that wait behind them: decided once a pass.
+-- A row failed by itself. Answers the statement that notes it.
+local function hold(row, why)
+    local entry = held[row.id]
+    if not entry then
+        if held_count >= HELD_MAX then hold_topic(row.topic, "too many of its rows fail", 5000) end
+        entry = { tries = row.attempts, place = row.place, tenant = row.tenant_key, topic = row.topic, key = row.key }
+        held[row.id] = entry
+        held_count = held_count + 1
+    end
+    entry.tries = entry.tries + 1
+    entry.until_ms = time.real() + math.min(60000, 250 * 2 ^ math.min(entry.tries, 10))
+    local gone = entry.tries >= TRIES
+    if entry.tries == 1 or gone then
+        log[gone and "error" or "warn"](gone and "outbox row is parked" or "outbox row could not be delivered", { topic = row.topic,
+            key = row.key, id = row.id, tenant = row.tenant_key, tries = entry.tries, error = describe(why) })
+    end
+    delivered:add(1, row.topic, gone and "parked" or "failed")
+    return { FAILED, row.tenant_key, row.id, entry.tries, describe(why):sub(1, 500), gone and time.iso(time.now()) or null }, gone
+end
+
+local function forget(id)
+    if held[id] then
+        held[id] = nil
+        held_count = held_count - 1
+    end
+end
+
+-- What this pass leaves out: decided once a pass.
 local function held_back()
     local now = time.real()
-    local ids, places, behind = {}, {}, { tenants = {}, topics = {}, keys = {} }
-    for id, entry in pairs(parked) do
+    local ids, places, behind, topics = {}, {}, { tenants = {}, topics = {}, keys = {} }, {}
+    for id, entry in pairs(held) do
         if entry.until_ms > now then
             local n = #ids + 1
             ids[n], places[entry.place] = id, id
             behind.tenants[n], behind.topics[n], behind.keys[n] = entry.tenant, entry.topic, entry.key
+        elseif entry.until_ms < now - 300000 then
+            forget(id) -- it was due long ago and did not come: parked, removed or sent by somebody else
         end
     end
-    return ids, places, behind
+    for topic, entry in pairs(away) do
+        if entry.until_ms > now then topics[#topics + 1] = topic end
+    end
+    return ids, places, behind, topics
 end
 
-local function forget(id)
-    if parked[id] then
-        parked[id] = nil
-        parked_count = parked_count - 1
+-- Delivers the rows of one topic. One bad row must not hold up its neighbours: when they fail together, each goes by itself.
+local function deliver_group(group, blocked, sent, notes)
+    local ok, why = pcall(deliver, group.topic, group.rows)
+    if ok then
+        away[group.topic] = nil
+        for _, row in ipairs(group.rows) do sent[#sent + 1] = row end
+        return
+    end
+    if errors.is_unavailable(why) then return hold_topic(group.topic, why) end
+    for _, row in ipairs(group.rows) do
+        if not blocked[row.place] then
+            local done, reason = false, why
+            if #group.rows > 1 then done, reason = pcall(deliver, group.topic, { row }) end
+            if done then
+                sent[#sent + 1] = row
+            elseif errors.is_unavailable(reason) then
+                return hold_topic(group.topic, reason)
+            else
+                local note, gone = hold(row, reason)
+                notes[#notes + 1] = note
+                if gone then forget(row.id) else blocked[row.place] = row.id end
+            end
+        end
     end
 end
 
@@ -190,12 +255,14 @@ end
 ---@return integer
 function M.relay_once()
     local system = db.pool("system")
-    local ids, blocked, behind = held_back()
+    delivered = delivered or metrics.counter("kasma_outbox_deliveries_total", "Rows of the outbox handed over", { "topic", "outcome" })
+    local ids, blocked, behind, topics = held_back()
     local rows = errors.check(system:read(nil, READ, pg.array(ids), pg.array(behind.tenants), pg.array(behind.topics),
-        pg.array(behind.keys)))
+        pg.array(behind.keys), pg.array(topics)))
     if #rows == 0 then return 0 end
-    -- Runs of one topic are handed over together; a key that failed holds back its later rows of this pass.
-    local sent, groups, by_topic = {}, {}, {}
+    crash.at("relay.read")
+    -- Rows of one topic are handed over together; a key that failed holds back its later rows of this pass.
+    local sent, notes, groups, by_topic = {}, {}, {}, {}
     for _, row in ipairs(rows) do
         local group = by_topic[row.topic]
         if not group then
@@ -207,54 +274,105 @@ function M.relay_once()
         if not blocked[row.place] then group.rows[#group.rows + 1] = row end
     end
     for _, group in ipairs(groups) do
-        local ok, why = true, nil
-        if #group.rows > 0 then ok, why = pcall(deliver, group.topic, group.rows) end
-        if ok then
-            for _, row in ipairs(group.rows) do sent[#sent + 1] = row end
-        elseif errors.is_unavailable(why) then
-            for _, row in ipairs(group.rows) do
-                park(row, why)
-            end
-        else
-            -- One bad row must not hold up its neighbours: each by itself.
-            for _, row in ipairs(group.rows) do
-                if not blocked[row.place] then
-                    local done, reason = pcall(deliver, group.topic, { row })
-                    if done then
-                        sent[#sent + 1] = row
-                    else
-                        park(row, reason)
-                        blocked[row.place] = row.id
-                    end
-                end
-            end
-        end
+        if #group.rows > 0 then deliver_group(group, blocked, sent, notes) end
+        crash.at("relay.delivered")
     end
-    local by_tenant = {}
+    local by_tenant, counts = {}, {}
     for _, row in ipairs(sent) do
         by_tenant[row.tenant_key] = by_tenant[row.tenant_key] or {}
         table.insert(by_tenant[row.tenant_key], row.id)
+        counts[row.topic] = (counts[row.topic] or 0) + 1
         forget(row.id)
     end
     local now = time.iso(time.now())
-    for tenant, done in pairs(by_tenant) do errors.check(system:query(nil, SENT, tenant, now, pg.array(done))) end
+    for tenant, done in pairs(by_tenant) do notes[#notes + 1] = { SENT, tenant, now, pg.array(done) } end
+    if #notes > 0 then errors.check(system:pipeline(nil, notes)) end
+    crash.at("relay.marked")
+    for topic, n in pairs(counts) do delivered:add(n, topic, "sent") end
     return #sent
 end
 
---- Rows that wait: {n, oldest}.
+--- Rows that wait: {n, oldest}. Parked ones are not among them.
 ---@return table
 function M.waiting() return errors.check(db.pool("system"):read(nil, COUNT))[1] end
 
+--- How many rows are parked, counted to 10001.
+---@return integer
+function M.parked() return errors.check(db.pool("system"):read(nil, PARKED))[1].n end
+
+-- For operators ----------------------------------------------------------------------------------------------------------------
+
+local ROW = "select tenant_key, id, seq, topic, key, created_at, sent_at, attempts, error, parked_at"
+
+--- Rows that wait or are parked, oldest first.
+---@param f {tenant: string|nil, topic: string|nil, parked: boolean|nil, limit: integer|nil}
+---@return table[]
+function M.list(f)
+    return errors.check(db.pool("system"):read(nil, ROW .. [[ from outbox where sent_at is null
+      and ($1::text is null or tenant_key = $1) and ($2::text is null or topic = $2) and (not $3 or parked_at is not null)
+      order by seq limit $4]], f.tenant or null, f.topic or null, f.parked or false, f.limit or 50))
+end
+
+--- One row with its payload.
+---@param id string
+---@return table|nil
+function M.show(id)
+    return errors.check(db.pool("system"):read(nil, ROW .. ", payload from outbox where id = $1 limit 1", id))[1]
+end
+
+--- Parked rows go out again, as new ones: their tries begin anew.
+---@param f {id: string|nil, tenant: string|nil, topic: string|nil}
+---@return integer how many
+function M.retry(f)
+    local done = errors.check(db.pool("system"):query(nil, [[update outbox set parked_at = null, attempts = 0
+      where parked_at is not null and sent_at is null and ($1::uuid is null or id = $1::uuid) and ($2::text is null or tenant_key = $2)
+        and ($3::text is null or topic = $3)]], f.id or null, f.tenant or null, f.topic or null))
+    db.wake_relay()
+    return done.affected
+end
+
+--- Takes a row out of the relay's way.
+---@param id string
+---@return boolean
+function M.park(id)
+    return errors.check(db.pool("system"):query(nil, [[update outbox set parked_at = $2::timestamptz,
+      error = coalesce(error, 'parked by hand') where id = $1 and sent_at is null and parked_at is null]], id,
+        time.iso(time.now()))).affected > 0
+end
+
+--- Removes a parked row: what it reports will never happen.
+---@param id string
+---@return boolean
+function M.drop(id)
+    return errors.check(db.pool("system"):query(nil, "delete from outbox where id = $1 and parked_at is not null and sent_at is null",
+        id)).affected > 0
+end
+
+-- Loop -------------------------------------------------------------------------------------------------------------------------
+
 local wake = false
+local shown = {} -- topics that the gauge has a series of
+
+local function measure()
+    local waiting = M.waiting()
+    gauge_age:set(waiting.oldest and math.max(0, (time.now() - time.parse(waiting.oldest)) / 1000) or 0)
+    gauge_parked:set(M.parked())
+    for topic in pairs(shown) do shown[topic] = 0 end
+    for _, row in ipairs(errors.check(db.pool("system"):read(nil, TOPICS))) do shown[row.topic] = row.n end
+    for topic, n in pairs(shown) do gauge_rows:set(n, topic) end
+end
 
 local function hold_and_relay()
     local session = errors.check(db.pool("system"):session())
     local ok, why = pcall(function()
         while not sched.stopping() do
-            local held = errors.check(session:query("select pg_try_advisory_lock($1) as held", LOCK))[1].held
-            if held then break end
+            local got = errors.check(session:query("select pg_try_advisory_lock($1) as held", LOCK))[1].held
+            if got then break end
             sched.sleep(1000)
         end
+        if not sched.stopping() then log.info("outbox relay begins", {}) end
+        -- What another relay knew of failures lies in the rows; what we knew may be old.
+        held, held_count, away = {}, 0, {}
         local measured = 0
         while not sched.stopping() do
             -- The lock lives as long as its connection: a relay whose connection is gone must stop.
@@ -263,9 +381,7 @@ local function hold_and_relay()
             local now = time.mono()
             if now - measured > 5e6 then
                 measured = now
-                local waiting = M.waiting()
-                gauge_rows:set(waiting.n)
-                gauge_age:set(waiting.oldest and math.max(0, (time.now() - time.parse(waiting.oldest)) / 1000) or 0)
+                measure()
             end
             if sent < BATCH then
                 local waited = 0
@@ -283,13 +399,14 @@ end
 
 --- The relay's loop: waits for the lock, relays, begins anew when a store was away. Ends when the process stops.
 function M.run_relay()
-    gauge_rows = metrics.gauge("kasma_outbox_rows", "Rows of the outbox that wait (counted to 10001)", {})
+    gauge_rows = metrics.gauge("kasma_outbox_rows", "Rows of the outbox that wait (counted to 10001)", { "topic" })
     gauge_age = metrics.gauge("kasma_outbox_age_seconds", "Age of the oldest row that waits", {})
+    gauge_parked = metrics.gauge("kasma_outbox_parked", "Rows that nobody could deliver (counted to 10001)", {})
     db.pool("system"):listen(CHANNEL, function() wake = true end)
     while not sched.stopping() do
         local ok, why = pcall(hold_and_relay)
         if not ok and not sched.stopping() then
-            log.warn("outbox relay begins anew", { error = tostring(type(why) == "table" and (why.message or why.kind) or why) })
+            log.warn("outbox relay begins anew", { error = describe(why) })
             sched.sleep(500)
         end
     end

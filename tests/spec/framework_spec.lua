@@ -63,6 +63,68 @@ describe("the outbox", function()
         assert.same({ "b1", "a1", "a2" }, seen)
     end)
 
+    it("parks for good what failed twelve times, lets its key go on, and takes it up again when asked", function()
+        local s, seen, broken = scope(), {}, true
+        outbox.consumer("spec.poison", function(rows)
+            for _, row in ipairs(rows) do
+                if row.payload.bad and broken then error("poison") end
+                seen[#seen + 1] = row.payload.n
+            end
+        end)
+        db.pipeline(s.tenant, { outbox.row(s, "spec.poison", "k", { n = 1, bad = true }), outbox.row(s, "spec.poison", "k", { n = 2 }) })
+        db.query(s.tenant, "update outbox set attempts = 11 where tenant_key = $1 and payload->>'n' = '1'", s.tenant)
+        drain()
+        assert.same({ 2 }, seen)
+        local row = outbox.list{ tenant = s.tenant, parked = true }[1]
+        assert.equal(12, row.attempts)
+        assert.truthy(row.error:find("poison", 1, true))
+        assert.equal(1, outbox.show(row.id).payload.n)
+        assert.is_true(outbox.parked() >= 1)
+        assert.equal(0, outbox.retry{ tenant = "nobody" })
+        broken = false
+        assert.equal(1, outbox.retry{ id = row.id })
+        drain()
+        assert.same({ 2, 1 }, seen)
+        assert.equal(0, #outbox.list{ tenant = s.tenant })
+    end)
+
+    it("is parked and dropped by hand", function()
+        local s, seen = scope(), 0
+        outbox.consumer("spec.hand", function() seen = seen + 1 end)
+        db.pipeline(s.tenant, { outbox.row(s, "spec.hand", "k", {}) })
+        local id = outbox.list{ tenant = s.tenant }[1].id
+        assert.is_false(outbox.drop(id))
+        assert.is_true(outbox.park(id))
+        assert.is_false(outbox.park(id))
+        drain()
+        assert.equal(0, seen)
+        assert.is_true(outbox.drop(id))
+        assert.is_nil(outbox.show(id))
+    end)
+
+    it("lets a topic wait as a whole while its store is away, and counts nothing as a failure", function()
+        local s, tries, seen, gone = scope(), 0, {}, true
+        outbox.consumer("spec.away", function(rows)
+            tries = tries + 1
+            if gone then errors.unavailable("store is away") end
+            for _, row in ipairs(rows) do seen[#seen + 1] = row.payload.n end
+        end)
+        outbox.consumer("spec.here", function(rows) seen[#seen + 1] = rows[1].payload.n end)
+        for n = 1, 3 do db.pipeline(s.tenant, { outbox.row(s, "spec.away", "k" .. n, { n = n }) }) end
+        db.pipeline(s.tenant, { outbox.row(s, "spec.here", "k", { n = "here" }) })
+        drain()
+        assert.same({ "here" }, seen)
+        assert.equal(1, tries)
+        assert.equal(0, outbox.list{ tenant = s.tenant }[1].attempts)
+        gone = false
+        for _ = 1, 300 do
+            if #seen == 4 then break end
+            outbox.relay_once()
+            sched.sleep(20)
+        end
+        assert.same({ "here", 1, 2, 3 }, seen)
+    end)
+
     it("mirrors the newest state and never an older one", function()
         local s, id = scope(), uuid.v7()
         local name = "spec_mirror"
