@@ -208,6 +208,19 @@ describe("nobody", function()
         assert.equal(404, tenant.owner:get("/roles/" .. free.id).status)
     end)
 
+    it("ends or locks somebody who may do more than they", function()
+        local admin = support.user(tenant, "tenant_admin")
+        local second = support.user(tenant, "tenant_owner")
+        for _, call in ipairs{ { "/update", { status = "locked" } }, { "/update", { user_type = "GENERAL_0" } }, { "/delete" },
+            { "/unlock" }, { "/sessions/revoke-all" } } do
+            assert.same({ 403, "The user may do more than you" }, told(admin:post("/users/" .. second.user.id .. call[1], call[2])),
+                call[1])
+        end
+        assert.equal(200, second:get("/auth/me").status)
+        local clerk = support.user(tenant, "support_agent")
+        assert.equal(200, admin:post("/users/" .. clerk.user.id .. "/update", { status = "locked" }).status)
+    end)
+
     it("is left with a type below the roles that they hold", function()
         local client = support.user(tenant, "marketer")
         assert.same({ 403, "The user's type cannot hold this role" },
@@ -255,6 +268,31 @@ describe("a role", function()
         support.eventually(function() return client:get("/users").status == 403 end)
         assert.same({ 404, "Role assignment not found" }, told(tenant.owner:post(path .. "remove",
             { role_id = tenant.role_ids.support_agent })))
+    end)
+
+    it("over all tenants is given by the platform, to its own kind of user, and seen by nobody else", function()
+        local platform = support.platform()
+        local shopper = support.user(tenant, "customer", { user_type = "TENANT_0" })
+        local function find(list)
+            for _, row in ipairs(list) do
+                if row.scope == "platform" then return row end
+            end
+        end
+        assert.is_nil(find(must(tenant.owner:get("/roles"), 200).roles))
+        local role = find(must(platform:get("/roles", tenant.headers), 200).roles)
+        assert.equal("platform_owner", role.role_key)
+        local path = "/users/" .. shopper.user.id
+        assert.equal(404, tenant.owner:post(path .. "/roles/assign", { role_id = role.id }).status)
+        assert.equal(403, platform:post(path .. "/roles/assign", { role_id = role.id }, tenant.headers).status)
+        must(platform:post(path .. "/update", { user_type = "KASMA_2" }, tenant.headers), 200)
+        must(platform:post(path .. "/roles/assign", { role_id = role.id }, tenant.headers))
+        assert.equal(409, platform:post(path .. "/roles/assign", { role_id = role.id }, tenant.headers).status)
+        support.eventually(function() return shopper:get("/tenants").status == 200 end)
+        assert.equal("platform", find(must(platform:get(path .. "/roles", tenant.headers), 200).roles).scope)
+        assert.equal(404, tenant.owner:post(path .. "/roles/remove", { role_id = role.id }).status)
+        must(platform:post(path .. "/roles/remove", { role_id = role.id }, tenant.headers), 200)
+        support.eventually(function() return shopper:get("/tenants").status == 403 end)
+        assert.equal(404, platform:post(path .. "/roles/remove", { role_id = role.id }, tenant.headers).status)
     end)
 
     it("may grant the tenant's own permissions", function()
@@ -348,7 +386,7 @@ describe("members", function()
         assert.equal(201, client:post("/auth/register", { email = email, password = "secret-99" }).status)
         local code
         support.eventually(function()
-            code = (support.mail_to(email) or ""):match("%f[%d](%d%d%d%d%d%d)%f[%D]")
+            code = (support.mail_to(email, "verification code") or ""):match("%f[%d](%d%d%d%d%d%d)%f[%D]")
             return code
         end)
         local answer = must(client:post("/auth/verify-otp", { identifier = email, code = code, type = "REGISTER" }), 200)
@@ -380,5 +418,38 @@ describe("a tenant", function()
         must(platform:post("/tenants/" .. tenant.key .. "/update", { is_active = false }), 200)
         support.eventually(function() return support.guest(tenant):get("/sales/cart/me").status == 403 end)
         assert.same({ 403, "Tenant is not available" }, told(support.guest(tenant):get("/sales/cart/me")))
+    end)
+end)
+
+describe("a page behind the last", function()
+    it("still tells how many there are", function()
+        local tenant = support.tenant()
+        support.shopper(tenant)
+        for _, path in ipairs{ "/users?page=9", "/tenants/" .. tenant.key .. "/members?page=9", "/auth/logs/login?page=9" } do
+            local answer = must(tenant.owner:get(path), 200)
+            assert.equal(0, #answer.data, path)
+            assert.is_true(answer.total >= 2, path)
+        end
+    end)
+end)
+
+describe("the published collection", function()
+    it("finds what it calls under its own names", function()
+        local tenant = support.tenant()
+        local platform = support.platform()
+        local name = support.unique("mod"):lower()
+        local made = must(platform:post("/api/registry/modules", { name = name, display_name = "A module" })).module
+        assert.same({ name, "A module" }, { made.key, made.name })
+        local row = must(platform:post("/registry", { app_family_key = tenant.app, tenant_key = tenant.key, module_key = name })).registry
+        assert.equal("1.1.0", must(tenant.owner:post("/api/registry/" .. row.id .. "/update", { version = "1.1.0" })).registry.version)
+        local shopper = support.shopper(tenant)
+        must(shopper:post("/api/users/me/change-password", { oldPassword = shopper.user.password, newPassword = "brand-new-1" }), 200)
+        must(tenant.owner:post("/api/users/" .. shopper.user.id .. "/update", { status = "ACTIVE", is_locked = false }), 200)
+        assert.equal(400, shopper:post("/auth/cancel-otp").status)
+        local none = support.client(tenant.headers):post("/auth/refresh")
+        assert.same({ 200, false, "No refresh token provided" }, { none.status, none.json.success, none.json.message })
+        for _, path in ipairs{ "/registry/modules", "/registry", "/auth/logs/login?page=1&limit=5", "/users", "/auth/me", "/users/me" } do
+            assert.equal(200, tenant.owner:get(path).status, path)
+        end
     end)
 end)

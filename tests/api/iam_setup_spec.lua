@@ -160,7 +160,7 @@ describe("the first owner", function()
             assert.equal(201, client:post("/auth/register", { email = email, password = "secret-99" }).status)
             local code
             support.eventually(function()
-                code = (support.mail_to(email) or ""):match("%f[%d](%d%d%d%d%d%d)%f[%D]")
+                code = (support.mail_to(email, "verification code") or ""):match("%f[%d](%d%d%d%d%d%d)%f[%D]")
                 return code
             end)
             must(client:post("/auth/verify-otp", { identifier = email, code = code, type = "REGISTER" }), 200)

@@ -261,11 +261,13 @@ end
 
 --- The newest mail to an address, when there is one.
 ---@param address string
+---@param subject string|nil text that its subject holds
 ---@return string|nil text decoded text part, string|nil raw
-function M.mail_to(address)
+function M.mail_to(address, subject)
     for name in mail_names():gmatch("[^\n]+%.eml") do
         local text = mail_text(name)
-        if text:find("\nTo: " .. address, 1, true) then
+        local about = text:match("\nSubject: ([^\r\n]*)") or ""
+        if text:find("\nTo: " .. address, 1, true) and (not subject or about:find(subject, 1, true)) then
             local part = text:match("text/plain.-\r\n\r\n(.-)\r\n%-%-")
             return crypto.unbase64((part:gsub("%s", ""))), text
         end
@@ -290,7 +292,7 @@ end
 ---@return string six digits
 function M.code_for(address, not_this)
     return (M.eventually(function()
-        local text = M.mail_to(address:lower())
+        local text = M.mail_to(address:lower(), "verification code")
         local code = text and text:match("%f[%d](%d%d%d%d%d%d)%f[%D]")
         return code ~= not_this and code or nil
     end, 20))

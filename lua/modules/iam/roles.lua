@@ -46,10 +46,14 @@ function M.check_known(scope, keys)
 end
 
 ---@param scope Scope
+---@param platform table<string, boolean> grants of the caller over all tenants; who has all sees the roles over all tenants too
 ---@return table[]
-function M.list(scope)
+function M.list(scope, platform)
     local list = json.array({})
     for i, row in ipairs(store.roles(scope.tenant)) do list[i] = users.role_view(row, "tenant") end
+    if platform["*"] then
+        for _, row in ipairs(store.platform_roles()) do list[#list + 1] = users.role_view(row, "platform") end
+    end
     return list
 end
 

@@ -196,7 +196,8 @@ route.post("/users/:id/update", {
         is_locked = schema.boolean():optional(),
         user_type = schema.enum(USER_TYPES):optional(),
     },
-    returns = { [200] = One, [409] = { users.transition, members.last_owner }, [403] = { users.escalation, users.foreign } },
+    returns = { [200] = One, [409] = { users.transition, members.last_owner },
+        [403] = { users.escalation, users.foreign, users.outranked, users.ceiling } },
     handler = function(ctx) return { success = true, user = users.update(ctx.scope, caller(ctx), ctx.params.id, ctx.body) } end,
 })
 
@@ -204,7 +205,7 @@ route.post("/users/:id/delete", {
     summary = "Delete a user; ends sessions, frees the address",
     access = { permission = "users.delete" }, tag = "users", no_store = true, status = 200,
     params = Id,
-    returns = { [200] = Said, [403] = users.foreign, [409] = members.last_owner },
+    returns = { [200] = Said, [403] = { users.foreign, users.outranked }, [409] = members.last_owner },
     handler = function(ctx)
         users.delete(ctx.scope, caller(ctx), ctx.params.id)
         return { success = true, message = "User deleted successfully" }
@@ -223,7 +224,7 @@ route.post("/users/:id/unlock", {
     summary = "End a lock, a suspension or the waits after failed sign-ins",
     access = { permission = "users.write" }, tag = "users", no_store = true, status = 200,
     params = Id,
-    returns = { [200] = One, [403] = users.foreign },
+    returns = { [200] = One, [403] = { users.foreign, users.outranked } },
     handler = function(ctx) return { success = true, user = users.unlock(ctx.scope, caller(ctx), ctx.params.id) } end,
 })
 
@@ -239,7 +240,7 @@ route.post("/users/:id/sessions/revoke-all", {
     summary = "End all sessions of a user",
     access = { permission = "users.write" }, tag = "users", no_store = true, status = 200,
     params = Id,
-    returns = { [200] = Said, [403] = users.foreign },
+    returns = { [200] = Said, [403] = { users.foreign, users.outranked } },
     handler = function(ctx)
         users.revoke_sessions(ctx.scope, caller(ctx), ctx.params.id)
         return { success = true }
@@ -287,7 +288,7 @@ route.get("/roles", {
     summary = "Roles of the tenant",
     access = { permission = "roles.read" }, tag = "roles",
     returns = schema.object({ success = schema.boolean(), roles = schema.array(Role) }, { open = true }),
-    handler = function(ctx) return { success = true, roles = roles.list(ctx.scope) } end,
+    handler = function(ctx) return { success = true, roles = roles.list(ctx.scope, caller(ctx).platform) } end,
 })
 
 route.post("/roles", {

@@ -156,8 +156,14 @@ function M.list_users(tenant, f)
       order by ]] .. (ORDER[f.sort] or ORDER["-created_at"]) .. " limit $6 offset $7", tenant, f.q or null, f.status or null,
         f.user_type or null,
         f.role_key or null, f.limit, f.offset)
-    local total = rows[1] and rows[1].total or 0
-    return rows, total
+    if #rows == 0 and f.offset > 0 then
+        -- A page behind the last one still says how many there are.
+        local first = {}
+        for name, value in pairs(f) do first[name] = value end
+        first.offset, first.limit = 0, 1
+        return {}, select(2, M.list_users(tenant, first))
+    end
+    return rows, rows[1] and rows[1].total or 0
 end
 
 ---@param user_id string
@@ -536,6 +542,10 @@ local ROLE = [[r.id, r.tenant_key, r.app_key, r.code, r.role_key, r.display_name
   (select coalesce(array_agg(p.permission_key order by p.permission_key), '{}') from role_permissions p
     where p.tenant_key = r.tenant_key and p.role_id = r.id) as permission_keys]]
 
+local PLATFORM_ROLE = [[r.id, r.code, r.role_key, r.display_name, r.is_system, r.created_at, r.updated_at,
+  (select coalesce(array_agg(p.permission_key order by p.permission_key), '{}') from platform_role_permissions p where p.role_id = r.id)
+  as permission_keys]]
+
 ---@param tenant string
 ---@return table[]
 function M.roles(tenant)
@@ -559,10 +569,7 @@ end
 ---@param id string
 ---@return table|nil platform role with permission_keys
 function M.platform_role(id)
-    return db.one(nil, [[select r.id, r.code, r.role_key, r.display_name, r.is_system, r.created_at, r.updated_at,
-        (select coalesce(array_agg(p.permission_key order by p.permission_key), '{}') from platform_role_permissions p where p.role_id =
-          r.id)
-          as permission_keys from platform_roles r where r.id = $1]], id)
+    return db.one(nil, "select " .. PLATFORM_ROLE .. " from platform_roles r where r.id = $1", id)
 end
 
 ---@param r table
@@ -700,6 +707,35 @@ function M.lock_bootstrap() return { "select pg_advisory_xact_lock(7205011)" } e
 function M.platform_owner()
     return { [[select h.user_id from platform_role_holders h join platform_roles r on r.id = h.role_id
       join users u on u.id = h.user_id where r.role_key = 'platform_owner' and u.deleted_at is null limit 1]] }
+end
+
+---@return table[] roles over all tenants
+function M.platform_roles()
+    return db.read(nil, "select " .. PLATFORM_ROLE .. " from platform_roles r order by r.role_key limit 100")
+end
+
+---@param user_id string
+---@param now string
+---@return table[] roles over all tenants that the user holds
+function M.platform_roles_of(user_id, now)
+    return db.read(nil, "select " .. PLATFORM_ROLE .. [[, h.expires_at
+      from platform_role_holders h join platform_roles r on r.id = h.role_id
+      where h.user_id = $1 and (h.expires_at is null or h.expires_at > $2::timestamptz) order by r.role_key limit 100]], user_id, now)
+end
+
+---@param h table id, user_id, role_id, granted_by, expires_at, now
+---@return table statement
+function M.hold_platform_role(h)
+    return { [[insert into platform_role_holders (id, user_id, role_id, granted_by, expires_at, created_at, updated_at)
+      values ($1, $2, $3, $4, $5::timestamptz, $6::timestamptz, $6::timestamptz)]], h.id, h.user_id, h.role_id, h.granted_by or null,
+        h.expires_at or null, h.now }
+end
+
+---@param user_id string
+---@param role_id string
+---@return table statement
+function M.drop_platform_role(user_id, role_id)
+    return { "delete from platform_role_holders where user_id = $1 and role_id = $2 returning id", user_id, role_id }
 end
 
 ---@param r table id, code, role_key, display_name, now

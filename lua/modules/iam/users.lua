@@ -25,6 +25,8 @@ M.transition = errors.declare{ code = "status_transition", status = 409, message
 M.role_held = errors.declare{ code = "role_held", status = 409, message = "Role already assigned" }
 M.ceiling = errors.declare{ code = "user_type_ceiling", status = 403, message = "The user's type cannot hold this role" }
 M.escalation = errors.declare{ code = "escalation", status = 403, message = "You cannot grant what you do not hold" }
+M.outranked = errors.declare{ code = "outranked", status = 403, message = "The user may do more than you",
+    cause = "a role of the user grants what the caller lacks", cure = "ask somebody who holds those permissions" }
 M.foreign = errors.declare{ code = "account_shared", status = 403, message = "The account is not this tenant's alone",
     cause = "it belongs to other tenants, or to the platform's staff", cure = "end the membership instead" }
 M.user_exists = errors.declare{ code = "user_exists", status = 409, message = "User already exists" }
@@ -164,11 +166,20 @@ local function check_other(scope, user)
     if not visible(user, scope.tenant) then errors.not_found("User not found") end
 end
 
+-- Nobody locks, ends or renames an account that can do more than they: an administrator does not take the place of an owner.
+local function check_reach(scope, caller, user)
+    for _, role in ipairs(store.roles_of(scope.tenant, user.id, time.iso(time.now()))) do
+        if roles.beyond(caller.grants, role.permission_keys or {}) then M.outranked() end
+    end
+end
+
 -- An account is one for the whole platform. Any tenant's staff may make anybody a member; were that enough to lock or delete the account,
 -- it would be taken from its owner and from all other tenants.
 local function check_own(scope, caller, user)
     check_other(scope, user)
-    if not caller.platform["*"] and store.belongs_elsewhere(user.id, scope.tenant) then M.foreign() end
+    if caller.platform["*"] then return end
+    if store.belongs_elsewhere(user.id, scope.tenant) then M.foreign() end
+    check_reach(scope, caller, user)
 end
 
 -- A user_type of a higher kind than one's own is for the platform to give.
@@ -418,7 +429,7 @@ end
 ---@param scope_name string
 ---@return table as HTTP shows it
 function M.role_view(row, scope_name)
-    return { id = row.id, tenant_key = row.tenant_key, app_key = row.app_key, code = row.code, role_key = row.role_key,
+    return { id = row.id, tenant_key = row.tenant_key or null, app_key = row.app_key or null, code = row.code, role_key = row.role_key,
         display_name = row.display_name, is_system = row.is_system, scope = scope_name, permission_keys = json.array(row.permission_keys
             or {}),
         created_at = row.created_at, updated_at = row.updated_at, expires_at = row.expires_at }
@@ -439,8 +450,37 @@ end
 function M.roles_of(scope, id)
     check_other(scope, existing(id))
     local list = json.array({})
-    for i, row in ipairs(store.roles_of(scope.tenant, id, time.iso(time.now()))) do list[i] = M.role_view(row, "tenant") end
+    local now = time.iso(time.now())
+    for i, row in ipairs(store.roles_of(scope.tenant, id, now)) do list[i] = M.role_view(row, "tenant") end
+    for _, row in ipairs(store.platform_roles_of(id, now)) do list[#list + 1] = M.role_view(row, "platform") end
     return list
+end
+
+-- A role over all tenants is given by who holds all that it grants over all tenants; to others there is no such role.
+local function assign_platform_role(scope, caller, user, input)
+    local role = caller.platform["*"] and store.platform_role(input.role_id)
+    if not role then errors.not_found("Role not found") end
+    if not roles.within_ceiling(user.user_type, { scope = "platform", grants = role.permission_keys or {} }) then M.ceiling() end
+    local statements = { store.hold_platform_role{ id = uuid.v7(), user_id = user.id, role_id = role.id, granted_by = scope.actor_id,
+        expires_at = input.expires_at, now = time.iso(time.now()) } }
+    audit.append(statements, scope, { action = "users.roles.assign", entity_type = "user", entity_id = user.id,
+        after = { role = role.role_key, scope = "platform" } })
+    errors.unique({ platform_role_holders_holder = { code = M.role_held.code, message = M.role_held.message } }, db.pipeline, scope.tenant,
+        statements)
+    access.changed_user(user.id)
+end
+
+local function remove_platform_role(scope, caller, id, role_id)
+    local role = caller.platform["*"] and store.platform_role(role_id)
+    if not role then errors.not_found("Role assignment not found") end
+    db.transaction(scope.tenant, function(tx)
+        if #tx:query(unpack(store.drop_platform_role(id, role.id))) == 0 then errors.not_found("Role assignment not found") end
+        local statements = {}
+        audit.append(statements, scope, { action = "users.roles.remove", entity_type = "user", entity_id = id,
+            before = { role = role.role_key, scope = "platform" } })
+        tx:at_commit(statements)
+    end)
+    access.changed_user(id)
 end
 
 ---@param scope Scope
@@ -452,7 +492,7 @@ function M.assign_role(scope, caller, id, input)
     check_other(scope, user)
     if caller.id == id then M.escalation("You cannot change your own roles") end
     local role = store.role(scope.tenant, input.role_id)
-    if not role then errors.not_found("Role not found") end
+    if not role then return assign_platform_role(scope, caller, user, input) end
     M.check_grant(caller.grants, user.user_type, role)
     local statements = { store.insert_holder{ tenant_key = scope.tenant, app_key = scope.app, id = uuid.v7(), user_id = id,
         role_id = role.id,
@@ -471,7 +511,7 @@ function M.remove_role(scope, caller, id, role_id)
     existing(id)
     if caller.id == id then M.escalation("You cannot change your own roles") end
     local role = store.role(scope.tenant, role_id)
-    if not role then errors.not_found("Role assignment not found") end
+    if not role then return remove_platform_role(scope, caller, id, role_id) end
     if roles.beyond(caller.grants, role.permission_keys or {}) then M.escalation() end
     local function take_away()
         return db.transaction(scope.tenant, function(tx)

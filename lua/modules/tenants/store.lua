@@ -23,6 +23,7 @@ function M.list(q, limit, offset)
     local rows = db.read(nil, "select " .. TENANT .. [[, count(*) over ()::int as total from tenants
       where ($1::text is null or name ilike '%' || $1 || '%' or tenant_key ilike '%' || $1 || '%')
       order by created_at desc, id desc limit $2 offset $3]], q or null, limit, offset)
+    if #rows == 0 and offset > 0 then return rows, select(2, M.list(q, 1, 0)) end
     local total = rows[1] and rows[1].total or 0
     for _, row in ipairs(rows) do row.total = nil end
     return rows, total
@@ -132,6 +133,7 @@ function M.members(tenant, limit, offset)
       from user_tenants m join users u on u.id = m.user_id
       where m.tenant_key = $1 and m.status <> 'removed' and u.deleted_at is null
       order by m.created_at desc, m.user_id limit $2 offset $3]], tenant, limit, offset)
+    if #rows == 0 and offset > 0 then return json.array({}), select(2, M.members(tenant, 1, 0)) end
     local total = rows[1] and rows[1].total or 0
     for _, row in ipairs(rows) do
         row.total = nil
