@@ -161,7 +161,9 @@ describe("a queue", function()
         eventually(function() return redis.call("LLEN", jobs.base(q) .. "active") == 0 end)
         assert.equal("a; b", hash(q, ids.table).failedReason)
         assert.matches("memory", hash(q, ids.memory).failedReason)
-        assert.matches("overflow", hash(q, ids.depth).failedReason)
+        -- Where the stack ends decides whether there is room left for the handler of errors.
+        local deep = hash(q, ids.depth).failedReason
+        assert.is_true(deep:find("overflow") ~= nil or deep == "error in error handling", deep)
         assert.matches("no JSON", hash(q, ids.answer).failedReason)
         assert.matches("deadline", hash(q, ids.time).failedReason)
         assert.equal("the job's data is no JSON", hash(q, "garbage").failedReason)
