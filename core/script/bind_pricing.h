@@ -5,6 +5,7 @@
 #include <lua.h>
 
 #include "commerce/pricing.h"
+#include "script/rules.h"
 
 struct pricing_names;
 
@@ -19,11 +20,41 @@ void pricing_push(lua_State *L, int keys, const struct quote *q);
 /* Pushes the table of member names that `keys` of pricing_push is the index of; made once a state. */
 void pricing_push_keys(lua_State *L);
 
-/* Pushes on `L` what a hook may know of a quote (sheet 02, 6.2): the computed figures of `view`, and what the caller
- * put into `snapshot`, `attributes` and `properties` of the input table at `source_idx` of `source`, copied when `L` is
- * another state. False: `err`. May raise Lua's out-of-memory error of `L`. */
-bool pricing_push_snapshot(lua_State *L, const char *hook, const struct pricing_view *view, lua_State *source,
-                           int source_idx, struct error *err);
+/* What the rules of one hook call are given. `source` is the platform's state, `idx` where the quote's input table
+ * lies: what the caller put into `snapshot`, and into `attributes` and `properties` of lines, comes from there. */
+struct pricing_shot {
+    const char *hook;
+    const struct pricing_view *view;
+    lua_State *source;
+    int idx;
+    uint64_t serial; /* another for each hook call of each quote */
+};
+
+/* Pushes on `L`, a sandbox's state, what a rule may know of a quote (sheet 02, 6.2); call it where Lua may raise. The
+ * first rule of a shot that runs in a state builds it, others get views of it. False: `err`. */
+bool pricing_push_shot(lua_State *L, struct pricing_shot *shot, struct error *err);
+/* Pushes {record = {field, ...}} of everything a shot holds: for the catalogue of hooks. */
+void pricing_push_records(lua_State *L);
+
+/* How the rules of a set take part in a quote, and what became of each run. */
+struct pricing_rules {
+    struct pricing_hooks hooks; /* for the quote; its data is this struct */
+    lua_State *L;
+    int input;
+    struct rule_set *set;
+    struct arena *arena;
+    uint64_t left;          /* instructions that the rules of this quote still share */
+    uint64_t wall_us;       /* spent in rules */
+    uint64_t began_us;      /* of this thread's own time */
+    bool late;              /* the wall net of a run or of the quote was hit: the quote must not be answered */
+    const char *blocked_by; /* a rule that failed and blocks; NULL: none */
+    struct pricing_run *run, *last;
+};
+
+void pricing_rules_begin(struct pricing_rules *r, lua_State *L, int input, struct rule_set *set, struct arena *a);
+/* Pushes the list of runs, in their order. */
+void pricing_push_runs(lua_State *L, const struct pricing_rules *r);
+
 /* The operations in the table on top of `L` ({operations = {...}} or nil), copied into the arena. Allocates nothing in
  * L. False: the first fault, also an unknown key or a number that is not an integer. */
 bool pricing_read_operations(lua_State *L, struct arena *a, struct rule_result *out, struct error *err);

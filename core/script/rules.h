@@ -1,9 +1,11 @@
-/* The rules that are live for each tenant, from files: `active/<tenant_key>.lua` in the rules folder returns a list of
- * {file = "promotions/x.lua", config = {...}, priority = 100}, itself run in the sandbox.
+/* The rules that are live for each tenant: those that were published, handed over by rules_publish, and those from
+ * files, where `active/<tenant_key>.lua` in the rules folder returns a list of {file = "promotions/x.lua", config =
+ * {...}, priority = 100}, itself run in the sandbox.
  *
- * A tenant's rules are loaded when it is first asked for and again when one of the files changes. Whoever holds a set
- * keeps the versions it was acquired with. A file that does not load keeps its last good version, and the log says the
- * line. A rule that fails is logged with its line and skipped: rules_run says so, the caller applies the built-in. */
+ * A tenant's file rules are loaded when it is first asked for and again when one of the files changes. Whoever holds a
+ * set keeps the versions it was acquired with. A file that does not load keeps its last good version, and the log says
+ * the line. A rule that fails is logged with its line and skipped: rules_run says so, the caller applies the built-in.
+ */
 #ifndef KASMA_SCRIPT_RULES_H
 #define KASMA_SCRIPT_RULES_H
 
@@ -14,12 +16,26 @@
 struct rule_set;
 
 struct rule_info {
-    const char *id;   /* the file's path without ".lua": "promotions/third_unit_half_price" */
-    const char *name; /* the manifest's */
+    const char *id;      /* its key, or the file's path without ".lua": "promotions/third_unit_half_price" */
+    const char *rule_id; /* uuid of its row; empty for a file */
+    const char *name;    /* the manifest's */
     const char *hook;
     const char *on_error; /* skip, fallback or block */
     const char *version;  /* sha256 of source and config, 64 hex digits */
+    int64_t number;       /* of the published version; 0 for a file */
+    struct str fallback;  /* JSON list of operations that stand in when it fails; empty: none */
     int priority;         /* the active list's, else the manifest's */
+};
+
+/* A published version. Everything is copied. */
+struct rule_spec {
+    const char *id, *rule_id, *hook, *name, *on_error; /* rule_id, name, on_error may be NULL */
+    int64_t number;
+    int priority;
+    int64_t open_until_ms; /* its breaker is open until then (business time); 0: closed */
+    struct str source, config, fallback;
+    const struct sandbox_lib *libs;
+    size_t nlibs;
 };
 
 /* A file that did not load, or an active list that cannot be used. */
@@ -44,13 +60,35 @@ size_t rules_count(const struct rule_set *set);
 struct rule_info rules_at(const struct rule_set *set, size_t i);
 /* The index of a rule, by id and, unless NULL, version; -1 when the set has none such. */
 int rules_find(const struct rule_set *set, const char *id, const char *version);
-/* The set of that tenant, current or replaced less than a minute ago, that has this version. Must be released. */
-struct rule_set *rules_acquire_version(struct str tenant, const char *id, const char *version, struct error *err);
+int64_t rules_set_epoch(const struct rule_set *set);
+
+/* Makes these the tenant's published rules, as of an epoch; an older epoch than the present one changes nothing. What
+ * is the same as before keeps its compiled state. False: `err`, and what was live stays live. */
+bool rules_publish(struct str tenant, int64_t epoch, const struct rule_spec *specs, size_t n, struct error *err);
+/* The epoch of the last rules_publish; -1: none yet. */
+int64_t rules_epoch(struct str tenant);
+/* Whether that version is among the published ones. */
+bool rules_holds(struct str tenant, const char *id, int64_t number);
+
+/* A set with one rule added, or put in the place of the one with its id: for trying a draft. It is nobody's live set:
+ * its failures are not logged and open no breaker. `spec` NULL: the same rules. NULL: `err`. Must be released. */
+struct rule_set *rules_overlay(struct rule_set *base, const struct rule_spec *spec, struct error *err);
+/* The same, without the rule of that id. */
+struct rule_set *rules_without(struct rule_set *base, const char *id, struct error *err);
 
 /* As sandbox_run; `limits` NULL: the hook's own. Logs a failure. */
 bool rules_run(struct rule_set *set, size_t i, const struct sandbox_limits *limits,
                bool (*build)(lua_State *L, void *data, struct error *err),
                bool (*read)(lua_State *L, void *data, struct error *err), void *data, struct sandbox_report *report);
+/* Hands the manifest to `read` as plain data; see sandbox_describe. */
+bool rules_describe(struct rule_set *set, size_t i, bool (*read)(lua_State *L, void *data, struct error *err),
+                    void *data, struct sandbox_report *report);
+/* The limits of a hook's class. */
+const struct sandbox_limits *rules_limits(const char *hook);
+/* Names the state that the set's rules run in, to tell whether it is another one than before; NULL: none. */
+const void *rules_state(const struct rule_set *set);
+/* Bytes that this state holds. */
+size_t rules_memory(const struct rule_set *set);
 /* What the last run of the set's tenant logged. */
 struct str rules_log(const struct rule_set *set);
 

@@ -15,6 +15,7 @@
 #define GRAIN 1000u
 #define FINE_GRAIN 100u /* at first, so that short runs are told apart; and once strings take long to copy */
 #define FINE_PIECE ((size_t)32 * 1024)
+#define BULK 200
 #define CALL_DEPTH_MAX 150
 #define GARBAGE_MAX ((size_t)512 * 1024) /* what a run may leave to the collector */
 #define LOAD_INSTRUCTIONS 20000
@@ -32,14 +33,23 @@ const struct sandbox_limits sandbox_pure = {
     .instructions = 200000, .wall_us = 5000, .heap = HEAP_MAX, .result = (size_t)64 * 1024};
 const struct sandbox_limits sandbox_slow = {
     .instructions = 2000000, .wall_us = 20000, .heap = HEAP_MAX, .result = (size_t)256 * 1024};
+const struct sandbox_limits sandbox_capable = {
+    .instructions = 2000000, .wall_us = 2000000, .heap = 2 * HEAP_MAX, .result = (size_t)1024 * 1024};
 static const struct sandbox_limits load_limits = {
     .instructions = LOAD_INSTRUCTIONS, .wall_us = LOAD_WALL_US, .heap = HEAP_MAX, .result = DATA_MAX};
+
+struct lib {
+    char key[65];
+    struct buf source;
+};
 
 /* A loaded rule, an element of the state's list. */
 struct rule {
     int chunk; /* registry reference; 0: the place is free */
-    int run;   /* registry reference of a run function that keeps no state; 0: the chunk is run each time */
-    int kept;  /* registry reference of what its upvalues must hold: function, index, value, ... */
+    struct lib *libs;
+    size_t nlibs;
+    int run;  /* registry reference of a run function that keeps no state; 0: the chunk is run each time */
+    int kept; /* registry reference of what its upvalues must hold: function, index, value, ... */
     int nkept;
     char name[128];
     struct buf config; /* JSON object, checked; empty: none */
@@ -65,7 +75,8 @@ static struct sandbox_state *state_of(struct sandbox *sb) {
 
 const char *outcome_name(enum outcome o) {
     static const char *const names[] = {"ok",         "error",         "limit_instructions", "limit_time",
-                                        "limit_heap", "limit_pattern", "limit_result",       "invalid_result"};
+                                        "limit_heap", "limit_pattern", "limit_result",       "invalid_result",
+                                        "budget",     "breaker"};
     return names[o];
 }
 
@@ -149,10 +160,22 @@ static void check_clock(lua_State *L, struct sandbox *sb) {
     }
 }
 
+static void note_line(struct sandbox *sb, int line) {
+    unsigned place = (unsigned)line % 64;
+    sb->line = line;
+    sb->samples += sb->grain;
+    if (sb->hot_line[place] != line && sb->hot[place] >= sb->grain) {
+        sb->hot[place] -= sb->grain; /* the line that comes most often keeps the place */
+    } else {
+        sb->hot_line[place] = line;
+        sb->hot[place] += sb->grain;
+    }
+}
+
 static void on_count(lua_State *L, lua_Debug *ar) {
     struct sandbox *sb = sandbox_of(L);
     sb->used += sb->grain;
-    if (lua_getinfo(L, "l", ar) && ar->currentline > 0) sb->line = ar->currentline;
+    if (lua_getinfo(L, "l", ar) && ar->currentline > 0) note_line(sb, ar->currentline);
     if (sb->stop != OUTCOME_OK) sandbox_stop(L, sb->stop, "stopped");
     check_instructions(L, sb);
     check_clock(L, sb);
@@ -165,7 +188,10 @@ static void on_count(lua_State *L, lua_Debug *ar) {
 void sandbox_charge(lua_State *L, uint64_t n) {
     struct sandbox *sb = sandbox_of(L);
     sb->used += n;
-    if (sb->running) check_instructions(L, sb);
+    if (!sb->running) return;
+    check_instructions(L, sb);
+    /* Work in bulk takes time between two looks of the hook. */
+    if (n >= BULK && sb->wall_us) check_clock(L, sb);
 }
 
 void sandbox_call(lua_State *L, int nargs, int nresults) {
@@ -248,11 +274,21 @@ struct sandbox *sandbox_new(struct error *err) {
     return &st->sb;
 }
 
+static void free_libs(struct rule *r) {
+    for (size_t i = 0; i < r->nlibs; i++) buf_free(&r->libs[i].source);
+    free(r->libs);
+    r->libs = NULL;
+    r->nlibs = 0;
+}
+
 void sandbox_free(struct sandbox *sb) {
     if (!sb) return;
     struct sandbox_state *st = state_of(sb);
     if (sb->L) lua_close(sb->L);
-    for (int i = 0; i < st->rules.count; i++) buf_free(&st->rules.at[i].config);
+    for (int i = 0; i < st->rules.count; i++) {
+        buf_free(&st->rules.at[i].config);
+        free_libs(&st->rules.at[i]);
+    }
     free(st->rules.at);
     buf_free(&sb->log);
     free(st);
@@ -272,7 +308,7 @@ struct str sandbox_log(const struct sandbox *sb) {
 
 /* ---- running ---- */
 
-enum task_kind { LOAD, CONFIGURE, RUN, DATA };
+enum task_kind { LOAD, CONFIGURE, RUN, DESCRIBE, DATA };
 
 struct call {
     enum task_kind kind;
@@ -287,82 +323,41 @@ struct call {
     struct buf config;
 };
 
-static void compile(lua_State *L, const struct call *c) {
-    if (c->source.len > SOURCE_MAX) luaL_error(L, "the file is longer than 64 KiB");
+void sandbox_compile(lua_State *L, const char *name, struct str source) {
+    if (source.len > SOURCE_MAX) luaL_error(L, "the file is longer than 64 KiB");
     char chunk[140];
-    int n = snprintf(chunk, sizeof chunk, "=%s", c->name);
+    int n = snprintf(chunk, sizeof chunk, "=%s", name);
     if (n < 0) luaL_error(L, "the file's name cannot be used");
     /* "t": text only; crafted bytecode can do anything. */
-    if (luaL_loadbufferx(L, c->source.at, c->source.len, chunk, "t") != 0) lua_error(L);
-    lua_rawgeti(L, LUA_REGISTRYINDEX, c->st->env);
+    if (luaL_loadbufferx(L, source.at, source.len, chunk, "t") != 0) lua_error(L);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, state_of(sandbox_of(L))->env);
     if (!lua_setfenv(L, -2)) luaL_error(L, "the chunk has no environment");
 }
 
+bool sandbox_find_lib(const struct sandbox *sb, const char *key, struct str *source) {
+    for (size_t i = 0; sb->rule && i < sb->rule->nlibs; i++) {
+        if (strcmp(sb->rule->libs[i].key, key) != 0) continue;
+        *source = buf_str(&sb->rule->libs[i].source);
+        return true;
+    }
+    return false;
+}
+
 /* Runs the chunk on top; its one value replaces it. */
-static void run_chunk(lua_State *L) {
+static void run_chunk(lua_State *L, const struct rule *r) {
+    struct sandbox *sb = sandbox_of(L);
     begin(L, &load_limits);
+    sb->rule = r;
+    sb->lib_depth = 0;
     lua_call(L, 0, 1);
+    sb->rule = NULL;
     end(L);
 }
 
 /* Pushes the manifest of a loaded rule. */
 static void push_manifest(lua_State *L, const struct rule *r) {
     lua_rawgeti(L, LUA_REGISTRYINDEX, r->chunk);
-    run_chunk(L);
-}
-
-static void copy_text(lua_State *L, const char *field, char *out, size_t room, bool required) {
-    lua_pushstring(L, field);
-    lua_rawget(L, -2);
-    size_t len = 0;
-    const char *s = lua_type(L, -1) == LUA_TSTRING ? lua_tolstring(L, -1, &len) : NULL;
-    if (!s && (required || !lua_isnil(L, -1))) luaL_error(L, "manifest_field: %s must be text", field);
-    if (s && (len == 0 || len >= room || strlen(s) != len))
-        luaL_error(L, "manifest_field: %s is empty or too long", field);
-    if (s) memcpy(out, s, len + 1);
-    lua_pop(L, 1);
-}
-
-static int64_t whole(lua_State *L, const char *field, int64_t least, int64_t most, int64_t absent) {
-    lua_pushstring(L, field);
-    lua_rawget(L, -2);
-    double v = lua_isnil(L, -1) ? (double)absent : lua_type(L, -1) == LUA_TNUMBER ? lua_tonumber(L, -1) : 0.5;
-    lua_pop(L, 1);
-    if (!(v >= (double)least && v <= (double)most) || (double)(int64_t)v != v)
-        luaL_error(L, "manifest_field: %s must be a whole number from %d to %d", field, (int)least, (int)most);
-    return (int64_t)v;
-}
-
-static void read_manifest(lua_State *L, struct sandbox_manifest *m) {
-    static const char *const known[] = {
-        "hook", "name",   "run",    "steps", "api",  "description", "version",  "priority", "config", "needs",
-        "path", "method", "access", "query", "body", "on",          "on_error", "fallback", "returns"};
-    if (!lua_istable(L, -1))
-        luaL_error(L, "manifest_field: the file must return a table, not a %s", luaL_typename(L, -1));
-    lua_pushnil(L);
-    while (lua_next(L, -2)) {
-        lua_pop(L, 1);
-        char number[32];
-        size_t len;
-        const char *name = sandbox_text(L, -1, number, &len);
-        bool found = false;
-        for (size_t i = 0; i < sizeof known / sizeof *known; i++) found = found || strcmp(known[i], name) == 0;
-        if (!found) luaL_error(L, "manifest_field: '%s' is not a field of the manifest", name);
-    }
-    copy_text(L, "hook", m->hook, sizeof m->hook, true);
-    copy_text(L, "name", m->name, sizeof m->name, true);
-    memcpy(m->on_error, "skip", 5);
-    copy_text(L, "on_error", m->on_error, sizeof m->on_error, false);
-    if (strcmp(m->on_error, "skip") != 0 && strcmp(m->on_error, "fallback") != 0 && strcmp(m->on_error, "block") != 0)
-        luaL_error(L, "manifest_field: on_error must be skip, fallback or block");
-    m->priority = (int)whole(L, "priority", -1000, 1000, 0);
-    m->version = whole(L, "version", 1, 1000000000, 1);
-    lua_getfield(L, -1, "run");
-    if (!lua_isfunction(L, -1)) luaL_error(L, "manifest_field: run must be a function");
-    lua_pop(L, 1);
-    lua_getfield(L, -1, "config");
-    if (!lua_isnil(L, -1) && !lua_istable(L, -1)) luaL_error(L, "manifest_field: config must be schema.object{...}");
-    lua_pop(L, 1);
+    run_chunk(L, r);
 }
 
 /* ---- run functions that keep no state ----
@@ -409,7 +404,7 @@ static void keep_run(lua_State *L, struct rule *r) {
     lua_newtable(L);
     lua_getfield(L, top, "run");
     lua_pushvalue(L, -1);
-    if (keep_upvalues(L, top + 1, &n)) {
+    if (lua_isfunction(L, -1) && keep_upvalues(L, top + 1, &n)) {
         r->run = luaL_ref(L, LUA_REGISTRYINDEX);
         r->kept = luaL_ref(L, LUA_REGISTRYINDEX);
         r->nkept = n;
@@ -441,10 +436,10 @@ static bool still_kept(lua_State *L, const struct rule *r) {
 }
 
 static int load(lua_State *L, struct call *c) {
-    compile(L, c);
+    sandbox_compile(L, c->name, c->source);
     lua_pushvalue(L, -1);
-    run_chunk(L);
-    read_manifest(L, c->manifest);
+    run_chunk(L, c->rule);
+    sandbox_read_manifest(L, c->manifest);
     keep_run(L, c->rule);
     lua_pop(L, 1);
     c->rule->chunk = luaL_ref(L, LUA_REGISTRYINDEX);
@@ -477,6 +472,7 @@ static int run(lua_State *L, struct call *c) {
         push_manifest(L, c->rule);
         lua_getfield(L, -1, "run");
         lua_remove(L, -2);
+        if (!lua_isfunction(L, -1)) return luaL_error(L, "this kind of rule has no run function");
     }
     if (!c->build(L, c->data, &err)) return luaL_error(L, "input: %s", err.message);
     if (c->rule->config.len == 0) {
@@ -485,7 +481,15 @@ static int run(lua_State *L, struct call *c) {
         return luaL_error(L, "config: %s", err.message);
     }
     begin(L, c->limits);
-    lua_call(L, 2, 1);
+    lua_call(L, 2, 2);
+    end(L);
+    return 2;
+}
+
+static int describe(lua_State *L, struct call *c) {
+    push_manifest(L, c->rule);
+    begin(L, &load_limits);
+    sandbox_make_plain(L, 0);
     end(L);
     return 1;
 }
@@ -500,9 +504,11 @@ static int enter(lua_State *L) {
         return configure(L, c);
     case RUN:
         return run(L, c);
+    case DESCRIBE:
+        return describe(L, c);
     case DATA:
-        compile(L, c);
-        run_chunk(L);
+        sandbox_compile(L, c->name, c->source);
+        run_chunk(L, NULL);
         return 1;
     }
     return 0;
@@ -532,7 +538,31 @@ static void tell(struct call *c, struct sandbox_report *report) {
     if (put < 0) report->message[0] = '\0';
 }
 
-/* True: the result is on top of the state's stack (for RUN and DATA). */
+/* Why the run was stopped, and for a budget the line on which most of it went. */
+static void tell_stop(const struct sandbox_state *st, struct sandbox_report *report) {
+    const struct sandbox *sb = &st->sb;
+    unsigned most = 0;
+    for (unsigned i = 1; i < 64; i++)
+        if (sb->hot[i] > sb->hot[most]) most = i;
+    unsigned share = sb->samples ? (unsigned)(100ull * sb->hot[most] / sb->samples) : 0;
+    bool spent = (sb->stop == OUTCOME_INSTRUCTIONS || sb->stop == OUTCOME_TIME) && share >= 10;
+    if (spent) report->line = sb->hot_line[most];
+    int put = spent ? snprintf(report->message, sizeof report->message, "%s; %u%% of it at line %d", st->stop_text,
+                               share, sb->hot_line[most])
+                    : snprintf(report->message, sizeof report->message, "%s", st->stop_text);
+    if (put < 0) report->message[0] = '\0';
+}
+
+/* Of the two values that a run gave, the second is the reason when the first is nil; it is popped. */
+static void take_reason(lua_State *L, struct sandbox_report *report) {
+    if (lua_isnil(L, -2) && lua_type(L, -1) == LUA_TSTRING) {
+        int put = snprintf(report->reason, sizeof report->reason, "%s", lua_tostring(L, -1));
+        if (put < 0) report->reason[0] = '\0';
+    }
+    lua_pop(L, 1);
+}
+
+/* True: the result is on top of the state's stack (for RUN, DESCRIBE and DATA). */
 static bool perform(struct call *c, size_t heap, struct sandbox_report *report) {
     struct sandbox *sb = &c->st->sb;
     lua_State *L = sb->L;
@@ -552,6 +582,11 @@ static bool perform(struct call *c, size_t heap, struct sandbox_report *report) 
     sb->line = c->st->error_line = 0;
     sb->stop = OUTCOME_OK;
     sb->log_lines = 0;
+    sb->context = NULL;
+    sb->rule = NULL;
+    sb->wall_us = 0; /* until it begins */
+    sb->samples = 0;
+    memset(sb->hot, 0, sizeof sb->hot);
     buf_clear(&sb->log);
     uint64_t began = clock_mono_us();
     lua_settop(L, 0);
@@ -559,13 +594,20 @@ static bool perform(struct call *c, size_t heap, struct sandbox_report *report) 
     lua_rawgeti(L, LUA_REGISTRYINDEX, sb->runner);
     lua_pushlightuserdata(L, c);
     sb->running = true;
-    int rc = lua_pcall(L, 1, c->kind == RUN || c->kind == DATA ? 1 : 0, 1);
+    static const int results[] = {[LOAD] = 0, [CONFIGURE] = 0, [RUN] = 2, [DESCRIBE] = 1, [DATA] = 1};
+    int rc = lua_pcall(L, 1, results[c->kind], 1);
     sb->running = false;
+    sb->context = NULL;
+    sb->rule = NULL;
     end(L);
     report->instructions = sb->used < sb->limit ? sb->used : sb->limit;
     report->micros = clock_mono_us() - began;
     report->heap_peak = sb->peak;
-    if (rc == 0 && sb->stop == OUTCOME_OK) return true;
+    report->log_lines = sb->log_lines;
+    if (rc == 0 && sb->stop == OUTCOME_OK) {
+        if (c->kind == RUN) take_reason(L, report);
+        return true;
+    }
     report->outcome = sb->stop != OUTCOME_OK ? sb->stop : rc == LUA_ERRMEM ? OUTCOME_HEAP : OUTCOME_ERROR;
     report->line = c->st->error_line ? c->st->error_line : sb->line;
     if (report->outcome == OUTCOME_HEAP) {
@@ -573,7 +615,7 @@ static bool perform(struct call *c, size_t heap, struct sandbox_report *report) 
         int put = snprintf(report->message, sizeof report->message, "stopped at %zu KiB of memory", heap / 1024);
         if (put < 0) report->message[0] = '\0';
     } else if (sb->stop != OUTCOME_OK) {
-        memcpy(report->message, c->st->stop_text, sizeof c->st->stop_text);
+        tell_stop(c->st, report);
     } else {
         tell(c, report);
     }
@@ -598,8 +640,24 @@ static bool no_rule(struct sandbox_report *report) {
     return false;
 }
 
+static bool copy_libs(struct rule *r, const struct sandbox_lib *libs, size_t n) {
+    r->libs = n ? calloc(n, sizeof *r->libs) : NULL;
+    if (n && !r->libs) return false;
+    for (size_t i = 0; i < n; i++) {
+        struct lib *l = &r->libs[r->nlibs++];
+        int put = snprintf(l->key, sizeof l->key, "%s", libs[i].key);
+        if (put < 0 || !buf_add(&l->source, libs[i].source)) return false;
+    }
+    return true;
+}
+
 int sandbox_load(struct sandbox *sb, const char *name, struct str source, struct sandbox_manifest *manifest,
                  struct sandbox_report *report) {
+    return sandbox_load_with(sb, name, source, NULL, 0, manifest, report);
+}
+
+int sandbox_load_with(struct sandbox *sb, const char *name, struct str source, const struct sandbox_lib *libs,
+                      size_t nlibs, struct sandbox_manifest *manifest, struct sandbox_report *report) {
     struct sandbox_state *st = state_of(sb);
     int at = 0;
     while (at < st->rules.count && st->rules.at[at].chunk) at++;
@@ -617,8 +675,11 @@ int sandbox_load(struct sandbox *sb, const char *name, struct str source, struct
     int n = snprintf(r->name, sizeof r->name, "%s", name);
     *manifest = (struct sandbox_manifest){.priority = 0};
     struct call c = {.kind = LOAD, .st = st, .rule = r, .name = r->name, .source = source, .manifest = manifest};
-    bool ok = n > 0 && perform(&c, HEAP_MAX, report);
+    bool ok = copy_libs(r, libs, nlibs);
+    if (!ok) *report = (struct sandbox_report){.outcome = OUTCOME_HEAP, .message = "no memory for a rule"};
+    ok = ok && n > 0 && perform(&c, HEAP_MAX, report);
     tidy(sb);
+    if (!ok) free_libs(r);
     return ok ? at + 1 : 0;
 }
 
@@ -628,6 +689,7 @@ void sandbox_unload(struct sandbox *sb, int rule) {
     luaL_unref(sb->L, LUA_REGISTRYINDEX, r->chunk);
     forget_run(sb->L, r);
     buf_free(&r->config);
+    free_libs(r);
     r->chunk = 0;
 }
 
@@ -675,6 +737,16 @@ bool sandbox_run(struct sandbox *sb, int rule, const struct sandbox_limits *limi
     bool ok = perform(&c, limits->heap, report);
     if (r->run && !sb->broken && !still_kept(sb->L, r)) forget_run(sb->L, r);
     ok = ok && deliver(&c, limits->result, read, data, report);
+    tidy(sb);
+    return ok;
+}
+
+bool sandbox_describe(struct sandbox *sb, int rule, bool (*read)(lua_State *L, void *data, struct error *err),
+                      void *data, struct sandbox_report *report) {
+    struct rule *r = rule_at(state_of(sb), rule);
+    if (!r) return no_rule(report);
+    struct call c = {.kind = DESCRIBE, .st = state_of(sb), .rule = r, .name = r->name};
+    bool ok = perform(&c, HEAP_MAX, report) && deliver(&c, DATA_MAX, read, data, report);
     tidy(sb);
     return ok;
 }

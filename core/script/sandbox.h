@@ -29,10 +29,12 @@ enum outcome {
     OUTCOME_PATTERN,
     OUTCOME_RESULT,
     OUTCOME_INVALID_RESULT,
+    OUTCOME_BUDGET,  /* the rules of one quote have used up what they share */
+    OUTCOME_BREAKER, /* not run: it failed too often just now */
 };
 
-/* "ok", "error", "limit_instructions", "limit_time", "limit_heap", "limit_pattern", "limit_result", "invalid_result".
- */
+/* "ok", "error", "limit_instructions", "limit_time", "limit_heap", "limit_pattern", "limit_result", "invalid_result",
+ * "budget", "breaker". */
 const char *outcome_name(enum outcome o);
 
 struct sandbox_limits {
@@ -42,14 +44,32 @@ struct sandbox_limits {
     size_t result;    /* bytes, counted as in sandbox_size */
 };
 
-/* The budgets of sheet 07, A7. */
-extern const struct sandbox_limits sandbox_pure, sandbox_slow;
+/* The budgets of a class of hooks: pure (in the way of a shopper), slow (mail, a save in the editor), and for rules
+ * that may wait on capabilities. */
+extern const struct sandbox_limits sandbox_pure, sandbox_slow, sandbox_capable;
+
+/* The fields that a table of the input may have. Reading any other name is an error that names the nearest of them; one
+ * that is absent is nil. The struct must live as long as the sandbox. */
+struct sandbox_record {
+    const char *path; /* what errors call it: "input.cart" */
+    const char *const *fields;
+    size_t count;
+};
+
+/* A rule that others take functions from with lib("key"). */
+struct sandbox_lib {
+    const char *key;
+    struct str source;
+};
 
 struct sandbox_report {
     enum outcome outcome;
     int line; /* 0: not known */
     uint64_t instructions, micros;
     size_t heap_peak; /* bytes of the state, all told */
+    int log_lines;    /* written, kept or not */
+    bool tripped;     /* set by the registry: this failure opened the rule's breaker */
+    char reason[201]; /* a run that returned nil and a text: why it did nothing */
     char message[2001];
 };
 
@@ -73,7 +93,13 @@ size_t sandbox_bytes(const struct sandbox *sb);
  * errors call it ("promotions/b2g1.lua"). Returns a handle > 0, or 0 with `report` telling what is wrong. */
 int sandbox_load(struct sandbox *sb, const char *name, struct str source, struct sandbox_manifest *manifest,
                  struct sandbox_report *report);
+/* The same, for a rule that takes from libraries: all it needs, also by others' need. They are copied. */
+int sandbox_load_with(struct sandbox *sb, const char *name, struct str source, const struct sandbox_lib *libs,
+                      size_t nlibs, struct sandbox_manifest *manifest, struct sandbox_report *report);
 void sandbox_unload(struct sandbox *sb, int rule);
+/* Hands the rule's manifest to `read` as plain data (see sandbox_run): schemas resolved, functions as `true`. */
+bool sandbox_describe(struct sandbox *sb, int rule, bool (*read)(lua_State *L, void *data, struct error *err),
+                      void *data, struct sandbox_report *report);
 /* Gives the rule its config, a JSON object: checked against the manifest's schema, defaults filled in. False: `report`
  * names the field; the rule keeps the config it had. A rule without a config runs with an empty one. */
 bool sandbox_configure(struct sandbox *sb, int rule, struct str json, struct sandbox_report *report);
@@ -92,12 +118,35 @@ bool sandbox_run(struct sandbox *sb, int rule, const struct sandbox_limits *limi
 bool sandbox_data(struct sandbox *sb, const char *name, struct str source,
                   bool (*read)(lua_State *L, void *data, struct error *err), void *data, struct sandbox_report *report);
 
+/* Pushes on `to` what rule code may name: {name = true, or {member = true} of a library}. False: `err`. */
+bool sandbox_globals(struct sandbox *sb, lua_State *to, struct error *err);
+
 /* What the last run logged: lines, each ended by \n. Good until the next run. */
 struct str sandbox_log(const struct sandbox *sb);
+
+/* For `build`: gives the new table on top of L the fields of a record (see above). */
+void sandbox_mark_record(lua_State *L, const struct sandbox_record *record);
+/* A record that several runs are given, as views (sandbox_input.c). `more` may push the value of a field that the
+ * source table does not hold; false: there is none. It may raise. */
+struct sandbox_source {
+    struct sandbox_record record;
+    bool (*more)(lua_State *L, const char *name, size_t place, void *context);
+};
+
+/* For `build`: turns the new table on top of L into a source, replacing it by what sandbox_push_view needs; `place` is
+ * what `more` is told. */
+void sandbox_make_source(lua_State *L, const struct sandbox_source *kind, size_t place);
+/* For `build`: pushes a private view of the source that sandbox_make_source left in table[place], `sources` being the
+ * index of the table. */
+void sandbox_push_view(lua_State *L, int sources, int place);
+/* For `build`: what `more` gets as its context, until the run ends. */
+void sandbox_set_context(lua_State *L, void *context);
 
 /* Copies the plain value at `idx` of `from` and pushes it on `to`, another VM's state or the same's. json.null becomes
  * nil. At most `bytes` (strings count their length, other values 8, tables 16) and 32 deep. False: `err` says what and
  * where; nothing was pushed. May raise Lua's out-of-memory error of `to`. */
 bool sandbox_copy(lua_State *from, int idx, lua_State *to, size_t bytes, struct error *err);
+/* The same, taking what it costs off *left. */
+bool sandbox_copy_some(lua_State *from, int idx, lua_State *to, size_t *left, struct error *err);
 
 #endif

@@ -61,6 +61,7 @@ static int l_pcall(lua_State *L) {
     int rc = lua_pcall(L, lua_gettop(L) - 1, LUA_MULTRET, 0);
     sb->depth = depth;
     if (sb->stop != OUTCOME_OK) return lua_error(L);
+    sandbox_charge(L, rc == 0 ? 5 : 60); /* throwing and catching costs that much */
     luaL_checkstack(L, 1, "too many results");
     lua_pushboolean(L, rc == 0);
     lua_insert(L, 1);
@@ -206,6 +207,7 @@ static int next_pair(lua_State *L) {
 static int l_pairs(lua_State *L) {
     luaL_checktype(L, 1, LUA_TTABLE);
     lua_settop(L, 1);
+    sandbox_fill_view(L, 1);
     lua_newtable(L);
     int n = 0;
     bool in_order = true;
@@ -365,8 +367,10 @@ static int l_rep(lua_State *L) {
     }
     if (n > (lua_Number)sizeof scratch || (size_t)n > sizeof scratch / len)
         return luaL_error(L, "the result is longer than 64 KiB");
-    size_t total = 0;
-    for (size_t i = 0; i < (size_t)n; i++, total += len) memcpy(scratch + total, s, len);
+    size_t total = len * (size_t)n;
+    memcpy(scratch, s, len);
+    for (size_t done = len; done < total; done *= 2)
+        memcpy(scratch + done, scratch, done < total - done ? done : total - done);
     sandbox_charge(L, total / 64);
     lua_pushlstring(L, scratch, total);
     return 1;

@@ -131,6 +131,7 @@ void sandbox_push_globals(lua_State *L) {
     lua_newtable(L);
     take(L, LUA_GLOBALSINDEX, 1, base_names);
     sandbox_open_base(L);
+    sandbox_open_lib(L);
     lua_newtable(L);
     lua_getfield(L, LUA_GLOBALSINDEX, "math");
     take(L, 3, 2, math_names);
@@ -155,4 +156,34 @@ void sandbox_push_globals(lua_State *L) {
     lua_setfield(L, 1, "string");
     open_log(L, 1);
     freeze(L, "");
+}
+
+/* Walks a view of ours: `to` gets its names. */
+static void list_names(lua_State *L, lua_State *to, int depth) {
+    if (!lua_getmetatable(L, -1)) return;
+    lua_getfield(L, -1, "__index"); /* the real table */
+    lua_pushnil(L);
+    while (lua_next(L, -2)) {
+        const char *name = lua_tostring(L, -2);
+        lua_pushstring(to, name);
+        if (depth == 0 && lua_istable(L, -1)) {
+            lua_newtable(to);
+            list_names(L, to, 1);
+        } else {
+            lua_pushboolean(to, 1);
+        }
+        lua_rawset(to, -3);
+        lua_pop(L, 1);
+    }
+    lua_pop(L, 2);
+}
+
+bool sandbox_globals(struct sandbox *sb, lua_State *to, struct error *err) {
+    lua_State *L = sb->L;
+    if (!lua_checkstack(L, 16) || !lua_checkstack(to, 8)) return error_set(err, ERR_MEMORY, "out of memory");
+    lua_newtable(to);
+    lua_pushvalue(L, LUA_GLOBALSINDEX);
+    list_names(L, to, 0);
+    lua_settop(L, 0);
+    return true;
 }

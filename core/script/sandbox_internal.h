@@ -4,6 +4,7 @@
 
 #include <lauxlib.h>
 #include <lua.h>
+#include <string.h>
 
 #include "script/sandbox.h"
 
@@ -30,10 +31,17 @@ struct sandbox {
     int line;          /* where the code was when it was last looked at */
     enum outcome stop; /* OUTCOME_OK while it may go on */
     bool running, broken;
-    int runner; /* registry reference of the protected entry */
+    int runner;              /* registry reference of the protected entry */
+    void *context;           /* of input that is made when it is asked for; NULL when nothing runs */
+    const struct rule *rule; /* whose chunk is being run: it says which libraries lib() may give; NULL otherwise */
+    unsigned lib_depth;
+    unsigned samples, hot[64]; /* how often the hook saw each line, lines that share a place together */
+    int hot_line[64];
     struct buf log;
     int log_lines;
 };
+
+struct rule;
 
 /* The sandbox of a state: it is the allocator's user data. */
 struct sandbox *sandbox_of(lua_State *L);
@@ -49,6 +57,25 @@ void sandbox_check_writable(lua_State *L, int idx);
 
 /* The text of a value as rule code sees it: no addresses; integers in full. Into out[32] for numbers. */
 const char *sandbox_text(lua_State *L, int idx, char number[32], size_t *len);
+
+/* Compiles text (never bytecode) as a chunk that sees the rules' globals, and pushes it. Raises what is wrong. */
+void sandbox_compile(lua_State *L, const char *name, struct str source);
+/* The source of a library that the rule whose chunk is being run may use. False: none of that name. */
+bool sandbox_find_lib(const struct sandbox *sb, const char *key, struct str *source);
+/* Replaces the table on top by plain data: bare schemas resolved, functions as true. May raise. */
+void sandbox_make_plain(lua_State *L, int depth);
+/* Fills the raw table at `idx` with what a view of it shows; other tables are left alone. May raise. */
+void sandbox_fill_view(lua_State *L, int idx);
+/* Whether the function at `idx` is a schema that stands bare, without options. */
+bool sandbox_is_bare_schema(lua_State *L, int idx);
+/* Checks the manifest on top and reads it; raises what is wrong. */
+void sandbox_read_manifest(lua_State *L, struct sandbox_manifest *m);
+/* The name of the list that is nearest to `name`, or NULL when none is near. */
+const char *sandbox_nearest(const char *name, const char *const *list, size_t count);
+/* Adds lib to the table on top. */
+void sandbox_open_lib(lua_State *L);
+/* Adds lower, upper and fold to the table on top. */
+void sandbox_open_case(lua_State *L);
 
 /* Clears the stack and pushes the globals of rule code. */
 void sandbox_push_globals(lua_State *L);

@@ -88,7 +88,7 @@ static int l_sum(lua_State *L) {
         if (by_field) {
             if (!lua_istable(L, -1)) return luaL_error(L, "element %d is not a table", (int)i);
             lua_pushvalue(L, 2);
-            lua_rawget(L, -2);
+            lua_gettable(L, -2); /* a view reads through */
         }
         double v = lua_type(L, -1) == LUA_TNUMBER ? lua_tonumber(L, -1) : 0.5;
         if (v != floor(v) || fabs(v) > (double)MONEY_MAX || !minor_add(total, (int64_t)v, &total))

@@ -44,6 +44,10 @@ static int l_plain(lua_State *L) {
     return 1;
 }
 
+bool sandbox_is_bare_schema(lua_State *L, int idx) {
+    return lua_tocfunction(L, idx) == l_plain;
+}
+
 static void check_schema_arg(lua_State *L, int arg) {
     if (lua_iscfunction(L, arg)) return;
     luaL_checktype(L, arg, LUA_TTABLE);

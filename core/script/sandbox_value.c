@@ -133,7 +133,13 @@ bool sandbox_check(lua_State *L, int idx, size_t bytes, struct error *err) {
     return run(&w, idx);
 }
 
+bool sandbox_copy_some(lua_State *from, int idx, lua_State *to, size_t *left, struct error *err) {
+    struct walk w = {.from = from, .to = to, .left = *left, .err = err};
+    bool ok = run(&w, idx);
+    *left = w.left;
+    return ok;
+}
+
 bool sandbox_copy(lua_State *from, int idx, lua_State *to, size_t bytes, struct error *err) {
-    struct walk w = {.from = from, .to = to, .left = bytes, .err = err};
-    return run(&w, idx);
+    return sandbox_copy_some(from, idx, to, &bytes, err);
 }

@@ -87,6 +87,7 @@ static int l_template(lua_State *L) {
     struct str s = check_text(L, 1);
     luaL_checktype(L, 2, LUA_TTABLE);
     lua_settop(L, 2);
+    sandbox_fill_view(L, 2);
     size_t total = 0;
     luaL_Buffer b;
     luaL_buffinit(L, &b);
@@ -128,6 +129,7 @@ void sandbox_open_text(lua_State *L) {
                                          {"cut", l_cut},           {"template", l_template}, {NULL, NULL}};
     lua_newtable(L);
     luaL_setfuncs(L, functions, 0);
+    sandbox_open_case(L);
 }
 
 /* ---- dt: times are tables with epoch in seconds, like input.now, or plain epoch seconds ---- */

@@ -10,9 +10,16 @@
 #include <lauxlib.h>
 #include <lualib.h>
 
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "runtime/log.h"
 #include "script/bind.h"
+#include "script/rules.h"
 
 static lua_State *L;
+static char dir[32];
 
 static int open_state(void **state) {
     (void)state;
@@ -25,8 +32,22 @@ static int open_state(void **state) {
     lua_setfield(L, -2, "core.money");
     lua_pushcfunction(L, luaopen_core_pricing);
     lua_setfield(L, -2, "core.pricing");
+    lua_pushcfunction(L, luaopen_core_rules);
+    lua_setfield(L, -2, "core.rules");
     lua_pop(L, 2);
+    struct error err;
+    memcpy(dir, "/tmp/kasma-pricing-XXXXXX", 26);
+    log_set_level(LOG_ERROR);
+    if (!mkdtemp(dir) || !rules_open(L, dir, false, &err)) return -1;
     return luaL_dostring(L, "money, pricing = require('core.money'), require('core.pricing')\n"
+                            "rules = require('core.rules')\n"
+                            "local n = 0\n"
+                            "function set(list) n = n + 1 for i, r in ipairs(list) do r.id, r.number = r.id or 'r', "
+                            "r.number or 3 r.hook = r.hook or 'promotion'\n"
+                            "  r.source = ('return { hook = %q, name = %q, run = function(input, config) %s end "
+                            "}'):format(r.hook, 'Rule', r.body) end\n"
+                            "  assert(rules.publish('t', n, list)) return assert(rules.pin('t')) end\n"
+                            "function rule(body, hook) return set{{body=body, hook=hook}} end\n"
                             "function same(got, want) if got ~= want then error(('%s, not %s'):format(tostring(got), "
                             "tostring(want)), 2) end end\n"
                             "function source(quote, id) local sum = 0 for _, a in ipairs(quote.adjustments) do if "
@@ -36,7 +57,8 @@ static int open_state(void **state) {
 static int close_state(void **state) {
     (void)state;
     lua_close(L);
-    return 0;
+    rules_close();
+    return rmdir(dir);
 }
 
 static void run(const char *text) {
@@ -158,60 +180,153 @@ static void faults_of_the_input_name_the_member(void **state) {
 static void promotion_rules_see_the_snapshot_and_are_checked(void **state) {
     (void)state;
     run(gamer);
-    run("local seen\n"
-        "local function priced(operations, version)\n"
-        "  local input = gamer() input.coupons, input.points, input.promotions = nil, nil, nil\n"
-        "  return assert(pricing.quote(input, {promotion = function(s)\n"
-        "    seen = s return {{rule_id='r', name='Rule', version=version or 3, operations=operations}} end}))\n"
-        "end\n"
-        "local q = priced{{op='line_percent', line_id='l2', bps=5000, units=1, label='Half'}}\n"
-        "same(source(q, 'r'), 645000)\n"
-        "same(seen.hook, 'promotion') same(seen.currency.code, 'VND') same(seen.cart.net, 29720000)\n"
-        "same(seen.cart.id, 'cart') same(seen.cart.item_count, 6) same(seen.cart.lines[1].attributes.colour, 'black')\n"
-        "same(seen.customer.tier.name, 'Gold') same(seen.customer.groups[1], 'vip') same(seen.tenant.country, 'VN')\n"
-        "same(seen.cart.lines[3].discounts[1].kind, 'bundle') same(seen.cart.lines[3].discounts[1].amount, 51735)\n"
-        "same(seen.shipping.address.city, 'Hanoi') same(seen.now.wday, 2) same(seen.cart.lines[1].purchase_type, "
-        "'one_time')\n"
+    run("local function bare() local input = gamer() input.coupons, input.points, input.promotions = nil, nil, nil "
+        "return input end\n"
+        "local function priced(operations) return assert(pricing.quote(bare(), rule('return { operations = ' .. "
+        "operations .. ' }'))) end\n"
+        "local q = priced(\"{{op='line_percent', line_id='l2', bps=5000, units=1, label='Half'}}\")\n"
+        "same(source(q, 'r'), 645000) same(q.rule_runs[1].outcome, 'ok') same(q.rule_runs[1].operations, 1)\n"
+        "same(q.rule_runs[1].number, 3) same(q.rule_runs[1].instructions >= 0, true)\n"
         "local row for _, a in ipairs(q.adjustments) do if a.source_id == 'r' then row = a end end\n"
         "same(row.kind, 'script') same(row.label, 'Half') same(row.version, 3) same(row.level, 'line')\n"
+        "q = assert(pricing.quote(bare(), rule([[\n"
+        "  local function same(got, want) if got ~= want then error(tostring(got) .. ', not ' .. tostring(want), 2) "
+        "end "
+        "end\n"
+        "  same(input.hook, 'promotion') same(input.currency.code, 'VND') same(input.cart.net, 29720000)\n"
+        "  same(input.cart.id, 'cart') same(input.cart.item_count, 6) same(#input.cart.lines, 4)\n"
+        "  same(input.cart.lines[1].attributes.colour, 'black') same(input.cart.lines[2].attributes.colour, nil)\n"
+        "  same(input.customer.tier.name, 'Gold') same(input.customer.groups[1], 'vip') same(input.tenant.country, "
+        "'VN')\n"
+        "  same(input.cart.lines[3].discounts[1].kind, 'bundle') same(input.cart.lines[3].discounts[1].amount, 51735)\n"
+        "  same(input.shipping.address.city, 'Hanoi') same(input.now.wday, 2)\n"
+        "  same(input.cart.lines[1].purchase_type, 'one_time') same(input.cart.lines[1].vendor_id, nil)\n"
+        "  same(input.cart.lines[1].category_ids[1], 'phones') same(input.subject.promotion, nil)\n"
+        "  same(money.sum(input.cart.lines, 'net'), input.cart.net)\n"
+        "  local names = {} for name in pairs(input.cart.lines[1]) do names[#names + 1] = name end\n"
+        "  same(table.concat(names, ' '), 'attributes category_ids discounts gross id is_gift net product_id "
+        "properties purchase_type qty tag_ids unit weight_g')\n"
+        "  return nil, 'seen']])))\n"
+        "same(q.rule_runs[1].message, nil) same(q.rule_runs[1].reason, 'seen')\n"
         "for _, bad in ipairs{\n"
-        "  {{op='line_percent', line_id='l2', bps=5000}, {op='line_amount', line_id='l2', amount=1000.5}},\n"
-        "  {{op='line_amount', line_id='l2', amount=0/0}}, {{op='line_amount', line_id='l2', amount=-1}},\n"
-        "  {{op='line_amount', line_id='nowhere', amount=1}}, {{op='line_amount', amount=1}},\n"
-        "  {{op='line_amount', line_id='l2', amount=1, colour='red'}}, {{op='steal'}}, {{}}, {true}, 'all of it',\n"
-        "  {{op='order_percent', bps=10001}}, {{op='line_amount', line_id='l2', amount='5'}},\n"
-        "  {{op='order_amount', amount=1, line_ids={}}}, {{op='line_percent', line_id='l2', bps=1, units=0}},\n"
-        "  {{op='line_percent', line_id='l2', bps=1, [1]='x'}}, {{op='gift_line', product_id='x', qty=11}},\n"
+        "  \"{{op='line_percent', line_id='l2', bps=5000}, {op='line_amount', line_id='l2', amount=1000.5}}\",\n"
+        "  \"{{op='line_amount', line_id='l2', amount=0/0}}\", \"{{op='line_amount', line_id='l2', amount=-1}}\",\n"
+        "  \"{{op='line_amount', line_id='nowhere', amount=1}}\", \"{{op='line_amount', amount=1}}\",\n"
+        "  \"{{op='line_amount', line_id='l2', amount=1, colour='red'}}\", \"{{op='steal'}}\", '{{}}', '{true}', "
+        "\"'all of it'\",\n"
+        "  '{{op=\"order_percent\", bps=10001}}', \"{{op='line_amount', line_id='l2', amount='5'}}\",\n"
+        "  \"{{op='order_amount', amount=1, line_ids={}}}\", \"{{op='line_percent', line_id='l2', bps=1, units=0}}\",\n"
+        "  \"{{op='line_percent', line_id='l2', bps=1, [1]='x'}}\", \"{{op='gift_line', product_id='x', qty=11}}\",\n"
+        "  \"{{op='line_amount', line_id='l2', amount=2^60}}\",\n"
+        "  '(function() local t = {} for i = 1, 201 do t[i] = {op=\"line_amount\", line_id=\"l2\", amount=1} end "
+        "return t end)()',\n"
+        "  '(function() local t = {} t[1] = t return t end)()',\n"
         "} do\n"
         "  local q, noted = priced(bad)\n"
         "  for _, t in ipairs(q.trace) do noted = noted or t.rule == 'r' and t.note == 'invalid_result' end\n"
-        "  same(source(q, 'r'), 0) same(noted, true)\n"
+        "  same(source(q, 'r'), 0) same(noted, true) same(q.rule_runs[1].outcome, 'invalid_result')\n"
         "end\n"
-        "same(priced({{op='gift_line', product_id='cable'}}).wanted[1].product_id, 'cable')\n"
-        "same(priced({{op='order_amount', amount=money.MAX}}).merchandise, 0)\n"
-        "local input = gamer()\n"
-        "local q, err = pricing.quote(input, {promotion = function() error('broken rule host') end})\n"
-        "same(q, nil) same(err.kind, 'internal') same(err.message:find('broken rule host', 1, true) ~= nil, true)\n"
-        "q, err = pricing.quote(input, {promotion = function() return pricing.quote(gamer()) end})\n"
-        "same(q, nil) same(err.kind, 'internal')\n"
+        "same(priced(\"{{op='gift_line', product_id='cable'}}\").wanted[1].product_id, 'cable')\n"
+        "same(priced(\"{{op='order_amount', amount=9e15}}\").merchandise, 0)\n");
+}
+
+static void a_rule_sees_nothing_of_what_another_wrote(void **state) {
+    (void)state;
+    run(gamer);
+    run("local spoil = [[input.cart.lines[1].qty = 99 input.cart.net = 1 input.now.wday = 9 input.cart.lines[2] = nil\n"
+        "  input.customer.groups[1] = 'thief' input.cart.lines[1].category_ids[1] = 'x' input.shipping.address.city = "
+        "'Y'\n"
+        "  return nil, 'spoilt ' .. input.cart.lines[1].qty]]\n"
+        "local look = [[return nil, table.concat({input.cart.lines[1].qty, input.cart.net, input.now.wday, "
+        "#input.cart.lines,\n"
+        "  input.customer.groups[1], input.cart.lines[1].category_ids[1], input.shipping.address.city}, ' ')]]\n"
+        "local q = assert(pricing.quote(gamer(), set{{id='a', priority=2, body=spoil}, {id='b', body=look}}))\n"
+        "same(q.rule_runs[1].reason, 'spoilt 99')\n"
+        "same(q.rule_runs[2].reason, '1 29720000 2 4 vip phones Hanoi')\n");
+}
+
+static void an_unknown_field_is_an_error_with_the_nearest_name(void **state) {
+    (void)state;
+    run(gamer);
+    run("local function says(body, words)\n"
+        "  local r = assert(pricing.quote(gamer(), rule(body))).rule_runs[1]\n"
+        "  if r.outcome ~= 'error' or not r.message:find(words, 1, true) then error(r.outcome .. ' ' .. "
+        "tostring(r.message), 2) end\n"
+        "  same(r.line ~= nil, true)\n"
+        "end\n"
+        "says('return input.cart.lnes', \"unknown_field: input.cart has no field 'lnes'; did you mean 'lines'?\")\n"
+        "says('return input.carts', \"input has no field 'carts'; did you mean 'cart'?\")\n"
+        "says('return input.cart.lines[1].quantty', \"input.cart.lines[] has no field 'quantty'\")\n"
+        "says('return input.cart.lines[1].prodct_id', \"did you mean 'product_id'?\")\n"
+        "says('return input.customer.tier.nam', \"did you mean 'name'?\")\n"
+        "says('return input.customer.email', \"input.customer has no field 'email'\")\n"
+        "says('return input.subject.cart', \"input.subject has no field 'cart'\")\n");
+}
+
+static void rules_of_a_quote_share_a_budget_and_a_failing_one_has_its_policy(void **state) {
+    (void)state;
+    run(gamer);
+    run("local list = {}\n"
+        "for i = 1, 14 do list[i] = {id=('r%02d'):format(i), priority=-i, body='for i = 1, 75000 do local x = i end'} "
+        "end\n"
+        "list[15] = {id='last', priority=-900, body='return {}', on_error='block'}\n"
+        "local q = assert(pricing.quote(gamer(), set(list)))\n"
+        "local outcomes, used = {}, 0\n"
+        "for _, r in ipairs(q.rule_runs) do outcomes[r.outcome] = (outcomes[r.outcome] or 0) + 1 used = used + "
+        "r.instructions end\n"
+        "same(outcomes.ok, 13) same(outcomes.budget, 2) same(used, 2000000) same(q.blocked_by, 'last')\n"
+        "same(q.total, pricing.quote(gamer()).total)\n"
+        "local plain = gamer() plain.coupons, plain.points, plain.promotions = nil, nil, nil\n"
+        "q = assert(pricing.quote(plain, set{{body='while true do end', on_error='fallback',\n"
+        "  fallback='[{\"op\":\"line_amount\",\"line_id\":\"l2\",\"amount\":1000}]'}}))\n"
+        "same(q.rule_runs[1].outcome, 'limit_instructions') same(source(q, 'r'), 1000) same(q.blocked_by, nil)\n"
+        "q = assert(pricing.quote(plain, set{{body='while true do end', on_error='fallback', "
+        "fallback='[{\"op\":\"steal\"}]'}}))\n"
+        "same(source(q, 'r'), 0)\n"
+        "q = assert(pricing.quote(plain, set{{body=\"local s = 'x' while true do s = s .. s end\"}, {id='s', body="
+        "\"return {operations={{op='line_amount', line_id='l2', amount=7}}}\"}}))\n"
+        "same(q.rule_runs[1].outcome, 'limit_heap') same(source(q, 's'), 7)\n"
         "same(pricing.quote(gamer()).total, 27692500)\n");
 }
 
 static void tax_rules_override_the_lines_they_name(void **state) {
     (void)state;
     run(gamer);
-    run("local seen\n"
-        "local function taxed(answer)\n"
-        "  return assert(pricing.quote(gamer(), {tax_resolve = function(s) seen = s return answer end})).tax\n"
+    run("local function taxed(answer)\n"
+        "  return assert(pricing.quote(gamer(), rule('return ' .. answer, 'tax.resolve'))).tax\n"
         "end\n"
-        "same(taxed(nil), 2517500)\n"
-        "same(seen.subject.candidates[1].rate_ppm, 100000) same(seen.subject.lines[1].net, 21868710)\n"
-        "same(seen.subject.address.country, 'VN')\n"
-        "same(taxed{{line='l1', rate_ppm=0, name='Free'}}, 2517500 - 2186871)\n"
-        "same(taxed{{line='shipping', rate_ppm=200000}}, 2517500 + 4500)\n"
-        "same(taxed{{line='l1', rate_ppm=1000001}}, 2517500)\n"
-        "same(taxed{{line='l9', rate_ppm=0}}, 2517500) same(taxed{{line='l1'}}, 2517500) same(taxed('none'), "
-        "2517500)\n");
+        "same(taxed('nil'), 2517500)\n"
+        "same(taxed('input.subject.candidates'), 2517500)\n"
+        "same(taxed([[input.subject.candidates[1].rate_ppm == 100000 and input.subject.lines[1].net == 21868710 and\n"
+        "  input.subject.address.country == 'VN' and input.subject.customer.groups[1] == 'vip' and {{line='l1', "
+        "rate_ppm=0}} or nil]]), 2517500 - 2186871)\n"
+        "same(taxed(\"{{line='l1', rate_ppm=0, name='Free'}}\"), 2517500 - 2186871)\n"
+        "same(taxed(\"{{line='shipping', rate_ppm=200000}}\"), 2517500 + 4500)\n"
+        "for _, bad in ipairs{\"{{line='l1', rate_ppm=1000001}}\", \"{{line='l9', rate_ppm=0}}\", \"{{line='l1'}}\", "
+        "\"'none'\"} do\n"
+        "  same(taxed(bad), 2517500)\n"
+        "end\n");
+}
+
+static void forms_leave_out_what_they_do_not_name(void **state) {
+    (void)state;
+    run("local form = rules.form({fields={user={fields={id='string', groups={item='string'}, extra='any'}}}})\n"
+        "local function answer(body, input)\n"
+        "  local s = rule(body, 'auth.login_policy') local r = s:list('auth.login_policy')[1]\n"
+        "  return s:run(r.index, input, form)\n"
+        "end\n"
+        "local input = {user={id='u', password_hash='secret', groups={'a', 'b'}, extra={deep={1}}}}\n"
+        "same(answer('return input.user.id .. #input.user.groups .. input.user.extra.deep[1]', input), 'u21')\n"
+        "local out, failure = answer('return input.user.password_hash', input)\n"
+        "same(out, nil) same(failure.outcome, 'error')\n"
+        "same(failure.message, \"unknown_field: input.user has no field 'password_hash'\")\n"
+        "local out, info = answer('return input.user', {}) same(out, nil) same(info.outcome, 'ok')\n"
+        "same(select(2, answer('return 1', {user=5})).outcome, 'error')\n"
+        "same(pcall(rules.form, {fields={a={fields={}}}, [1]=2}), true)\n"
+        "local m = rule('return 1'):describe(1) same(m.hook, 'promotion') same(m.run, true)\n"
+        "local g = rules.globals() same(g.pcall, true) same(g.string.find, true) same(g.string.dump, nil) same(g.os, "
+        "nil)\n"
+        "same(g.text.fold, true) same(g.lib, true)\n");
 }
 
 int main(void) {
@@ -221,6 +336,10 @@ int main(void) {
         cmocka_unit_test(the_worked_example_comes_through),
         cmocka_unit_test(faults_of_the_input_name_the_member),
         cmocka_unit_test(promotion_rules_see_the_snapshot_and_are_checked),
+        cmocka_unit_test(a_rule_sees_nothing_of_what_another_wrote),
+        cmocka_unit_test(an_unknown_field_is_an_error_with_the_nearest_name),
+        cmocka_unit_test(rules_of_a_quote_share_a_budget_and_a_failing_one_has_its_policy),
+        cmocka_unit_test(forms_leave_out_what_they_do_not_name),
         cmocka_unit_test(tax_rules_override_the_lines_they_name),
     };
     return cmocka_run_group_tests(tests, open_state, close_state);

@@ -199,18 +199,141 @@ static bool one_says_nine(void) {
 static void a_saved_file_is_live_and_a_request_keeps_its_version(void **state) {
     (void)state;
     struct rule_set *held = acquire("demo");
-    char version[65];
-    memcpy(version, rules_at(held, 1).version, sizeof version);
     write_file("promotions/one.lua", "return { hook = 'promotion', name = 'One', run = function() return { n = 9 } "
                                      "end, config = schema.object{ v = schema.integer } }");
     await(one_says_nine);
     assert_string_equal(run_in(held, "promotions/one"), "{\"n\":1,\"v\":3}");
-    struct error err;
-    struct rule_set *old = rules_acquire_version(STR("demo"), "promotions/one", version, &err);
-    assert_ptr_equal(old, held);
-    rules_release(old);
     rules_release(held);
-    assert_null(rules_acquire_version(STR("demo"), "promotions/none", NULL, &err));
+}
+
+static struct rule_spec published(const char *id, int64_t number, const char *source) {
+    return (struct rule_spec){.id = id,
+                              .rule_id = "0192f0c0-0000-7000-8000-000000000001",
+                              .hook = "promotion",
+                              .number = number,
+                              .source = str_of(source)};
+}
+
+static void publish(int64_t epoch, const struct rule_spec *specs, size_t n) {
+    struct error err;
+    if (!rules_publish(STR("demo"), epoch, specs, n, &err)) fail_msg("%s", err.message);
+}
+
+static void published_rules_stand_beside_files_and_a_request_keeps_its_set(void **state) {
+    (void)state;
+    struct rule_spec spec = published("b2g1", 1,
+                                      "return { hook = 'promotion', name = 'B', run = function() return { n "
+                                      "= 1 } end }");
+    assert_int_equal(rules_epoch(STR("demo")), -1);
+    publish(4, &spec, 1);
+    assert_int_equal(rules_epoch(STR("demo")), 4);
+    assert_true(rules_holds(STR("demo"), "b2g1", 1));
+    assert_false(rules_holds(STR("demo"), "b2g1", 2));
+    struct rule_set *held = acquire("demo");
+    assert_int_equal(rules_count(held), 3);
+    assert_int_equal(rules_set_epoch(held), 4);
+    assert_string_equal(run_in(held, "b2g1"), "{\"n\":1}");
+    spec = published("b2g1", 2, "return { hook = 'promotion', name = 'B', run = function() return { n = 2 } end }");
+    publish(5, &spec, 1);
+    assert_string_equal(run_in(held, "b2g1"), "{\"n\":1}");
+    assert_string_equal(run_now("b2g1"), "{\"n\":2}");
+    publish(3, NULL, 0); /* overtaken */
+    assert_string_equal(run_now("b2g1"), "{\"n\":2}");
+    rules_release(held);
+    publish(6, NULL, 0);
+    struct rule_set *now = acquire("demo");
+    assert_int_equal(rules_find(now, "b2g1", NULL), -1);
+    rules_release(now);
+}
+
+static void a_draft_is_tried_without_being_live(void **state) {
+    (void)state;
+    struct rule_spec live = published("x", 1,
+                                      "return { hook = 'promotion', name = 'X', run = function() return { n = "
+                                      "1 } end }");
+    struct rule_spec draft = published("x", 0,
+                                       "return { hook = 'promotion', name = 'X', run = function() error('no') "
+                                       "end }");
+    struct error err;
+    publish(1, &live, 1);
+    struct rule_set *base = acquire("demo"), *trial = rules_overlay(base, &draft, &err);
+    assert_non_null(trial);
+    assert_int_equal(rules_count(trial), rules_count(base));
+    for (int i = 0; i < 10; i++) assert_string_equal(run_in(trial, "x"), "error");
+    assert_string_equal(run_in(base, "x"), "{\"n\":1}");
+    struct rule_set *without = rules_without(base, "x", &err);
+    assert_non_null(without);
+    assert_int_equal(rules_find(without, "x", NULL), -1);
+    assert_int_equal(rules_count(without), 2);
+    rules_release(without);
+    rules_release(trial);
+    rules_release(base);
+}
+
+static void five_failures_in_a_minute_open_the_breaker(void **state) {
+    (void)state;
+    struct rule_spec bad = published("bad", 1,
+                                     "return { hook = 'promotion', name = 'X', run = function(input) if "
+                                     "input.x then error('no') end return {} end }");
+    publish(1, &bad, 1);
+    for (int i = 0; i < 5; i++) {
+        assert_string_equal(run_now("bad"), "error");
+        assert_int_equal(report.tripped, i == 4);
+    }
+    assert_string_equal(run_now("bad"), "breaker");
+    /* Half open: one try, which fails and opens it again at once. */
+    clock_set_shift(301000);
+    assert_string_equal(run_now("bad"), "error");
+    assert_true(report.tripped);
+    assert_string_equal(run_now("bad"), "breaker");
+    /* Four in a minute do not open it. */
+    clock_set_shift(0);
+    struct rule_spec next = published("bad", 2,
+                                      "return { hook = 'promotion', name = 'X', run = function(input) "
+                                      "error('no') end }");
+    publish(2, &next, 1);
+    for (int i = 0; i < 9; i++) {
+        assert_string_equal(run_now("bad"), "error");
+        assert_false(report.tripped);
+        clock_set_shift((int64_t)(i + 1) * 16000);
+    }
+    clock_set_shift(0);
+}
+
+static void libraries_are_pinned_with_the_version(void **state) {
+    (void)state;
+    struct sandbox_lib libs[] = {
+        {.key = "money_words",
+         .source =
+             STR("local deep = lib('deep') return { hook = 'library', name = 'L', exports = { twice = function(n) "
+                 "return deep.add(n, n) end } }")},
+        {.key = "deep",
+         .source =
+             STR("return { hook = 'library', name = 'D', exports = { add = function(a, b) return a + b end } }")}};
+    struct rule_spec spec = published("uses", 1,
+                                      "local words = lib('money_words') return { hook = 'promotion', name = "
+                                      "'U', run = function() return { n = words.twice(21) } end }");
+    spec.libs = libs;
+    spec.nlibs = 2;
+    publish(1, &spec, 1);
+    assert_string_equal(run_now("uses"), "{\"n\":42}");
+    assert_string_equal(run_now("uses"), "{\"n\":42}");
+    struct rule_spec late = published("late", 1,
+                                      "return { hook = 'promotion', name = 'U', run = function() return { n "
+                                      "= lib('deep') } end }");
+    late.libs = libs;
+    late.nlibs = 2;
+    publish(2, &late, 1);
+    assert_string_equal(run_now("late"), "error");
+    assert_non_null(strstr(report.message, "top of the file"));
+    struct sandbox_lib loop = {.key = "deep", .source = STR("return lib('deep')")};
+    late =
+        published("loop", 1, "local l = lib('deep') return { hook = 'promotion', name = 'U', run = function() end }");
+    late.libs = &loop;
+    late.nlibs = 1;
+    publish(3, &late, 1);
+    assert_string_equal(run_now("loop"), "error");
+    assert_non_null(strstr(report.message, "more than 3 deep"));
 }
 
 static bool has_problem(void) {
@@ -377,6 +500,10 @@ int main(void) {
         TEST(listed_rules_are_live_in_the_order_of_priority),
         TEST(a_tenant_without_a_list_has_no_rules),
         TEST(a_saved_file_is_live_and_a_request_keeps_its_version),
+        TEST(published_rules_stand_beside_files_and_a_request_keeps_its_set),
+        TEST(a_draft_is_tried_without_being_live),
+        TEST(five_failures_in_a_minute_open_the_breaker),
+        TEST(libraries_are_pinned_with_the_version),
         TEST(a_broken_file_keeps_the_last_good_version),
         TEST(a_broken_list_keeps_what_is_live),
         TEST(a_config_that_does_not_fit_is_a_problem),

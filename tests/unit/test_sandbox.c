@@ -138,7 +138,7 @@ static void the_stop_names_its_line(void **state) {
     assert_int_equal(report.outcome, OUTCOME_INSTRUCTIONS);
     assert_true(report.line >= 3 && report.line <= 5);
     assert_int_equal(report.instructions, 200000);
-    assert_string_equal(report.message, "stopped after 200000 instructions");
+    assert_non_null(strstr(report.message, "stopped after 200000 instructions; "));
 }
 
 static void loading_has_a_budget_too(void **state) {
@@ -368,6 +368,22 @@ static void a_greedy_run_does_not_hurt_the_next(void **state) {
 }
 
 /* ---- use ---- */
+
+static void case_and_accents_are_unicode(void **state) {
+    (void)state;
+    gives("return {text.lower('ĐÀ LẠT'), text.upper('strasse đ'), text.fold('Đà Lạt Thịnh'), text.fold('ÆØÅ ﬁ Straße')}",
+          "[\"đà lạt\",\"STRASSE Đ\",\"da lat thinh\",\"aeoa fi strasse\"]");
+    gives("return {text.fold('\\255\\254a') == '\\255\\254a', text.fold(''), ('É'):lower()}", "[true,\"\",\"É\"]");
+    fails("return text.fold(5, {}) .. text.fold({})", "string expected");
+}
+
+static void a_reason_is_told(void **state) {
+    (void)state;
+    gives("return nil, 'not today'", "null");
+    assert_string_equal(report.reason, "not today");
+    gives("return {1}, 'not a reason'", "[1]");
+    assert_string_equal(report.reason, "");
+}
 
 static void values_print_without_addresses(void **state) {
     (void)state;
@@ -679,6 +695,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         TEST(endless_loops_stop),
         TEST(the_stop_names_its_line),
+        TEST(case_and_accents_are_unicode),
+        TEST(a_reason_is_told),
         TEST(loading_has_a_budget_too),
         TEST(the_clock_is_a_net),
         TEST(memory_bombs_stop),

@@ -2,12 +2,12 @@
 local json = require("core.json")
 local money = require("core.money")
 local pricing = require("core.pricing")
-local rules = require("core.rules")
 local time = require("core.time")
 local bundles = require("modules.bundles.service")
 local catalog = require("modules.catalog.service")
 local customers = require("modules.customers.service")
 local errors = require("kasma.errors")
+local hooks = require("kasma.hooks")
 local allocation = require("modules.inventory.allocation")
 local inventory = require("modules.inventory.service")
 local reservations = require("modules.inventory.reservations")
@@ -160,43 +160,15 @@ local function tax_input(scope, address, now)
         place = address and { country = address.country, region = address.region or address.city, zip = address.zipCode } }
 end
 
--- Rules of the tenant ---------------------------------------------------------------------------------------------------------------
-
---- Runs the tenant's rules of a hook on a snapshot, highest priority first. One that fails is logged by the host and counts as absent.
-local function run_rules(tenant, listed, snapshot, take)
-    for _, rule in ipairs(listed) do
-        local output = rules.run(tenant, rule.id, snapshot, rule.version)
-        if type(output) == "table" and take(rule, output) then return end
-    end
-end
-
---- The hooks of a quote, and the rules with their versions that may take part in it.
-local function hooks_of(tenant)
-    local promotion, resolve = rules.list(tenant, "promotion") or {}, rules.list(tenant, "tax.resolve") or {}
-    local hooks, versions = {}, {}
-    for _, list in ipairs{ promotion, resolve } do
-        for _, rule in ipairs(list) do versions[#versions + 1] = { id = rule.id, name = rule.name, version = rule.version } end
-    end
-    if #promotion > 0 then
-        hooks.promotion = function(snapshot)
-            local results = {}
-            run_rules(tenant, promotion, snapshot, function(rule, output)
-                results[#results + 1] = { rule_id = rule.id, name = rule.name, priority = rule.priority, operations = output.operations }
-            end)
-            return results
+--- The rules that may take part in a quote, with their versions.
+local function versions_of(set)
+    local versions = {}
+    for _, hook in ipairs{ "promotion", "tax.resolve" } do
+        for _, rule in ipairs(set:list(hook)) do
+            versions[#versions + 1] = { id = rule.id, name = rule.name, version = rule.version, number = rule.number }
         end
     end
-    if #resolve > 0 then
-        hooks.tax_resolve = function(snapshot)
-            local answer
-            run_rules(tenant, resolve, snapshot, function(_, output)
-                answer = output
-                return true -- the first that answers decides
-            end)
-            return answer
-        end
-    end
-    return hooks, versions
+    return versions
 end
 
 --- What rules are told beside the figures of the quote; no name, mail, phone or street.
@@ -233,16 +205,17 @@ end
 
 --- Prices lines for an owner.
 ---@param scope Scope
----@param q { lines: table[], owner: CartOwner|nil, guest_hash: string|nil, address: table|nil, shipping_method_id: string|nil }
+---@param q { lines: table[], owner: CartOwner|nil, guest_hash: string|nil, address: table|nil, shipping_method_id: string|nil,
+---   at_ms: integer|nil, customer: table|nil, rules: userdata|nil } at_ms, customer and rules: instead of what holds now, for previews
 ---@return table quote amounts in minor units; see core.pricing
 function M.quote(scope, q)
     local tenant = tenants.by_key(scope.tenant)
-    local now_ms = time.now()
+    local now_ms = q.at_ms or time.now()
     local now = time.iso(now_ms)
     local fields = time.fields(now_ms, tenant.timezone)
-    local customer = customers.pricing_input(scope.tenant, q.owner, q.guest_hash)
+    local customer = q.customer or customers.pricing_input(scope.tenant, q.owner, q.guest_hash)
     local promos, promo_by_id = promotion_inputs(scope.tenant, now, customer.id or q.guest_hash)
-    local hooks, versions = hooks_of(scope.tenant)
+    local set = q.rules or hooks.pin(scope)
     local quote, err = pricing.quote({
         currency = tenant.default_currency, now_ms = now_ms, weekday = fields.wday, hour = fields.hour,
         priority_mode = settings.get(scope.tenant, "promotionMode") == "priority",
@@ -250,15 +223,18 @@ function M.quote(scope, q)
         lines = q.lines, bundles = bundle_inputs(scope, q.lines), promotions = promos,
         customer = customer, shipping = shipping_input(scope, q.address, q.shipping_method_id),
         tax = tax_input(scope, q.address, now), snapshot = snapshot_of(tenant, fields, now_ms, customer, q.owner),
-    }, hooks)
+    }, set)
     if not quote then
+        if err.kind == "busy" then errors.unavailable{ message = "The rules of the shop took too long", code = "rules_busy" } end
         if err.kind == "invalid" or err.kind == "limit" then
             errors.bad_request{ message = { err.message }, code = "quote_" .. err.kind }
         end
         error(err, 0)
     end
     if quote.shipping and quote.shipping.reason == "method_not_available" then M.method_unavailable() end
-    quote.rules = versions
+    quote.rules = versions_of(set)
+    quote.at_ms, quote.customer = now_ms, customer
+    if not q.rules then hooks.note_quote(scope, quote.rule_runs) end
     for _, use in ipairs(quote.promotion_uses) do
         local p = promo_by_id[use.promotion_id]
         use.by_customer = p ~= nil and (p.per_customer_limit > 0 or p.max_units_per_customer > 0)

@@ -1,0 +1,144 @@
+-- Hooks: the places where a rule of the tenant may decide. The catalogue (hooks_catalogue.lua) says what each is given and
+-- what it may answer; this file runs the rules.
+--
+--     local answer, info = hooks.call(scope, "auth.login_policy", { user = ..., ip = ..., failures = 3 })
+--
+-- The rules of a hook run by priority; the first that answers decides. An answer out of form counts as none, and its rule as
+-- failed. `info.failed` says that a rule failed and nothing answered: what holds then is the caller's, by the catalogue.
+-- A request keeps the rules it began with: one scope never sees two epochs.
+--
+-- Which rules are live comes from modules.rules, which says so with set_source and hears of runs with set_sink.
+local rules = require("core.rules")
+local time = require("core.time")
+local catalogue = require("kasma.hooks_catalogue")
+local log = require("kasma.log")
+local tenants = require("kasma.tenant")
+
+local M = {}
+
+local source, sink
+
+---@param fn fun(scope: Scope): userdata|nil makes the tenant's published rules those of the present epoch; a set to use in
+---their place (a draft session), or nil
+function M.set_source(fn) source = fn end
+
+---@class RuleRun
+---@field id string the rule's key
+---@field rule_id string|nil its row; nil for a file
+---@field hook string
+---@field number integer version
+---@field outcome string
+---@field line integer|nil
+---@field message string|nil
+---@field reason string|nil
+---@field instructions integer
+---@field micros integer
+---@field heap integer bytes
+---@field operations integer|nil
+---@field tripped boolean this failure opened the breaker
+---@field log string|nil
+---@field input table|nil
+---@field output any
+
+---@param fn fun(scope: Scope, run: RuleRun) never waits, never raises
+function M.set_sink(fn) sink = fn end
+
+--- The tenant's rules as they are now, and for this request from now on.
+---@param scope Scope
+---@return userdata set see core.rules
+function M.pin(scope)
+    local set = scope.rule_set
+    if set then return set end
+    set = source and source(scope)
+    if not set then
+        local err
+        set, err = rules.pin(scope.tenant)
+        if not set then error(err, 0) end
+    end
+    -- Only what ends with its request holds on to a set; a scope of a long loop would never see a new one.
+    if scope.request then scope.rule_set = set end
+    return set
+end
+
+--- Hands the runs of a quote to whoever keeps them.
+---@param scope Scope
+---@param runs RuleRun[]|nil
+function M.note_quote(scope, runs)
+    if not sink or not runs then return end
+    for i = 1, #runs do sink(scope, runs[i]) end
+end
+
+-- The moment as rules see it, in the tenant's zone.
+local function now_of(tenant, at_ms)
+    local f = time.fields(at_ms, tenant.timezone)
+    return { epoch = math.floor(at_ms / 1000), year = f.year, month = f.month, day = f.day, hour = f.hour, min = f.min, sec = f.sec,
+        wday = f.wday, tz = tenant.timezone }
+end
+
+--- The input of a hook around its subject.
+---@param tenant_key string
+---@param hook string
+---@param subject table
+---@param at_ms integer|nil default now
+---@return table
+function M.input(tenant_key, hook, subject, at_ms)
+    local tenant = tenants.by_key(tenant_key) or { tenant_key = tenant_key, timezone = "UTC" }
+    return { hook = hook, now = now_of(tenant, at_ms or time.now()),
+        tenant = { id = tenant.tenant_key, country = tenant.country, settings = {} }, subject = subject }
+end
+
+--- Runs one rule of a set, and judges its answer by the hook's form.
+---@param set userdata
+---@param rule table of set:list
+---@param input table
+---@param limits table|nil
+---@return any answer, RuleRun
+function M.run(set, rule, input, limits)
+    local hook = catalogue.get(rule.hook)
+    local answer, report = set:run(rule.index, input, hook and hook.form, limits)
+    local run = { id = rule.id, rule_id = rule.rule_id, hook = rule.hook, number = rule.number, outcome = report.outcome,
+        line = report.line, message = report.message, reason = report.reason, instructions = report.instructions,
+        micros = report.micros, heap = report.heap, log = report.log ~= "" and report.log or nil, tripped = report.tripped == true }
+    if report.outcome == "ok" and answer ~= nil and hook then
+        local ok, why = catalogue.check(hook.output, answer)
+        if not ok then
+            run.outcome, run.message, answer = "invalid_result", why, nil
+        end
+    end
+    if report.outcome ~= "ok" then answer = nil end
+    return answer, run
+end
+
+---@param scope Scope
+---@param hook string
+---@param subject table as the catalogue names it; what it does not name is not handed out
+---@return any answer, table|nil info {failed: boolean, blocked: boolean, rule: string|nil}; nil info: no rule of this hook
+function M.call(scope, hook, subject)
+    local ok, set = pcall(M.pin, scope)
+    if not ok then
+        log.warn("rules could not be asked", { tenant = scope.tenant, hook = hook,
+            error = type(set) == "table" and tostring(set.message) or tostring(set) })
+        return nil, { failed = true }
+    end
+    if set:count(hook) == 0 then return nil end
+    local info = { failed = false, blocked = false }
+    local input
+    for _, rule in ipairs(set:list(hook)) do
+        input = input or M.input(scope.tenant, hook, subject)
+        local answer, run = M.run(set, rule, input)
+        if sink then
+            if run.outcome ~= "ok" then run.input = input end
+            run.output = answer
+            sink(scope, run)
+        end
+        if run.outcome ~= "ok" then
+            info.failed, info.rule = true, rule.id
+            if rule.on_error == "block" then info.blocked = true end
+        elseif answer ~= nil then
+            return answer, { failed = false, blocked = false, rule = rule.id }
+        end
+    end
+    return nil, info
+end
+
+return M
