@@ -76,7 +76,7 @@ static void version_drop(struct tenant *t, struct version *v) {
 }
 
 bool version_list_add(struct version_list *list, struct version *v) {
-    struct version **grown = realloc(list->at, (list->count + 1) * sizeof *grown);
+    struct version **grown = realloc(list->at, (list->count + 1) * sizeof(void *));
     if (!grown) {
         version_release(v);
         return false;

@@ -35,8 +35,8 @@ void shape_free(struct shape *s) {
 static struct shape *read_shape(lua_State *L, const char *path, int depth, struct error *err);
 
 static bool read_fields(lua_State *L, struct shape *s, int depth, struct error *err) {
-    s->name = calloc(FIELDS_MAX, sizeof *s->name);
-    s->of = calloc(FIELDS_MAX, sizeof *s->of);
+    s->name = calloc(FIELDS_MAX, sizeof(void *));
+    s->of = calloc(FIELDS_MAX, sizeof(void *));
     if (!s->name || !s->of) return error_set(err, ERR_MEMORY, "out of memory");
     lua_pushnil(L);
     while (lua_next(L, -2)) {
