@@ -58,7 +58,8 @@ struct request {
     uint8_t http_minor;
     uint16_t header_count;
     uint16_t url, url_len;
-    uint8_t known[HEADER_COUNT]; /* 1 + index of the header's first occurrence; 0: absent */
+    uint8_t known[HEADER_COUNT]; /* 1 + index of the occurrence that counts; 0: absent */
+    uint32_t repeated;           /* bit HEADER_x: it came more than once */
     struct route *route;
     struct str params[ROUTE_PARAMS_MAX];
     struct body body;

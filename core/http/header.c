@@ -33,8 +33,12 @@ enum header_id header_id(struct str name) {
         return is(name, "referer") ? HEADER_REFERER : is(name, "upgrade") ? HEADER_UPGRADE : HEADER_OTHER;
     case 8:
         return is(name, "if-range") ? HEADER_IF_RANGE : HEADER_OTHER;
+    case 9:
+        return is(name, "x-user-id") ? HEADER_X_USER_ID : HEADER_OTHER;
     case 10:
         return is(name, "connection") ? HEADER_CONNECTION : is(name, "user-agent") ? HEADER_USER_AGENT : HEADER_OTHER;
+    case 11:
+        return is(name, "x-kasma-key") ? HEADER_X_KASMA_KEY : HEADER_OTHER;
     case 12:
         return is(name, "content-type")   ? HEADER_CONTENT_TYPE
                : is(name, "x-request-id") ? HEADER_X_REQUEST_ID
@@ -57,7 +61,9 @@ enum header_id header_id(struct str name) {
             return HEADER_OTHER;
         }
     case 16:
-        return is(name, "content-encoding") ? HEADER_CONTENT_ENCODING : HEADER_OTHER;
+        return is(name, "content-encoding")   ? HEADER_CONTENT_ENCODING
+               : is(name, "x-gateway-secret") ? HEADER_X_GATEWAY_SECRET
+                                              : HEADER_OTHER;
     case 17:
         switch (first) {
         case 't':

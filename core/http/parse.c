@@ -49,7 +49,11 @@ static int on_header_value_complete(llhttp_t *p) {
     struct header_ref *h = &r->headers[r->header_count - 1];
     r->in_name = false;
     enum header_id id = header_id(str_n(r->base + h->name, h->name_len));
-    if (id != HEADER_OTHER && r->known[id] == 0) r->known[id] = (uint8_t)r->header_count;
+    if (id == HEADER_OTHER) return 0;
+    if (r->known[id]) r->repeated |= (uint32_t)1 << id;
+    /* The first counts; of X-Forwarded-For the last, which is the nearest proxy's: those before it may be the client's.
+     */
+    if (r->known[id] == 0 || id == HEADER_X_FORWARDED_FOR) r->known[id] = (uint8_t)r->header_count;
     return 0;
 }
 
@@ -256,6 +260,17 @@ static bool framing_is_clear(const struct conn *c, const struct request *r) {
     return !r->known[HEADER_CONTENT_LENGTH] || count_of(r, STR("content-length")) == 1;
 }
 
+_Static_assert(HEADER_COUNT <= 32, "request.repeated has a bit for each header");
+
+/* Who asks, and for whom, must be said once: of two answers to that a gateway may have written one and the client the
+ * other, and no order tells which. */
+static bool identity_is_clear(const struct request *r) {
+    const uint32_t once = (uint32_t)1 << HEADER_AUTHORIZATION | (uint32_t)1 << HEADER_X_TENANT_KASMA_ID |
+                          (uint32_t)1 << HEADER_X_APP_KASMA_ID | (uint32_t)1 << HEADER_X_USER_ID |
+                          (uint32_t)1 << HEADER_X_KASMA_KEY | (uint32_t)1 << HEADER_X_GATEWAY_SECRET;
+    return (r->repeated & once) == 0;
+}
+
 /* Percent-decodes what the route's parameters matched; a bad escape anywhere in the path is refused. `bad` is the raw
  * segment at fault. */
 static bool decode_params(struct request *r, const struct route_match *m, struct str *bad_segment) {
@@ -377,7 +392,7 @@ static void on_head(struct conn *c) {
         return;
     }
     if (!head_is_clean(head) || c->parser.http_major != 1 || c->parser.method == HTTP_CONNECT || !split_target(r) ||
-        !framing_is_clear(c, r)) {
+        !framing_is_clear(c, r) || !identity_is_clear(r)) {
         parse_refuse(c, 400, (struct str){0}, "malformed");
         return;
     }

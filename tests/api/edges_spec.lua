@@ -128,6 +128,18 @@ describe("the catalogue", function()
         assert.same({ [201] = 1, [409] = 9 }, shop_of.statuses(support.parallel(calls)))
     end)
 
+    it("is listed in every order, with and without a search", function()
+        local own = support.tenant()
+        local lamp = shop_of.product(own, { name = "Lamp", price = 3 })
+        local both = shop_of.product(own, { name = "Table", price = 1, description = "with a lamp" })
+        for _, sort in ipairs{ "newest", "price_asc", "price_desc", "name", "relevance" } do
+            assert.equal(2, #must(support.guest(own):get(P .. "/list?sort=" .. sort), 200), sort)
+        end
+        local found = must(support.guest(own):get(P .. "/list?search=lamp&sort=relevance"), 200)
+        assert.same({ lamp, both }, { found[1].id, found[2].id })
+        assert.equal(both, must(support.guest(own):get(P .. "/list?search=lamp&sort=price_asc"), 200)[1].id)
+    end)
+
     it("is written by those who may", function()
         local body = { name = "Mine", slug = "mine", price = 1 }
         assert.equal(401, support.guest(shop):post(P .. "/create", body).status)

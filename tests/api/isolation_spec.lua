@@ -1,24 +1,18 @@
--- Another tenant's ids are 404 on every route: generated from the declarations, so that a new route is in the test by itself.
+-- No answer to a caller of one tenant holds a byte of another: generated from the declarations and from the catalogue, so that a new
+-- route or table is in the test by itself.
 --
--- Tenant "theirs" owns one thing of each kind, with names that carry a mark. Staff of "mine", with all permissions, calls every declared
--- route (but those that a service secret or a platform role opens) once for each place of its path, query and body that takes a UUID, with
--- an id of theirs in that place and valid values of mine in all others. The answer must be 404, or 400 with the area's own code, and
--- must not hold a byte of theirs; afterwards everything of theirs must be as it was.
+-- Three tenants own one thing of each kind. "theirs" is what must stay unseen: every id and telling text that the database holds of it is
+-- a secret. People of "mine" call every declared route with an id of theirs in each place that takes one. "spare" is called with texts of
+-- theirs, and with requests that change much. At the end everything of theirs must be as it was.
 local json = require("core.json")
 local route = require("kasma.route")
-local schema = require("kasma.schema")
+local members = require("modules.iam.members")
+local arranged = require("api.arranged")
 local shop_of = require("api.shop")
 local support = require("api.support")
 
 local must = shop_of.must
 local P = "/api/ecommerce/products"
-
--- What an id of this name is an id of; names in the table's left column are compared without case, "_" and a plural s.
-local KINDS = {
-    product = "product", productid = "product", variantid = "variant", categoryid = "category", parentid = "category", tagid = "tag",
-    warehouseid = "warehouse", zoneid = "zone", shippingmethodid = "method", bundleid = "bundle", userid = "user", roleid = "role",
-    orderid = "order", actorid = "user",
-}
 
 -- Places that are meant to answer otherwise, and why.
 local OTHERWISE = {
@@ -28,6 +22,20 @@ local OTHERWISE = {
     ["POST /sales/orders/checkout items.variantId"] = { 409, "items are only compared with the cart" },
     ["POST /api/logistics/inventory/list productId"] = { 201, "a filter that finds nothing" },
     ["POST /api/logistics/inventory/list warehouseId"] = { 201, "a filter that finds nothing" },
+}
+
+-- Members of a path that are names: they are tried with texts.
+local NAMES = { template = true, token = true, name = true }
+
+-- Texts that are one for the whole platform, so that another's is told from a fresh one; and why.
+local PLATFORM_WIDE = {
+    tenant_key = "a tenant's key is no secret: the requests of its visitors carry it",
+    ["POST /apps app_key"] = "keys of apps are unique on the platform",
+    ["POST /apps hostnames"] = "a host name leads to one app",
+    ["POST /apps/:app_key/update hostnames"] = "a host name leads to one app",
+    ["POST /auth/register email"] = "an account is the platform's",
+    ["POST /users email"] = "an account is the platform's",
+    ["POST /tenants/:tenant_key/members/add email"] = "an account is the platform's; the invitation answers its id",
 }
 
 -- Members without which a place is not looked at, by the kind of what stands in it: a function of mine.
@@ -41,159 +49,27 @@ local WITH = {
 }
 WITH["POST /marketing/promotions/create targetIds"] = WITH["POST /marketing/promotions/create targetId"]
 
---- One of everything, its names with a mark.
-local function stocked()
-    local shop = support.tenant{ currency = "VND", country = "VN" }
-    local mark = support.unique("Marigold")
-    local staff = shop.owner
-    local ids = {}
-    ids.category = must(staff:post(P .. "/categories/create", { name = mark, slug = mark:lower() })).id
-    ids.tag = must(staff:post(P .. "/tags/create", { name = mark, slug = mark:lower() })).id
-    ids.product = shop_of.product(shop, { name = mark, price = 100000, categoryId = ids.category, tagIds = { ids.tag }, weightGrams = 100 })
-    ids.variant = must(staff:post(P .. "/create", { name = mark .. " coat", slug = mark:lower() .. "-coat", price = 1,
-        variants = { { sku = mark, price = 1, stock = 3, name = mark } } })).variantIds[1]
-    shop_of.stock(shop, ids.product, 50)
-    ids.warehouse = must(staff:post("/api/logistics/inventory/warehouse/create", { name = mark, code = mark })).id
-    ids.bundle = must(staff:post("/marketing/bundles/create", { name = mark, price = 5, items = { { productId = ids.product } } })).id
-    ids.promotion = must(staff:post("/marketing/promotions/create", { name = mark, type = "PERCENTAGE", value = 1 })).id
-    ids.zone = must(staff:post("/api/logistics/shipping/zone/create", { name = mark, countries = { "VN" } })).id
-    ids.method = must(staff:post("/api/logistics/shipping/method/add", { zoneId = ids.zone, name = mark, baseCost = 1 })).id
-    ids.tax = must(staff:post("/api/finance/tax/rules/create", { name = mark, country = "VN", rate = 1 })).id
-    ids.role = must(staff:post("/roles", { code = mark, role_key = mark:lower(), display_name = mark })).role.id
-    local shopper = support.shopper(shop)
-    must(shopper:post("/users/me/update", { first_name = mark, bio = mark }), 200)
-    ids.user = shopper.user.id
-    ids.order = must(shop_of.checkout(shop_of.buyer(shop, ids.product, 1, shopper), { notes = mark })).orders[1].id
-    ids.session = must(shopper:get("/auth/sessions"), 200).data[1].id
-    ids.event = support.eventually(function() return must(staff:get("/audit/logs?limit=1"), 200).data[1] end).id
-    return { shop = shop, staff = staff, shopper = shopper, ids = ids, mark = mark,
-        secrets = { mark, mark:lower(), shopper.user.email, staff.user.email } }
-end
+-- What ends the session that the other calls of a row need.
+local ENDS = { ["POST /auth/logout"] = true, ["POST /auth/logout-all"] = true }
 
--- Values for declarations ------------------------------------------------------------------------------------------------------------
+-- An answer that does not end is not waited for; realtime_spec has what such streams carry. Who may open one is asked here too.
+local function endless(decl) return decl.events ~= nil end
 
-local function has(node, place)
-    if node == place then return true end
-    if node.kind == "object" then
-        for _, member in pairs(node.members) do
-            if has(member, place) then return true end
-        end
-    elseif node.kind == "array" or node.kind == "map" then
-        return node.item ~= nil and has(node.item, place)
-    elseif node.kind == "one_of" then
-        for _, alternative in ipairs(node.alternatives) do
-            if has(alternative, place) then return true end
-        end
-    end
-    return false
-end
-
-local function kind_of(name)
-    local plain = name:lower():gsub("_", "")
-    return KINDS[plain] or KINDS[plain:gsub("s$", "")] or nil
-end
-
-local WORDS = { "sample", "VN", "VND", "sample-" .. support.unique("w"), "https://example.test", "custom.sample", "1" }
-local function word(node)
-    for _, text in ipairs(WORDS) do
-        if schema.check(node, text) ~= nil then return text end
-    end
-    return nil
-end
-
-local value_of
-
-local simple = {
-    string = word, email = function() return "somebody@example.test" end, date = function() return "2026-06-01T00:00:00Z" end,
-    url = function() return "https://example.test/a" end,
-    integer = function(node) return math.max(node.opts.min or 1, 1) end,
-    number = function(node) return math.max(node.opts.min or 1, 1) end, money = function() return 1000 end,
-    boolean = function() return true end,
-    enum = function(node) return node.values[1] end, any = function() return "sample" end, map = function() return {} end,
-}
-
---- A value that the declaration takes, with `id` in the place and ids of `mine` in other required ones.
-value_of = function(node, name, place, id, mine)
-    if node == place then return id end
-    if node.kind == "uuid" then
-        local kind = kind_of(name)
-        if not kind then error("tests/api/tenancy_spec.lua does not know what " .. name .. " names: add it to KINDS") end
-        return assert(mine[kind], "no own " .. kind)
-    elseif node.kind == "object" then
-        local body = {}
-        for member_name, member in pairs(node.members) do
-            if not member.is_optional or has(member, place) then body[member_name] = value_of(member, member_name, place, id, mine) end
-        end
-        return body
-    elseif node.kind == "array" then
-        if has(node, place) or (node.opts.min or 0) > 0 then return { value_of(node.item, name, place, id, mine) } end
-        return json.array({})
-    elseif node.kind == "one_of" then
-        for _, alternative in ipairs(node.alternatives) do
-            if has(alternative, place) then return value_of(alternative, name, place, id, mine) end
-        end
-        return value_of(node.alternatives[1], name, place, id, mine)
-    end
-    local example = node.example_value
-    if example ~= nil and type(example) ~= "table" then return example end
-    local value = simple[node.kind] and simple[node.kind](node)
-    if value == nil then
-        error(("tests/api/tenancy_spec.lua has no value for %s (%s): add a word, or an example to the route"):format(name, node.kind))
-    end
-    return value
-end
-
---- Places of a declaration that take a UUID: { node, path as text, last name }.
-local function places_in(node, prefix, list)
-    list = list or {}
-    if node.kind == "object" then
-        for name, member in pairs(node.members) do
-            local at = prefix == "" and name or prefix .. "." .. name
-            if member.kind == "uuid" then list[#list + 1] = { node = member, text = at, name = name } else places_in(member, at, list) end
-        end
-    elseif node.kind == "array" or node.kind == "map" then
-        if node.item and node.item.kind == "uuid" then
-            list[#list + 1] = { node = node.item, text = prefix, name = prefix:match("[^.]+$") or prefix }
-        elseif node.item then
-            places_in(node.item, prefix, list)
-        end
-    elseif node.kind == "one_of" then
-        for _, alternative in ipairs(node.alternatives) do places_in(alternative, prefix, list) end
-    end
-    return list
-end
-
---- The places of a route: in its path, its query, its body.
-local function places_of(decl)
-    local list = {}
-    for name in decl.path:gmatch(":([%w_]+)") do
-        local own = decl.params and decl.params[name]
-        list[#list + 1] = { where = "path", name = name, text = name, node = own or {}, is_key = not (own and own.kind == "uuid") }
-    end
-    for _, where in ipairs{ "query", "body" } do
-        local node = decl[where]
-        for _, place in ipairs(schema.is_schema(node) and places_in(node, "") or {}) do
-            place.where = where
-            list[#list + 1] = place
-        end
-    end
-    return list
-end
-
-local function escape(text) return (tostring(text):gsub("[^%w_.~-]", function(c) return ("%%%02X"):format(c:byte()) end)) end
+local function called(decl) return decl.method .. " " .. decl.path end
 
 describe("another tenant's things", function()
-    local theirs, mine = stocked(), stocked()
-    local keys = { tenant_key = theirs.shop.key, app_key = theirs.shop.app }
-    local own_keys = { tenant_key = mine.shop.key, app_key = mine.shop.app }
-    local seen = { routes = 0, places = 0, calls = 0 }
+    local theirs, mine, spare = arranged.world(), arranged.world(), arranged.world()
+    local keys = { tenant_key = theirs.shop.key, app_key = theirs.shop.app, area = theirs.mark }
+    local secrets = arranged.secrets(theirs, { mine, spare })
+    local my_secrets = arranged.secrets(mine, { theirs, spare })
+    local seen = { routes = 0, places = 0, calls = 0, texts = 0 }
 
     --- Everything of theirs that staff can list: answer by path.
     local function state()
         local found = {}
         for _, path in ipairs{ P .. "/list", P .. "/categories/list?includeInactive=true", P .. "/tags/list", "/marketing/bundles/list",
             "/marketing/promotions/list", "/users", "/roles", "/apps", "/settings", "/users/" .. theirs.ids.user .. "/roles",
-            "/tenants/" .. theirs.shop.key .. "/members", "/registry" } do
+            "/tenants/" .. theirs.shop.key .. "/members", "/registry", "/permissions?scope=tenant" } do
             found[path] = must(theirs.staff:get(path), 200)
         end
         for _, path in ipairs{ "/api/logistics/inventory/list", "/api/finance/tax/rules/list" } do
@@ -204,37 +80,34 @@ describe("another tenant's things", function()
         return found
     end
 
-    -- The request with `id` in the place.
-    local function call(decl, place, id, with)
+    -- The audit of mine tells what people of mine tried, with the ids that they sent.
+    local tried = {}
+    for _, id in pairs(theirs.ids) do tried[#tried + 1] = id end
+    tried = table.concat(tried, " ")
+
+    local function no_secret(answer, what, sent, of)
+        local headers = {}
+        for name, value in pairs(answer.headers) do headers[#headers + 1] = name .. ": " .. value end
+        local text = table.concat(headers, "\n") .. "\n" .. answer.body
+        local found = arranged.leaked(text, of or secrets, sent)
+        assert.is_nil(found, ("%s: %d %s"):format(what, answer.status, answer.body))
+    end
+
+    local function call(client, decl, world, place, given, more)
         seen.calls = seen.calls + 1
-        local path = decl.path:gsub(":([%w_]+)", function(name)
-            if place.where == "path" and place.name == name then return escape(id) end
-            return escape(own_keys[name] or mine.ids[kind_of(name) or ""] or mine.ids.user)
-        end)
-        if schema.is_schema(decl.query) then
-            local query = {}
-            for name, value in pairs(value_of(decl.query, "query", place.node, id, mine.ids)) do
-                if type(value) ~= "table" then query[#query + 1] = name .. "=" .. escape(value) end
-            end
-            if #query > 0 then path = path .. "?" .. table.concat(query, "&") end
-        end
-        local body
-        if decl.method ~= "GET" then
-            body = schema.is_schema(decl.body) and value_of(decl.body, "body", place.node, id, mine.ids) or {}
-            for name, value in pairs(with and with(mine.ids) or {}) do body[name] = value end
-        end
-        return mine.staff:request(decl.method, path, body)
+        local method, path, body = arranged.request(decl, world, place, given)
+        for name, value in pairs(more or {}) do body[name] = value end
+        return client:request(method, path, body)
     end
 
     local function check(decl, place, id, kind)
-        local name = decl.method .. " " .. decl.path .. " " .. place.text
+        local name = called(decl) .. " " .. place.text
         local other = OTHERWISE[name]
-        if other and other.skip then return end
         local with = WITH[name]
         if with and not with[kind] then return end
-        local answer = call(decl, place, id, with and with[kind])
+        local answer = call(mine.staff, decl, mine, place, id, with and with[kind](mine.ids))
         local what = ("%s with their %s: %d %s"):format(name, kind, answer.status, answer.body)
-        for _, secret in ipairs(theirs.secrets) do assert.is_nil(answer.body:find(secret, 1, true), what) end
+        no_secret(answer, what, id)
         if answer.status == 404 then
             assert.is_nil(answer.body:find("Cannot ", 1, true), what)
         elseif answer.status == 400 then
@@ -254,18 +127,18 @@ describe("another tenant's things", function()
     must(mine.staff:post("/sales/cart/add", { productId = mine.ids.product, quantity = 1 }))
 
     for _, decl in ipairs(route.all()) do
-        local places = not decl.bare and not decl.secret and not decl.platform_only and places_of(decl) or {}
+        local places = not decl.bare and not decl.secret and not decl.platform_only and arranged.id_places(decl) or {}
         if #places > 0 then
             seen.routes = seen.routes + 1
-            it(("are not there for %s %s"):format(decl.method, decl.path), function()
+            it(("are not there for %s"):format(called(decl)), function()
                 for _, place in ipairs(places) do
                     seen.places = seen.places + 1
-                    local kind = kind_of(place.name)
-                    if place.is_key then
+                    local kind = arranged.kind_of(place.name, decl)
+                    if place.is_key and not NAMES[place.name] then
                         check(decl, place, assert(keys[place.name], "a path member without a UUID: " .. place.name), place.name)
-                    elseif kind then
+                    elseif not place.is_key and kind then
                         check(decl, place, theirs.ids[kind], kind)
-                    else
+                    elseif not place.is_key then
                         for their_kind, id in pairs(theirs.ids) do check(decl, place, id, their_kind) end
                     end
                 end
@@ -273,16 +146,239 @@ describe("another tenant's things", function()
         end
     end
 
-    it("cannot be reached by naming their tenant", function()
+    -- A request of the test may end a session, change a password, close an account: then somebody new stands in.
+    local function alive(who)
+        if spare[who]:get("/auth/me").status ~= 200 and not pcall(support.sign_in, spare[who]) then
+            spare[who] = support.user(spare.shop, who == "staff" and "tenant_owner" or "customer")
+        end
+    end
+
+    it("are not in any answer to staff, to a customer, to a guest or to a key of another tenant", function()
+        local guest, key = support.guest(spare.shop), support.client{ Authorization = "Bearer " .. spare.secret }
         for _, decl in ipairs(route.all()) do
-            if decl.method == "GET" and not decl.bare and not decl.public and not decl.secret and not decl.path:find(":", 1, true) then
-                local answer = mine.staff:get(decl.path, theirs.shop.headers)
-                for _, secret in ipairs(theirs.secrets) do
-                    assert.is_nil(answer.body:find(secret, 1, true), decl.path .. " " .. answer.body)
-                end
-                assert.equal(403, answer.status, decl.path .. " " .. answer.body)
+            for _, who in ipairs(endless(decl) and {} or { "staff", "shopper", "guest", "key" }) do
+                local client = who == "guest" and guest or who == "key" and key or spare[who]
+                no_secret(call(client, decl, spare), called(decl) .. " by " .. who)
+                if decl.method ~= "GET" and spare[who] then alive(who) end
             end
         end
+    end)
+
+    -- Texts of theirs. A fresh one of the same form has other digits where a name of the tests is random.
+    local function texts()
+        return { theirs.mark, theirs.slug, theirs.slug .. "-coat", theirs.shopper.user.email, theirs.shop.key, theirs.host,
+            "custom." .. theirs.mark:lower(), before.order.orderNumber }
+    end
+    local function fresh(text)
+        return (text:gsub("%x%x%x%x%x%x+", function(run)
+            return (run:gsub("%d", function() return tostring(math.random(0, 9)) end):gsub("%l", function()
+                return string.char(math.random(97, 102))
+            end))
+        end))
+    end
+
+    local function outcome(answer)
+        return answer.status .. (answer.status >= 400 and " " .. tostring(answer.json and answer.json.code) or "")
+    end
+
+    it("are not told from what exists nowhere, by their names, slugs, codes, numbers and addresses", function()
+        local sent = table.concat(texts(), " ") -- ours of the same name, made a moment ago
+        for _, decl in ipairs(route.all()) do
+            for _, place in ipairs(endless(decl) and {} or arranged.text_places(decl)) do
+                local name = called(decl) .. " " .. place.text
+                for _, text in ipairs((PLATFORM_WIDE[name] or PLATFORM_WIDE[place.name]) and {} or texts()) do
+                    seen.texts = seen.texts + 1
+                    local function with(value)
+                        local answer = call(spare.staff, decl, spare, place, value)
+                        if answer.status == 401 then
+                            alive("staff")
+                            answer = call(spare.staff, decl, spare, place, value)
+                        end
+                        return answer
+                    end
+                    local first, their, after = with(fresh(text)), with(text), with(fresh(text))
+                    local what = ("%s: %q of theirs got %d %s; fresh ones got %s before and %s after"):format(name, text, their.status,
+                        their.body, outcome(first), outcome(after))
+                    no_secret(their, what, sent)
+                    assert.is_true(outcome(their) == outcome(first) or outcome(their) == outcome(after), what)
+                end
+            end
+        end
+        assert.is_true(seen.texts > 100, seen.texts .. " texts")
+    end)
+
+    -- Ways to say that one is somebody of theirs, or works there: name -> client.
+    local function games()
+        local function with(client, headers, cookies)
+            local other = support.client(headers)
+            for name, value in pairs(cookies or client.cookies) do other.cookies[name] = value end
+            return other
+        end
+        local their, my = theirs.shop, mine.shop
+        local list = {
+            ["their tenant by header"] = with(mine.staff, { ["X-Tenant-Kasma-Id"] = their.key }),
+            ["their tenant and app"] = with(mine.staff, { ["x-TENANT-kasma-ID"] = their.key, ["X-App-Kasma-Id"] = their.app }),
+            ["their app alone"] = with(mine.staff, { ["X-App-Kasma-Id"] = their.app }),
+            ["my tenant, their app"] = with(mine.staff, { ["X-Tenant-Kasma-Id"] = my.key, ["X-App-Kasma-Id"] = their.app }),
+            ["their host"] = with(mine.staff, { Host = theirs.host }),
+            ["their host and tenant"] = with(mine.staff, { Host = theirs.host, ["X-Tenant-Kasma-Id"] = their.key }),
+            ["their user by header"] = with(mine.staff, { ["X-User-Id"] = theirs.staff.user.id, ["X-Gateway-Secret"] = "kasma",
+                ["X-Tenant-Kasma-Id"] = their.key }),
+            ["nobody as their user"] = with(mine.staff, { ["X-User-Id"] = theirs.staff.user.id, ["X-Gateway-Secret"] = "",
+                ["X-Forwarded-User"] = theirs.staff.user.email, ["X-Tenant-Kasma-Id"] = their.key }, {}),
+            ["my key, their tenant"] = with(mine.staff, { Authorization = "Bearer " .. mine.secret,
+                ["X-Tenant-Kasma-Id"] = their.key }, {}),
+            ["my key and their host"] = with(mine.staff, { ["X-Kasma-Key"] = mine.secret, Host = theirs.host }, {}),
+            ["my key and their app"] = with(mine.staff, { ["X-Kasma-Key"] = mine.secret, ["X-App-Kasma-Id"] = their.app }, {}),
+            ["their publishable key"] = with(mine.staff, { ["X-Kasma-Key"] = theirs.publishable }),
+            ["their key cut short"] = with(mine.staff, { Authorization = "Bearer " .. theirs.secret:sub(1, -2),
+                ["X-Tenant-Kasma-Id"] = their.key }),
+            ["a customer in their tenant"] = with(mine.shopper, { ["X-Tenant-Kasma-Id"] = their.key, ["X-App-Kasma-Id"] = their.app }),
+        }
+        return list
+    end
+
+    -- The other names of a route's path.
+    local function paths_of(decl, path)
+        local bare_path, query = path:match("^([^?]+)(.*)$")
+        local list = { path, path:find("^/api/") and path:sub(5) or "/api" .. path, bare_path:upper() .. query, bare_path .. "/" .. query }
+        for _, alias in ipairs(decl.aliases or {}) do
+            if not alias:find(":", 1, true) then list[#list + 1] = alias .. query end
+        end
+        return list
+    end
+
+    it("are not reached by headers, hosts, keys and cookies that name their tenant", function()
+        for name, client in pairs(games()) do
+            for _, decl in ipairs(route.all()) do
+                local method, path, body = arranged.request(decl, theirs)
+                local sent = table.concat({ path, body and json.encode(body) or "", theirs.shop.key, theirs.shop.app,
+                    theirs.host, decl.path:find("^/audit/") and tried or "" }, " ")
+                local paths = name == "their tenant by header" and paths_of(decl, path) or { path }
+                if ENDS[called(decl)] or endless(decl) then paths = {} end
+                for i, other_path in ipairs(paths) do
+                    local answer = client:request(method, other_path, body)
+                    local what = ("%s %s with %s: %d %s"):format(method, other_path, name, answer.status, answer.body)
+                    if decl.public then
+                        -- Such a caller is a visitor of that shop, and sees what any visitor may.
+                        assert.is_nil(arranged.leaked(answer.body, secrets, sent, true), what)
+                    else
+                        no_secret(answer, what, sent)
+                        if i == 1 or answer.status ~= 404 then
+                            -- The caller's own tenant goes before the host.
+                            local own = name == "their host" or name == "my key and their host"
+                            assert.is_true(answer.status >= 400 or decl.account or own, what)
+                        end
+                        assert.is_true(answer.status < 500, what)
+                    end
+                end
+            end
+        end
+    end)
+
+    it("are not mixed with one's own when two people's credentials come in one request", function()
+        local both = theirs.staff:copy()
+        both.headers = { Authorization = "Bearer " .. theirs.staff.cookies.access_token, ["X-Tenant-Kasma-Id"] = mine.shop.key }
+        both.cookies = { access_token = mine.staff.cookies.access_token }
+        for _, decl in ipairs(route.all()) do
+            if not decl.public and not decl.secret and not endless(decl) then
+                local method, path, body = arranged.request(decl, mine)
+                local answer = both:request(method, path, body)
+                no_secret(answer, called(decl), path .. " " .. (body and json.encode(body) or ""), my_secrets)
+                if not decl.account then assert.equal(403, answer.status, called(decl) .. " " .. answer.body) end
+            end
+        end
+    end)
+
+    -- With curl, because it sends headers twice and gives up an answer that does not end.
+    local function curl(client, path, more)
+        local words = { "curl -sS -m 1 -w '\\n%{http_code}'", more or "", "'" .. support.url .. path .. "'" }
+        for name, value in pairs(client.headers) do words[#words + 1] = ("-H '%s: %s'"):format(name, value) end
+        for name, value in pairs(client.cookies) do words[#words + 1] = ("-H 'Cookie: %s=%s'"):format(name, value) end
+        local from = assert(io.popen(table.concat(words, " ") .. " 2>/dev/null"))
+        local text = from:read("*a")
+        from:close()
+        return { headers = {}, body = text:match("^(.*)\n%d+$"), status = tonumber(text:match("(%d+)$")) }
+    end
+
+    it("are not reached by two headers, whichever stands first", function()
+        support.sign_in(mine.staff)
+        local client = support.client{ ["X-App-Kasma-Id"] = mine.shop.app }
+        client.cookies = mine.staff.cookies
+        local their, my = theirs.shop.key, mine.shop.key
+        for _, path in ipairs{ "/users", "/sales/orders/me", "/audit/logs", P .. "/list", "/settings" } do
+            assert.equal(200, curl(client, path, "-H 'X-Tenant-Kasma-Id: " .. my .. "'").status, path)
+            for _, pair in ipairs{ { my, their }, { their, my }, { their, their } } do
+                -- A header that comes twice is refused, whatever it says.
+                local answer = curl(client, path, ("-H 'X-Tenant-Kasma-Id: %s' -H 'x-tenant-kasma-id: %s'"):format(pair[1], pair[2]))
+                no_secret(answer, path)
+                assert.equal(400, answer.status, path .. " " .. answer.body)
+            end
+            assert.equal(403, curl(client, path, ("-H 'X-Tenant-Kasma-Id: %s, %s'"):format(my, their)).status, path)
+        end
+    end)
+
+    it("are not streamed to who names their tenant", function()
+        support.sign_in(mine.staff)
+        for _, decl in ipairs(route.all()) do
+            if endless(decl) then
+                for name, client in pairs(games()) do
+                    local own = name == "their host" or name == "my key and their host" or name == "their publishable key"
+                    if not own then assert.is_true(curl(client, decl.path).status >= 400, decl.path .. " with " .. name) end
+                end
+                local query = decl.path .. "?tenant_key=" .. theirs.shop.key
+                local client = support.client()
+                client.cookies = mine.staff.cookies
+                assert.is_true(curl(client, query).status >= 400, query)
+            end
+        end
+    end)
+
+    it("are as they were for the one who was asked about them a moment ago on the same connection", function()
+        support.sign_in(mine.staff) -- the calls above may have ended the session
+        support.sign_in(mine.shopper)
+        -- Statements that fail in the database, between reads of both sides, in one loop turn and on the same pool.
+        local calls, expected = {}, {}
+        for i = 1, 20 do
+            for who, world in pairs{ theirs = theirs, mine = mine } do
+                calls[#calls + 1] = function()
+                    return world.staff:post(P .. "/create", { name = "Taken", slug = world.slug .. "-coat", price = 1 })
+                end
+                expected[#calls] = { 409 }
+                calls[#calls + 1] = function() return world.staff:get(P .. "/list?search=Marigold&limit=" .. i) end
+                expected[#calls] = { 200, who == "mine" and secrets or my_secrets }
+                calls[#calls + 1] = function() return world.staff:get(P .. "/" .. (who == "mine" and theirs or mine).ids.product) end
+                expected[#calls] = { 404 }
+                calls[#calls + 1] = function() return world.shopper:get("/sales/orders/me") end
+                expected[#calls] = { 200, who == "mine" and secrets or my_secrets }
+            end
+        end
+        for i, answer in ipairs(support.parallel(calls)) do
+            assert.equal(expected[i][1], answer.status, answer.body)
+            if expected[i][2] then no_secret(answer, "call " .. i, nil, expected[i][2]) end
+        end
+    end)
+
+    it("are apart for a person who belongs to both tenants", function()
+        local person = support.shopper(mine.shop)
+        members.add({ tenant = theirs.shop.key, app = theirs.shop.app, actor_kind = "system" }, { user_id = person.user.id }, true)
+        local here, there = person:copy(), person:copy()
+        there.headers = theirs.shop.headers
+        must(here:post("/sales/cart/add", { productId = mine.ids.product, quantity = 2 }))
+        assert.equal(0, #must(there:get("/sales/cart/me"), 200).items)
+        -- One key, two tenants: two requests.
+        local headers = { ["X-Idempotency-Key"] = support.unique("both") }
+        local first = here:post("/sales/cart/add", { productId = mine.ids.product, quantity = 1 }, headers)
+        local second = there:post("/sales/cart/add", { productId = mine.ids.product, quantity = 1 }, headers)
+        assert.same({ 201, 404 }, { first.status, second.status })
+        local order = must(shop_of.checkout(here, nil, { ["X-Idempotency-Key"] = headers["X-Idempotency-Key"] })).orders[1].id
+        local refused = shop_of.checkout(there, nil, { ["X-Idempotency-Key"] = headers["X-Idempotency-Key"] })
+        assert.is_true(refused.status == 400 or refused.status == 404, refused.body)
+        assert.equal(201, here:post("/sales/orders/details", { id = order }).status)
+        assert.equal(404, there:post("/sales/orders/details", { id = order }).status)
+        assert.equal(403, there:get("/users").status)
+        must(theirs.staff:post("/tenants/" .. theirs.shop.key .. "/members/remove", { user_id = person.user.id }), 200)
+        assert.equal(403, there:get("/auth/sessions").status)
     end)
 
     it("are served to their own people", function()

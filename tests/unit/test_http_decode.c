@@ -109,7 +109,10 @@ static void test_header_ids(void **state) {
                {"X-Idempotency-Key", HEADER_X_IDEMPOTENCY_KEY},
                {"X-Request-Id", HEADER_X_REQUEST_ID},
                {"X-Tenant-Kasma-Id", HEADER_X_TENANT_KASMA_ID},
-               {"X-App-Kasma-Id", HEADER_X_APP_KASMA_ID}};
+               {"X-App-Kasma-Id", HEADER_X_APP_KASMA_ID},
+               {"X-User-Id", HEADER_X_USER_ID},
+               {"X-Kasma-Key", HEADER_X_KASMA_KEY},
+               {"X-Gateway-Secret", HEADER_X_GATEWAY_SECRET}};
     assert_int_equal(sizeof all / sizeof all[0], HEADER_COUNT - 1);
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) assert_int_equal(header_id(str_of(all[i].name)), all[i].id);
     assert_int_equal(header_id(STR("Hosts")), HEADER_OTHER);

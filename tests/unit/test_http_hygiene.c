@@ -16,9 +16,15 @@ static void test_malformed(void **state) {
         "NONSENSE\r\n\r\n",
         "GET /hello\r\n\r\n",
         "GET /hello HTTP/9.9\r\n" HOST "\r\n",
-        "GET /hello HTTP/1.1\r\n\r\n",              /* no Host */
-        "GET /hello HTTP/1.1\r\n" HOST HOST "\r\n", /* two */
-        "GET /hello HTTP/1.1\n" HOST "\r\n",        /* bare LF */
+        "GET /hello HTTP/1.1\r\n\r\n",                                                 /* no Host */
+        "GET /hello HTTP/1.1\r\n" HOST HOST "\r\n",                                    /* two */
+        "GET /hello HTTP/1.1\r\n" HOST "Authorization: a\r\nauthorization: b\r\n\r\n", /* who asks, said twice */
+        "GET /hello HTTP/1.1\r\n" HOST "X-Tenant-Kasma-Id: a\r\nX-TENANT-Kasma-Id: a\r\n\r\n",
+        "GET /hello HTTP/1.1\r\n" HOST "X-App-Kasma-Id: a\r\nX-App-Kasma-Id: b\r\n\r\n",
+        "GET /hello HTTP/1.1\r\n" HOST "X-User-Id: a\r\nX: 1\r\nX-User-Id: b\r\n\r\n",
+        "GET /hello HTTP/1.1\r\n" HOST "X-Kasma-Key: a\r\nX-Kasma-Key: b\r\n\r\n",
+        "GET /hello HTTP/1.1\r\n" HOST "X-Gateway-Secret: a\r\nX-Gateway-Secret: b\r\n\r\n",
+        "GET /hello HTTP/1.1\n" HOST "\r\n", /* bare LF */
         "GET /hello HTTP/1.1\r\nHost: t\n\r\n",
         "GET /hello HTTP/1.1\r\nHost: t\r\nX: a\rb\r\n\r\n", /* bare CR */
         "GET /hello HTTP/1.1\r\nHost: t\rX: b\r\n\r\n",

@@ -159,7 +159,7 @@ end
 ---@field category_ids string[]|nil
 ---@field min_minor integer|nil effective price
 ---@field max_minor integer|nil
----@field sort string newest, price_asc, price_desc, name
+---@field sort string newest, price_asc, price_desc, name, relevance
 ---@field limit integer
 ---@field offset integer
 
@@ -168,6 +168,8 @@ local ORDER = {
     price_asc = "p.effective_price_minor, p.id",
     price_desc = "p.effective_price_minor desc, p.id desc",
     name = "p.name, p.id",
+    -- The ids come best first from the search; without a search this is newest.
+    relevance = "array_position($3::uuid[], p.id), p.created_at desc, p.id desc",
 }
 -- The order is part of the text of a statement, so there is one prepared statement a sort, made here and nowhere else.
 local LIST, COUNT = {}, [[select count(*) as n from products p where p.tenant_key = $1 and p.deleted_at is null

@@ -766,10 +766,13 @@ end
 ---@param tenant string
 ---@return table[] {id, permission_key, description}
 function M.permissions(tenant)
-    local rows = db.read(nil, "select id, permission_key, description from permissions order by permission_key limit 2000")
+    local list = {}
+    for _, row in ipairs(db.read(nil, "select id, permission_key, description from permissions order by permission_key limit 2000")) do
+        list[#list + 1] = row
+    end
     for _, row in ipairs(db.read(tenant, [[select id, permission_key, description from custom_permissions where tenant_key = $1
-      order by permission_key limit 500]], tenant)) do rows[#rows + 1] = row end
-    return rows
+      order by permission_key limit 500]], tenant)) do list[#list + 1] = row end
+    return list
 end
 
 ---@param p table tenant_key, app_key, id, permission_key, description, now
