@@ -3,6 +3,7 @@
 --
 --     settings.declare("sales", { { key = "orderExpiryMinutes", type = "int", min = 5, max = 120, default = 60, help = "..." } })
 --     local minutes = settings.get(tenant, "orderExpiryMinutes")
+local json = require("core.json")
 local null = require("kasma.null")
 local tenants = require("kasma.tenant")
 
@@ -110,6 +111,15 @@ end
 ---@return kasma.Setting[]
 function M.all() return declared end
 
+--- A default as HTTP shows it: an empty list is a list, nothing is null.
+---@param setting kasma.Setting
+---@return any
+function M.default(setting)
+    if setting.default == nil then return null end
+    if setting.type ~= "list" then return setting.default end
+    return json.array({ unpack(setting.default) })
+end
+
 --- Values in force.
 ---@param tenant string
 ---@return table<string, any>
@@ -119,12 +129,14 @@ function M.in_force(tenant)
     for _, setting in ipairs(declared) do
         if not setting.prefix then
             local value = row and row.settings and row.settings[setting.key]
-            if value == nil then value = setting.default end
-            if value == nil then value = null end
+            if value == nil then value = M.default(setting) end
             values[setting.key] = value
         end
     end
-    for key, value in pairs(row and row.settings or {}) do values[key] = value end
+    for key, value in pairs(row and row.settings or {}) do
+        local setting = find(key)
+        values[key] = setting and setting.type == "list" and type(value) == "table" and json.array(value) or value
+    end
     return values
 end
 

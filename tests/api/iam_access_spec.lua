@@ -1,4 +1,5 @@
 -- Who may do what: keys, roles, the guard against escalation, ownership, the registry, what services may ask of tokens.
+local json = require("core.json")
 local time = require("core.time")
 local db = require("kasma.db")
 local shop_of = require("api.shop")
@@ -253,9 +254,13 @@ describe("a role", function()
         assert.is_true(may())
         support.advance(platform, 61)
         local later = may()
-        local roles = #must(tenant.owner:get("/users/" .. client.user.id .. "/roles"), 200).roles
+        local path = "/users/" .. client.user.id .. "/roles"
+        local roles = #must(tenant.owner:get(path), 200).roles
+        local again = tenant.owner:post(path .. "/assign", { role_id = tenant.role_ids.catalog_manager }).status
         support.real_time(platform)
-        assert.same({ false, 1 }, { later, roles })
+        assert.same({ false, 1, 201 }, { later, roles, again })
+        assert.equal(409, tenant.owner:post(path .. "/assign", { role_id = tenant.role_ids.catalog_manager }).status)
+        assert.equal(400, tenant.owner:post(path .. "/assign", { role_id = tenant.role_ids.marketer, expires_at = "2001-01-01" }).status)
     end)
 
     it("acts at once when it is given and when it is taken", function()
@@ -407,8 +412,31 @@ describe("a tenant", function()
         assert.equal(409, platform:post("/tenants", { tenant_key = key, name = "x", owner_email = "other-" .. email }).status)
         assert.is_nil(db.one(nil, "select id from users where email = $1", "other-" .. email))
         local settings = must(platform:get("/settings", { ["X-Tenant-Kasma-Id"] = key }), 200).settings
+        assert.equal(400, platform:post("/tenants", { tenant_key = support.unique("ten"), name = "x", default_currency = "XXX" }).status)
+        assert.equal(400, platform:post("/tenants", { tenant_key = support.unique("ten"), name = "x", timezone = "No/Where" }).status)
         assert.same({ "always", true, 6 }, { settings["auth.login_otp"], settings["auth.open_signup"],
             settings["auth.password_min_length"] })
+    end)
+
+    it("keeps settings that are changed at once, each by another", function()
+        local tenant = support.tenant()
+        local path = "/tenants/" .. tenant.key .. "/update"
+        local names = { "auth.open_signup", "auth.hide_existence", "auth.jwt_stateless", "auth.password_breached_check" }
+        local calls = {}
+        for i, name in ipairs(names) do
+            calls[i] = function() return tenant.owner:post(path, { settings = { [name] = name ~= "auth.open_signup" } }).status end
+        end
+        assert.same({ 200, 200, 200, 200 }, support.parallel(calls))
+        support.eventually(function()
+            local now = must(tenant.owner:get("/settings"), 200).settings
+            for _, name in ipairs(names) do
+                if now[name] ~= (name ~= "auth.open_signup") then return false end
+            end
+            return true
+        end)
+        must(tenant.owner:post(path, { settings = { ["auth.hide_existence"] = json.null, ["idempotency.required"] = {} } }), 200)
+        support.eventually(function() return must(tenant.owner:get("/settings"), 200).settings["auth.hide_existence"] == false end)
+        assert.equal(400, tenant.owner:post(path, { settings = { ["auth.password_min_length"] = 5 } }).status)
     end)
 
     it("that is switched off is not available, and a closed one neither", function()

@@ -162,6 +162,7 @@ end
 ---@return string
 function M.permission_key(scope, input)
     if input.permission_key then return input.permission_key end
+    if not input.permission_id then errors.validation{ "permission_id or permission_key should not be empty" } end
     for _, row in ipairs(store.permissions(scope.tenant)) do
         if row.id == input.permission_id then return row.permission_key end
     end

@@ -630,11 +630,15 @@ function M.roles_of(tenant, user_id, now)
         tenant, user_id, now)
 end
 
+--- Raises KS409 when the user holds the role already; one that has ended is given anew.
 ---@param h table tenant_key, app_key, id, user_id, role_id, granted_by, expires_at, now
 ---@return table statement
 function M.insert_holder(h)
-    return { [[insert into user_roles (tenant_key, app_key, id, user_id, role_id, granted_by, expires_at, created_at, updated_at)
-      values ($1, $2, $3, $4, $5, $6, $7::timestamptz, $8::timestamptz, $8::timestamptz)]], h.tenant_key, h.app_key, h.id, h.user_id,
+    return { [[with done as (insert into user_roles as x (tenant_key, app_key, id, user_id, role_id, granted_by, expires_at, created_at,
+        updated_at) values ($1, $2, $3, $4, $5, $6, $7::timestamptz, $8::timestamptz, $8::timestamptz)
+        on conflict (tenant_key, user_id, role_id) do update set granted_by = excluded.granted_by, expires_at = excluded.expires_at,
+          updated_at = excluded.updated_at where x.expires_at <= excluded.updated_at returning 1)
+      select kasma_must((select count(*) from done) = 1, 'KS409')]], h.tenant_key, h.app_key, h.id, h.user_id,
           h.role_id,
         h.granted_by or null, h.expires_at or null, h.now }
 end
@@ -723,11 +727,15 @@ function M.platform_roles_of(user_id, now)
       where h.user_id = $1 and (h.expires_at is null or h.expires_at > $2::timestamptz) order by r.role_key limit 100]], user_id, now)
 end
 
+--- The same for a role over all tenants.
 ---@param h table id, user_id, role_id, granted_by, expires_at, now
 ---@return table statement
 function M.hold_platform_role(h)
-    return { [[insert into platform_role_holders (id, user_id, role_id, granted_by, expires_at, created_at, updated_at)
-      values ($1, $2, $3, $4, $5::timestamptz, $6::timestamptz, $6::timestamptz)]], h.id, h.user_id, h.role_id, h.granted_by or null,
+    return { [[with done as (insert into platform_role_holders as x (id, user_id, role_id, granted_by, expires_at, created_at, updated_at)
+        values ($1, $2, $3, $4, $5::timestamptz, $6::timestamptz, $6::timestamptz)
+        on conflict (user_id, role_id) do update set granted_by = excluded.granted_by, expires_at = excluded.expires_at,
+          updated_at = excluded.updated_at where x.expires_at <= excluded.updated_at returning 1)
+      select kasma_must((select count(*) from done) = 1, 'KS409')]], h.id, h.user_id, h.role_id, h.granted_by or null,
         h.expires_at or null, h.now }
 end
 

@@ -465,8 +465,7 @@ local function assign_platform_role(scope, caller, user, input)
         expires_at = input.expires_at, now = time.iso(time.now()) } }
     audit.append(statements, scope, { action = "users.roles.assign", entity_type = "user", entity_id = user.id,
         after = { role = role.role_key, scope = "platform" } })
-    errors.unique({ platform_role_holders_holder = { code = M.role_held.code, message = M.role_held.message } }, db.pipeline, scope.tenant,
-        statements)
+    errors.state({ KS409 = M.role_held }, db.pipeline, scope.tenant, statements)
     access.changed_user(user.id)
 end
 
@@ -491,6 +490,7 @@ function M.assign_role(scope, caller, id, input)
     local user = existing(id)
     check_other(scope, user)
     if caller.id == id then M.escalation("You cannot change your own roles") end
+    if input.expires_at and time.parse(input.expires_at) <= time.now() then errors.validation{ "expires_at must lie in the future" } end
     local role = store.role(scope.tenant, input.role_id)
     if not role then return assign_platform_role(scope, caller, user, input) end
     M.check_grant(caller.grants, user.user_type, role)
@@ -499,7 +499,7 @@ function M.assign_role(scope, caller, id, input)
         granted_by = scope.actor_id, expires_at = input.expires_at, now = time.iso(time.now()) } }
     audit.append(statements, scope, { action = "users.roles.assign", entity_type = "user", entity_id = id,
         after = { role = role.role_key } })
-    errors.unique({ user_roles_holder = { code = M.role_held.code, message = M.role_held.message } }, db.pipeline, scope.tenant, statements)
+    errors.state({ KS409 = M.role_held }, db.pipeline, scope.tenant, statements)
     access.changed_user(id)
 end
 

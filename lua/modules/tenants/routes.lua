@@ -2,7 +2,6 @@
 local json = require("core.json")
 local access = require("kasma.access")
 local errors = require("kasma.errors")
-local null = require("kasma.null")
 local route = require("kasma.route")
 local schema = require("kasma.schema")
 local settings = require("kasma.settings")
@@ -212,9 +211,7 @@ route.get("/settings/schema", {
     handler = function()
         local list = json.array({})
         for i, s in ipairs(settings.all()) do
-            local default = s.default
-            if default == nil then default = null end
-            list[i] = { key = s.key, type = s.type, default = default, module = s.module, help = s.help, values = s.values
+            list[i] = { key = s.key, type = s.type, default = settings.default(s), module = s.module, help = s.help, values = s.values
                 and json.array(s.values) }
         end
         return { success = true, settings = list }

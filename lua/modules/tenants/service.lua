@@ -51,6 +51,16 @@ function M.view(row)
         plan = row.plan or null, is_test = row.is_test, created_at = row.created_at, updated_at = row.updated_at }
 end
 
+-- Raises 400 for a currency or a time zone that does not exist: whatever is priced or dated there would fail.
+local function check_place(input)
+    local messages = {}
+    if input.default_currency and not money.exponent(input.default_currency) then
+        messages[#messages + 1] = "default_currency must be an ISO 4217 currency"
+    end
+    if input.timezone and not time.zone_exists(input.timezone) then messages[#messages + 1] = "timezone must be a time zone" end
+    if messages[1] then errors.validation(messages) end
+end
+
 --- Makes a tenant with its first app, the seeded roles, a default warehouse and its base currency.
 ---@param scope Scope who does it (the platform's side)
 ---@param input table tenant_key, name, country, default_currency, default_locale, timezone, is_test, settings, and app: {app_key, name,
@@ -62,6 +72,7 @@ function M.create(scope, input, also)
         errors.bad_request{ message = { "tenant_key must be 1 to 63 letters, digits, _ or -, beginning with a letter or digit" },
             code = "tenant_key" }
     end
+    check_place(input)
     local now = time.iso(time.now())
     local currency = input.default_currency or "VND"
     local app_input = input.app or {}
@@ -99,18 +110,18 @@ end
 function M.update(scope, input)
     local before = store.tenant(scope.tenant)
     if not before then errors.not_found{ message = "Tenant not found" } end
-    local changed
+    check_place(input)
+    local set, unset
     if input.settings then
         local messages = settings.check(input.settings)
         if messages then errors.validation(messages) end
-        changed = {}
-        for key, value in pairs(before.settings or {}) do changed[key] = value end
+        set, unset = {}, {}
         for key, value in pairs(input.settings) do
-            if value == null then changed[key] = nil else changed[key] = value end
+            if value == null then unset[#unset + 1] = key else set[key] = value end
         end
     end
     local statements = { store.update(scope.tenant, { name = input.name, is_active = input.is_active, country = input.country,
-        default_locale = input.default_locale, timezone = input.timezone, settings = changed }, time.iso(time.now())) }
+        default_locale = input.default_locale, timezone = input.timezone, set = set, unset = unset }, time.iso(time.now())) }
     audit.append(statements, scope, { action = "tenants.update", entity_type = "tenant", entity_id = scope.tenant,
         before = { name = before.name, settings = before.settings }, after = input })
     local row = db.pipeline(scope.tenant, statements)[1][1]

@@ -39,16 +39,17 @@ function M.insert(t)
 end
 
 ---@param key string
----@param c table changed columns
+---@param c table changed columns; set: settings to merge in, unset: names of settings that go back to their defaults
 ---@param now string
 ---@return table statement
 function M.update(key, c, now)
     return { "update tenants set name = coalesce($2, name), is_active = coalesce($3, is_active), country = coalesce($4, country), "
         .. "default_locale = coalesce($5, default_locale), timezone = coalesce($6, timezone), status = coalesce($7, status), "
-        .. "settings = coalesce($8::jsonb, settings), settings_epoch = settings_epoch + case when $8::jsonb is null then 0 else 1 end, "
+        .. "settings = (settings || coalesce($8::jsonb, '{}')) - $10::text[], "
+        .. "settings_epoch = settings_epoch + case when $8::jsonb is null then 0 else 1 end, "
         .. "updated_at = $9::timestamptz where tenant_key = $1 returning " .. TENANT,
         key, c.name or null, c.is_active == nil and null or c.is_active, c.country or null, c.default_locale or null, c.timezone or null,
-        c.status or null, c.settings and pg.json(c.settings) or null, now }
+        c.status or null, c.set and pg.json(c.set) or null, now, pg.array(c.unset or {}) }
 end
 
 ---@param a table
