@@ -14,4 +14,5 @@ return {
     "0012_sessions",
     "0013_notices",
     "0014_outbox_parking",
+    "0015_lock_guards",
 }

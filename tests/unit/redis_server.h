@@ -19,6 +19,7 @@ struct redis_server {
     pid_t pid; /* 0: not running */
     char url[64];
     const char *password; /* NULL: none */
+    const char *clock;    /* how its clock differs: "<seconds ahead> <rate>"; NULL: it does not */
 };
 
 static inline int free_port(void) {
@@ -33,6 +34,16 @@ static inline int free_port(void) {
     return port;
 }
 
+/* In the child: another wall clock from the next exec on (tests/unit/other_clock.c, which lies beside this program). */
+static inline bool redis_server_clock(const char *clock) {
+    char path[4096];
+    ssize_t n = readlink("/proc/self/exe", path, sizeof path - 32);
+    while (n > 0 && path[n - 1] != '/') n--;
+    if (n <= 0) return false;
+    (void)snprintf(path + n, 32, "libother_clock.so");
+    return setenv("LD_PRELOAD", path, 1) == 0 && setenv("OTHER_CLOCK", clock, 1) == 0;
+}
+
 /* Starts it, on the port it had before if it had one. */
 static inline void redis_server_start(struct redis_server *s) {
     if (!s->port) s->port = free_port();
@@ -43,6 +54,7 @@ static inline void redis_server_start(struct redis_server *s) {
     s->pid = fork();
     if (s->pid == 0) {
         int quiet = open("/dev/null", O_RDWR);
+        if (s->clock && !redis_server_clock(s->clock)) _exit(125);
         if (quiet < 0 || dup2(quiet, 0) < 0 || dup2(quiet, 1) < 0 || dup2(quiet, 2) < 0) _exit(126);
         execlp("redis-server", "redis-server", "--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly",
                "no", "--dir", "/", "--requirepass", s->password ? s->password : "", (char *)NULL);

@@ -430,6 +430,77 @@ static void without_a_majority_it_is_unavailable_at_once(void **state) {
     leave(&a);
 }
 
+/* ---- clocks ---- */
+
+static void with_clocks(const char *const clocks[NODES]) {
+    for (size_t i = 0; i < NODES; i++) {
+        redis_server_kill(&nodes[i]);
+        nodes[i].clock = clocks ? clocks[i] : NULL;
+        redis_server_start(&nodes[i]);
+    }
+}
+
+static bool is_over(void *data) {
+    return redlock_validity_left(((struct asker *)data)->hold) <= 0;
+}
+
+/* `b` asks until it has what `a` let run out, and never gets it while a's validity lasts. The end of the validity and
+ * nothing else is what `a` goes by: it does not release. */
+static void hand_over(struct asker *a, struct asker *b, uint32_t ttl) {
+    acquire(a, "lock:{t}:clock", REDLOCK_POLICY(ttl));
+    assert_non_null(a->hold);
+    for (;;) {
+        acquire(b, "lock:{t}:clock", once(ttl));
+        bool mine_is_over = is_over(a);
+        if (!b->hold) continue;
+        assert_true(mine_is_over);
+        break;
+    }
+    release(b);
+    release(a);
+}
+
+static void clocks_that_differ_and_drift_share_no_lock(void **state) {
+    (void)state;
+    /* Hours and days apart, and running up to 0.8 % fast or slow: within the drift that the validity allows for. */
+    static const char *const clocks[NODES] = {"86400 1.008", "-10800 1.008", "0 1.008", "-34560000 0.992",
+                                              "2592000 0.992"};
+    with_clocks(clocks);
+    struct asker a, b;
+    join(&a);
+    join(&b);
+    for (int i = 0; i < 5; i++) hand_over(i % 2 ? &a : &b, i % 2 ? &b : &a, 600);
+    leave(&a);
+    leave(&b);
+    with_clocks(NULL);
+}
+
+static void clocks_that_run_away_break_the_lock_and_only_a_fence_holds(void **state) {
+    (void)state;
+    /* A majority five times too fast: what the lock cannot promise, so that nobody believes it does. It also shows that
+     * the clocks of the test above are other clocks indeed. */
+    static const char *const clocks[NODES] = {"0 5", "0 5", "0 5", NULL, NULL};
+    with_clocks(clocks);
+    struct asker a, b;
+    join(&a);
+    join(&b);
+    bool both = false;
+    for (int round = 0; round < 10 && !both; round++) {
+        acquire(&a, "lock:{t}:fast", REDLOCK_POLICY(3000));
+        assert_non_null(a.hold);
+        while (!both && !is_over(&a)) {
+            acquire(&b, "lock:{t}:fast", once(3000));
+            both = b.hold && !is_over(&a);
+            if (b.hold) release(&b);
+        }
+        release(&a);
+    }
+    assert_true(both);
+    leave(&a);
+    leave(&b);
+    with_clocks(NULL);
+}
+
 static int start(void **state) {
     (void)state;
     (void)signal(SIGPIPE, SIG_IGN);
@@ -463,6 +534,8 @@ int main(void) {
         cmocka_unit_test(a_cancelled_attempt_leaves_no_lock),
         cmocka_unit_test(nobody_shares_a_lock_while_servers_die_and_freeze),
         cmocka_unit_test(without_a_majority_it_is_unavailable_at_once),
+        cmocka_unit_test(clocks_that_differ_and_drift_share_no_lock),
+        cmocka_unit_test(clocks_that_run_away_break_the_lock_and_only_a_fence_holds),
     };
     return cmocka_run_group_tests(tests, start, stop);
 }
