@@ -2,13 +2,13 @@
 SHELL := /bin/bash
 RELEASE := build/release
 
-.PHONY: help up down status logs build test unit spec api faults soak fuzz bench lint format clean
+.PHONY: help up down status logs build test unit spec jobs api faults soak fuzz bench lint format clean
 
 help:
 	@echo "make up       build, start private stores, migrate, seed the demo shop, serve"
 	@echo "make down     stop what make up started"
 	@echo "make status   what runs; make logs follows the logs"
-	@echo "make test     every test on stores of its own (unit, spec, api, faults, fuzz: one kind alone)"
+	@echo "make test     every test on stores of its own (unit, spec, jobs, api, faults, fuzz: one kind alone)"
 	@echo "make soak     the long forms of the tests"
 	@echo "make bench    the table of speeds"
 	@echo "make lint     clang-format, clang-tidy, luacheck; make format writes the form"
@@ -34,7 +34,7 @@ build:
 test:
 	@tests/run
 
-unit spec api faults fuzz:
+unit spec jobs api faults fuzz:
 	@tests/run $@
 
 soak:

@@ -1,0 +1,70 @@
+-- Our side of the queue tests: handlers for `kasma work --handlers`, by the job's name. `call` lets Node use this side's own functions:
+-- it runs one of kasma.jobs* and answers what that answers.
+local config = require("core.config")
+local redis = require("core.redis")
+local sched = require("core.sched")
+local jobs = require("kasma.jobs")
+
+local M = {}
+
+-- {module, fn, args} -> {result} or {error = {...}}
+function M.call(job)
+    local module = require("kasma." .. job.data.module)
+    local ok, result = pcall(module[job.data.fn], unpack(job.data.args, 1, job.data.n))
+    if ok then return { result = result } end
+    return { error = type(result) == "table" and { message = result.message, code = result.code } or { message = tostring(result) } }
+end
+
+-- Who ran what how often lies in a hash beside the queue.
+local function note(job)
+    redis.call("HINCRBY", (config.get("QUEUE_PREFIX") or "bull") .. ":ran:" .. job.queue, job.id .. ":kasma", 1)
+end
+
+function M.echo(job) return job.data end
+
+function M.fail(job) error("no " .. job.attempts_made + 1, 0) end
+
+function M.flaky(job)
+    if job.attempts_made < job.data.fails then error("not yet", 0) end
+    return job.attempts_made
+end
+
+function M.hopeless() jobs.give_up("never") end
+
+function M.order(job)
+    redis.call("RPUSH", (config.get("QUEUE_PREFIX") or "bull") .. ":order:" .. job.queue, job.data.n)
+    return job.data.n
+end
+
+function M.slow(job)
+    note(job)
+    sched.sleep(job.data.ms)
+    return job.data.ms
+end
+
+function M.steps(job)
+    job:update_progress(30)
+    job:update_progress({ step = "two" })
+    job:log("first row")
+    job:log("second row")
+    return "done"
+end
+
+function M.children(job)
+    local values = job:children_values()
+    local sum = 0
+    for _, value in pairs(values) do sum = sum + (tonumber(value) or 0) end
+    return sum
+end
+
+function M.stop(job) jobs.rate_limit(job, job.data.ms) end
+
+-- A mail server that is down while the key is there.
+M["send-otp"] = function()
+    if redis.call("EXISTS", (config.get("QUEUE_PREFIX") or "bull") .. ":down") == 1 then error("the mail server is down", 0) end
+    return "sent"
+end
+
+M["*"] = function(job) return "any " .. job.name end
+
+return M
