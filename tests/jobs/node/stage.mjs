@@ -37,7 +37,7 @@ function keep(thing) {
 
 export const connection = () => ({ ...redis.options, maxRetriesPerRequest: null });
 export const queueOf = (name, major = 5) => keep(new majors[major].Queue(name, { connection: connection(), prefix }));
-export const eventsOf = (name, major = 5) => keep(new majors[major].QueueEvents(name, { connection: connection(), prefix }));
+export const eventsOf = (name, major = 5) => keep(new majors[major].QueueEvents(name, { connection: connection(), prefix, lastEventId: '0-0' }));
 export const flowsOf = (major = 5) => keep(new majors[major].FlowProducer({ connection: connection(), prefix }));
 export function workerOf(name, fn, major = 5, opts = {}) {
   const worker = keep(new majors[major].Worker(name, fn, { connection: connection(), prefix, ...opts }));
