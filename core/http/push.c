@@ -552,7 +552,11 @@ static void take_over(struct push *p, struct request *r, int status) {
     r->keep_alive = true; /* as far as the queue of requests is concerned: its end is not the connection's */
     r->answered = true;
     r->status = status;
-    wheel_set(&c->server->wheel, &c->timer, p->set.ping_ms);
+    /* Clients that came at once, as they do after a restart, are not all pinged at once for ever. */
+    static uint32_t spread;
+    spread = spread * 1664525u + 1013904223u;
+    uint64_t half = p->set.ping_ms / 2;
+    wheel_set(&c->server->wheel, &c->timer, p->set.ping_ms - (half ? (spread >> 8) % half : 0));
     count_open(p->kind, 1);
     conn_advance(c);
 }

@@ -155,6 +155,7 @@ static int l_send(lua_State *L) {
         push_message_free(m);
     } else {
         struct push_message **m = luaL_checkudata(L, 2, MESSAGE);
+        luaL_argcheck(L, *m, 2, "freed message");
         sent = s->push && push_send(s->push, *m, id);
     }
     lua_pushboolean(L, sent);
@@ -297,7 +298,8 @@ static int l_message(lua_State *L) {
     return 1;
 }
 
-static int l_message_gc(lua_State *L) {
+/* message:free(), for those who know that they are done: a message's bytes are not counted by the collector. */
+static int l_message_free(lua_State *L) {
     struct push_message **m = luaL_checkudata(L, 1, MESSAGE);
     push_message_free(*m);
     *m = NULL;
@@ -314,7 +316,7 @@ static void make_class(lua_State *L, const char *name, const luaL_Reg *methods) 
 }
 
 static void make_classes(lua_State *L) {
-    static const luaL_Reg message[] = {{"__gc", l_message_gc}, {NULL, NULL}};
+    static const luaL_Reg message[] = {{"free", l_message_free}, {"__gc", l_message_free}, {NULL, NULL}};
     static const luaL_Reg socket[] = {
         {"send", l_send}, {"close", l_close},    {"queued", l_queued}, {"is_open", l_is_open},
         {"room", l_room}, {"__gc", l_socket_gc}, {NULL, NULL}};

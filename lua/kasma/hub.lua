@@ -19,6 +19,7 @@
 --   event(self, channel, message, id)    a push.message; id is nil for what leaves no trace (typing)
 --   reset(self, channel, position)       events were missed
 --   room(self)                           waits while too much is queued for its client (may be absent)
+--   slow(self)                           it does not take what it is given: end it
 local json = require("core.json")
 local metrics = require("core.metrics")
 local push = require("core.push")
@@ -29,11 +30,12 @@ local config = require("core.config")
 local http = require("core.http_client")
 local errors = require("kasma.errors")
 local invalidate = require("kasma.invalidate")
+local log = require("kasma.log")
 local outbox = require("kasma.outbox")
 
 local M = {}
 
-local KEEP, KEEP_MS, PAYLOAD_MAX = "200", "600000", 65536
+local KEEP, KEEP_MS, PAYLOAD_MAX, BUFFER_MAX = "200", "600000", 65536, 1000
 
 ---@class kasma.Who
 ---@field tenant string
@@ -125,6 +127,7 @@ end
 
 -- Publishing ---------------------------------------------------------------------------------------------------------------
 
+-- What goes over the wire behind the id. Raises 400 or 413 for what cannot be an event.
 local function encode(channel, event, payload)
     if not parse(channel) then errors.validation{ "channel is not valid" } end
     if type(event) ~= "string" or #event > 64 or not event:find("^%l[%l%d_.]*$") then errors.validation{ "event is not valid" } end
@@ -162,6 +165,8 @@ end
 ---@param event string
 ---@param payload table
 function M.append(statements, scope, channel, event, payload)
+    -- What could never be published must fail here and not in the relay, where it would hold up the channel.
+    encode(channel, event, payload)
     statements[#statements + 1] = outbox.row(scope, event, channel, payload)
     local remote = config.get("SOCKET_SERVICE_URL")
     if remote and remote ~= "" then
@@ -174,7 +179,15 @@ end
 function M.declare(names)
     for _, name in ipairs(names) do
         outbox.consumer(name, function(rows)
-            for _, row in ipairs(rows) do M.publish(row.tenant_key, row.app_key, row.key, name, row.payload) end
+            for _, row in ipairs(rows) do
+                local ok, why = pcall(M.publish, row.tenant_key, row.app_key, row.key, name, row.payload)
+                if not ok and errors.is(why) and why.status < 500 then
+                    log.error("an event cannot be published and is left out", { topic = name, key = row.key, id = row.id,
+                        error = tostring(why) })
+                elseif not ok then
+                    error(why, 0)
+                end
+            end
         end)
     end
 end
@@ -221,22 +234,31 @@ local function dispatch(topic, id, text)
         for subscriber, sub in pairs(topic.subs) do
             if sub.synced then subscriber:event(topic.channel, message, nil) end
         end
-        return
-    end
-    for subscriber, sub in pairs(topic.subs) do
-        if sub.synced and (not sub.after or newer(id, sub.after)) then
-            sub.after = nil
-            subscriber:event(topic.channel, message, id)
+    else
+        for subscriber, sub in pairs(topic.subs) do
+            if sub.synced and (not sub.after or newer(id, sub.after)) then
+                sub.after = nil
+                subscriber:event(topic.channel, message, id)
+            end
         end
+        topic.last = id
     end
-    topic.last = id
+    message:free() -- the queues hold what they need of it
 end
 
 local function hear(topic, wire)
     local id, text = wire:match("^(%S+) (.*)$")
     if not id then return end
-    for _, sub in pairs(topic.subs) do
-        if sub.buffer then sub.buffer[#sub.buffer + 1] = { id, text } end
+    for subscriber, sub in pairs(topic.subs) do
+        local buffer = sub.buffer
+        if buffer then
+            buffer[#buffer + 1] = { id, text }
+            -- A client that does not take what it missed cannot be given what comes either.
+            if #buffer > BUFFER_MAX then
+                sub.buffer = nil
+                subscriber:slow()
+            end
+        end
     end
     if topic.buffer then
         topic.buffer[#topic.buffer + 1] = { id, text }
@@ -261,7 +283,9 @@ end
 local function give(topic, subscriber, sub, id, text)
     if subscriber.room then subscriber:room() end
     local message = topic.subs[subscriber] == sub and message_of(id, text)
-    if message then subscriber:event(topic.channel, message, id ~= "-" and id or nil) end
+    if not message then return end
+    subscriber:event(topic.channel, message, id ~= "-" and id or nil)
+    message:free()
 end
 
 -- Brings one new subscriber up to date.
@@ -280,7 +304,7 @@ local function sync(topic, subscriber, sub)
     end
     -- What arrives while this runs goes behind it: `room` may wait.
     local at = 1
-    while sub.buffer[at] do
+    while sub.buffer and sub.buffer[at] do
         local id, text = sub.buffer[at][1], sub.buffer[at][2]
         if id == "-" or newer(id, last) then
             give(topic, subscriber, sub, id, text)

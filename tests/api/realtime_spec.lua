@@ -399,6 +399,25 @@ describe("realtime", function()
             assert.equal(total, last)
         end)
 
+        it("gives more than a queue may hold, on several channels at once, as fast as the client reads", function()
+            local user = support.shopper(shop)
+            local channels = { notices_of(user), "feed:user:" .. user.user.id }
+            local first, since, text = websocket(user), {}, ("x"):rep(40000)
+            for _, channel in ipairs(channels) do since[channel] = first:subscribe(channel) end
+            first:close()
+            for n = 1, 60 do
+                for _, channel in ipairs(channels) do publish(shop, channel, "notice.new", { n = n, text = text }) end
+            end
+            local second = websocket(user)
+            for _, channel in ipairs(channels) do second:say{ type = "subscribe", channel = channel, since = since[channel] } end
+            local seen = { [channels[1]] = 0, [channels[2]] = 0 }
+            while seen[channels[1]] < 60 or seen[channels[2]] < 60 do
+                local frame = second:hear{ type = "event" }
+                assert.equal(seen[frame.channel] + 1, frame.payload.n)
+                seen[frame.channel] = frame.payload.n
+            end
+        end)
+
         it("is told by one reset that the stream no longer holds what was missed", function()
             local user = support.shopper(shop)
             local channel = notices_of(user)

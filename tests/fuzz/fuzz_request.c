@@ -6,6 +6,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "http/push.h"
 #include "http/request.h"
 #include "http/server.h"
 #include "runtime/log.h"
@@ -67,6 +68,57 @@ static void on_take(struct request *r, void *data) {
     take(r);
 }
 
+/* One connection a run, so that one of these is enough. Answers what it hears, holds some messages up until the turn's
+ * end, and closes on others. */
+static struct push *socket_now;
+
+static void go_on(void *data) {
+    (void)data;
+    if (socket_now) push_resume(socket_now);
+}
+
+static struct loop_hook later = {.fn = go_on};
+
+static void on_message(void *data, struct str payload, enum ws_opcode opcode) {
+    (void)data;
+    assert(opcode == WS_TEXT);
+    struct push_message *m = push_message_new(payload, STR("echo"));
+    if (m && payload.len % 7 != 6) {
+        bool sent = push_send(socket_now, m, STR("1"));
+        assert(sent || !socket_now);
+    }
+    push_message_free(m);
+    if (socket_now && payload.len % 7 == 5) push_close(socket_now, 4000, payload);
+    if (socket_now && payload.len % 3 == 2) {
+        push_pause(socket_now);
+        loop_at_turn_end(&later);
+    }
+}
+
+static void on_closed(void *data, unsigned code, struct str reason) {
+    (void)data;
+    (void)reason;
+    assert(socket_now && code);
+    socket_now = NULL;
+}
+
+static void on_upgrade(struct request *r, void *data) {
+    (void)data;
+    int status;
+    struct push_settings push;
+    push_settings_default(&push);
+    push.limits.message = 1000;
+    push.queue_bytes = 4096;
+    struct push_handler handler = {.message = on_message, .closed = on_closed};
+    socket_now = str_eq(request_path(r), STR("/events")) ? push_events(r, &push, &handler, NULL, 0, &status)
+                                                         : push_websocket(r, &push, &handler, STR("p"), &status);
+    if (!socket_now) {
+        bool told = request_refuse(r, status, STR("no"), false);
+        assert(told || request_gone(r));
+    }
+    request_done(r);
+}
+
 static bool start(void) {
     struct server_settings set;
     struct error err;
@@ -80,7 +132,9 @@ static bool start(void) {
     if (!server) return false;
     struct route_options spool = {.spool = true}, stream = {.stream = true};
     struct routes *t = server_routes(server);
-    return routes_add(t, HTTP_M_GET, STR("/:id"), on_any, NULL, NULL, &err) &&
+    return routes_add(t, HTTP_M_GET, STR("/ws"), on_upgrade, NULL, NULL, &err) &&
+           routes_add(t, HTTP_M_GET, STR("/events"), on_upgrade, NULL, NULL, &err) &&
+           routes_add(t, HTTP_M_GET, STR("/:id"), on_any, NULL, NULL, &err) &&
            routes_add(t, HTTP_M_POST, STR("/"), on_any, NULL, NULL, &err) &&
            routes_add(t, HTTP_M_POST, STR("/up"), on_any, NULL, &spool, &err) &&
            routes_add(t, HTTP_M_POST, STR("/take/:size"), on_take, NULL, &stream, &err);

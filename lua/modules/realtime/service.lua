@@ -100,7 +100,7 @@ local function refresh_presence()
     for _, connection in ipairs(open) do
         if connections[connection] then
             local key = presence_of(connection)
-            commands[#commands + 1] = { "ZADD", key, "XX", tostring(now + PRESENCE_MS), connection.id }
+            commands[#commands + 1] = { "ZADD", key, tostring(now + PRESENCE_MS), connection.id }
             commands[#commands + 1] = { "PEXPIRE", key, tostring(PRESENCE_MS) }
             if #commands >= 500 then send() end
         end
@@ -148,7 +148,14 @@ function Connection:reset(channel, position)
     return self:event(channel, push.message(text, "reset"), position)
 end
 
-function Connection:room() self.socket:room(ROOM) end
+-- One waits at a time: several channels may be catching up at once.
+function Connection:room()
+    if self.socket:queued() <= ROOM then return end
+    self.lock = self.lock or sched.semaphore(1)
+    self.lock:with(self.socket.room, self.socket, ROOM)
+end
+
+function Connection:slow() self:close(1013, "slow reader") end
 
 function Connection:revoked(channel)
     self.channels[channel] = nil
@@ -390,6 +397,7 @@ function M.identify(req)
     local entry = type(text) == "string" and json.decode(text)
     if not entry or entry.exp <= time.now() then errors.unauthorized("Invalid or expired ticket") end
     entry.sub, entry.via = entry.id, "ticket"
+    if entry.kind == "key" then entry.scopes = {} end -- a ticket is for listening
     return entry
 end
 
