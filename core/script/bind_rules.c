@@ -16,6 +16,7 @@
 #include "script/bind_rules.h"
 
 #include <lauxlib.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "runtime/config.h"
@@ -30,7 +31,6 @@
 #define FORM_TYPE "kasma.rule_form"
 #define SPECS_MAX 1000
 #define LIBS_MAX 20
-#define FORMS_MAX 500
 
 struct set_box {
     struct rule_set *set;
@@ -40,9 +40,9 @@ struct form_box {
     const struct shape *shape;
 };
 
-/* All forms ever made: the catalogue of hooks makes one for each hook, once. */
-static struct shape *forms[FORMS_MAX];
-static size_t nforms;
+/* All forms ever made: the catalogue of hooks makes one for each hook whenever it is loaded, once in a server. */
+static struct shape **forms;
+static size_t nforms, room_for_forms;
 
 static struct str check_str(lua_State *L, int arg) {
     struct str s;
@@ -345,6 +345,18 @@ static int l_holds(lua_State *L) {
 
 /* ---- forms, globals, limits ---- */
 
+static bool keep_form(struct shape *shape) {
+    if (nforms == room_for_forms) {
+        size_t room = room_for_forms ? room_for_forms * 2 : 128;
+        struct shape **more = realloc(forms, room * sizeof *more);
+        if (!more) return false;
+        forms = more;
+        room_for_forms = room;
+    }
+    forms[nforms++] = shape;
+    return true;
+}
+
 static int l_form(lua_State *L) {
     struct error err = {0};
     const char *path = luaL_optstring(L, 2, "input");
@@ -352,10 +364,12 @@ static int l_form(lua_State *L) {
     box->shape = NULL;
     luaL_getmetatable(L, FORM_TYPE);
     lua_setmetatable(L, -2);
-    if (nforms == FORMS_MAX) return luaL_error(L, "too many forms");
     struct shape *shape = shape_new(L, 1, path, &err);
     if (!shape) return luaL_error(L, "%s", err.message);
-    forms[nforms++] = shape;
+    if (!keep_form(shape)) {
+        shape_free(shape);
+        return luaL_error(L, "not enough memory");
+    }
     box->shape = shape;
     return 1;
 }
@@ -421,6 +435,9 @@ static int l_close(lua_State *L) {
     (void)L;
     rules_close();
     while (nforms) shape_free(forms[--nforms]);
+    free(forms);
+    forms = NULL;
+    room_for_forms = 0;
     return 0;
 }
 
