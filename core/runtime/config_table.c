@@ -294,6 +294,8 @@ const struct setting config_table[] = {
     TEXT("METRICS_TENANTS", "off", "top20 adds a tenant label for the twenty busiest"),
     INT("AUDIT_RETENTION_DAYS", "400", 30, 36500, "days the audit trail is kept"),
 
+    INT("IDEMPOTENCY_LEASE_MS", "60000", 1000, 600000,
+        "how long a request that holds an idempotency key may be silent; for tests, production has 60000"),
     CHECKED("QUEUE_PREFIX", "bull", is_queue_prefix, "first part of the queue keys in Redis"),
     INT("BULLMQ_LAYOUT", "5", 5, 6, "queue layout written on pause"),
     INT("WORKER_CONCURRENCY", "8", 1, 1000, "jobs of a queue at once"),

@@ -26,7 +26,8 @@
 #define KILL_AFTER_US 2000000 /* past the grace */
 
 struct slot {
-    pid_t pid; /* 0: not running */
+    pid_t pid;  /* 0: not running */
+    pid_t died; /* the last one here that was ready and then ended by itself; 0: none */
     bool ready;
     unsigned failures; /* quick ends in a row */
     uint64_t started_us, start_at_us;
@@ -65,6 +66,10 @@ void supervisor_tell_ready(void) {
     do n = write(sup.tell[1], &index, sizeof index);
     while (n < 0 && errno == EINTR);
     /* A supervisor that is gone ends this process by its death signal. */
+}
+
+int64_t supervisor_predecessor(void) {
+    return my_index < 0 ? 0 : sup.slots[my_index].died;
 }
 
 void supervisor_beat(void) {
@@ -282,6 +287,7 @@ static void worker_ended(unsigned index, int status) {
     struct slot *s = &sup.slots[index];
     pid_t pid = s->pid;
     bool was_ready = s->ready;
+    if (was_ready) s->died = pid;
     s->pid = 0;
     s->ready = false;
     char how[32];
@@ -357,6 +363,7 @@ static bool tend(uint64_t now) {
                 log_line(LOG_ERROR, "worker %u (pid %d) has not turned its loop for %llu ms: killed", i, (int)s->pid,
                          (unsigned long long)((now - beat) / 1000));
                 if (kill(s->pid, SIGKILL) != 0) log_line(LOG_WARN, "kill: %s", strerror(errno));
+                s->died = s->pid;
                 s->ready = false;
             }
         }

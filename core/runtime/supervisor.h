@@ -43,6 +43,9 @@ int supervisor_run(const struct supervisor_plan *plan);
 
 /* For a worker: it takes requests (or jobs) now. */
 void supervisor_tell_ready(void);
+/* For a worker: the pid of the process that worked in its place and died, whose traces (its heartbeat) are to be
+ * cleared away by whoever has a connection to the stores; 0: none did. */
+int64_t supervisor_predecessor(void);
 /* For a worker, from its loop, about once a second: the loop turns. */
 void supervisor_beat(void);
 

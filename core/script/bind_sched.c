@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "runtime/log.h"
+#include "runtime/supervisor.h"
 #include "script/bind.h"
 #include "script/sched.h"
 #include "script/task.h"
@@ -400,6 +401,16 @@ static int l_on_stop(lua_State *L) {
     return 0;
 }
 
+/* sched.predecessor() -> pid of the worker that died in this one's place, or nil */
+static int l_predecessor(lua_State *L) {
+    int64_t pid = supervisor_predecessor();
+    if (pid)
+        lua_pushnumber(L, (lua_Number)pid);
+    else
+        lua_pushnil(L);
+    return 1;
+}
+
 static int l_stopping(lua_State *L) {
     lua_pushboolean(L, stopping);
     return 1;
@@ -464,10 +475,18 @@ static void class(lua_State *L, const char *name, const luaL_Reg *methods) {
 
 int luaopen_core_sched(lua_State *L) {
     static const luaL_Reg functions[] = {
-        {"spawn", l_spawn},       {"sleep", l_sleep},     {"parallel", l_parallel},
-        {"every", l_every},       {"defer", l_defer},     {"deadline", l_deadline},
-        {"stopping", l_stopping}, {"on_stop", l_on_stop}, {"semaphore", l_semaphore},
-        {"count", l_count},       {NULL, NULL},
+        {"spawn", l_spawn},
+        {"sleep", l_sleep},
+        {"parallel", l_parallel},
+        {"every", l_every},
+        {"defer", l_defer},
+        {"deadline", l_deadline},
+        {"predecessor", l_predecessor},
+        {"stopping", l_stopping},
+        {"on_stop", l_on_stop},
+        {"semaphore", l_semaphore},
+        {"count", l_count},
+        {NULL, NULL},
     };
     static const luaL_Reg ticker_methods[] = {{"stop", l_ticker_stop}, {NULL, NULL}};
     static const luaL_Reg semaphore_methods[] = {

@@ -1,5 +1,6 @@
 -- One row of worker_heartbeats a worker process, written at start, every two seconds and at once when the clock's version or a
--- rule epoch changes. Live = seen within six seconds of real time. Who is live decides how limits are shared, whether a shift of
+-- rule epoch changes. Deleted at its end; of a process that died, by the one that takes its place. Live = seen within six seconds of
+-- real time. Who is live decides how limits are shared, whether a shift of
 -- the clock has arrived, and what `kasma doctor` shows.
 local config = require("core.config")
 local pg = require("core.pg")
@@ -22,6 +23,7 @@ local UPSERT = [[insert into worker_heartbeats (worker_id, host, pid, role, "bin
 local LIVE = [[select count(*)::int as n, count(*) filter (where role in ('serve', 'all'))::int as serving from worker_heartbeats
   where seen_at > $1::timestamptz and state <> 'draining']]
 local BEHIND = [[select count(*)::int as n from worker_heartbeats where seen_at > $1::timestamptz and clock_version < $2]]
+local BURY = "delete from worker_heartbeats where host = $1 and pid = $2 and worker_id <> $3 and started_at < $4::timestamptz"
 local SWEEP = "delete from worker_heartbeats where seen_at < $1::timestamptz"
 
 local me = { clock_version = 0, epochs = {}, state = "starting", queues = {} }
@@ -43,8 +45,16 @@ local function process_id()
     return pid or 0
 end
 
+-- A worker that was killed has left its row, which would count as live for six seconds: the one that takes its place deletes it.
+local function bury()
+    local pid = sched.predecessor()
+    if not pid then return true end
+    return (pcall(db.query, nil, BURY, me.host, pid, me.id, me.started))
+end
+
 local function beat()
     if not me.id then return end
+    if not me.buried then me.buried = bury() end
     local now = time.real()
     local ok, results = pcall(db.pipeline, nil, {
         { UPSERT, me.id, me.host, me.pid, me.role, me.binary, me.started, time.iso(now), me.state, pg.array(me.queues), me.clock_version,
