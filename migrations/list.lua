@@ -15,4 +15,5 @@ return {
     "0013_notices",
     "0014_outbox_parking",
     "0015_lock_guards",
+    "0016_webhooks",
 }

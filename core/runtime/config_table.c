@@ -314,6 +314,8 @@ const struct setting config_table[] = {
     TEXT("MAIL_FROM_NAME", "Kasma", "name of the sender"),
     TEXT("MAIL_DIR", "var/mail", "where mails are written when no SMTP server is set"),
     TEXT("MEDIA_DIR", "var/media", "where uploads are kept when no media account is set"),
+    TEXT("WEBHOOK_PRIVATE_HOSTS", NULL,
+         "hosts (host or host:port, with commas) that webhooks may reach by http and on addresses that are not public"),
     CHECKED("TRANSACTION_SERVICE_URL", NULL, is_http, "remote payment service; unset: built in"),
     CHECKED("NOTI_SERVICE_URL", NULL, is_http, "remote notice service; unset: built in"),
     CHECKED("SOCKET_SERVICE_URL", NULL, is_http, "remote socket service; unset: built in"),

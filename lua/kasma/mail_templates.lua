@@ -142,6 +142,20 @@ M.add("key-expiry", "vi", {
     text = "Khóa truy cập {{name}} ({{key}}) của {{tenant}} hết hạn lúc {{ends}}. Hãy thay khóa trước đó.\n",
 })
 
+M.add("webhook-disabled", "en", {
+    subject = "[Kasma] The webhook {{name}} is switched off",
+    html = page("<p>The webhook <b>{{name}}</b> to {{url}} is switched off: {{reason}}.</p><p>No events are sent there until you "
+        .. "switch it on again. What it missed can be sent once more from the list of deliveries.</p>"),
+    text = "The webhook {{name}} to {{url}} is switched off: {{reason}}.\n\nNo events are sent there until you switch it on again. "
+        .. "What it missed can be sent once more from the list of deliveries.\n",
+})
+M.add("webhook-disabled", "vi", {
+    subject = "[Kasma] Webhook {{name}} đã bị tắt",
+    html = page("<p>Webhook <b>{{name}}</b> đến {{url}} đã bị tắt: {{reason}}.</p><p>Không có sự kiện nào được gửi đến đó cho đến khi bạn "
+        .. "bật lại. Có thể gửi lại những gì đã lỡ từ danh sách lượt gửi.</p>"),
+    text = "Webhook {{name}} đến {{url}} đã bị tắt: {{reason}}.\n\nKhông có sự kiện nào được gửi đến đó cho đến khi bạn bật lại. "
+        .. "Có thể gửi lại những gì đã lỡ từ danh sách lượt gửi.\n",
+})
 M.add("order-confirmation", "en", {
     subject = "[Kasma] Your order {{number}}",
     html = page("<p>Thank you. Your order <b>{{number}}</b> has arrived.</p><table>{{#lines}}<tr><td>{{quantity}} x {{name}}</td>"

@@ -1,0 +1,118 @@
+-- kasma webhooks: endpoints of a tenant, what was sent to them, sending again.
+local json = require("core.json")
+local args_of = require("kasma.cli.args")
+
+local M = {}
+
+M.usage = [[
+kasma webhooks endpoints TENANT [--json]
+kasma webhooks deliveries TENANT [--endpoint ID] [--event NAME] [--state STATE] [--limit N] [--json]
+kasma webhooks show TENANT DELIVERY [--json]
+kasma webhooks redeliver TENANT DELIVERY
+kasma webhooks redeliver TENANT --endpoint ID [--event NAME]
+kasma webhooks enable TENANT ENDPOINT
+kasma webhooks disable TENANT ENDPOINT
+kasma webhooks test TENANT ENDPOINT
+
+STATE is pending, sent, failed (another try follows) or dead. redeliver with an endpoint sends again what is dead there.
+
+  kasma webhooks deliveries acme --state dead
+  kasma webhooks redeliver acme --endpoint 018f6d2e-7a41-7c11-9d7b-0d1f2c3b4a59
+]]
+
+local commands = {}
+
+local function service() return require("modules.webhooks.service") end
+local function scope_of(args) return { tenant = args[1], app = "MASTER", actor_kind = "system" } end
+
+local function id_of(text)
+    if not require("kasma.schema").is_uuid(text) then error("an ID is missing or malformed", 0) end
+    return text
+end
+
+local function lines(rows, as_json, format)
+    if as_json then return io.stdout:write(json.encode(json.array(rows)), "\n") end
+    for _, row in ipairs(rows) do io.stdout:write(format(row), "\n") end
+end
+
+local function shown(endpoint)
+    return { id = endpoint.id, name = endpoint.name, url = endpoint.url, events = endpoint.events, state = endpoint.state,
+        disabled_reason = endpoint.disabled_reason, failing_since = endpoint.failing_since }
+end
+
+function commands.endpoints(args)
+    local rows = {}
+    for i, endpoint in ipairs(service().endpoints(args[1])) do rows[i] = shown(endpoint) end
+    lines(rows, args.json, function(e)
+        return ("%s  %-8s  %-20s %s  %s%s"):format(e.id, e.state, e.name, e.url, table.concat(e.events, " "),
+            e.disabled_reason and ("  " .. e.disabled_reason) or e.failing_since and ("  failing since " .. e.failing_since) or "")
+    end)
+end
+
+local function delivery_line(d)
+    return ("%s  %-7s  %-24s round %d try %d  %s%s"):format(d.id, d.state, d.event, d.round, d.try, d.status_code or "-",
+        d.error and ("  " .. d.error) or "")
+end
+
+function commands.deliveries(args)
+    local filter = { endpoint_id = args.endpoint and id_of(args.endpoint), event = args.event, state = args.state }
+    lines(service().deliveries(args[1], filter, nil, math.max(1, math.min(tonumber(args.limit) or 50, 1000))), args.json, delivery_line)
+end
+
+function commands.show(args)
+    local d = service().delivery(args[1], id_of(args[2]))
+    if args.json then return io.stdout:write(json.encode(d), "\n") end
+    io.stdout:write(delivery_line(d), "\n", json.encode(d.request), "\n", d.answer or "", "\n")
+end
+
+function commands.redeliver(args)
+    if args[2] then
+        io.stdout:write(delivery_line(service().redeliver(scope_of(args), id_of(args[2]))), "\n")
+        return
+    end
+    local total = 0
+    repeat
+        local count, more = service().redeliver_dead(scope_of(args), { endpoint_id = id_of(args.endpoint), event = args.event,
+            limit = 200 })
+        total = total + count
+    until not more or count == 0
+    io.stdout:write(total, " deliveries are sent again\n")
+end
+
+local function set_state(args, state)
+    local endpoint = service().update(scope_of(args), id_of(args[2]), { state = state })
+    io.stdout:write(endpoint.name, " is ", endpoint.state, "\n")
+end
+
+function commands.enable(args) set_state(args, "active") end
+function commands.disable(args) set_state(args, "disabled") end
+
+function commands.test(args) io.stdout:write(delivery_line(service().test(scope_of(args), id_of(args[2]))), "\n") end
+
+local NEEDS = { endpoints = 1, deliveries = 1, show = 2, enable = 2, disable = 2, test = 2 }
+
+---@param words string[] what follows `kasma webhooks`
+---@return integer exit 0 done, 1 failed, 2 wrong use
+function M.run(words)
+    local command = words[1] or ""
+    if command == "--help" then
+        io.stdout:write(M.usage)
+        return 0
+    end
+    local args, bad = args_of({ unpack(words, 2) }, { endpoint = true, event = true, state = true, limit = true, json = false })
+    local enough = args and (command == "redeliver" and #args == (args.endpoint and 1 or 2) or #args == NEEDS[command])
+    if not commands[command] or not enough then
+        io.stderr:write(bad and ("kasma webhooks: " .. bad .. "\n\n") or "", M.usage)
+        return 2
+    end
+    local ok, why = pcall(function()
+        require("kasma.boot").load()
+        if not require("kasma.tenant").by_key(args[1]) then error("there is no tenant " .. args[1], 0) end
+        commands[command](args)
+    end)
+    if ok then return 0 end
+    io.stderr:write("kasma webhooks: ", type(why) == "table" and tostring(why.message) or tostring(why), "\n")
+    return 1
+end
+
+return M

@@ -1,0 +1,36 @@
+-- What webhooks do beside requests: they hear events, try what falls due, forget what is old.
+local sched = require("core.sched")
+local time = require("core.time")
+local due = require("kasma.due")
+local outbox = require("kasma.outbox")
+local schedules = require("kasma.schedules")
+local start = require("kasma.start")
+local dispatch = require("modules.webhooks.dispatch")
+local store = require("modules.webhooks.store")
+local webhooks = require("modules.webhooks.service")
+
+outbox.on_events(webhooks.fan_out)
+due.handler(webhooks.KIND, dispatch.due)
+
+schedules.declare{ name = "webhooks-cleanup", every = 86400000, run = function()
+    local removed, last = 0, ""
+    repeat
+        local keys = store.tenants_after(last)
+        for _, key in ipairs(keys) do
+            removed, last = removed + webhooks.prune(key, time.now()), key
+        end
+    until #keys == 0 or sched.stopping()
+    return { removed = removed }
+end }
+
+start.add("webhooks", function(role)
+    if role == "serve" then return end
+    -- Tries under way get their time; what they leave behind falls due again.
+    sched.on_stop(function()
+        local waited = 0
+        while dispatch.count() > 0 and waited < 12000 do
+            sched.sleep(50)
+            waited = waited + 50
+        end
+    end)
+end)

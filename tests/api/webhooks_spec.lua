@@ -1,0 +1,96 @@
+-- Webhook endpoints over HTTP: who may set them, what they may be, and whose they are. Deliveries: tests/faults/test_webhooks.
+local support = require("api.support")
+
+local URL = "https://hooks.shop.example.org/kasma"
+
+describe("webhook endpoints", function()
+    local shop, other
+
+    setup(function()
+        shop, other = support.tenant(), support.tenant()
+    end)
+
+    local function create(body)
+        body = body or {}
+        return shop.owner:post("/webhooks/endpoints/create", { name = body.name or "w", url = body.url or URL, events = body.events
+            or { "order.*" }, headers = body.headers })
+    end
+
+    it("are set by staff alone, under both paths", function()
+        local customer = support.shopper(shop)
+        assert.equal(403, customer:get("/webhooks/endpoints").status)
+        assert.equal(403, customer:post("/webhooks/endpoints/create", { name = "w", url = URL, events = { "*" } }).status)
+        assert.equal(403, customer:get("/webhooks/events").status)
+        assert.equal(401, support.guest(shop):get("/webhooks/deliveries").status)
+        assert.equal(201, shop.owner:post("/webhooks/endpoints", { name = "w", url = URL, events = { "*" } }).status)
+    end)
+
+    it("refuse what is no event, no public URL, no header of one's own", function()
+        local function messages(body)
+            local answer = create(body)
+            assert.equal(400, answer.status)
+            return table.concat(answer.json.message, "; ")
+        end
+        assert.truthy(messages{ events = { "order.*", "order.nothing" } }:find("events.1", 1, true))
+        assert.truthy(messages{ url = "http://shop.example.org/" }:find("https", 1, true))
+        assert.truthy(messages{ url = "https://localhost/" }:find("public", 1, true))
+        assert.truthy(messages{ headers = { Host = "x" } }:find("headers.Host", 1, true))
+        assert.truthy(messages{ headers = { ["Webhook-Id"] = "x" } }:find("not allowed", 1, true))
+        assert.truthy(messages{ headers = { ["X-A"] = "1\r\nX-B: 2" } }:find("one line", 1, true))
+        assert.equal(400, create{ events = {} }.status)
+        assert.equal(400, create{ name = "" }.status)
+    end)
+
+    it("show their secret once, and belong to their tenant", function()
+        local made = create{ headers = { ["X-Token"] = "hidden" } }.json
+        assert.truthy(made.secret:find("^whsec_[%w+/]+=*$"))
+        local path = "/webhooks/endpoints/" .. made.id
+        local shown = shop.owner:get(path)
+        assert.equal(200, shown.status)
+        assert.is_nil(shown.json.secret)
+        assert.is_nil(shown.body:find("hidden", 1, true))
+        for _, word in ipairs{ "", "/update", "/remove", "/rotate", "/test" } do
+            local answer = word == "" and other.owner:get(path) or other.owner:post(path .. word, {})
+            assert.equal(404, answer.status, word)
+        end
+        assert.equal(404, shop.owner:get("/webhooks/endpoints/not-a-uuid").status)
+        local changed = shop.owner:post(path .. "/update", { state = "disabled" }).json
+        assert.same({ "disabled", "by hand", 2 }, { changed.state, changed.disabledReason, changed.version })
+        local again = shop.owner:post(path .. "/update", { state = "active", name = "Other" }).json
+        assert.same({ "active", "Other" }, { again.state, again.name })
+        local rotated = shop.owner:post(path .. "/rotate").json
+        assert.not_equal(made.secret, rotated.secret)
+        assert.equal(201, shop.owner:post(path .. "/remove").status)
+        assert.equal(404, shop.owner:get(path).status)
+    end)
+
+    it("are fifty at most, also when they come at once", function()
+        local home = support.tenant()
+        local calls = {}
+        for i = 1, 60 do
+            calls[i] = function()
+                return home.owner:copy():post("/webhooks/endpoints/create", { name = "n" .. i, url = URL, events = { "*" } }).status
+            end
+        end
+        local counts = {}
+        for _, status in ipairs(support.parallel(calls)) do counts[status] = (counts[status] or 0) + 1 end
+        assert.same({ [201] = 50, [409] = 10 }, counts)
+        assert.equal(50, #home.owner:get("/webhooks/endpoints").json)
+    end)
+
+    it("find every event in the catalogue with its schema", function()
+        local list = shop.owner:get("/webhooks/events").json
+        local by_name = {}
+        for _, entry in ipairs(list) do by_name[entry.event] = entry end
+        assert.equal("order", by_name["order.placed"].of)
+        assert.truthy(by_name["order.placed"].schema.properties.checkoutId)
+        assert.truthy(by_name["stock.changed"] and by_name["user.created"] and by_name["webhook.disabled"])
+    end)
+
+    it("send nothing again that is not theirs", function()
+        assert.equal(404, shop.owner:post("/webhooks/deliveries/018f6d2e-7a41-7c11-9d7b-0d1f2c3b4a59/redeliver").status)
+        assert.equal(404, shop.owner:post("/webhooks/deliveries/redeliver",
+            { endpointId = "018f6d2e-7a41-7c11-9d7b-0d1f2c3b4a59" }).status)
+        assert.equal(400, shop.owner:get("/webhooks/deliveries?state=odd").status)
+    end)
+end)
