@@ -387,7 +387,6 @@ static void on_event(struct push *p, enum ws_event event) {
         break;
     case WS_BAD:
         count_dropped(w->code == WS_TOO_BIG ? "too_big" : "protocol");
-        forget_unsent(p);
         end(p, w->code, str_of(w->why));
         break;
     default:

@@ -43,7 +43,15 @@ local MADE = {
       from orders o where o.tenant_key = $1]],
 }
 
-local TABLES = { "order_search", "orders", "checkouts", "product_search", "products", "product_categories" }
+local LISTENER = "0190f000-0000-7000-8000-000000000001"
+local NOTICES = { [[insert into users (id, email, created_at, updated_at)
+      values ($1, 'plans@example.test', $2::timestamptz, $2::timestamptz) on conflict (id) do nothing]],
+    [[insert into social_notices (tenant_key, app_key, id, recipient_id, notice_type, title, body, is_read, read_at, created_at, updated_at)
+      select $1, 'app', ('0190f100-0000-7000-8000-' || lpad(n::text, 12, '0'))::uuid, $2, 'SYSTEM', 't', 'b', n % 500 <> 0,
+        case when n % 500 <> 0 then $3::timestamptz end, $3::timestamptz + n * interval '1 second', $3::timestamptz
+      from generate_series(1, $4::int) n]] }
+
+local TABLES = { "social_notices", "order_search", "orders", "checkouts", "product_search", "products", "product_categories" }
 
 local function clear()
     for _, tenant in ipairs(TENANTS) do
@@ -94,6 +102,8 @@ describe("at a few thousand rows in several tenants", function()
             run(tenant, MADE[2], tenant, NOW, ROWS)
             run(tenant, MADE[3], tenant, LEAF)
             for i = 4, #MADE do run(tenant, MADE[i], tenant) end
+            run(tenant, NOTICES[1], LISTENER, NOW)
+            run(tenant, NOTICES[2], tenant, LISTENER, NOW, ROWS)
         end
         -- The owner's job in life; here the figures must be there before the first plan.
         local owner = pg.pool("owner"):session()
@@ -130,6 +140,18 @@ describe("at a few thousand rows in several tenants", function()
             local used = indexes_of([[select o.id from orders o where o.tenant_key = $1 and o.status = 'shipped'
                 order by o.created_at desc limit 20]], TENANTS[1])
             assert.is_true(used.orders_by_status)
+        end)
+
+        it("somebody's notices, from the start and from a cursor, is an index in the order asked for; what is unread, its own", function()
+            local list = require("modules.notices.store").LIST
+            local tenant, id = TENANTS[1], "0190f100-0000-7000-8000-000000000100"
+            for _, from in ipairs{ { "infinity", "ffffffff-ffff-ffff-ffff-ffffffffffff" }, { "2026-01-01T00:01:40Z", id } } do
+                local used = indexes_of(list[false][1], tenant, "app", LISTENER, from[1], from[2], 21, 0)
+                assert.is_true(used.social_notices_newest)
+            end
+            local used = indexes_of(list[true][1], tenant, "app", LISTENER, "infinity", "ffffffff-ffff-ffff-ffff-ffffffffffff", 21, 0)
+            assert.is_true(used.social_notices_unread)
+            assert.is_true(indexes_of(list[true][2], tenant, "app", LISTENER).social_notices_unread)
         end)
 
         it("the relay is the index of what is unsent, and the sweeper's is that of what is due", function()

@@ -18,6 +18,17 @@ function M.insert(n)
         n.reference_id or null, n.metadata and pg.json(n.metadata) or null, n.group_key or null, n.created_at }
 end
 
+-- One text with and one without the condition, so that each has a plan of its own; a page from the start is one from the end of time.
+local PAGE = "select " .. NOTICE .. [[ from social_notices n where n.tenant_key = $1 and n.app_key = $2 and n.recipient_id = $3
+  and (n.created_at, n.id) < ($4::timestamptz, $5::uuid)]]
+local ORDER = " order by n.created_at desc, n.id desc limit $6 offset $7"
+local COUNT = "select count(*)::int as n from social_notices n where n.tenant_key = $1 and n.app_key = $2 and n.recipient_id = $3"
+local UNREAD = " and not n.is_read"
+local SQL = { [true] = { PAGE .. UNREAD .. ORDER, COUNT .. UNREAD }, [false] = { PAGE .. ORDER, COUNT } }
+local LAST_AT, LAST_ID = "infinity", "ffffffff-ffff-ffff-ffff-ffffffffffff"
+
+M.LIST = SQL -- for the test that reads the plans
+
 --- Newest first, from a place on or from an offset.
 ---@param tenant string
 ---@param app string
@@ -25,14 +36,10 @@ end
 ---@param f {limit: integer, offset: integer, unread_only: boolean, after_at: string|nil, after_id: string|nil}
 ---@return table[] rows at most limit + 1, integer total
 function M.list(tenant, app, user, f)
+    local sql = SQL[f.unread_only]
     local results = db.pipeline(tenant, {
-        { "select " .. NOTICE .. [[ from social_notices n where n.tenant_key = $1 and n.app_key = $2 and n.recipient_id = $3
-          and (not $4::boolean or not n.is_read)
-          and ($5::timestamptz is null or (n.created_at, n.id) < ($5::timestamptz, $6::uuid))
-          order by n.created_at desc, n.id desc limit $7 offset $8]],
-            tenant, app, user, f.unread_only, f.after_at or null, f.after_id or null, f.limit + 1, f.offset },
-        { [[select count(*)::int as n from social_notices n where n.tenant_key = $1 and n.app_key = $2 and n.recipient_id = $3
-          and (not $4::boolean or not n.is_read)]], tenant, app, user, f.unread_only },
+        { sql[1], tenant, app, user, f.after_at or LAST_AT, f.after_id or LAST_ID, f.limit + 1, f.offset },
+        { sql[2], tenant, app, user },
     })
     return results[1], results[2][1].n
 end
