@@ -16,4 +16,5 @@ return {
     "0014_outbox_parking",
     "0015_lock_guards",
     "0016_webhooks",
+    "0017_mail_claims",
 }

@@ -202,8 +202,9 @@ function M.transmit(tenant, m)
     error(refused and refused.message or by, 0)
 end
 
-local CLAIM = [[update mail_messages set state = 'sending', attempts = attempts + 1
-  where tenant_key = $1 and key = $2 and state in ('queued', 'sending', 'failed')
+-- A mail that says sending is taken up again by the job that claimed it, after a crash, and by no other job of its key.
+local CLAIM = [[update mail_messages set state = 'sending', attempts = attempts + 1, claimed_by = $3
+  where tenant_key = $1 and key = $2 and (state in ('queued', 'failed') or state = 'sending' and claimed_by is not distinct from $3)
   returning id, template, locale, recipient, attempts]]
 local ENDED = [[update mail_messages set state = $3, sent_at = $4::timestamptz, error = $5, provider_id = $6
   where tenant_key = $1 and key = $2]]
@@ -224,7 +225,7 @@ end
 function M.run(job)
     local data = job.data
     local tenant, key = data.tenant_key, data.key
-    local claimed = db.query(tenant, CLAIM, tenant, key)[1]
+    local claimed = db.query(tenant, CLAIM, tenant, key, tostring(job.id))[1]
     if not claimed then return { skipped = true } end
     if claimed.attempts > 1 then log.info("mail is tried again", { tenant = tenant, id = claimed.id, attempt = claimed.attempts }) end
     crash.at("mail.claimed")

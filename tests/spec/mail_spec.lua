@@ -108,6 +108,17 @@ describe("the suppression list", function()
         assert.equal("unsubscribe", mail.stopped(scope.tenant, "bob@example.test", true))
     end)
 
+    it("lets one job at a time send a mail, and the same one again after a crash", function()
+        local scope = tenant("en")
+        mail.send(scope, { to = "race@example.test", template = "account-exists", key = "k2" })
+        db.query(scope.tenant, "update mail_messages set state = 'sending', attempts = 1, claimed_by = 'j1' where tenant_key = $1",
+            scope.tenant)
+        local function job(id) return { id = id, data = { tenant_key = scope.tenant, key = "k2" }, opts = {}, attempts_made = 0 } end
+        assert.is_true(mail.run(job("j2")).skipped)
+        assert.is_true(mail.run(job("j1")).sent)
+        assert.equal(2, mails.messages(scope.tenant, {}, nil, 1)[1].attempts)
+    end)
+
     it("is kept of a mail whose job comes twice: it is not sent again", function()
         local scope = tenant("en")
         local statements = {}

@@ -18,6 +18,7 @@ local allocation = require("modules.inventory.allocation")
 local cart_service = require("modules.cart.service")
 local customers = require("modules.customers.service")
 local inventory = require("modules.inventory.service")
+local order_events = require("modules.orders.events")
 local numbers = require("modules.orders.numbers")
 local payments = require("modules.payments.service")
 local pricing = require("modules.pricing.service")
@@ -231,7 +232,9 @@ local function statements_of(scope, c)
     add(outbox.job(scope, "sales-queue", "order-confirmation", { orderId = parent, userId = c.owner.user_id or json.null,
         tenant_key = scope.tenant, app_key = scope.app }, { jobId = "oc-" .. parent }))
     add(outbox.job(scope, "sales-queue", "stock-sync", { orderId = parent, tenant_key = scope.tenant, app_key = scope.app }))
-    add(outbox.event(scope, "order.placed", parent, { orderId = parent, checkoutId = c.id }))
+    local records = {}
+    for i, order in ipairs(c.orders) do records[i] = order.record end
+    for _, event in ipairs(order_events.placed(scope, records)) do add(event) end
     add(outbox.row(scope, "mirror.carts", c.cart.id, { id = c.cart.id, version = c.cart.version + 1 }))
     return list
 end

@@ -6,13 +6,12 @@ local uuid, text, minor = schema.uuid(), schema.string(), schema.integer()
 local Items = schema.array(schema.object({ orderItemId = uuid, productId = uuid, variantId = uuid:nullable(), quantity = schema.integer(),
     netMinor = minor }))
 
-events.declare("order.placed", { of = "order", when = "a checkout commits, once for each order", data = { orderId = uuid:optional(),
-    orderNumber = text:optional(), checkoutId = uuid, parentOrderId = uuid:nullable():optional(), userId = uuid:nullable():optional(),
-    status = text:optional(), paymentStatus = text:optional(), paymentMethod = text:optional(), currency = text:optional(),
-    totalMinor = minor:optional(), amountDueMinor = minor:optional(), items = Items:optional() } })
+events.declare("order.placed", { of = "order", when = "a checkout commits, once for each order", data = { orderNumber = text,
+    checkoutId = uuid, parentOrderId = uuid:nullable(), userId = uuid:nullable(), status = text, paymentStatus = text,
+    paymentMethod = text, currency = text, totalMinor = minor, amountDueMinor = minor, items = Items } })
 events.declare("order.status_changed", { of = "order", when = "its status changes", data = { checkoutId = uuid:optional(), from = text,
     to = text, actorKind = text:optional(), actorId = uuid:nullable():optional(), reason = text:nullable():optional() } })
-events.declare("order.paid", { of = "order", when = "its payment status becomes paid", data = { orderId = uuid:optional(),
+events.declare("order.paid", { of = "order", when = "its payment status becomes paid", data = {
     checkoutId = uuid, userId = uuid:nullable():optional(), currency = text:optional(), paidMinor = minor:optional(),
     items = Items:optional() } })
 events.declare("order.payment_failed", { of = "order", when = "its payment status becomes failed", data = { checkoutId = uuid,
@@ -22,5 +21,5 @@ events.declare("order.payment_review", { of = "order", when = "its payment needs
     provider = text:nullable():optional(), transactionId = text:nullable():optional(), reason = text:nullable():optional(),
     currency = text:optional(), amountMinor = minor:optional() } })
 events.declare("order.cancelled", { of = "order", when = "it is cancelled by its owner, by staff or because its time was over",
-    data = { orderId = uuid:optional(), checkoutId = uuid:optional(), userId = uuid:nullable():optional(),
+    data = { checkoutId = uuid:optional(), userId = uuid:nullable():optional(),
         reason = text:nullable():optional(), items = Items:optional() } })

@@ -9,6 +9,7 @@ local due = require("kasma.due")
 local errors = require("kasma.errors")
 local log = require("kasma.log")
 local outbox = require("kasma.outbox")
+local order_events = require("modules.orders.events")
 local payments = require("modules.payments.service")
 local reservations = require("modules.inventory.reservations")
 local store = require("modules.orders.store")
@@ -85,7 +86,7 @@ local function apply_late(tx, tenant, orders, payment, input, now)
 end
 
 --- A verified success: the payment is captured and every order of the checkout is paid, in one transaction.
-local function apply_paid(tx, tenant, scope, orders, payment, input, now)
+local function apply_paid(tx, tenant, orders, payment, input, now)
     local ids = {}
     for i, order in ipairs(orders) do
         ids[i] = order.id
@@ -105,7 +106,8 @@ local function apply_paid(tx, tenant, scope, orders, payment, input, now)
     end
     list[#list + 1] = store.move_tenders(tenant, payment.checkout_id, "held", "captured", now)
     list[#list + 1] = due.drop(tenant, "sales.checkout", payment.checkout_id)
-    list[#list + 1] = outbox.event(scope, "order.paid", orders[1].id, { orderId = orders[1].id, checkoutId = payment.checkout_id })
+    local function to(order) return order.status == "pending" and "processing" or order.status end
+    for _, event in ipairs(order_events.paid(tenant, orders, to)) do list[#list + 1] = event end
     tx:pipeline(list)
     return { applied = true }
 end
@@ -130,7 +132,7 @@ local function apply_failed(tx, tenant, orders, payment, input, now)
 end
 
 --- What a report does to the checkout, decided under the locks of its payments and orders.
-local function apply(tx, tenant, scope, checkout_id, input, now)
+local function apply(tx, tenant, checkout_id, input, now)
     local rows = payments.lock(tx, tenant, checkout_id)
     local orders = store.lock_checkout(tx, tenant, checkout_id)
     local payment = rows[1]
@@ -148,7 +150,7 @@ local function apply(tx, tenant, scope, checkout_id, input, now)
             mark_review(tx, tenant, orders, "amount_mismatch", now)
             return { applied = false, reason = "amount_mismatch" }
         end
-        return apply_paid(tx, tenant, scope, orders, payment, input, now)
+        return apply_paid(tx, tenant, orders, payment, input, now)
     end
     if FAILED[word] then return apply_failed(tx, tenant, orders, payment, input, now) end
     log.warn("a payment service reports an unknown status", { tenant = tenant, order = orders[1].id, status = word })
@@ -158,7 +160,7 @@ end
 --- Stock, promotions and orders of a late payment, in one transaction; KS001 or KS011 when something of it is gone.
 local function take_again(tx, scope, checkout_id, event_id, claims, now)
     local tenant = scope.tenant
-    local payment = payments.lock(tx, tenant, checkout_id)[1]
+    payments.lock(tx, tenant, checkout_id)
     local orders = store.lock_checkout(tx, tenant, checkout_id)
     for _, order in ipairs(orders) do
         if order.status ~= "cancelled" or order.payment_status ~= "review" then return nil end
@@ -177,7 +179,7 @@ local function take_again(tx, scope, checkout_id, event_id, claims, now)
     local result = { applied = true }
     list[#list + 1] = payments.event_result_statement(tenant, event_id, result, true, now)
     list[#list + 1] = outbox.job(scope, "sales-queue", "stock-sync", { orderId = orders[1].id, tenant_key = tenant, app_key = scope.app })
-    list[#list + 1] = outbox.event(scope, "order.paid", orders[1].id, { orderId = orders[1].id, checkoutId = payment.checkout_id })
+    for _, event in ipairs(order_events.paid(tenant, orders, function() return "processing" end)) do list[#list + 1] = event end
     tx:pipeline(list)
     return result
 end
@@ -217,7 +219,7 @@ function M.sync_payment(input)
             provider = input.provider:upper(), event_id = event_id, type = input.status, raw_sha256 = crypto.sha256(json.encode(input)),
             payload = input, now = now }))[1]
         if not event then return { { applied = false, reason = "duplicate" } } end
-        local result = apply(tx, tenant, scope, order.checkout_id, input, now)
+        local result = apply(tx, tenant, order.checkout_id, input, now)
         tx:query(unpack(payments.event_result_statement(tenant, event.id, result, result.applied, now)))
         return { result, result.reason == "paid_after_expiry" and event.id or nil }
     end))
@@ -254,8 +256,7 @@ local function expire(tx, tenant, checkout_id, now)
     end
     list[#list + 1] = store.release_promotions(tenant, checkout_id, now)
     list[#list + 1] = store.move_tenders(tenant, checkout_id, "held", "released", now)
-    list[#list + 1] = outbox.event({ tenant = tenant, app = pending[1].app_key }, "order.cancelled", pending[1].id,
-        { orderId = pending[1].id, checkoutId = checkout_id, reason = "expired" })
+    for _, event in ipairs(order_events.cancelled(tenant, pending, "expired")) do list[#list + 1] = event end
     tx:pipeline(list)
 end
 

@@ -1,8 +1,8 @@
 -- Tries of webhooks. The sweeper must not wait for receivers, and a receiver must not wait for another: a delivery that falls due takes
 -- a lease (its row of due_work is moved on a minute) and goes to its endpoint's lane, a few at a time there; the sweeper goes on at
 -- once. A process that dies leaves the lease: the row falls due again and the try is made again, under the same webhook-id.
--- Bounded: tries at once in all, at an endpoint (one while it is failing), and deliveries that wait in a lane. What finds its lane full
--- stays in due_work and comes again in a while.
+-- Bounded: tries at once in all and at an endpoint (one while it is failing), deliveries that wait in a lane and in all. What finds its
+-- lane full stays in due_work and comes again in a while.
 local http = require("core.http_client")
 local metrics = require("core.metrics")
 local sched = require("core.sched")
@@ -19,10 +19,10 @@ local webhooks = require("modules.webhooks.service")
 local M = {}
 
 local TIMEOUT_MS, ANSWER_MAX, LEASE_MS = 10000, 8192, 60000
-local IN_ALL, IN_LANE, WAITING = 100, 4, 20
+local IN_ALL, IN_LANE, WAITING, HELD = 100, 4, 20, 1000
 
 local slots = sched.semaphore(IN_ALL)
-local lanes, under_way = {}, {}
+local lanes, under_way, held = {}, {}, 0
 local outcomes, seconds
 
 local function lane_of(endpoint)
@@ -95,6 +95,7 @@ local function next_in(lane, endpoint_id)
             local ok, why = pcall(run, entry.d, entry.endpoint)
             slots:release()
             under_way[entry.d.id] = nil
+            held = held - 1
             lane.running = lane.running - 1
             if not ok then
                 log.error("webhook try failed", { tenant = entry.endpoint.tenant_key, delivery = entry.d.id,
@@ -118,22 +119,19 @@ function M.due(tenant, id)
         return webhooks.abandon(tenant, id, "the endpoint is disabled")
     end
     local lane = lane_of(endpoint)
-    local full = #lane.queue >= WAITING
+    local full = #lane.queue >= WAITING or held >= HELD
     local wait = (under_way[id] or not full) and LEASE_MS or math.random(5000, 30000)
     db.pipeline(tenant, { due.move(tenant, webhooks.KIND, id, time.iso(now + wait)) })
     if under_way[id] or full then return end
     crash.at("webhook.claimed")
     under_way[id] = true
+    held = held + 1
     lane.queue[#lane.queue + 1] = { d = d, endpoint = endpoint }
     next_in(lane, endpoint.id)
 end
 
 --- How many tries are made or wait at this moment.
 ---@return integer
-function M.count()
-    local n = 0
-    for _ in pairs(under_way) do n = n + 1 end
-    return n
-end
+function M.count() return held end
 
 return M
