@@ -485,6 +485,27 @@ describe("realtime", function()
         end)
     end)
 
+    it("tells a buyer of each step of an order, and nobody else", function()
+        local sales = require("api.shop")
+        local store, product = sales.simple(5)
+        local buyer, other = support.shopper(store), support.shopper(store)
+        local socket, foreign = websocket(buyer), websocket(other)
+        socket:subscribe("order:user:" .. buyer.user.id)
+        foreign:subscribe("order:user:" .. other.user.id)
+        sales.buyer(store, product, 1, buyer)
+        local placed = sales.must(sales.checkout(buyer, { guestEmail = json.null }))
+        local order = placed.orders[1]
+        local frame = socket:hear{ type = "event" }
+        assert.equal("order.changed", frame.event)
+        assert.equal("order.placed", frame.payload.step)
+        assert.equal(order.id, frame.payload.order_id)
+        assert.is_string(frame.payload.order_number)
+        support.client():post("/api/internal/orders/sync-payment", { orderId = order.id, status = "SUCCESS", provider = "STRIPE" },
+            { ["X-Internal-Secret"] = config.get("INTERNAL_WEBHOOK_SECRET") })
+        assert.equal("order.paid", socket:hear{ type = "event" }.payload.step)
+        assert.is_nil(foreign:next_frame())
+    end)
+
     it("tells who is there", function()
         local realtime = require("modules.realtime.service")
         local user, away = support.shopper(shop), support.shopper(shop)
