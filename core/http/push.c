@@ -47,6 +47,7 @@ struct push {
     struct ws_parser parser;
     struct buf pending; /* came while paused */
     struct bytes **ring;
+    unsigned pings;                      /* of the client since ours */
     unsigned cap, first, count, writing; /* cap is a power of two */
     size_t queued, offset;               /* offset: bytes of the first entry that are out */
     size_t room;                         /* SIZE_MAX: nobody waits for room */
@@ -379,6 +380,11 @@ static void on_event(struct push *p, enum ws_event event) {
             end(p, WS_POLICY, STR("messages are not expected"));
         break;
     case WS_PINGED:
+        if (++p->pings > p->set.pings) {
+            count_dropped("pings");
+            end(p, WS_POLICY, STR("too many pings"));
+            break;
+        }
         send_control(p, frame_of(WS_PONG, w->payload));
         break;
     case WS_CLOSED:
@@ -476,6 +482,7 @@ void push_conn_timeout(struct push *p) {
         return;
     }
     p->stalled = waiting;
+    p->pings = 0;
     uint64_t silent = uv_now(loop_get()) - p->heard_ms;
     if (p->kind == WEBSOCKET && !p->paused && silent >= p->set.silence_ms) {
         count_dropped("silent");
@@ -514,6 +521,7 @@ void push_settings_default(struct push_settings *s) {
         .limits = {.message = (size_t)64 * 1024, .fragments = 64, .text_only = true},
         .queue_bytes = (size_t)1024 * 1024,
         .ping_ms = 25000,
+        .pings = 1000,
         .silence_ms = 60000,
         .retry_ms = 3000,
     };

@@ -24,6 +24,7 @@ struct push_settings {
     struct ws_limits limits;
     size_t queue_bytes;  /* waiting for one client before it is dropped */
     uint64_t ping_ms;    /* between pings, or comment lines of an event stream */
+    unsigned pings;      /* of a client between two of ours: 1008 beyond */
     uint64_t silence_ms; /* without a byte from a WebSocket before it is dropped */
     uint64_t retry_ms;   /* what an event stream tells its client to wait before it comes again; 0: nothing */
 };

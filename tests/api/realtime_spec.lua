@@ -283,6 +283,25 @@ describe("realtime", function()
             if not ok then error(why, 0) end
         end)
 
+        it("close when the tenant is closed, and not when something else of it changes", function()
+            local platform = support.platform()
+            local tenant = support.tenant()
+            local user = support.shopper(tenant)
+            local socket = websocket(user)
+            socket:subscribe(notices_of(user))
+            local function update(body)
+                local answer = platform:post("/tenants/" .. tenant.key .. "/update", body)
+                assert.equal(200, answer.status, answer.body)
+            end
+            update{ name = "Another name" }
+            publish(tenant, notices_of(user), "notice.new", { n = 1 })
+            assert.equal(1, socket:hear{ type = "event" }.payload.n)
+            update{ is_active = false }
+            local code, reason = socket:closed()
+            assert.equal(1008, code)
+            assert.equal("tenant closed", reason)
+        end)
+
         it("close when the membership is taken away", function()
             local user = support.shopper(shop)
             local socket = websocket(user)

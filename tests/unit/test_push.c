@@ -416,6 +416,20 @@ static void test_pings(void **state) {
     WAIT_UNTIL(closed_count == 2);
 }
 
+static void test_too_many_pings(void **state) {
+    (void)state;
+    begin();
+    set.pings = 20;
+    struct client c;
+    upgrade(&c);
+    for (int i = 0; i < 21; i++) says(&c, FIN | WS_PING, STR("p"));
+    for (int i = 0; i < 20; i++) hears(&c, STR("\x8a\x01p"));
+    hears(&c, STR("\x88\x10\x03\xf0too many pings"));
+    client_wait_close(&c);
+    assert_int_equal(closed_code, WS_POLICY);
+    client_close(&c);
+}
+
 /* A producer that would fill the queue waits for room instead. */
 static void test_room(void **state) {
     (void)state;
@@ -539,6 +553,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_half_closed, setup, end_all),
         cmocka_unit_test_setup_teardown(test_slow_reader, setup, end_all),
         cmocka_unit_test_setup_teardown(test_pings, setup, end_all),
+        cmocka_unit_test_setup_teardown(test_too_many_pings, setup, end_all),
         cmocka_unit_test_setup_teardown(test_room, setup, end_all),
         cmocka_unit_test_setup_teardown(test_events, setup, end_all),
         cmocka_unit_test_setup_teardown(test_event_heartbeat, setup, end_all),

@@ -241,7 +241,9 @@ function handlers.auth(connection, frame_)
         return
     end
     if connection.who and connection.who.user_id ~= identity.id then return connection:fail(403, "The connection is another user's") end
-    if identity.restricted or not belongs(who_of(connection.tenant, connection.app, identity)) then
+    local asked, member = pcall(belongs, who_of(connection.tenant, connection.app, identity))
+    if not asked then return connection:fail(503, "Service temporarily unavailable") end
+    if identity.restricted or not member then
         connection:fail(403, "You do not belong to this tenant")
         return connection:close(1008, "not a member")
     end
@@ -453,7 +455,14 @@ local function check_again(test)
 end
 
 invalidate.on("access_user", function(user_id) check_again(function(c) return c.who.user_id == user_id end) end)
-invalidate.on("tenant", function(tenant) check_again(function(c) return c.who.tenant == tenant end) end)
+
+-- Any setting of a tenant says this word: only whether it is open matters here.
+invalidate.on("tenant", function(tenant)
+    sched.spawn(function()
+        local ok, row = pcall(tenants.by_key, tenant)
+        if ok and (not row or not row.is_active) then close_where(function(c) return c.who.tenant == tenant end, "tenant closed") end
+    end)
+end)
 
 -- Words may have been lost while Redis was away: every session is looked up again.
 local function check_sessions()
