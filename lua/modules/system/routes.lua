@@ -111,16 +111,40 @@ route.get("/openapi/:area", {
     end,
 })
 
-local DOCS_HEADERS = { ["Content-Type"] = "text/html; charset=utf-8",
-    ["Content-Security-Policy"] = "default-src 'self'; style-src 'self' 'unsafe-inline'; script-src 'self' 'unsafe-inline'" }
+local areas
+
+-- Tags of what the document shows, once: declarations do not change while a process runs.
+local function area_names()
+    if areas then return areas end
+    local seen = {}
+    areas = {}
+    for _, decl in ipairs(route.all()) do
+        if decl.tag and not decl.hidden and not seen[decl.tag] then
+            seen[decl.tag] = true
+            areas[#areas + 1] = decl.tag
+        end
+    end
+    table.sort(areas)
+    return areas
+end
 
 route.get("/api/docs", {
-    summary = "The API for reading", bare = true, content_type = "text/html",
+    summary = "The API for reading and trying", bare = true, content_type = "text/html",
     handler = function(req)
         if not docs_on() then return no_docs(req) end
-        req:respond(200, DOCS_HEADERS, page.render(route.all()))
+        req:respond(200, page.headers, page.render(area_names()))
     end,
 })
+
+for _, name in ipairs(page.files) do
+    route.get("/api/docs/assets/" .. name, {
+        summary = "What the API page loads: " .. name, bare = true, content_type = "application/octet-stream",
+        handler = function(req)
+            if not docs_on() then return no_docs(req) end
+            req:file(page.path_of(name), { ["Cache-Control"] = "public, max-age=86400" })
+        end,
+    })
+end
 
 route.get("/api/docs/errors", {
     summary = "Every error code with its cause and cure", access = "public", tag = "system",
