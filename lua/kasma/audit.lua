@@ -13,6 +13,7 @@ local db = require("kasma.db")
 local errors = require("kasma.errors")
 local null = require("kasma.null")
 local outbox = require("kasma.outbox")
+local policy = require("kasma.policy")
 
 local M = {}
 
@@ -73,12 +74,14 @@ end
 function M.append(statements, scope, event)
     local id, now = uuid.v7(), time.iso(time.now())
     local request = scope.request
+    local before, after = policy.mask(scope, { action = event.action, entity_type = event.entity_type, entity_id = event.entity_id,
+        outcome = event.outcome or "ok", before = event.before and M.masked(event.before), after = event.after and M.masked(event.after) })
     statements[#statements + 1] = { INDEX, scope.tenant, scope.app, id, scope.actor_id or null, event.action, event.entity_type or null,
         event.entity_id and tostring(event.entity_id) or null, event.outcome or "ok", now }
     statements[#statements + 1] = outbox.row(scope, "audit", scope.tenant, {
         id = id, created_at = now, actor = actor(scope), action = event.action,
         entity = { type = event.entity_type or null, id = event.entity_id and tostring(event.entity_id) or null },
-        before = event.before and M.masked(event.before) or null, after = event.after and M.masked(event.after) or null,
+        before = before or null, after = after or null,
         request = request and { id = request.id or null, ip = request.ip or null, method = request.method or null,
             path = request.path or null, user_agent = request.user_agent or null, idempotency_key = request.idempotency_key or null }
                 or null,

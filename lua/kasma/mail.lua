@@ -18,6 +18,7 @@ local errors = require("kasma.errors")
 local log = require("kasma.log")
 local null = require("kasma.null")
 local outbox = require("kasma.outbox")
+local policy = require("kasma.policy")
 local secrets = require("kasma.secrets")
 local templates = require("kasma.mail_templates")
 local tenants = require("kasma.tenant")
@@ -185,8 +186,10 @@ function M.transmit(tenant, m)
     end
     local form = M.form(tenant, m.template, m.locale)
     if not form then give_up("no mail template " .. m.template) end
-    local ok, by = pcall(transport.deliver, { id = m.id, to = m.to, subject = m.subject or templates.fill(form.subject, m.vars, false),
-        text = templates.fill(form.text, m.vars, false), html = templates.fill(form.html, m.vars, true),
+    local own = policy.mail(tenant, m) or {}
+    local ok, by = pcall(transport.deliver, { id = m.id, to = m.to,
+        subject = own.subject or m.subject or templates.fill(form.subject, m.vars, false),
+        text = own.text or templates.fill(form.text, m.vars, false), html = own.html or templates.fill(form.html, m.vars, true),
         unsubscribe = m.marketing and M.unsubscribe_url(tenant, m.to) or nil })
     if ok then
         ended:add(1, "sent")

@@ -11,6 +11,7 @@ local time = require("core.time")
 local uuid = require("core.uuid")
 local errors = require("kasma.errors")
 local log = require("kasma.log")
+local policy = require("kasma.policy")
 local web = require("kasma.web")
 
 local M = {}
@@ -115,8 +116,14 @@ end
 --- A general rule: one token, or 429.
 ---@param rule "ip"|"user"|"key"
 ---@param subject string
-function M.general(rule, subject)
+---@param tenant string|nil whose rule may set another limit
+function M.general(rule, subject, tenant)
     local r = RULES[rule]
+    local own = policy.limit(tenant, rule, r)
+    if own then
+        r = own
+        subject = tenant .. "|" .. subject
+    end
     local ok, wait = take(rule, subject, r.limit, r.window_s)
     if not ok then refuse(rule, wait, r.limit) end
 end

@@ -28,6 +28,7 @@ local idempotency = require("kasma.idempotency")
 local log = require("kasma.log")
 local modules_gate = require("kasma.gate")
 local null = require("kasma.null")
+local policy = require("kasma.policy")
 local ratelimit = require("kasma.ratelimit")
 local schema = require("kasma.schema")
 local settings = require("kasma.settings")
@@ -317,7 +318,7 @@ local function settle_tenant(ctx, decl, identity)
         elseif identity and identity.tenant_key then
             tenant, app = identity.tenant_key, identity.app_key
         else
-            local host = tenants.by_host(req:header("host"))
+            local host = policy.resolve(req) or tenants.by_host(req:header("host"))
             if host then tenant, app = host.tenant_key, host.app_key else tenant = tenants.DEFAULT end
         end
     end
@@ -365,6 +366,12 @@ local function name_tenant(ctx, decl, value)
     if not app or app.tenant_key ~= row.tenant_key then ctx.app = tenants.DEFAULT end
 end
 
+local function role_keys(ctx)
+    local keys = {}
+    for i, role in ipairs(ctx.access and ctx.access.roles or {}) do keys[i] = role.role_key end
+    return keys
+end
+
 local function check_permission(ctx, decl)
     local user = ctx.user
     if user.restricted and not decl.restricted then
@@ -379,6 +386,9 @@ local function check_permission(ctx, decl)
         allowed = ctx.access and access.allows(ctx.access.platform, permission)
     else
         allowed = ctx.access and access.allows(ctx.access.permissions, permission)
+    end
+    if allowed and not decl.platform_only then
+        allowed = policy.allows(ctx.scope, { user = user, role_keys = role_keys(ctx) }, permission, ctx.req.params, ctx.method)
     end
     if not allowed and not (decl.access.unless and decl.access.unless(ctx)) then
         ctx.denied = permission
@@ -472,11 +482,19 @@ function M.on_denied(fn) denial_sink = fn end
 ---@param fn fun(ctx: kasma.Context)
 function M.on_switched(fn) switch_sink = fn end
 
+-- Which tenant a request seems to be for, before anything is known of its caller: only limits look at it.
+local function candidate_tenant(req)
+    local named = req:header("x-tenant-kasma-id")
+    if named then return tenants.is_key(named) and named or nil end
+    local host = tenants.by_host(req:header("host"))
+    return host and host.tenant_key
+end
+
 -- Runs the steps; answers status, shared headers, text. Raises.
 local function run(ctx, decl)
     local req = ctx.req
     local limited = ratelimit.address_of(req)
-    if limited then ratelimit.general("ip", web.limit_subject(limited)) end
+    if limited then ratelimit.general("ip", web.limit_subject(limited), candidate_tenant(req)) end
 
     local identity
     local identify = decl.identify or auth.identify
@@ -495,7 +513,7 @@ local function run(ctx, decl)
         identity = identify(req)
         if not identity and not decl.public then errors.unauthorized("Access token required") end
     end
-    if limited and identity then ratelimit.general(identity.kind == "key" and "key" or "user", identity.id) end
+    if limited and identity then ratelimit.general(identity.kind == "key" and "key" or "user", identity.id, identity.tenant_key) end
 
     settle_tenant(ctx, decl, identity)
     local unsafe = not SAFE[decl.method]

@@ -5,6 +5,7 @@ local config = require("core.config")
 local crypto = require("core.crypto")
 local errors = require("kasma.errors")
 local settings = require("kasma.settings")
+local policies = require("modules.iam.policies")
 
 local M = {}
 
@@ -75,10 +76,18 @@ function M.is_common(password)
     return stem ~= nil and #stem >= 6 and common[stem] == true
 end
 
---- Raises 400 when the tenant's policy refuses the password.
+--- Raises 400 when the tenant's policy refuses the password: its rule where it has one and it answers, else its settings.
 ---@param tenant string
 ---@param password string
-function M.check_policy(tenant, password)
+---@param user_type string
+function M.check_policy(tenant, password, user_type)
+    local ruled = #password <= MAX_BYTES and policies.password(tenant, function()
+        return { password_length = #password, classes = classes(password), breached = M.is_common(password), user_type = user_type }
+    end)
+    if ruled then
+        if not ruled.ok then errors.validation{ ruled.message or "Password is refused by the policy" } end
+        return
+    end
     local messages = {}
     local min = settings.get(tenant, "auth.password_min_length")
     if #password < min then messages[#messages + 1] = ("Password must be at least %d characters"):format(min) end

@@ -21,6 +21,7 @@ local web = require("kasma.web")
 local failures = require("modules.iam.failures")
 local otp = require("modules.iam.otp")
 local passwords = require("modules.iam.passwords")
+local policies = require("modules.iam.policies")
 local sessions = require("modules.iam.sessions")
 local store = require("modules.iam.store")
 
@@ -106,7 +107,11 @@ end
 function M.register(scope, input, client)
     local email = M.identifier(input.email)
     ratelimit.auth("register_ip", web.limit_subject(client.ip), client.ip)
-    passwords.check_policy(scope.tenant, input.password)
+    local ruled = policies.register(scope, { email = email, display_name = input.display_name }, client)
+    if ruled and not ruled.allow then
+        errors.forbidden{ message = ruled.reason or "Registration is not allowed", code = "registration_denied" }
+    end
+    passwords.check_policy(scope.tenant, input.password, ruled and ruled.user_type or "GENERAL_0")
     local existing = store.user_by_email(email)
     if existing and existing.status ~= "pending" then return register_known(scope, existing, input, client) end
     otp.admit(email, "REGISTER", client.ip)
@@ -114,7 +119,8 @@ function M.register(scope, input, client)
     local nonce, id = crypto.random_hex(32), uuid.v7()
     local key = pending_key(email)
     local entry = { nonce = crypto.sha256(nonce), password = hash, display_name = input.display_name, otp_id = id,
-        exp = time.now() + PENDING_MS,
+        exp = time.now() + PENDING_MS, tenant = scope.tenant, user_type = ruled and ruled.user_type or nil,
+        role_keys = ruled and ruled.role_keys or nil,
         -- Tells, without the password, whether all attempts of a window had the same.
         same = crypto.hmac_sha256(secrets.tenant_key("MASTER", "registration"), email .. "|" .. input.password) }
     otp.create(scope, { id = id, identifier = email, type = "REGISTER", user_id = existing and existing.id, ip = client.ip },
@@ -150,6 +156,17 @@ local function joining(scope, user_id, now)
     }
 end
 
+-- Roles that a rule gives at registration: those alone that anybody may hold.
+local function append_ruled_roles(statements, scope, user_id, keys, now)
+    for _, key in ipairs(keys or {}) do
+        local role = store.role_by_key(scope.tenant, key)
+        if role and #(role.permission_keys or {}) == 0 then
+            statements[#statements + 1] = store.give_role{ tenant_key = scope.tenant, app_key = scope.app, id = uuid.v7(),
+                user_id = user_id, role_key = key, now = now }
+        end
+    end
+end
+
 local function expired_registration()
     errors.unauthorized{ message = "Registration session expired. Please register again.", code = "registration_expired" }
 end
@@ -164,14 +181,17 @@ local function make_account(scope, email, client)
     local id = existing and existing.id or uuid.v7()
     local statements = {
         existing and store.activate_user(id, entry.display_name, now)
-            or store.insert_user{ id = id, email = email, display_name = entry.display_name, user_type = "GENERAL_0", status = "active",
-                verified = true, must_change = not trusted, now = now },
+            or store.insert_user{ id = id, email = email, display_name = entry.display_name,
+                user_type = entry.user_type or "GENERAL_0", status = "active", verified = true, must_change = not trusted, now = now },
         store.put_credential{ id = uuid.v7(), user_id = id, password = trusted and entry.password or nil, now = now },
     }
-    for _, statement in ipairs(joining(scope, id, now)) do statements[#statements + 1] = statement end
+    local joined = joining(scope, id, now)
+    for _, statement in ipairs(joined) do statements[#statements + 1] = statement end
+    if #joined > 0 and entry.tenant == scope.tenant then append_ruled_roles(statements, scope, id, entry.role_keys, now) end
     statements[#statements + 1] = audit.auth_row(scope, { action = "REGISTER_SUCCESS", user_id = id, target = "user:" .. id,
         metadata = { method = "otp" } })
-    statements[#statements + 1] = outbox.event(scope, "user.created", id, { userType = "GENERAL_0", status = "active" })
+    statements[#statements + 1] = outbox.event(scope, "user.created", id, { userType = entry.user_type or "GENERAL_0",
+        status = "active" })
     statements[#statements + 1] = outbox.row(scope, "profile", id, { user_id = id })
     local ok, err = pcall(db.pipeline, scope.tenant, statements)
     if not ok then
@@ -256,13 +276,21 @@ function M.login(scope, input, client)
     if passwords.needs_rehash(user.password) then
         store.rehash(user.credential_id, user.password, passwords.hash(input.password), time.iso(time.now()))
     end
+    local function known_device()
+        return store.device_known(user.id, client.ip, client.user_agent, time.iso(time.now() - 2592000000))
+    end
+    local ruled = policies.login(scope, user, client, known_device)
+    if ruled and ruled.deny then
+        db.pipeline(scope.tenant, { audit.auth_row(scope, { action = "LOGIN_FAILED", user_id = user.id, target = "user:" .. user.id,
+            metadata = { reason = "denied_by_rule" } }) })
+        errors.forbidden{ message = ruled.reason or "Sign-in is not allowed", code = "login_denied" }
+    end
     local step = settings.get(scope.tenant, "auth.login_otp")
+    if ruled and ruled.otp then step = ruled.otp == "skip" and "never" or "always" end
     if user.totp then
         return ask_for_code(scope, user, "TWO_FA", client, "Login requires OTP verification. Enter the code of your authenticator.")
     end
-    local known = step == "new_device"
-        and store.device_known(user.id, client.ip, client.user_agent, time.iso(time.now() - 2592000000))
-    if step == "always" or (step == "new_device" and not known) then
+    if step == "always" or (step == "new_device" and not known_device()) then
         return ask_for_code(scope, user, "LOGIN", client, "Login requires OTP verification. OTP sent to email.")
     end
     failures.clear(email)
@@ -431,7 +459,7 @@ end
 -- Passwords ------------------------------------------------------------------------------------------------------------------
 
 local function set_password(scope, user, password, action, except)
-    passwords.check_policy(scope.tenant, password)
+    passwords.check_policy(scope.tenant, password, user.user_type)
     local credential = store.credential(user.id)
     local now = time.iso(time.now())
     local statements = {}

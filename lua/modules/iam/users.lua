@@ -12,10 +12,12 @@ local log = require("kasma.log")
 local mail = require("kasma.mail")
 local null = require("kasma.null")
 local outbox = require("kasma.outbox")
+local policy = require("kasma.policy")
 local roles = require("kasma.roles")
 local failures = require("modules.iam.failures")
 local members = require("modules.iam.members")
 local passwords = require("modules.iam.passwords")
+local policies = require("modules.iam.policies")
 local sessions = require("modules.iam.sessions")
 local store = require("modules.iam.store")
 
@@ -127,6 +129,28 @@ function M.list(scope, q)
     return views, total
 end
 
+-- The change as a rule of the tenant leaves it: members of a profile and nothing else, texts and lists of texts.
+local function ruled_profile(scope, user, input)
+    if not policy.has(scope.tenant, "user.profile_validate") then return input end
+    local patch = {}
+    for name, value in pairs(input) do
+        if OWN[name] or name == "display_name" then patch[name] = value end
+    end
+    local before = {}
+    for name, value in pairs(profile_of(user.id) or {}) do
+        if OWN[name] then before[name] = value end
+    end
+    before.display_name = user.display_name
+    local changed, messages = policies.profile(scope, before, patch)
+    if messages then errors.validation(messages) end
+    local clean = {}
+    for name, value in pairs(changed) do
+        local fits = LISTS[name] and type(value) == "table" or (not LISTS[name] and type(value) == "string" and #value <= 2000)
+        if fits and (OWN[name] or name == "display_name") then clean[name] = LISTS[name] and json.array(value) or value end
+    end
+    return clean
+end
+
 --- The caller's own profile and name.
 ---@param scope Scope
 ---@param user_id string
@@ -137,6 +161,7 @@ function M.update_self(scope, user_id, input, totp_on)
     local user = existing(user_id)
     local now = time.iso(time.now())
     local fields, any = {}, false
+    input = ruled_profile(scope, user, input)
     for name, value in pairs(input) do
         if OWN[name] then
             if name == "security_settings" and not totp_on then
