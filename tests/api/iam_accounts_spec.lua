@@ -140,7 +140,7 @@ describe("a registration", function()
         local known, fresh = sign_up(shopper.user.email), sign_up(support.unique("f") .. "@example.test")
         assert.same({ 201, 201 }, { known.status, fresh.status })
         assert.same(fresh.json.message, known.json.message)
-        assert.matches("tài khoản", support.eventually(function() return support.mail_to(shopper.user.email) end))
+        assert.matches("tài khoản", (support.eventually(function() return support.mail_to(shopper.user.email) end)))
         assert.same({ 400, "Please wait 60 seconds before requesting a new code" }, told(sign_up(shopper.user.email)))
     end)
 
@@ -297,7 +297,7 @@ describe("failed sign-ins", function()
             local answer = login(tenant, shopper.user.email, "wrong-one", support.outside(tenant.headers))
             assert.equal(401, answer.status)
         end
-        assert.matches("24 giờ", support.eventually(function() return support.mail_to(shopper.user.email) end))
+        assert.matches("24 giờ", (support.eventually(function() return support.mail_to(shopper.user.email) end)))
         redis.call("HDEL", key, "last")
         assert.same({ 401, "Account is locked or suspended" },
             told((login(tenant, shopper.user.email, shopper.user.password, support.outside(tenant.headers)))))

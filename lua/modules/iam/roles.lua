@@ -118,12 +118,23 @@ function M.delete(scope, held, id)
     db.pipeline(scope.tenant, statements)
 end
 
+-- Key of a permission, by its id too.
+local function permission_key(scope, input)
+    if input.permission_key then return input.permission_key end
+    if not input.permission_id then errors.validation{ "permission_id or permission_key should not be empty" } end
+    for _, row in ipairs(store.permissions(scope.tenant)) do
+        if row.id == input.permission_id then return row.permission_key end
+    end
+    errors.not_found("Permission not found")
+end
+
 ---@param scope Scope
 ---@param held table<string, boolean>
 ---@param id string
----@param key string
-function M.grant(scope, held, id, key)
+---@param input {permission_id: string|nil, permission_key: string|nil}
+function M.grant(scope, held, id, input)
     local role = existing(scope, id)
+    local key = permission_key(scope, input)
     if role.is_system then M.is_system() end
     if templates.beyond(held, { key }) then users.escalation() end
     M.check_known(scope, { key })
@@ -140,9 +151,10 @@ end
 ---@param scope Scope
 ---@param held table<string, boolean>
 ---@param id string
----@param key string
-function M.revoke(scope, held, id, key)
+---@param input {permission_id: string|nil, permission_key: string|nil}
+function M.revoke(scope, held, id, input)
     local role = existing(scope, id)
+    local key = permission_key(scope, input)
     if role.is_system then M.is_system() end
     if templates.beyond(held, { key }) then users.escalation() end
     local found = false
@@ -154,19 +166,6 @@ function M.revoke(scope, held, id, key)
         before = { permission = key } })
     db.pipeline(scope.tenant, statements)
     access.changed_tenant(scope.tenant)
-end
-
---- Key of a permission by its id.
----@param scope Scope
----@param input {permission_id: string|nil, permission_key: string|nil}
----@return string
-function M.permission_key(scope, input)
-    if input.permission_key then return input.permission_key end
-    if not input.permission_id then errors.validation{ "permission_id or permission_key should not be empty" } end
-    for _, row in ipairs(store.permissions(scope.tenant)) do
-        if row.id == input.permission_id then return row.permission_key end
-    end
-    errors.not_found("Permission not found")
 end
 
 M.permissions = store.permissions

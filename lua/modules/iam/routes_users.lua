@@ -345,7 +345,7 @@ route.post("/roles/:id/permissions/assign", {
     body = Grant,
     returns = { [201] = Said, [409] = roles.granted, [403] = { users.escalation, roles.is_system } },
     handler = function(ctx)
-        roles.grant(ctx.scope, ctx.grants(), ctx.params.id, roles.permission_key(ctx.scope, ctx.body))
+        roles.grant(ctx.scope, ctx.grants(), ctx.params.id, ctx.body)
         return { success = true }
     end,
 })
@@ -356,7 +356,7 @@ route.post("/roles/:id/permissions/remove", {
     body = Grant:copy(),
     returns = { [200] = Said, [403] = { users.escalation, roles.is_system }, [409] = members.last_owner },
     handler = function(ctx)
-        roles.revoke(ctx.scope, ctx.grants(), ctx.params.id, roles.permission_key(ctx.scope, ctx.body))
+        roles.revoke(ctx.scope, ctx.grants(), ctx.params.id, ctx.body)
         return { success = true }
     end,
 })
