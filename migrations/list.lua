@@ -17,4 +17,5 @@ return {
     "0015_lock_guards",
     "0016_webhooks",
     "0017_mail_claims",
+    "0018_rules",
 }

@@ -12,7 +12,8 @@
  * text, open_until_ms, libs = {{key, source}}} rules.epoch(tenant) -> integer or nil; rules.holds(tenant, id, number)
  * -> bool rules.form(definition [, path]) -> form   {fields = {name = definition}}, {item = definition}, else plain
  * data rules.globals() -> {name = true, or {member = true} of a library} rules.limits(hook) -> {instructions, heap,
- * wall_us, result} rules.reload(), rules.status() -> { {tenant, live, rules, problems}, ... } */
+ * wall_us, result} rules.folder() -> path of the rule files; rules.reload(), rules.status() -> { {tenant, live, rules,
+ * problems}, ... } */
 #include "script/bind_rules.h"
 
 #include <lauxlib.h>
@@ -393,6 +394,11 @@ static int l_limits(lua_State *L) {
     return 1;
 }
 
+static int l_folder(lua_State *L) {
+    lua_pushstring(L, rules_folder());
+    return 1;
+}
+
 static int l_reload(lua_State *L) {
     (void)L;
     rules_reload();
@@ -455,8 +461,9 @@ static void make_type(lua_State *L, const char *name, const luaL_Reg *methods, l
 
 int luaopen_core_rules(lua_State *L) {
     static const luaL_Reg functions[] = {
-        {"pin", l_pin},         {"publish", l_publish}, {"epoch", l_epoch},   {"holds", l_holds},   {"form", l_form},
-        {"globals", l_globals}, {"limits", l_limits},   {"reload", l_reload}, {"status", l_status}, {NULL, NULL}};
+        {"pin", l_pin},       {"publish", l_publish}, {"epoch", l_epoch},   {"holds", l_holds},
+        {"form", l_form},     {"globals", l_globals}, {"limits", l_limits}, {"reload", l_reload},
+        {"folder", l_folder}, {"status", l_status},   {NULL, NULL}};
     static const luaL_Reg methods[] = {
         {"list", l_set_list},     {"count", l_set_count},     {"epoch", l_set_epoch},
         {"memory", l_set_memory}, {"run", l_set_run},         {"describe", l_set_describe},

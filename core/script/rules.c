@@ -571,6 +571,10 @@ bool rules_describe(struct rule_set *s, size_t i, bool (*read)(lua_State *L, voi
            sandbox_describe(t->sandbox, s->at[i]->handle, read, data, report);
 }
 
+bool rules_is_trial(const struct rule_set *s) {
+    return s->trial;
+}
+
 const void *rules_state(const struct rule_set *s) {
     return s->tenant && s->tenant->sandbox ? s->tenant->sandbox : NULL;
 }

@@ -50,6 +50,8 @@ bool rules_open(lua_State *main, const char *dir, bool watch, struct error *err)
 /* Sets that are still held stay readable but cannot be run any more. */
 void rules_close(void);
 bool rules_are_open(void);
+/* The folder of rule files; good until rules_close. */
+const char *rules_folder(void);
 /* Looks at all files of all loaded tenants now. */
 void rules_reload(void);
 
@@ -89,6 +91,8 @@ const struct sandbox_limits *rules_limits(const char *hook);
 const void *rules_state(const struct rule_set *set);
 /* Bytes that this state holds. */
 size_t rules_memory(const struct rule_set *set);
+/* Whether the set was made for trying (rules_overlay). */
+bool rules_is_trial(const struct rule_set *set);
 /* What the last run of the set's tenant logged. */
 struct str rules_log(const struct rule_set *set);
 

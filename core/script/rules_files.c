@@ -32,6 +32,10 @@ struct listing {
 static char root[PATH_MAX];
 static lua_State *platform;
 
+const char *rules_folder(void) {
+    return root;
+}
+
 bool rule_files_open(lua_State *main, const char *dir) {
     platform = main;
     return vm_find_dir(dir, "rules", root);

@@ -41,7 +41,7 @@ end }
 ---@field actor_id string|nil
 ---@field actor_kind "user"|"key"|"guest"|"system"
 ---@field actor_email string|nil
----@field request table|nil {id, ip, method, path, user_agent, idempotency_key} for the audit
+---@field request table|nil {id, ip, method, path, user_agent, idempotency_key, rules_draft} for the audit
 
 ---@return kasma.Context
 function M.new(req, decl)
@@ -139,6 +139,7 @@ local request = { __index = function(self, key)
     if key == "method" then return ctx.method end
     if key == "path" then return ctx.req.path end
     if key == "user_agent" then return ctx.req:header("user-agent") end
+    if key == "rules_draft" then return ctx.req:header("x-kasma-rules-draft") end
     if key == "idempotency_key" then return ctx.idempotency and ctx.idempotency.key end
     return nil
 end }

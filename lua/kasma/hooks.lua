@@ -63,9 +63,13 @@ end
 --- Hands the runs of a quote to whoever keeps them.
 ---@param scope Scope
 ---@param runs RuleRun[]|nil
-function M.note_quote(scope, runs)
+---@param in_checkout boolean|nil their keeping is the order's
+function M.note_quote(scope, runs, in_checkout)
     if not sink or not runs then return end
-    for i = 1, #runs do sink(scope, runs[i]) end
+    for i = 1, #runs do
+        runs[i].in_checkout = in_checkout
+        sink(scope, runs[i])
+    end
 end
 
 -- The moment as rules see it, in the tenant's zone.

@@ -42,6 +42,17 @@ end
 
 -- Categories ------------------------------------------------------------------------------------------------------------------------
 
+--- Which of these categories there are.
+---@param tenant string
+---@param ids string[]
+---@return table<string, table> by id
+function M.categories_exist(tenant, ids)
+    local there = {}
+    for _, category in ipairs(store.categories_by_id(tenant, ids)) do there[category.id] = category end
+    return there
+end
+
+
 ---@param scope Scope
 ---@param input table name, slug, description, parentId, sortOrder, isActive
 ---@return table category row

@@ -23,6 +23,8 @@ local numbers = require("modules.orders.numbers")
 local payments = require("modules.payments.service")
 local pricing = require("modules.pricing.service")
 local reservations = require("modules.inventory.reservations")
+local rules_preview = require("modules.rules.preview")
+local rules_runs = require("modules.rules.runs")
 local store = require("modules.orders.store")
 
 local M = {}
@@ -30,6 +32,11 @@ local M = {}
 local MINUTE_MS, DAY_MS = 60000, 86400000
 local ONLINE = { STRIPE = true, PAYPAL = true }
 local PLANS = 3 -- times a refused allocation is made anew from fresh figures
+
+M.rule_failed = errors.declare{ code = "rule_failed", status = 422, message = "A rule of the shop failed, and nothing is sold without it",
+    cause = "a rule with on_error = block failed", cure = "the merchant mends or disables the rule" }
+M.draft_session = errors.declare{ code = "draft_session", status = 409, message = "A draft session shows prices and sells nothing",
+    cause = "the request carries X-Kasma-Rules-Draft", cure = "send it without the header" }
 
 --- An address as stored: an object; a plain string is its first line and is echoed as the client sent it.
 local function address_of(value)
@@ -232,6 +239,8 @@ local function statements_of(scope, c)
     add(outbox.job(scope, "sales-queue", "order-confirmation", { orderId = parent, userId = c.owner.user_id or json.null,
         tenant_key = scope.tenant, app_key = scope.app }, { jobId = "oc-" .. parent }))
     add(outbox.job(scope, "sales-queue", "stock-sync", { orderId = parent, tenant_key = scope.tenant, app_key = scope.app }))
+    add(rules_preview.snapshot(scope, c.id, c.orders[1].record, c.asked, c.quote))
+    for _, s in ipairs(rules_runs.of_checkout(scope, c.id, c.quote.rule_runs)) do add(s) end
     local records = {}
     for i, order in ipairs(c.orders) do records[i] = order.record end
     for _, event in ipairs(order_events.placed(scope, records)) do add(event) end
@@ -300,6 +309,7 @@ end
 ---@param complete fun(placed: Placed): table|nil the statement that completes the caller's idempotency record in the same transaction
 ---@return Placed
 function M.place(scope, owner, input, complete)
+    if scope.request and scope.request.rules_draft then M.draft_session() end
     local cart = cart_service.find(scope, owner)
     if not cart or #cart.items == 0 then errors.not_found{ message = "The cart is empty", code = "cart_empty" } end
     check_items(cart, input.items)
@@ -318,8 +328,10 @@ function M.place(scope, owner, input, complete)
 
     local ok, placed = pcall(function()
         allocation.place(lines, c.chosen)
-        c.quote = pricing.quote(scope, { lines = lines, owner = owner, guest_hash = c.guest_hash, address = address,
-            shipping_method_id = input.shippingMethodId })
+        c.asked = { lines = lines, owner = owner, guest_hash = c.guest_hash, address = address,
+            shipping_method_id = input.shippingMethodId, checkout = true }
+        c.quote = pricing.quote(scope, c.asked)
+        if c.quote.blocked_by then M.rule_failed{ details = { rule = c.quote.blocked_by } } end
         if input.expectedTotal and pricing.minor("expectedTotal", input.expectedTotal, c.quote.currency) ~= c.quote.total then
             errors.conflict{ message = "The price has changed", code = "price_changed", details = pricing.summary(c.quote) }
         end

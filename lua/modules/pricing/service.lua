@@ -206,7 +206,8 @@ end
 --- Prices lines for an owner.
 ---@param scope Scope
 ---@param q { lines: table[], owner: CartOwner|nil, guest_hash: string|nil, address: table|nil, shipping_method_id: string|nil,
----   at_ms: integer|nil, customer: table|nil, rules: userdata|nil } at_ms, customer and rules: instead of what holds now, for previews
+---   at_ms: integer|nil, customer: table|nil, rules: userdata|nil, checkout: boolean|nil }
+--- at_ms, customer, rules: instead of what holds now, for previews; checkout: its runs are kept by the order's transaction
 ---@return table quote amounts in minor units; see core.pricing
 function M.quote(scope, q)
     local tenant = tenants.by_key(scope.tenant)
@@ -234,7 +235,7 @@ function M.quote(scope, q)
     if quote.shipping and quote.shipping.reason == "method_not_available" then M.method_unavailable() end
     quote.rules = versions_of(set)
     quote.at_ms, quote.customer = now_ms, customer
-    if not q.rules then hooks.note_quote(scope, quote.rule_runs) end
+    if not q.rules then hooks.note_quote(scope, quote.rule_runs, q.checkout) end
     for _, use in ipairs(quote.promotion_uses) do
         local p = promo_by_id[use.promotion_id]
         use.by_customer = p ~= nil and (p.per_customer_limit > 0 or p.max_units_per_customer > 0)
@@ -288,11 +289,21 @@ function M.summary(quote, with_trace)
         body.adjustments[i] = one
     end
     for i, r in ipairs(quote.rejected) do body.rejected[i] = { code = r.code, reason = r.reason } end
+    body.blocked = quote.blocked_by ~= nil
     if with_trace then
         body.trace = {}
+        local keys = {}
+        for _, run in ipairs(quote.rule_runs or {}) do keys[run.rule_id or run.id] = run.id end
         for i, t in ipairs(quote.trace) do
-            body.trace[i] = { stage = t.stage, rule = t.rule or json.null, version = t.version or json.null, before = t.before,
+            body.trace[i] = { stage = t.stage, rule = t.rule and (keys[t.rule] or t.rule) or json.null, version = t.version or json.null,
+                before = t.before,
                 after = t.after, note = t.note }
+        end
+        for _, run in ipairs(quote.rule_runs or {}) do
+            if run.reason or run.outcome ~= "ok" then
+                body.trace[#body.trace + 1] = { stage = run.hook == "tax.resolve" and 7 or 3, rule = run.id, version = run.number,
+                    before = json.null, after = json.null, note = run.reason or run.outcome }
+            end
         end
         json.array(body.trace)
     end

@@ -1,0 +1,299 @@
+-- The checker: everything that can be said of a rule before it runs for a shopper. Syntax; names that do not exist, found by walking
+-- the bytecode of the compiled functions; manifest; config; its own runs on the hook's samples. Needs no store, so the console, the
+-- API, publishing and the command line say the same.
+--
+-- A finding: {severity, code, file, line, column, message, hint, budget}.
+local json = require("core.json")
+local pricing = require("core.pricing")
+local rules = require("core.rules")
+local hooks = require("kasma.hooks")
+local catalogue = require("kasma.hooks_catalogue")
+local samples = require("modules.rules.samples")
+
+local M = {}
+
+local SOURCE_MAX = 65536
+local SCRATCH = "rules-check" -- a tenant of nobody's: what is tried runs in its state
+
+-- Bytecode ---------------------------------------------------------------------------------------------------------------------
+
+local util = require("jit.util")
+local floor = math.floor
+
+-- The numbers of the instructions differ from build to build: they are read off functions that hold just one of them.
+local function opcode(text, pc) return util.funcbc(assert(loadstring(text)), pc) % 256 end
+local GGET, GSET = opcode("return x", 1), opcode("x = 1", 2)
+local TGETS = opcode("local t return t.x", 2)
+
+local HINTS = {
+    os = "for the time use input.now", io = "rules read only their input", print = "use log()", require = "use lib()", next = "use pairs",
+    coroutine = "rules run from end to end", xpcall = "use pcall", _G = "use local", math = "there is no chance in a rule",
+}
+local FORBIDDEN = { "os", "io", "print", "require", "load", "loadstring", "dofile", "coroutine", "next", "setmetatable", "getmetatable",
+    "rawget", "rawset", "rawequal", "_G", "getfenv", "setfenv", "collectgarbage", "newproxy", "ffi", "jit", "debug", "package", "bit",
+    "xpcall", "module", "gcinfo" }
+local forbidden = {}
+for _, name in ipairs(FORBIDDEN) do forbidden[name] = true end
+
+local known
+
+local function nearest(name, names)
+    local best, most = nil, #name > 5 and 3 or 2
+    for other in pairs(names) do
+        local row = {}
+        for j = 0, #other do row[j] = j end
+        for i = 1, #name do
+            local corner = row[0]
+            row[0] = i
+            for j = 1, #other do
+                local cost = corner + (name:byte(i) == other:byte(j) and 0 or 1)
+                corner = row[j]
+                row[j] = math.min(cost, row[j] + 1, row[j - 1] + 1)
+            end
+        end
+        if row[#other] <= most and row[#other] < #other and (row[#other] < most or not best or other < best) then
+            best, most = other, row[#other]
+        end
+    end
+    return best
+end
+M.nearest = nearest
+
+local function walk(fn, found, seen)
+    local info = util.funcinfo(fn)
+    for pc = 1, info.bytecodes - 1 do
+        local ins = util.funcbc(fn, pc)
+        local op = ins % 256
+        if op == GGET or op == GSET then
+            local name = util.funck(fn, -floor(ins / 65536) - 1)
+            local line = util.funcinfo(fn, pc).currentline
+            local member
+            local follows = op == GGET and pc + 1 < info.bytecodes and util.funcbc(fn, pc + 1)
+            if follows and follows % 256 == TGETS and floor(follows / 16777216) == floor(ins / 256) % 256 then
+                member = util.funck(fn, -(floor(follows / 65536) % 256) - 1)
+            end
+            found[#found + 1] = { name = name, member = member, line = line, write = op == GSET }
+        end
+    end
+    if not info.children then return end
+    for i = -1, -1000000000, -1 do
+        local child = util.funck(fn, i)
+        if child == nil then break end
+        if type(child) == "proto" and not seen[child] then
+            seen[child] = true
+            walk(child, found, seen)
+        end
+    end
+end
+
+local function column_of(lines, line, name)
+    local text = lines[line]
+    local at = text and name and text:find(name, 1, true)
+    return at
+end
+
+local function global_findings(fn, out, lines)
+    known = known or assert(rules.globals())
+    local found = {}
+    walk(fn, found, {})
+    table.sort(found, function(a, b)
+        if a.line ~= b.line then return a.line < b.line end
+        return a.name < b.name
+    end)
+    for _, g in ipairs(found) do
+        local place = { line = g.line, column = column_of(lines, g.line, g.name) }
+        if g.write then
+            out("forbidden_global", ("'%s' would be a global; use local"):format(g.name), place)
+        elseif forbidden[g.name] then
+            out("forbidden_global", ("'%s' is not available in rules"):format(g.name), place, HINTS[g.name])
+        elseif not known[g.name] then
+            local near = nearest(g.name, known)
+            out("undefined_global", ("'%s' is not defined"):format(g.name), place,
+                g.name == "prnt" and "to print, use log()" or near and ("did you mean '%s'?"):format(near))
+        elseif g.member and type(known[g.name]) == "table" and not known[g.name][g.member] then
+            place.column = column_of(lines, g.line, g.member)
+            local near = nearest(g.member, known[g.name])
+            out("undefined_global", ("'%s.%s' is not available in rules"):format(g.name, g.member), place,
+                g.name == "math" and g.member:find("random") and HINTS.math or near and ("did you mean '%s'?"):format(near))
+        end
+    end
+end
+
+-- Runs on samples --------------------------------------------------------------------------------------------------------------
+
+local CODES = { unknown_field = true, manifest_field = true, config_invalid = true, readonly = true }
+
+--- A failed run as a finding.
+---@param run RuleRun
+---@return string code, string message, string|nil hint
+function M.told(run)
+    local message = run.message or run.outcome
+    local code, rest = message:match("^([%l_]+): (.*)$")
+    if code and CODES[code] then
+        return code, (rest:gsub("; did you mean '[^']*'%?$", "")), rest:match("did you mean '([^']*)'%?$")
+    end
+    if run.outcome == "error" then return "runtime_error", message end
+    return run.outcome, message
+end
+
+local function budget_of(run, hook)
+    local limits = rules.limits(hook)
+    return { instructions = { used = run.instructions, limit = limits.instructions }, heap = { used = run.heap, limit = limits.heap },
+        wallMicros = { used = run.micros, limit = limits.wall_us } }
+end
+M.budget_of = budget_of
+
+local function try(set, id, hook, out, inputs)
+    local results, first = {}, {}
+    for _, sample in ipairs(inputs) do
+        local run
+        if hook.quote then
+            local quote, err = pricing.quote(sample.input, set)
+            for _, r in ipairs(quote and quote.rule_runs or {}) do
+                if r.id == id then run = r end
+            end
+            -- A rule that was not asked (nothing to tax) has nothing to answer for.
+            run = run or { outcome = quote and "ok" or "error", message = err and err.message, instructions = 0, heap = 0, micros = 0 }
+        else
+            local _
+            _, run = hooks.run(set, set:list(hook.name)[1], sample.input)
+        end
+        local budget = budget_of(run, hook.name)
+        results[#results + 1] = { name = sample.name, outcome = run.outcome, reason = run.reason, budget = budget, log = run.log }
+        if run.outcome ~= "ok" then
+            local code, message, hint = M.told(run)
+            local key = code .. tostring(run.line) .. message
+            if not first[key] then
+                first[key] = true
+                out(code, message, { line = run.line, budget = budget, sample = sample.name }, hint)
+            end
+        elseif run.instructions * 2 > budget.instructions.limit then
+            out("slow_sample", ("'%s' used %d%% of the budget"):format(sample.name,
+                math.floor(100 * run.instructions / budget.instructions.limit)), { severity = "warning", budget = budget })
+        end
+    end
+    return results
+end
+
+-- The check --------------------------------------------------------------------------------------------------------------------
+
+--- The JSON text of a config for the core; an empty table is an object.
+function M.config_text(config)
+    if not config or next(config) == nil then return "{}" end
+    return json.encode(config)
+end
+
+---@class RuleCheckInput
+---@field source string
+---@field hook string|nil what it must be for; nil: what the source says
+---@field settings table|nil {config, priority, on_error, fallback}
+---@field file string|nil what findings call it
+---@field id string|nil key
+---@field libs table[]|nil {key, source}
+---@field inputs table[]|nil more inputs to try it with: {name, input}
+
+---@param o RuleCheckInput
+---@return {ok: boolean, diagnostics: table[], manifest: table|nil, sampleRuns: table[], spec: table|nil}
+function M.run(o)
+    local file, settings = o.file or (o.id or "rule") .. ".lua", o.settings or {}
+    local report = { ok = true, diagnostics = {}, sampleRuns = {} }
+    local lines = {}
+    for text in (o.source .. "\n"):gmatch("(.-)\r?\n") do lines[#lines + 1] = text end
+    local function out(code, message, place, hint)
+        place = place or {}
+        local severity = place.severity or "error"
+        if severity == "error" then report.ok = false end
+        local line = place.line and place.line > 0 and place.line or nil
+        report.diagnostics[#report.diagnostics + 1] = { severity = severity, code = code, file = file, line = line,
+            column = place.column or hint and column_of(lines, line, message:match("'([%w_]+)'")) or column_of(lines, line,
+                message:match("'([%w_]+)'")), message = message, hint = hint, budget = place.budget, sample = place.sample,
+            docsUrl = "/api/docs/rules#" .. code }
+    end
+    local function done()
+        json.array(report.diagnostics)
+        json.array(report.sampleRuns)
+        return report
+    end
+
+    if #o.source > SOURCE_MAX then
+        out("syntax", "the file is longer than 64 KiB")
+        return done()
+    end
+    if o.source:byte(1) == 27 then
+        out("syntax", "bytecode is not taken; a rule is text")
+        return done()
+    end
+    local fn, why = loadstring(o.source, "=" .. file)
+    if not fn then
+        local line, message = tostring(why):match(":(%d+): (.*)$")
+        out("syntax", message or tostring(why), { line = tonumber(line) })
+        return done()
+    end
+    global_findings(fn, out, lines)
+
+    local hook_name = o.hook or o.source:match("hook%s*=%s*[\"']([%w_.]+)[\"']") or "promotion"
+    local hook = catalogue.get(hook_name)
+    if not hook then
+        local names = {}
+        for _, name in ipairs(catalogue.names()) do names[name] = true end
+        local near = nearest(hook_name, names)
+        out("manifest_field", ("'%s' is no hook"):format(hook_name), {}, near and ("did you mean '%s'?"):format(near))
+        return done()
+    end
+    local base = assert(rules.pin(SCRATCH))
+    local id = o.id or "rule"
+    local spec = { id = id, hook = hook_name, name = "rule", source = o.source, libs = o.libs, priority = settings.priority,
+        number = 0 }
+    local set = assert(base:with(spec))
+    local index
+    for _, rule in ipairs(set:list(hook_name)) do
+        if rule.id == id then index = rule.index end
+    end
+    local manifest, failure = set:describe(index)
+    if not manifest then
+        local code, message, hint = M.told(failure)
+        if code == "runtime_error" and message:find("is not available in rules", 1, true) then code = "forbidden_global" end
+        -- What the walk has found already needs no second finding from the run that fell over it.
+        local same = false
+        for _, d in ipairs(report.diagnostics) do same = same or d.line == failure.line and message:find(d.message, 1, true) end
+        if not same then out(code, message, { line = failure.line }, hint) end
+        return done()
+    end
+    report.manifest = manifest
+    for _, field in ipairs{ "needs", "path", "method" } do
+        if manifest[field] ~= nil and hook.kind ~= "route" and hook.kind ~= "workflow" then
+            out("manifest_field", ("'%s' is for route and workflow rules"):format(field))
+        end
+    end
+    if hook.kind == "library" then return done() end
+    if not report.ok then return done() end
+
+    spec.name, spec.on_error = manifest.name, settings.on_error or manifest.on_error
+    spec.priority = settings.priority or manifest.priority or 0
+    local fallback = settings.fallback or manifest.fallback
+    if fallback and type(fallback) == "table" and fallback[1] ~= nil then
+        local ok, wrong = catalogue.check(catalogue.types.list(catalogue.operation), fallback)
+        if not ok then out("invalid_result", "fallback: " .. wrong) end
+        spec.fallback = json.encode(fallback)
+    elseif spec.on_error == "fallback" and hook_name == "promotion" then
+        out("manifest_field", "on_error is fallback, and there is no fallback")
+    end
+    spec.config = M.config_text(settings.config)
+    report.spec = spec
+    set = assert(base:with(spec))
+    local ready
+    ready, failure = set:describe(index) -- loads it with its config
+    if not ready then
+        local code, message, hint = M.told(failure)
+        out(code, message, { line = failure.line }, hint)
+        return done()
+    end
+    if hook.kind == "hook" then
+        local inputs = hook.quote and samples.quotes(hook_name, settings.config) or catalogue.samples(hook)
+        for _, more in ipairs(o.inputs or {}) do inputs[#inputs + 1] = more end
+        report.sampleRuns = try(set, id, hook, out, inputs)
+    end
+    return done()
+end
+
+return M

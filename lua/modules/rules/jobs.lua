@@ -1,0 +1,21 @@
+-- What the rule platform does in the background: publications that fall due, previews over many orders, and writing down runs.
+local due = require("kasma.due")
+local jobs = require("kasma.jobs")
+local settings = require("kasma.settings")
+local start = require("kasma.start")
+local preview = require("modules.rules.preview")
+local runs = require("modules.rules.runs")
+local rules = require("modules.rules.service")
+
+due.handler("rules.schedule", rules.on_due)
+
+jobs.handler("rules-queue", "preview", function(job) preview.work(job.data.tenant_key, job.data.app_key, job.data.previewId) end)
+
+settings.declare("rules", {
+    { key = "rules.approval", type = "enum", values = { "none", "hooks", "all" }, default = "none",
+        help = "Whether a second person approves what is published" },
+    { key = "rules.approvalHooks", type = "list", item = "text", default = {}, help = "Hooks whose rules a second person approves" },
+    { key = "rules.http_hosts", type = "list", item = "text", default = {}, help = "Host names that rules may call" },
+})
+
+start.add("rules", function() runs.start() end)

@@ -1,0 +1,88 @@
+-- Which rules a worker holds for a tenant. The truth is PostgreSQL: an epoch per tenant, moved on by whatever changes what is live.
+-- A worker that asks reads the epoch anew when what it knows is older than a second, and loads what changed; a word by Redis makes it
+-- sooner. With Redis away, or a message lost, it is a second late; with PostgreSQL away it goes on with what it holds.
+local json = require("core.json")
+local rules = require("core.rules")
+local sched = require("core.sched")
+local time = require("core.time")
+local cache = require("kasma.cache")
+local heartbeat = require("kasma.heartbeat")
+local hooks = require("kasma.hooks")
+local invalidate = require("kasma.invalidate")
+local log = require("kasma.log")
+local check = require("modules.rules.check")
+local drafts = require("modules.rules.drafts")
+local store = require("modules.rules.store")
+
+local M = {}
+
+--- A row of a rule with its version, as the core takes it.
+---@param row table id, key, hook, name, breaker_until, version, source, settings, libs
+---@return table spec
+function M.spec(row)
+    local settings = row.settings or {}
+    local fallback = settings.fallback
+    return { id = row.key, rule_id = row.id, hook = row.hook, name = row.name, number = row.version, priority = settings.priority or 0,
+        on_error = settings.on_error, source = row.source, config = check.config_text(settings.config),
+        fallback = type(fallback) == "table" and fallback[1] ~= nil and json.encode(fallback) or nil,
+        open_until_ms = row.breaker_until and row.breaker_until ~= json.null and time.parse(row.breaker_until) or 0,
+        libs = type(row.libs) == "table" and row.libs or nil }
+end
+
+local function load(tenant, epoch)
+    local row, active = store.active(tenant)
+    local paused, specs = {}, {}
+    for _, hook in ipairs(row and row.paused or {}) do paused[hook] = true end
+    for _, rule in ipairs(active) do
+        if not paused["*"] and not paused[rule.hook] and rule.hook ~= "library" then specs[#specs + 1] = M.spec(rule) end
+    end
+    epoch = math.max(epoch, row and row.epoch or 0)
+    local ok, err = rules.publish(tenant, epoch, specs)
+    if not ok then
+        -- What was live stays live; the next look tries again.
+        log.error("rules could not be loaded", { tenant = tenant, epoch = epoch, error = err.message })
+        return
+    end
+    if epoch > 0 then heartbeat.set_epoch(tenant, epoch) end
+end
+
+local epochs = cache.new{ ttl_ms = 1000, load = function(tenant)
+    local epoch = store.epoch(tenant)
+    if rules.epoch(tenant) ~= epoch then load(tenant, epoch) end
+    return epoch
+end }
+
+--- Sees to it that this process holds the tenant's rules of an epoch that was true within the last second.
+---@param tenant string
+function M.ensure(tenant)
+    local ok, why = pcall(epochs.get, epochs, tenant)
+    if ok then return end
+    if rules.epoch(tenant) then
+        log.debug("the epoch of rules could not be read", { tenant = tenant })
+        return
+    end
+    error(why, 0)
+end
+
+--- Something that is live has changed: here now, elsewhere as fast as word gets about.
+---@param tenant string
+function M.changed(tenant)
+    epochs:drop(tenant)
+    local ok, why = pcall(epochs.get, epochs, tenant)
+    if not ok then log.warn("rules are loaded later", { tenant = tenant, error = tostring(why) }) end
+    invalidate.send("rules", tenant)
+end
+
+invalidate.on("rules", function(tenant)
+    epochs:drop(tenant)
+    if not rules.epoch(tenant) then return end -- nobody has asked for them here yet
+    sched.spawn(function() pcall(M.ensure, tenant) end)
+end)
+
+hooks.set_source(function(scope)
+    M.ensure(scope.tenant)
+    local draft = scope.request and scope.request.rules_draft
+    return draft and drafts.set_of(scope, draft) or nil
+end)
+
+return M

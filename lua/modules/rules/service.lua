@@ -1,0 +1,549 @@
+-- What a rule goes through: a draft that is checked whenever it is saved, versions that never change, one of them active. Publishing is
+-- checks, then one transaction (version, active version, epoch, audit), then word to the workers.
+local crypto = require("core.crypto")
+local json = require("core.json")
+local sched = require("core.sched")
+local time = require("core.time")
+local uuid = require("core.uuid")
+local audit = require("kasma.audit")
+local db = require("kasma.db")
+local due = require("kasma.due")
+local errors = require("kasma.errors")
+local catalogue = require("kasma.hooks_catalogue")
+local outbox = require("kasma.outbox")
+local settings = require("kasma.settings")
+local check = require("modules.rules.check")
+local drafts = require("modules.rules.drafts")
+local live = require("modules.rules.live")
+local store = require("modules.rules.store")
+local tests = require("modules.rules.tests")
+
+local M = {}
+
+local RULES_MAX, PER_HOOK = 200, 25
+local LIVE_WAIT_MS = 1500
+
+M.key_taken = errors.declare{ code = "key_taken", status = 409, message = "A rule of this key exists",
+    cause = "keys are unique in a tenant",
+    cure = "choose another key" }
+M.rule_limit = errors.declare{ code = "rule_limit", status = 409, message = "A tenant has 200 rules at most",
+    cause = "200 rules exist", cure = "remove one" }
+M.hook_limit = errors.declare{ code = "hook_limit", status = 409, message = "A hook has 25 active rules at most",
+    cause = "25 rules of the hook are active", cure = "disable one" }
+M.draft_conflict = errors.declare{ code = "draft_conflict", status = 409, message = "The draft was changed by somebody else",
+    cause = "the revision is not the newest", cure = "read the draft again" }
+M.rule_locked = errors.declare{ code = "rule_locked", status = 409, message = "The rule comes from a file", cause = "its origin is file",
+    cure = "change the file" }
+M.check_failed = errors.declare{ code = "rule_check_failed", status = 422, message = "The rule does not pass its check",
+    cause = "see details.diagnostics", cure = "mend what it names" }
+M.tests_failed = errors.declare{ code = "rule_tests_failed", status = 422, message = "The rule does not pass its tests",
+    cause = "see details.diagnostics", cure = "mend the rule or the test" }
+M.warning_not_accepted = errors.declare{ code = "warning_not_accepted", status = 409, message = "The check warns",
+    cause = "a warning's code is not in acceptWarnings", cure = "mend it, or accept the code" }
+M.rule_active = errors.declare{ code = "rule_active", status = 409, message = "The rule is active", cause = "it is live",
+    cure = "disable it first" }
+M.rule_off = errors.declare{ code = "rule_off", status = 409, message = "The rule is not in that state",
+    cause = "it was never published, or is archived", cure = "publish or restore it" }
+M.same_person = errors.declare{ code = "same_person", status = 403, message = "Somebody else has to approve",
+    cause = "the approver is the author", cure = "ask a colleague" }
+M.request_decided = errors.declare{ code = "request_decided", status = 409, message = "The request is decided already",
+    cause = "it is done, rejected or cancelled", cure = "none is needed" }
+M.secret_in_use = errors.declare{ code = "secret_in_use", status = 409, message = "A live rule needs this secret",
+    cause = "a rule's needs name it", cure = "disable the rule first" }
+
+---@param tenant string
+---@param ref string id or key
+---@return table rule; raises not found
+function M.find(tenant, ref)
+    local rule = store.find(tenant, ref)
+    if not rule then errors.not_found{ message = "Rule not found" } end
+    return rule
+end
+
+--- The libraries that a source takes from, and those they take from. Raises nothing: what is missing the check tells.
+---@param tenant string
+---@param source string
+---@return table[] {key, version, sha256, source}
+function M.libraries(tenant, source)
+    local list, seen = {}, {}
+    local function take(text, depth)
+        if depth > 3 or #list >= 20 then return end
+        for key in text:gmatch("%f[%w_]lib%s*%(?%s*[\"']([%w_-]+)[\"']") do
+            if not seen[key] then
+                seen[key] = true
+                local row = store.library(tenant, key)
+                if row then
+                    list[#list + 1] = { key = key, version = row.version, sha256 = row.sha256, source = row.source }
+                    take(row.source, depth + 1)
+                end
+            end
+        end
+    end
+    take(source, 1)
+    return list
+end
+
+-- Which rows a config points at: pickers of the manifest whose table is known here.
+local function lost_rows(tenant, manifest, config)
+    local lost = {}
+    local wanted, paths = {}, {}
+    local function look(schema, value, path)
+        if type(schema) ~= "table" or value == nil then return end
+        if schema.kind == "optional" or schema.kind == "list" or schema.kind == "map" then
+            if schema.kind == "optional" then return look(schema.item, value, path) end
+            if type(value) ~= "table" then return end
+            for k, v in pairs(value) do look(schema.item, v, path .. "[" .. tostring(k) .. "]") end
+        elseif schema.kind == "object" then
+            for name, of in pairs(schema.fields or {}) do look(of, type(value) == "table" and value[name] or nil, path .. "." .. name) end
+        elseif schema.kind == "category" and type(value) == "string" and #value == 36 then
+            wanted[#wanted + 1], paths[value] = value, path
+        end
+    end
+    look(manifest and manifest.config, config, "config")
+    if #wanted == 0 then return lost end
+    local there = require("modules.catalog.service").categories_exist(tenant, wanted)
+    for _, id in ipairs(wanted) do
+        if not there[id] then
+            lost[#lost + 1] = { severity = "error", code = "config_invalid",
+                message = ("%s: category %s does not exist"):format(paths[id], id) }
+        end
+    end
+    return lost
+end
+
+--- Checks a draft as publishing does, without its tests.
+---@param tenant string
+---@param o {source: string, hook: string|nil, settings: table|nil, key: string|nil, inputs: table[]|nil}
+---@return table report see check.run
+function M.check(tenant, o)
+    local report = check.run{ source = o.source, hook = o.hook, settings = o.settings, id = o.key, libs = M.libraries(tenant, o.source),
+        inputs = o.inputs }
+    if report.ok then
+        for _, d in ipairs(lost_rows(tenant, report.manifest, o.settings and o.settings.config)) do
+            report.ok = false
+            report.diagnostics[#report.diagnostics + 1] = d
+        end
+    end
+    return report
+end
+
+--- Runs tests against a source.
+---@param tenant string
+---@param o {source: string, hook: string, settings: table, key: string, tests: string, only: string|nil}
+---@return table report
+function M.test(tenant, o)
+    local checked = M.check(tenant, o)
+    if not checked.spec then
+        M.check_failed{ details = { diagnostics = checked.diagnostics } }
+    end
+    local report, finding = tests.run{ spec = checked.spec, hook = o.hook, tests = o.tests, only = o.only }
+    if not report then M.tests_failed{ details = { diagnostics = json.array{ finding } } } end
+    return report
+end
+
+-- Drafts -----------------------------------------------------------------------------------------------------------------------
+
+local function clean_settings(s)
+    s = s or {}
+    return { config = s.config, priority = s.priority, on_error = s.on_error, fallback = s.fallback }
+end
+
+---@param scope Scope
+---@param input table key, hook, name, source, settings, tests
+---@return table rule, table draft, table report
+function M.create(scope, input)
+    if not catalogue.get(input.hook) then errors.bad_request{ message = { "hook is not one of ours" }, code = "hook_unknown" } end
+    if store.count(scope.tenant) >= RULES_MAX then M.rule_limit() end
+    local now, id = time.iso(time.now()), uuid.v7()
+    local row = { tenant_key = scope.tenant, app_key = scope.app, id = id, key = input.key, hook = input.hook, name = input.name,
+        priority = input.settings and input.settings.priority or 0, origin = input.origin or "console", created_by = scope.actor_id,
+        source = input.source, settings = clean_settings(input.settings), tests = input.tests or "", now = now }
+    local statements = { store.insert_rule(row), store.insert_draft(row) }
+    audit.append(statements, scope, { action = "rules.create", entity_type = "rule", entity_id = id, after = { key = input.key,
+        hook = input.hook, name = input.name } })
+    errors.unique({ rules_key_once = M.key_taken.code }, db.pipeline, scope.tenant, statements)
+    local report = M.check(scope.tenant, { source = row.source, hook = row.hook, settings = row.settings, key = row.key })
+    return store.find(scope.tenant, id), store.draft(scope.tenant, id), report
+end
+
+---@param scope Scope
+---@param ref string
+---@param input table revision, source, settings, tests (any of them)
+---@return table rule, table draft, table report
+function M.save(scope, ref, input)
+    local rule = M.find(scope.tenant, ref)
+    if rule.origin == "file" then M.rule_locked() end
+    local draft = store.draft(scope.tenant, rule.id)
+    local now = time.iso(time.now())
+    local fresh = { tenant_key = scope.tenant, rule_id = rule.id, revision = input.revision, source = input.source or draft.source,
+        settings = input.settings and clean_settings(input.settings) or draft.settings, tests = input.tests or draft.tests,
+        updated_by = scope.actor_id, now = now }
+    db.transaction(scope.tenant, function(tx)
+        if not tx:pipeline{ store.save_draft(fresh) }[1][1] then
+            M.draft_conflict{ details = { yours = input.revision, theirs = draft.revision } }
+        end
+        local last = {}
+        audit.append(last, scope, { action = "rules.save", entity_type = "rule", entity_id = rule.id,
+            after = { revision = input.revision + 1, sha256 = crypto.sha256(fresh.source) } })
+        tx:at_commit(last)
+    end)
+    local report = M.check(scope.tenant, { source = fresh.source, hook = rule.hook, settings = fresh.settings, key = rule.key })
+    if report.manifest and type(report.manifest.name) == "string" and report.manifest.name ~= rule.name and rule.state == "draft" then
+        db.pipeline(scope.tenant, { store.rename(scope.tenant, rule.id, report.manifest.name, now) })
+    end
+    return store.find(scope.tenant, rule.id), store.draft(scope.tenant, rule.id), report
+end
+
+--- The draft becomes the active version again.
+function M.discard(scope, ref)
+    local rule = M.find(scope.tenant, ref)
+    if not rule.active_version
+        or rule.active_version == json.null then M.rule_off{ message = "There is no active version to go back to" } end
+    local draft = store.draft(scope.tenant, rule.id)
+    local version = store.version(scope.tenant, rule.id, rule.active_version)
+    return M.save(scope, rule.id, { revision = draft.revision, source = version.source, settings = version.settings,
+        tests = version.tests })
+end
+
+-- Publishing -------------------------------------------------------------------------------------------------------------------
+
+local function sha_of(source, set)
+    return crypto.sha256(source .. "\0" .. audit.canonical(set))
+end
+
+--- Waits, at most a moment, until every live worker has loaded the epoch.
+---@return {workers: integer, loaded: integer}
+local function await_live(tenant, epoch)
+    local deadline = time.mono() + LIVE_WAIT_MS * 1000
+    while true do
+        local row = store.live(tenant, epoch)
+        if row.loaded >= row.workers or time.mono() > deadline then return { workers = row.workers, loaded = row.loaded } end
+        sched.sleep(25)
+    end
+end
+
+--- All checks of publishing. Raises what fails.
+local function examine(tenant, rule, draft, accepted)
+    local report = M.check(tenant, { source = draft.source, hook = rule.hook, settings = draft.settings, key = rule.key,
+        inputs = require("modules.rules.preview").stored_inputs(tenant, rule.hook) })
+    if not report.ok then M.check_failed{ details = { diagnostics = report.diagnostics } } end
+    if draft.tests ~= "" and report.spec then
+        local result, finding = tests.run{ spec = report.spec, hook = rule.hook, tests = draft.tests }
+        if not result then M.tests_failed{ details = { diagnostics = json.array{ finding } } } end
+        if result.failed > 0 then
+            local failed = {}
+            for _, c in ipairs(result.cases) do
+                if not c.ok then
+                    failed[#failed + 1] = { severity = "error", code = "test_failed", message = c.name .. ": " .. table.concat(c.diff,
+                        "; ") }
+                end
+            end
+            M.tests_failed{ details = { diagnostics = json.array(failed) } }
+        end
+        report.tests = { passed = result.passed, failed = result.failed }
+    end
+    local allowed = {}
+    for _, code in ipairs(accepted or {}) do allowed[code] = true end
+    for _, d in ipairs(report.diagnostics) do
+        if d.severity == "warning" and not allowed[d.code] then
+            M.warning_not_accepted{ details = { diagnostics = report.diagnostics } }
+        end
+    end
+    return report
+end
+
+-- The transaction that makes a version live. `o`: source, settings, tests, note, source_version, revision, approved_by, published_by.
+local function make_live(scope, rule, o, report)
+    local now, epoch, number = time.iso(time.now()), nil, nil
+    local libs = {}
+    for i, l in ipairs(M.libraries(scope.tenant, o.source)) do libs[i] = l end
+    local name = report.manifest and type(report.manifest.name) == "string" and report.manifest.name or rule.name
+    local set = clean_settings(o.settings)
+    local priority = set.priority or report.manifest and tonumber(report.manifest.priority) or 0
+    set.priority = priority
+    set.on_error = set.on_error or report.manifest and report.manifest.on_error or "skip"
+    db.transaction(scope.tenant, function(tx)
+        local row = store.lock(tx, scope.tenant, rule.id)
+        if o.revision then
+            local draft = store.lock_draft(tx, scope.tenant, rule.id)
+            if draft.revision ~= o.revision then M.draft_conflict{ details = { yours = o.revision, theirs = draft.revision } } end
+        end
+        if row.state == "archived" then M.rule_off{ message = "The rule is removed; restore it first" } end
+        if store.count_active(tx, scope.tenant, rule.hook, rule.id) >= PER_HOOK then M.hook_limit() end
+        number = row.last_version + 1
+        local statements = {
+            store.insert_version{ tenant_key = scope.tenant, app_key = scope.app, rule_id = rule.id, version = number, source = o.source,
+                settings = set, tests = o.tests or "", libs = libs, sha256 = sha_of(o.source, set), note = o.note,
+                source_version = o.source_version, check_report = { samples = #report.sampleRuns, tests = report.tests },
+                published_by = o.published_by or scope.actor_id, approved_by = o.approved_by, now = now },
+            store.activate(scope.tenant, rule.id, number, priority, name, now),
+            store.bump(scope, now),
+            outbox.event(scope, "rule.published", rule.id, { key = rule.key, hook = rule.hook, version = number }),
+        }
+        audit.append(statements, scope, { action = o.source_version and "rules.rollback" or "rules.publish", entity_type = "rule",
+            entity_id = rule.id, before = { version = row.active_version }, after = { version = number, note = o.note,
+                sourceVersion = o.source_version } })
+        epoch = tx:pipeline(statements)[3][1].epoch
+    end)
+    live.changed(scope.tenant)
+    return { version = number, epoch = epoch, live = await_live(scope.tenant, epoch) }
+end
+
+local function needs_approval(tenant, hook)
+    local wanted = settings.get(tenant, "rules.approval")
+    if wanted == "all" then return true end
+    for _, name in ipairs(settings.get(tenant, "rules.approvalHooks")) do
+        if name == hook then return true end
+    end
+    return false
+end
+
+---@param scope Scope
+---@param ref string
+---@param input table revision, note, at, until, acceptWarnings
+---@return integer status, table body
+function M.publish(scope, ref, input)
+    local rule = M.find(scope.tenant, ref)
+    local draft = store.draft(scope.tenant, rule.id)
+    if draft.revision ~= input.revision then M.draft_conflict{ details = { yours = input.revision, theirs = draft.revision } } end
+    local report = examine(scope.tenant, rule, draft, input.acceptWarnings)
+    local now = time.now()
+    local at, until_ms = input.at and time.parse(input.at), input["until"] and time.parse(input["until"])
+    if until_ms and until_ms <= (at or now) then
+        errors.bad_request{ message = { "until must come after at" }, code = "window_invalid" }
+    end
+    local approval = needs_approval(scope.tenant, rule.hook)
+    if not approval and not (at and at > now) then
+        local done = make_live(scope, rule, { source = draft.source, settings = draft.settings, tests = draft.tests, note = input.note,
+            revision = input.revision }, report)
+        if until_ms then
+            local id = uuid.v7()
+            db.pipeline(scope.tenant, { store.insert_request{ tenant_key = scope.tenant, app_key = scope.app, id = id, rule_id = rule.id,
+                source = draft.source, settings = draft.settings, tests = draft.tests, note = input.note, until_at = input["until"],
+                state = "done", version = done.version, requested_by = scope.actor_id, now = time.iso(now) },
+                due.put(scope, "rules.schedule", id, until_ms) })
+        end
+        return 201, done
+    end
+    local id = uuid.v7()
+    local state = approval and "pending_approval" or "scheduled"
+    local statements = { store.insert_request{ tenant_key = scope.tenant, app_key = scope.app, id = id, rule_id = rule.id,
+        source = draft.source, settings = draft.settings, tests = draft.tests, note = input.note, publish_at = at and input.at,
+        until_at = input["until"], accepted = input.acceptWarnings, state = state, requested_by = scope.actor_id, now = time.iso(now) } }
+    if state == "scheduled" then statements[2] = due.put(scope, "rules.schedule", id, at) end
+    audit.append(statements, scope, { action = "rules.request", entity_type = "rule", entity_id = rule.id, after = { note = input.note,
+        state = state, at = input.at, ["until"] = input["until"] } })
+    db.pipeline(scope.tenant, statements)
+    return 202, { state = state, requestId = id }
+end
+
+local function publish_request(scope, request, approved_by)
+    local rule = M.find(scope.tenant, request.rule_id)
+    local snapshot = { source = request.source, settings = request.settings, tests = request.tests }
+    local report = examine(scope.tenant, rule, snapshot, request.accepted)
+    return make_live(scope, rule, { source = snapshot.source, settings = snapshot.settings, tests = snapshot.tests, note = request.note,
+        approved_by = approved_by, published_by = request.requested_by ~= json.null and request.requested_by or nil }, report)
+end
+
+local function open_request(tenant, id)
+    local request = store.request(tenant, id)
+    if not request then errors.not_found{ message = "Request not found" } end
+    if request.state ~= "pending_approval" and request.state ~= "scheduled" then M.request_decided() end
+    return request
+end
+
+---@param scope Scope
+---@param id string
+---@param note string
+---@return integer status, table body
+function M.approve(scope, id, note)
+    local request = open_request(scope.tenant, id)
+    if request.state ~= "pending_approval" then M.request_decided() end
+    if request.requested_by == scope.actor_id then M.same_person() end
+    local now = time.now()
+    local at = request.publish_at ~= json.null and request.publish_at and time.parse(request.publish_at)
+    if at and at > now then
+        local statements = { store.decide(scope.tenant, id, { "pending_approval" }, "scheduled", scope.actor_id, nil, note, time.iso(now)),
+            due.put(scope, "rules.schedule", id, at) }
+        audit.append(statements, scope, { action = "rules.approve", entity_type = "rule", entity_id = request.rule_id,
+            after = { note = note } })
+        db.pipeline(scope.tenant, statements)
+        return 202, { state = "scheduled", requestId = id }
+    end
+    if not db.pipeline(scope.tenant, { store.decide(scope.tenant, id, { "pending_approval" }, "done", scope.actor_id, nil, note,
+        time.iso(now)) })[1][1] then M.request_decided() end
+    local ok, done = pcall(publish_request, scope, request, scope.actor_id)
+    if not ok then
+        db.pipeline(scope.tenant, { store.decide(scope.tenant, id, { "done" }, "pending_approval", nil, nil, nil, time.iso(now)) })
+        error(done, 0)
+    end
+    local statements = { store.decide(scope.tenant, id, { "done" }, "done", scope.actor_id, done.version, note, time.iso(now)) }
+    audit.append(statements, scope, { action = "rules.approve", entity_type = "rule", entity_id = request.rule_id, after = { note = note,
+        version = done.version } })
+    if request.until_at ~= json.null and request.until_at then
+        statements[#statements + 1] = due.put(scope, "rules.schedule", id, time.parse(request.until_at))
+    end
+    db.pipeline(scope.tenant, statements)
+    return 201, done
+end
+
+---@param scope Scope
+---@param id string
+---@param state "rejected"|"cancelled"
+---@param note string
+function M.refuse(scope, id, state, note)
+    local request = open_request(scope.tenant, id)
+    local now = time.iso(time.now())
+    local statements = { store.decide(scope.tenant, id, { "pending_approval", "scheduled" }, state, scope.actor_id, nil, note, now),
+        due.drop(scope.tenant, "rules.schedule", id) }
+    audit.append(statements, scope, { action = "rules." .. (state == "rejected" and "reject" or "cancel"), entity_type = "rule",
+        entity_id = request.rule_id, after = { note = note } })
+    db.pipeline(scope.tenant, statements)
+    return { state = state, requestId = id }
+end
+
+--- A request whose time has come: published at `at`, disabled at `until`.
+---@param tenant string
+---@param id string
+function M.on_due(tenant, id)
+    local request = store.request(tenant, id)
+    local scope = { tenant = tenant, app = "MASTER", actor_kind = "system" }
+    local now = time.now()
+    local function ends(statements)
+        local until_at = request.until_at ~= json.null and request.until_at
+        statements[#statements + 1] = until_at and due.put(scope, "rules.schedule", id, time.parse(until_at))
+            or due.drop(tenant, "rules.schedule", id)
+        db.pipeline(tenant, statements)
+    end
+    if request and request.state == "scheduled" then
+        local ok, done = pcall(publish_request, scope, request, request.decided_by ~= json.null and request.decided_by or nil)
+        if not ok and errors.is_unavailable(done) then error(done, 0) end
+        local late = math.floor((now - time.parse(request.publish_at)) / 1000)
+        if not ok then
+            local why = type(done) == "table" and tostring(done.message or done.code) or tostring(done)
+            local statements = { store.decide(tenant, id, { "scheduled" }, "failed", nil, nil, why:sub(1, 500), time.iso(now)),
+                due.drop(tenant, "rules.schedule", id) }
+            audit.append(statements, scope, { action = "rules.schedule", entity_type = "rule", entity_id = request.rule_id,
+                outcome = "error",
+                after = { why = why, lateSeconds = late } })
+            db.pipeline(tenant, statements)
+            return
+        end
+        local statements = { store.decide(tenant, id, { "scheduled" }, "done", nil, done.version, nil, time.iso(now)) }
+        audit.append(statements, scope, { action = "rules.schedule", entity_type = "rule", entity_id = request.rule_id,
+            after = { version = done.version, lateSeconds = late } })
+        return ends(statements)
+    end
+    if request and request.state == "done" and request.version then
+        local rule = store.find(tenant, request.rule_id)
+        if rule and rule.state == "active" and rule.active_version == request.version then
+            M.set_state(scope, rule, "disabled", "the end of its window")
+        end
+    end
+    db.pipeline(tenant, { due.drop(tenant, "rules.schedule", id) })
+end
+
+---@param scope Scope
+---@param ref string
+---@param input {toVersion: integer, note: string}
+---@return table
+function M.rollback(scope, ref, input)
+    local rule = M.find(scope.tenant, ref)
+    local version = store.version(scope.tenant, rule.id, input.toVersion)
+    if not version then errors.not_found{ message = "Version not found" } end
+    local report = M.check(scope.tenant, { source = version.source, hook = rule.hook, settings = version.settings, key = rule.key })
+    if not report.ok then M.check_failed{ details = { diagnostics = report.diagnostics } } end
+    local done = make_live(scope, rule, { source = version.source, settings = version.settings, tests = version.tests, note = input.note,
+        source_version = input.toVersion }, report)
+    done.sourceVersion = input.toVersion
+    return done
+end
+
+-- States -----------------------------------------------------------------------------------------------------------------------
+
+--- Puts a rule into a state and tells the workers.
+---@param scope Scope
+---@param rule table
+---@param state string
+---@param reason string
+---@return table rule
+function M.set_state(scope, rule, state, reason)
+    local now = time.iso(time.now())
+    local statements = { store.set_state(scope.tenant, rule.id, state, reason, now), store.bump(scope, now),
+        outbox.event(scope, "rule." .. state, rule.id, { key = rule.key, reason = reason }) }
+    local verbs = { active = "enable", disabled = "disable", archived = "remove", draft = "restore" }
+    audit.append(statements, scope, { action = "rules." .. verbs[state], entity_type = "rule", entity_id = rule.id,
+        before = { state = rule.state }, after = { state = state, reason = reason } })
+    db.pipeline(scope.tenant, statements)
+    live.changed(scope.tenant)
+    return store.find(scope.tenant, rule.id)
+end
+
+function M.disable(scope, ref, reason)
+    local rule = M.find(scope.tenant, ref)
+    if rule.state ~= "active" then M.rule_off{ message = "The rule is not active" } end
+    return M.set_state(scope, rule, "disabled", reason)
+end
+
+function M.enable(scope, ref, reason)
+    local rule = M.find(scope.tenant, ref)
+    if rule.state ~= "disabled" and rule.state ~= "off" then M.rule_off() end
+    local version = store.version(scope.tenant, rule.id, rule.active_version)
+    local report = M.check(scope.tenant, { source = version.source, hook = rule.hook, settings = version.settings, key = rule.key })
+    if not report.ok then M.check_failed{ details = { diagnostics = report.diagnostics } } end
+    db.transaction(scope.tenant, function(tx)
+        if store.count_active(tx, scope.tenant, rule.hook, rule.id) >= PER_HOOK then M.hook_limit() end
+    end)
+    return M.set_state(scope, rule, "active", reason)
+end
+
+function M.remove(scope, ref, reason)
+    local rule = M.find(scope.tenant, ref)
+    if rule.state == "active" then M.rule_active() end
+    return M.set_state(scope, rule, "archived", reason)
+end
+
+local RESTORE_MS = 30 * 86400000
+
+function M.restore(scope, ref, reason)
+    local rule = M.find(scope.tenant, ref)
+    if rule.state ~= "archived" then M.rule_off{ message = "The rule is not removed" } end
+    if time.parse(rule.archived_at) + RESTORE_MS < time.now() then errors.gone{ message = "A removed rule is restorable for 30 days" } end
+    return M.set_state(scope, rule, rule.last_version > 0 and "disabled" or "draft", reason)
+end
+
+--- The red switch: all rules, or those of one hook, stop at once; the built-ins take over.
+---@param scope Scope
+---@param hook string|nil
+---@param reason string
+---@param on boolean
+---@return {paused: string[]}
+function M.pause(scope, hook, reason, on)
+    local name, list, found = hook or "*", {}, false
+    for _, one in ipairs(store.paused(scope.tenant)) do
+        found = found or one == name
+        if on or (one ~= name and hook) then list[#list + 1] = one end
+    end
+    if on and not found then list[#list + 1] = name end
+    local now = time.iso(time.now())
+    local statements = { store.set_paused(scope, list, now) }
+    audit.append(statements, scope, { action = on and "rules.pause" or "rules.resume", entity_type = "rule", after = { hook = name,
+        reason = reason } })
+    db.pipeline(scope.tenant, statements)
+    live.changed(scope.tenant)
+    return { paused = json.array(list) }
+end
+
+-- Draft sessions -----------------------------------------------------------------------------------------------------------------
+
+function M.draft_session(scope, ref, minutes)
+    local rule = M.find(scope.tenant, ref)
+    local token, expires = drafts.open(scope.tenant, rule, minutes)
+    return { token = token, header = drafts.HEADER, expiresAt = time.iso(expires) }
+end
+
+M.store = { versions = store.versions, version = store.version, list = store.list, draft = store.draft, runs = store.runs, run = store.run,
+    body = store.body, failures = store.failures, hours = store.hours, snapshot = store.snapshot, preview = store.preview,
+    cancel_preview = store.cancel_preview, live = store.live, epoch = store.epoch, secrets = store.secrets }
+
+return M

@@ -1,0 +1,362 @@
+-- SQL and documents of rules.
+local json = require("core.json")
+local mongo = require("core.mongo")
+local pg = require("core.pg")
+local time = require("core.time")
+local db = require("kasma.db")
+local errors = require("kasma.errors")
+local null = require("kasma.null")
+
+local M = {}
+
+local RULE = [[r.id, r.tenant_key, r.app_key, r.key, r.hook, r.name, r.state, r.active_version, r.last_version, r.priority, r.origin,
+  r.state_reason, r.breaker_until, r.opens_today, r.archived_at, r.created_by, r.created_at, r.updated_at]]
+local VERSION = [[v.rule_id, v.version, v.source, v.settings, v.tests, v.libs, v.sha256, v.note, v.source_version, v.check_report,
+  v.published_by, v.approved_by, v.published_at]]
+
+--- What a worker needs of a tenant: its epoch and what is active, in one transaction.
+---@param tenant string
+---@return table epoch row {epoch, paused} or nil, table[] rules
+function M.active(tenant)
+    local results = db.pipeline(tenant, {
+        { "select epoch, paused from rule_epochs where tenant_key = $1", tenant },
+        { [[select r.id, r.key, r.hook, r.name, r.breaker_until, v.version, v.source, v.settings, v.libs from rules r
+          join rule_versions v on v.tenant_key = $1 and v.rule_id = r.id and v.version = r.active_version
+          where r.tenant_key = $1 and r.state = 'active' order by r.key]], tenant },
+    })
+    return results[1][1], results[2]
+end
+
+---@param tenant string
+---@return integer epoch 0: never published
+function M.epoch(tenant)
+    local row = db.one(tenant, "select epoch from rule_epochs where tenant_key = $1", tenant)
+    return row and row.epoch or 0
+end
+
+--- A statement that moves the epoch on and answers it.
+function M.bump(scope, now)
+    return { [[insert into rule_epochs as e (tenant_key, app_key, epoch, updated_at) values ($1, $2, 1, $3::timestamptz)
+      on conflict (tenant_key) do update set epoch = e.epoch + 1, updated_at = excluded.updated_at returning epoch]],
+        scope.tenant, scope.app, now }
+end
+
+function M.set_paused(scope, paused, now)
+    return { [[insert into rule_epochs as e (tenant_key, app_key, epoch, paused, updated_at) values ($1, $2, 1, $3::text[], $4::timestamptz)
+      on conflict (tenant_key) do update set epoch = e.epoch + 1, paused = excluded.paused, updated_at = excluded.updated_at
+      returning epoch]], scope.tenant, scope.app, pg.array(paused), now }
+end
+
+function M.paused(tenant)
+    local row = db.one(tenant, "select paused from rule_epochs where tenant_key = $1", tenant)
+    return row and row.paused or {}
+end
+
+--- How many live workers there are that serve, and how many of them have loaded the epoch or hold none of the tenant's rules.
+function M.live(tenant, epoch)
+    return db.one(nil, [[select count(*)::int as workers, count(*) filter (where not jsonb_exists(epochs, $2)
+        or (epochs ->> $2)::bigint >= $3::bigint)::int as loaded
+      from worker_heartbeats where seen_at > $1::timestamptz and state = 'ready' and role in ('serve', 'all')]],
+        time.iso(time.real() - 6000), tenant, epoch)
+end
+
+-- Rules and drafts -------------------------------------------------------------------------------------------------------------
+
+local IS_ID = "^%x%x%x%x%x%x%x%x%-%x%x%x%x%-%x%x%x%x%-%x%x%x%x%-%x%x%x%x%x%x%x%x%x%x%x%x$"
+
+--- By id or key.
+function M.find(tenant, ref)
+    if ref:find(IS_ID) then
+        return db.one(tenant, "select " .. RULE .. " from rules r where r.tenant_key = $1 and r.id = $2", tenant, ref)
+    end
+    return db.one(tenant, "select " .. RULE .. " from rules r where r.tenant_key = $1 and r.key = $2", tenant, ref)
+end
+
+function M.list(tenant, hook, state)
+    return db.read(tenant, "select " .. RULE .. [[, d.revision, (v.sha256 is null or d.source <> v.source or d.settings <> v.settings
+        or d.tests <> v.tests) as dirty, f.line as error_line, f.message as error_message, f.last_at as error_at
+      from rules r left join rule_drafts d on d.tenant_key = $1 and d.rule_id = r.id
+      left join rule_versions v on v.tenant_key = $1 and v.rule_id = r.id and v.version = r.active_version
+      left join lateral (select line, message, last_at from rule_failures f where f.tenant_key = $1 and f.rule_id = r.id
+        order by f.last_at desc limit 1) f on true
+      where r.tenant_key = $1 and ($2::text is null or r.hook = $2) and ($3::text is null and r.state <> 'archived' or r.state = $3)
+      order by r.hook, r.priority desc, r.key limit 400]], tenant, hook or null, state or null)
+end
+
+function M.count(tenant)
+    return db.one(tenant, "select count(*)::int as n from rules where tenant_key = $1 and state <> 'archived'", tenant).n
+end
+
+function M.draft(tenant, rule_id)
+    return db.one(tenant, [[select d.rule_id, d.source, d.settings, d.tests, d.revision, d.updated_by, d.updated_at from rule_drafts d
+      where d.tenant_key = $1 and d.rule_id = $2]], tenant, rule_id)
+end
+
+function M.insert_rule(row)
+    return { [[insert into rules (tenant_key, app_key, id, key, hook, name, priority, origin, created_by, created_at, updated_at)
+      values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10::timestamptz, $10::timestamptz)]], row.tenant_key, row.app_key, row.id, row.key,
+        row.hook, row.name, row.priority, row.origin, row.created_by or null, row.now }
+end
+
+function M.insert_draft(row)
+    return { [[insert into rule_drafts (tenant_key, app_key, rule_id, source, settings, tests, updated_by, updated_at)
+      values ($1, $2, $3, $4, $5::jsonb, $6, $7, $8::timestamptz)]], row.tenant_key, row.app_key, row.id, row.source,
+        pg.json(row.settings), row.tests, row.created_by or null, row.now }
+end
+
+--- Saves over the revision it was made from; no row: somebody else was faster.
+function M.save_draft(row)
+    return { [[update rule_drafts set source = $4, settings = $5::jsonb, tests = $6, revision = revision + 1, updated_by = $7,
+        updated_at = $8::timestamptz
+      where tenant_key = $1 and rule_id = $2 and revision = $3 returning revision]], row.tenant_key, row.rule_id, row.revision, row.source,
+        pg.json(row.settings), row.tests, row.updated_by or null, row.now }
+end
+
+function M.rename(tenant, rule_id, name, now)
+    return { "update rules set name = $3, updated_at = $4::timestamptz where tenant_key = $1 and id = $2", tenant, rule_id, name, now }
+end
+
+-- Versions ---------------------------------------------------------------------------------------------------------------------
+
+function M.lock(tx, tenant, rule_id)
+    return tx:one("select " .. RULE .. " from rules r where r.tenant_key = $1 and r.id = $2 for update", tenant, rule_id)
+end
+
+function M.lock_draft(tx, tenant, rule_id)
+    return tx:one("select source, settings, tests, revision from rule_drafts where tenant_key = $1 and rule_id = $2 for update", tenant,
+        rule_id)
+end
+
+--- Active rules of a hook beside one. The epoch's row is locked first, so that two publications count each other.
+function M.count_active(tx, tenant, hook, but)
+    tx:query("select epoch from rule_epochs where tenant_key = $1 for update", tenant)
+    return tx:one([[select count(*)::int as n from rules where tenant_key = $1 and hook = $2 and state = 'active' and id <> $3]], tenant,
+        hook, but).n
+end
+
+function M.insert_version(row)
+    return { [[insert into rule_versions (tenant_key, app_key, rule_id, version, source, settings, tests, libs, sha256, note,
+        source_version,
+        check_report, published_by, approved_by, published_at)
+      values ($1, $2, $3, $4, $5, $6::jsonb, $7, $8::jsonb, $9, $10, $11, $12::jsonb, $13, $14, $15::timestamptz)]], row.tenant_key,
+        row.app_key, row.rule_id, row.version, row.source, pg.json(row.settings), row.tests, pg.json(row.libs), row.sha256, row.note,
+        row.source_version or null, pg.json(row.check_report), row.published_by or null, row.approved_by or null, row.now }
+end
+
+function M.activate(tenant, rule_id, version, priority, name, now)
+    return { [[update rules set state = 'active', active_version = $3, last_version = greatest(last_version, $3::int), priority = $4,
+        name = $5, state_reason = null, breaker_until = null, opens_today = 0, opens_day = null, updated_at = $6::timestamptz
+      where tenant_key = $1 and id = $2]], tenant, rule_id, version, priority, name, now }
+end
+
+function M.set_state(tenant, rule_id, state, reason, now)
+    return { [[update rules set state = $3, state_reason = $4, breaker_until = null, opens_today = case when $3 = 'active' then 0
+          else opens_today end, archived_at = case when $3 = 'archived' then $5::timestamptz end, updated_at = $5::timestamptz
+      where tenant_key = $1 and id = $2]], tenant, rule_id, state, reason or null, now }
+end
+
+function M.versions(tenant, rule_id)
+    return db.read(tenant,
+        "select " .. VERSION .. " from rule_versions v where v.tenant_key = $1 and v.rule_id = $2 order by v.version desc "
+        .. "limit 500", tenant, rule_id)
+end
+
+function M.version(tenant, rule_id, number)
+    return db.one(tenant, "select " .. VERSION .. " from rule_versions v where v.tenant_key = $1 and v.rule_id = $2 and v.version = $3",
+        tenant, rule_id, number)
+end
+
+--- The active version of a library.
+function M.library(tenant, key)
+    return db.one(tenant, [[select r.key, v.version, v.source, v.sha256, v.libs from rules r
+      join rule_versions v on v.tenant_key = $1 and v.rule_id = r.id and v.version = r.active_version
+      where r.tenant_key = $1 and r.key = $2 and r.hook = 'library' and r.state = 'active']], tenant, key)
+end
+
+--- The third opening of the breaker in a day switches the rule off. Answers the row as it is then.
+function M.open_breaker(tenant, rule_id, version, until_iso, day, now)
+    return { [[update rules set breaker_until = $4::timestamptz,
+        opens_today = case when opens_day = $5::date then opens_today + 1 else 1 end, opens_day = $5::date,
+        state = case when opens_day = $5::date and opens_today >= 2 then 'off' else state end,
+        state_reason = case when opens_day = $5::date and opens_today >= 2 then 'failed too often' else state_reason end,
+        updated_at = $6::timestamptz
+      where tenant_key = $1 and id = $2 and active_version = $3 and state = 'active'
+        and (breaker_until is null or breaker_until < $6::timestamptz)
+      returning key, state, opens_today]], tenant, rule_id, version, until_iso, day, now }
+end
+
+-- Requests ---------------------------------------------------------------------------------------------------------------------
+
+local REQUEST = [[q.id, q.rule_id, q.source, q.settings, q.tests, q.note, q.publish_at, q.until_at, q.accepted, q.state, q.version, q.why,
+  q.requested_by, q.decided_by, q.created_at]]
+
+function M.insert_request(row)
+    return { [[insert into rule_publish_requests (tenant_key, app_key, id, rule_id, source, settings, tests, note, publish_at, until_at,
+        accepted, state, version, requested_by, created_at, updated_at)
+      values ($1, $2, $3, $4, $5, $6::jsonb, $7, $8, $9::timestamptz, $10::timestamptz, $11::text[], $12, $13, $14, $15::timestamptz,
+        $15::timestamptz)]], row.tenant_key, row.app_key, row.id, row.rule_id, row.source, pg.json(row.settings), row.tests, row.note,
+        row.publish_at or null, row.until_at or null, pg.array(row.accepted or {}), row.state, row.version or null,
+        row.requested_by or null, row.now }
+end
+
+function M.request(tenant, id)
+    return db.one(tenant, "select " .. REQUEST .. " from rule_publish_requests q where q.tenant_key = $1 and q.id = $2", tenant, id)
+end
+
+--- From one of some states into another; no row: it was in none of them.
+function M.decide(tenant, id, from, state, decided_by, version, why, now)
+    return { [[update rule_publish_requests set state = $4, decided_by = coalesce($5, decided_by), version = coalesce($6, version),
+        why = $7,
+        updated_at = $8::timestamptz where tenant_key = $1 and id = $2 and state = any($3::text[]) returning id]], tenant, id,
+        pg.array(from), state, decided_by or null, version or null, why or null, now }
+end
+
+-- Runs ---------------------------------------------------------------------------------------------------------------------------
+
+function M.insert_run(row)
+    return { [[insert into rule_runs (tenant_key, app_key, id, at, rule_id, version, hook, outcome, fingerprint, line, message,
+        instructions, micros, heap, checkout_id, document)
+      values ($1, $2, $3, $4::timestamptz, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)]], row.tenant_key, row.app_key, row.id,
+        row.at, row.rule_id, row.version, row.hook, row.outcome, row.fingerprint or null, row.line or null, row.message or null,
+        row.instructions, row.micros, row.heap, row.checkout_id or null, row.document or null }
+end
+
+function M.count_failure(row)
+    return { [[insert into rule_failures as f (tenant_key, app_key, rule_id, fingerprint, version, outcome, line, message, n, first_at,
+        last_at,
+        last_run_id)
+      values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10::timestamptz, $10::timestamptz, $11)
+      on conflict (tenant_key, rule_id, fingerprint) do update set n = f.n + excluded.n, last_at = excluded.last_at,
+        last_run_id = excluded.last_run_id, version = excluded.version]], row.tenant_key, row.app_key, row.rule_id, row.fingerprint,
+        row.version, row.outcome, row.line or null, row.message or "", row.n, row.at, row.id }
+end
+
+--- Adds to an hour's counts; the two lists have 16 members.
+function M.add_hour(row)
+    return { [[insert into rule_run_hours as h (tenant_key, app_key, rule_id, version, hour, outcome, n, instructions, micros)
+      values ($1, $2, $3, $4, $5::timestamptz, $6, $7, $8::bigint[], $9::bigint[])
+      on conflict (tenant_key, rule_id, hour, version, outcome) do update set n = h.n + excluded.n,
+        instructions = (select array_agg(coalesce(a, 0) + coalesce(b, 0) order by i) from unnest(h.instructions, excluded.instructions)
+          with ordinality as t(a, b, i)),
+        micros = (select array_agg(coalesce(a, 0) + coalesce(b, 0) order by i) from unnest(h.micros, excluded.micros)
+          with ordinality as t(a, b, i))]], row.tenant_key, row.app_key, row.rule_id, row.version, row.hour, row.outcome, row.n,
+        pg.array(row.instructions), pg.array(row.micros) }
+end
+
+local RUN = [[n.id, n.at, n.rule_id, n.version, n.hook, n.outcome, n.fingerprint, n.line, n.message, n.instructions, n.micros, n.heap,
+  n.checkout_id, n.document]]
+
+---@param filter {outcome: string|nil, version: integer|nil, before: string|nil}
+function M.runs(tenant, rule_id, filter)
+    return db.read(tenant, "select " .. RUN .. [[ from rule_runs n where n.tenant_key = $1 and n.rule_id = $2
+        and ($3::text is null or n.outcome = $3 or ($3 = 'failed' and n.outcome <> 'ok')) and ($4::int is null or n.version = $4)
+        and ($5::uuid is null or n.id < $5::uuid) order by n.id desc limit 20]], tenant, rule_id, filter.outcome or null,
+        filter.version or null, filter.before or null)
+end
+
+function M.run(tenant, id)
+    return db.one(tenant, "select " .. RUN .. " from rule_runs n where n.tenant_key = $1 and n.id = $2", tenant, id)
+end
+
+function M.failures(tenant, rule_id)
+    return db.read(tenant, [[select fingerprint, version, outcome, line, message, n, first_at, last_at, last_run_id from rule_failures
+      where tenant_key = $1 and rule_id = $2 order by last_at desc limit 200]], tenant, rule_id)
+end
+
+function M.hours(tenant, rule_id, since)
+    return db.read(tenant, [[select hour, version, outcome, n, discount_minor, instructions, micros from rule_run_hours
+      where tenant_key = $1 and rule_id = $2 and hour >= $3::timestamptz order by hour limit 20000]], tenant, rule_id, since)
+end
+
+local BODIES = "rule_runs"
+
+--- Bodies of runs: documents {_id, tenant_key, runs or one run's input, output, log}.
+function M.write_bodies(docs)
+    local operations = {}
+    for i, doc in ipairs(docs) do
+        operations[i] = { op = "update", filter = { _id = doc._id }, update = { ["$set"] = doc }, upsert = true }
+    end
+    errors.check(mongo.bulk(BODIES, operations))
+end
+
+function M.body(tenant, id)
+    local docs = mongo.find(BODIES, { _id = id, tenant_key = tenant }, { limit = 1 })
+    return docs and docs[1]
+end
+
+-- Snapshots and previews ---------------------------------------------------------------------------------------------------------
+
+function M.insert_snapshot(row)
+    return { [[insert into pricing_snapshots (tenant_key, app_key, id, order_id, order_number, currency, total_minor, input, result, rules,
+        created_at)
+      values ($1, $2, $3, $4, $5, $6, $7, $8::jsonb, $9::jsonb, $10::jsonb, $11::timestamptz)]], row.tenant_key, row.app_key, row.id,
+        row.order_id, row.order_number, row.currency, row.total_minor, pg.json(row.input), pg.json(row.result), pg.json(row.rules),
+            row.now }
+end
+
+local SNAPSHOT = "s.id, s.order_id, s.order_number, s.currency, s.total_minor, s.input, s.result, s.rules, s.created_at"
+
+--- By the id of an order or of its checkout, or the order's number.
+function M.snapshot(tenant, ref)
+    if ref:find(IS_ID) then
+        return db.one(tenant,
+            "select " .. SNAPSHOT .. " from pricing_snapshots s where s.tenant_key = $1 and (s.order_id = $2 or s.id = $2) "
+            .. "limit 1", tenant, ref)
+    end
+    return db.one(tenant, "select " .. SNAPSHOT .. " from pricing_snapshots s where s.tenant_key = $1 and s.order_number = $2 limit 1",
+        tenant,
+        ref)
+end
+
+--- A page of snapshots, the newest first.
+function M.snapshots(tenant, from, to, before, limit)
+    return db.read(tenant, "select " .. SNAPSHOT .. [[ from pricing_snapshots s where s.tenant_key = $1
+        and ($2::timestamptz is null or s.created_at >= $2::timestamptz) and ($3::timestamptz is null or s.created_at < $3::timestamptz)
+        and ($4::uuid is null or s.id < $4::uuid) order by s.id desc limit $5::int]], tenant, from or null, to or null, before or null,
+            limit)
+end
+
+function M.insert_preview(row)
+    return { [[insert into rule_previews (tenant_key, app_key, id, rule_id, spec, total, created_by, created_at, updated_at)
+      values ($1, $2, $3, $4, $5::jsonb, $6, $7, $8::timestamptz, $8::timestamptz)]], row.tenant_key, row.app_key, row.id, row.rule_id,
+        pg.json(row.spec), row.total, row.created_by or null, row.now }
+end
+
+function M.preview(tenant, id)
+    return db.one(tenant, [[select id, rule_id, spec, state, done, total, result, created_by, created_at from rule_previews
+      where tenant_key = $1 and id = $2]], tenant, id)
+end
+
+--- Moves a preview on; no row: it was cancelled.
+function M.move_preview(tenant, id, state, done, result, now)
+    return db.query(tenant, [[update rule_previews set state = $3, done = $4, result = coalesce($5::jsonb, result),
+        updated_at = $6::timestamptz where tenant_key = $1 and id = $2 and state in ('queued', 'running') returning id]], tenant, id, state,
+        done, result and pg.json(result) or null, now)[1]
+end
+
+function M.cancel_preview(tenant, id, now)
+    return db.query(tenant, [[update rule_previews set state = 'cancelled', updated_at = $3::timestamptz where tenant_key = $1 and id = $2
+      and state in ('queued', 'running') returning id]], tenant, id, now)[1]
+end
+
+-- Secrets --------------------------------------------------------------------------------------------------------------------------
+
+function M.secrets(tenant)
+    return db.read(tenant, "select name, updated_at, updated_by from tenant_secrets where tenant_key = $1 order by name limit 500", tenant)
+end
+
+function M.put_secret(row)
+    return { [[insert into tenant_secrets (tenant_key, app_key, id, name, value_enc, key_version, updated_by, created_at, updated_at)
+      values ($1, $2, $3, $4, $5::bytea, $6, $7, $8::timestamptz, $8::timestamptz)
+      on conflict (tenant_key, name) do update set value_enc = excluded.value_enc, key_version = excluded.key_version,
+        updated_by = excluded.updated_by, updated_at = excluded.updated_at]], row.tenant_key, row.app_key, row.id, row.name, row.value_enc,
+        row.key_version, row.updated_by or null, row.now }
+end
+
+function M.drop_secret(tenant, name)
+    return { "delete from tenant_secrets where tenant_key = $1 and name = $2 returning name", tenant, name }
+end
+
+M.empty = json.array
+
+return M

@@ -1,0 +1,20 @@
+return {
+    config = { category = "tea", days = { 6, 7 } },
+    category = { tea = { "oolong", "jasmine", "lotus" } },
+    prices = { oolong = 120000, jasmine = 90000, lotus = 150000, mug = 50000 },
+    tests = {
+        { name = "four teas on a Sunday: the cheapest is free",
+            given = { now = "2026-11-29T10:00", cart = { oolong = 2, jasmine = 1, lotus = 1, mug = 1 } },
+            expect = { discount = 90000, lines = { jasmine = 0 }, net = 440000, instructions_below = 5000 } },
+        { name = "Monday: nothing", given = { now = "2026-11-30T10:00", cart = { oolong = 6 } },
+            expect = { none = true, reason = "not today" } },
+        { name = "with tax", given = { now = "2026-11-29T10:00", cart = { oolong = 2, jasmine = 1, lotus = 1, mug = 1 }, tax = "VN10" },
+            expect = { total = 484000, tax = 44000 } },
+        { name = "table", each = { { 3, 120000 }, { 5, 120000 }, { 6, 240000 } },
+            given = function(r) return { now = "2026-11-28T09:00", cart = { oolong = r[1] } } end,
+            expect = function(r) return { discount = r[2] } end },
+        { name = "never more than the cart", property = "random_carts", cases = 200, seed = 7 },
+        { name = "the order of lines is no matter", property = "line_order", cases = 50, seed = 3 },
+        { name = "the same cart, the same price", property = "idempotent", cases = 20, seed = 5 },
+    },
+}

@@ -1,0 +1,308 @@
+-- The rule platform over HTTP: failing rules, other tenants, two persons, times, draft sessions, publishing under load.
+local json = require("core.json")
+local support = require("api.support")
+local shop_of = require("api.shop")
+local time = require("core.time")
+
+local must = shop_of.must
+
+local function source(body, name)
+    return ("return { hook = \"promotion\", name = %q, run = function(input, config)\n%s\nend }"):format(name or "Rule", body)
+end
+
+-- Half off the first line, in so many words.
+local HALF = source("return { operations = { { op = \"line_percent\", line_id = input.cart.lines[1].id, bps = 5000, label = \"Half\" } } }")
+
+local function post(who, path, body) return who:post("/rules/" .. path, body or {}) end
+
+local function create(shop, key, text, settings, hook)
+    return must(post(shop.owner, "create", { key = key, hook = hook or "promotion", name = key, source = text, settings = settings }))
+end
+
+local function publish(shop, key, revision)
+    return must(post(shop.owner, key .. "/publish", { revision = revision or 1, note = "go" }))
+end
+
+local function live(shop, key, text, settings, hook)
+    create(shop, key, text, settings, hook)
+    return publish(shop, key)
+end
+
+local function total_of(buyer, headers)
+    return must(buyer:post("/sales/cart/quote", { shippingAddress = { country = "VN" } }, headers)).total
+end
+
+describe("a rule that fails", function()
+    local ENDLESS = source("while true do end")
+
+    it("is left out by default; the sale goes on and the run is kept with its line and budget", function()
+        local shop, product = shop_of.simple(0, { trackInventory = false })
+        -- An endless loop never gets past the check, so it hides behind a quantity that no sample has.
+        live(shop, "endless", source("if input.cart.lines[1].qty == 77 then\nwhile true do end\nend"))
+        local buyer = shop_of.buyer(shop, product, 77)
+        assert.equal(7700000, total_of(buyer))
+        local placed = shop_of.checkout(buyer, { paymentMethod = "COD" })
+        assert.equal(201, placed.status)
+        local runs = support.eventually(function()
+            local list = must(shop.owner:get("/rules/endless/runs?outcome=failed"), 200)
+            return #list >= 2 and list
+        end)
+        assert.same({ "limit_instructions", 1, 200000, 3 }, { runs[1].outcome, runs[1].version, runs[1].instructions, runs[1].line })
+        local failures = support.eventually(function()
+            local list = must(shop.owner:get("/rules/endless/failures"), 200)
+            return list[1] and list
+        end)
+        assert.same({ 1, 3 }, { #failures, failures[1].line })
+        local one = support.eventually(function()
+            local run = must(shop.owner:get("/rules/runs/" .. failures[1].lastRunId), 200)
+            return run.outcome and run
+        end)
+        assert.equal("limit_instructions", one.outcome)
+        local seen = must(shop.owner:get("/rules"), 200)[1]
+        assert.equal(3, seen.lastError.line)
+    end)
+
+    it("stops the sale when it says so, and only then", function()
+        local shop, product = shop_of.simple(0, { trackInventory = false })
+        live(shop, "blocks", source("if input.cart.lines[1].qty == 77 then error(\"no\") end"), { on_error = "block" })
+        local buyer = shop_of.buyer(shop, product, 77)
+        assert.is_true(must(buyer:post("/sales/cart/quote", { shippingAddress = { country = "VN" } })).blocked)
+        local refused = shop_of.checkout(buyer, { paymentMethod = "COD" })
+        assert.same({ 422, "rule_failed" }, { refused.status, refused.json.code })
+        assert.equal(201, shop_of.checkout(shop_of.buyer(shop, product, 1), { paymentMethod = "COD" }).status)
+    end)
+
+    it("has operations that stand in, when it has a fallback", function()
+        local shop, product = shop_of.simple(0, { trackInventory = false })
+        live(shop, "fallback", source("if input.cart.lines[1].qty == 77 then error(\"no\") end"),
+            { on_error = "fallback", fallback = { { op = "order_amount", amount = 7000 } } })
+        assert.equal(7700000 - 7000, total_of(shop_of.buyer(shop, product, 77)))
+    end)
+
+    it("is left alone for five minutes after five failures", function()
+        local shop, product = shop_of.simple(0, { trackInventory = false })
+        live(shop, "breaks", source("if input.cart.lines[1].qty == 77 then error(\"no\") end"))
+        local buyer = shop_of.buyer(shop, product, 77)
+        support.eventually(function()
+            total_of(buyer)
+            local rule = must(shop.owner:get("/rules"), 200)[1]
+            return rule.health.breaker == "open"
+        end)
+        local trace = must(buyer:post("/sales/cart/quote", { shippingAddress = { country = "VN" } })).trace
+        local note
+        for _, t in ipairs(trace) do
+            if t.rule == "breaks" then note = t.note end
+        end
+        assert.equal("breaker", note)
+    end)
+
+    it("never gets published when its check finds it", function()
+        local shop = shop_of.simple(0)
+        create(shop, "endless", ENDLESS)
+        local refused = post(shop.owner, "endless/publish", { revision = 1, note = "x" })
+        assert.same({ 422, "rule_check_failed", "limit_instructions" }, { refused.status, refused.json.code,
+            refused.json.details.diagnostics[1].code })
+        local checked = must(post(shop.owner, "check", { source = "return os.time()" }))
+        assert.same({ false, "forbidden_global", 1, 8 }, { checked.ok, checked.diagnostics[1].code, checked.diagnostics[1].line,
+            checked.diagnostics[1].column })
+        assert.same({ 413, "source_too_large" }, (function()
+            local answer = post(shop.owner, "check", { source = ("-"):rep(65537) })
+            return { answer.status, answer.json.code }
+        end)())
+    end)
+end)
+
+describe("rules of tenants", function()
+    it("are nobody else's", function()
+        local shop, product = shop_of.simple(0, { trackInventory = false })
+        local other, product_b = shop_of.simple(0, { trackInventory = false })
+        live(shop, "half", HALF)
+        assert.equal(50000, total_of(shop_of.buyer(shop, product)))
+        assert.equal(100000, total_of(shop_of.buyer(other, product_b)))
+        assert.equal(404, other.owner:get("/rules/half").status)
+        local rule = must(shop.owner:get("/rules/half"), 200)
+        assert.equal(404, other.owner:get("/rules/" .. rule.id .. "/draft").status)
+        assert.equal(404, post(other.owner, rule.id .. "/disable", { reason = "x" }).status)
+        assert.equal(0, #must(other.owner:get("/rules"), 200))
+        assert.equal(403, support.shopper(shop):get("/rules").status)
+        assert.equal(401, support.guest(shop):get("/rules").status)
+    end)
+
+    it("have unique keys that are none of our words", function()
+        local shop = shop_of.simple(0)
+        create(shop, "one", HALF)
+        assert.equal("key_taken", post(shop.owner, "create", { key = "one", hook = "promotion", name = "x", source = HALF }).json.code)
+        assert.equal(400, post(shop.owner, "create", { key = "hooks", hook = "promotion", name = "x", source = HALF }).status)
+        assert.equal(400, post(shop.owner, "create", { key = "No", hook = "promotion", name = "x", source = HALF }).status)
+        assert.equal(400, post(shop.owner, "create", { key = "abc", hook = "nothing", name = "x", source = HALF }).status)
+    end)
+
+    it("are 25 of a hook at most", function()
+        local shop = shop_of.simple(0)
+        for i = 1, 25 do live(shop, ("rule-%02d"):format(i), HALF) end
+        create(shop, "one-more", HALF)
+        local refused = post(shop.owner, "one-more/publish", { revision = 1, note = "x" })
+        assert.same({ 409, "hook_limit" }, { refused.status, refused.json.code })
+        must(post(shop.owner, "rule-01/disable", { reason = "room" }))
+        publish(shop, "one-more")
+    end)
+
+    it("keep their state through disabling, removing and restoring", function()
+        local shop, product = shop_of.simple(0, { trackInventory = false })
+        live(shop, "half", HALF)
+        local buyer = shop_of.buyer(shop, product)
+        assert.equal(409, post(shop.owner, "half/remove", { reason = "x" }).status)
+        must(post(shop.owner, "half/disable", { reason = "x" }))
+        assert.equal(100000, total_of(buyer))
+        must(post(shop.owner, "half/enable", { reason = "x" }))
+        assert.equal(50000, total_of(buyer))
+        must(post(shop.owner, "pause", { reason = "all is wrong" }))
+        assert.equal(100000, total_of(buyer))
+        must(post(shop.owner, "resume", { reason = "all is well" }))
+        assert.equal(50000, total_of(buyer))
+        must(post(shop.owner, "half/disable", { reason = "x" }))
+        assert.equal("archived", must(post(shop.owner, "half/remove", { reason = "x" })).state)
+        assert.equal(0, #must(shop.owner:get("/rules"), 200))
+        assert.equal("disabled", must(post(shop.owner, "half/restore", { reason = "x" })).state)
+    end)
+end)
+
+describe("publishing", function()
+    it("needs another person where the tenant says so", function()
+        local shop = support.tenant{ currency = "VND", country = "VN", settings = { ["rules.approval"] = "all" } }
+        local product = shop_of.product(shop, { name = "Lamp", price = 100000, trackInventory = false })
+        create(shop, "half", HALF)
+        local asked = post(shop.owner, "half/publish", { revision = 1, note = "please" })
+        assert.same({ 202, "pending_approval" }, { asked.status, asked.json.state })
+        local id = asked.json.requestId
+        local buyer = shop_of.buyer(shop, product)
+        assert.equal(100000, total_of(buyer))
+        local own = post(shop.owner, "requests/" .. id .. "/approve", { note = "me" })
+        assert.same({ 403, "same_person" }, { own.status, own.json.code })
+        local colleague = support.user(shop, "tenant_owner")
+        assert.equal(1, must(post(colleague, "requests/" .. id .. "/approve", { note = "fine" })).version)
+        assert.equal(50000, total_of(buyer))
+        assert.equal(409, post(colleague, "requests/" .. id .. "/reject", { note = "late" }).status)
+    end)
+
+    it("happens at its time and ends at another", function()
+        local platform = support.platform()
+        local shop, product = shop_of.simple(0, { trackInventory = false })
+        create(shop, "half", HALF)
+        local at, until_ = time.iso(time.now() + 3600000), time.iso(time.now() + 7200000)
+        local asked = post(shop.owner, "half/publish", { revision = 1, note = "later", at = at, ["until"] = until_ })
+        assert.same({ 202, "scheduled" }, { asked.status, asked.json.state })
+        local buyer = shop_of.buyer(shop, product)
+        assert.equal(100000, total_of(buyer))
+        support.advance(platform, 3601)
+        local ok, why = pcall(function()
+            support.eventually(function() return total_of(buyer) == 50000 end, 20)
+            support.advance(platform, 7201)
+            support.eventually(function() return total_of(buyer) == 100000 end, 20)
+        end)
+        support.sign_in(platform)
+        support.real_time(platform)
+        if not ok then error(why, 0) end
+    end)
+
+    it("is wholly old or wholly new for every quote, and none fails", function()
+        local shop, product = shop_of.simple(0, { trackInventory = false })
+        local function off(bps)
+            return source(("local ops = {} for i, l in ipairs(input.cart.lines) do ops[i] = { op = \"line_percent\", line_id = l.id, "
+                .. "bps = %d, label = \"%d\" } end return { operations = ops }"):format(bps, bps))
+        end
+        live(shop, "moves", off(1000))
+        local buyer = shop_of.buyer(shop, product)
+        local stop, seen, tasks = false, {}, {}
+        for i = 1, 4 do
+            tasks[i] = function()
+                while not stop do
+                    local quote = must(buyer:post("/sales/cart/quote", { shippingAddress = { country = "VN" } }))
+                    seen[quote.total .. "|" .. tostring(quote.adjustments[1] and quote.adjustments[1].label)] = true
+                end
+            end
+        end
+        tasks[5] = function()
+            for i = 2, 6 do
+                local saved = must(post(shop.owner, "moves/draft", { revision = i - 1, source = off(i * 1000) }))
+                local done = must(post(shop.owner, "moves/publish", { revision = saved.draft.revision, note = "n" .. i }))
+                assert(done.version == i and done.live.loaded == done.live.workers, json.encode(done))
+            end
+            stop = true
+        end
+        support.parallel(tasks)
+        local allowed = {}
+        for i = 1, 6 do allowed[(100000 - i * 10000) .. "|" .. i * 1000] = true end
+        for value in pairs(seen) do assert.is_true(allowed[value], value) end
+        assert.equal(40000, total_of(buyer))
+    end)
+
+    it("by two at once gives one version each", function()
+        local shop = shop_of.simple(0)
+        create(shop, "half", HALF)
+        local answers = support.parallel{
+            function() return post(shop.owner, "half/publish", { revision = 1, note = "a" }) end,
+            function() return post(shop.owner, "half/publish", { revision = 1, note = "b" }) end,
+        }
+        local versions = { answers[1].json.version, answers[2].json.version }
+        table.sort(versions)
+        assert.same({ 1, 2 }, versions)
+        local saves = support.parallel{
+            function() return post(shop.owner, "half/draft", { revision = 1, source = HALF .. "-- a" }) end,
+            function() return post(shop.owner, "half/draft", { revision = 1, source = HALF .. "-- b" }) end,
+        }
+        assert.same({ [201] = 1, [409] = 1 }, shop_of.statuses(saves))
+    end)
+end)
+
+describe("a draft session", function()
+    it("shows its holder the draft's prices and sells nothing", function()
+        local shop, product = shop_of.simple(0, { trackInventory = false })
+        create(shop, "half", HALF)
+        local session = must(post(shop.owner, "half/draft/session", { minutes = 5 }))
+        assert.equal("X-Kasma-Rules-Draft", session.header)
+        local buyer = shop_of.buyer(shop, product)
+        local with = { [session.header] = session.token }
+        assert.equal(50000, total_of(buyer, with))
+        assert.equal(100000, total_of(buyer))
+        local refused = shop_of.checkout(buyer, { paymentMethod = "COD" }, with)
+        assert.same({ 409, "draft_session" }, { refused.status, refused.json.code })
+        local other, product_b = shop_of.simple(0, { trackInventory = false })
+        local stranger = other and shop_of.buyer(other, product_b)
+        assert.equal(409, stranger:post("/sales/cart/quote", { shippingAddress = { country = "VN" } }, with).status)
+        assert.equal(409, buyer:post("/sales/cart/quote", { shippingAddress = { country = "VN" } }, { [session.header] = "x" }).status)
+    end)
+end)
+
+describe("replaying", function()
+    it("puts a kept run through the draft", function()
+        local shop, product = shop_of.simple(0, { trackInventory = false })
+        live(shop, "half", HALF)
+        must(shop_of.checkout(shop_of.buyer(shop, product), { paymentMethod = "COD" }))
+        local run = must(shop.owner:get("/rules/half/runs"), 200)[1]
+        local same = must(post(shop.owner, "runs/" .. run.id .. "/replay", { version = 1 }))
+        assert.same({ true, 50000 }, { same.same, same.after.total })
+        must(post(shop.owner, "half/draft", { revision = 1, source = (HALF:gsub("5000", "1000")) }))
+        local other = must(post(shop.owner, "runs/" .. run.id .. "/replay", {}))
+        assert.same({ false, 50000, 90000 }, { other.same, other.before.total, other.after.total })
+    end)
+
+    it("previews many orders as a job", function()
+        local shop, product = shop_of.simple(0, { trackInventory = false })
+        create(shop, "half", HALF)
+        for _ = 1, 3 do must(shop_of.checkout(shop_of.buyer(shop, product), { paymentMethod = "COD" })) end
+        local asked = post(shop.owner, "half/preview", { orders = { last = 500 } })
+        assert.equal(202, asked.status)
+        local done = support.eventually(function()
+            local row = must(shop.owner:get("/rules/previews/" .. asked.json.previewId), 200)
+            return row.state == "done" and row
+        end, 20)
+        assert.same({ 3, -150000 }, { done.result.changed, done.result.totals.delta })
+        local none = shop_of.simple(0)
+        create(none, "half", HALF)
+        assert.same({ 422, "no_snapshots" }, (function()
+            local answer = post(none.owner, "half/preview", { orders = { last = 5 } })
+            return { answer.status, answer.json.code }
+        end)())
+    end)
+end)
