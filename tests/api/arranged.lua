@@ -17,14 +17,14 @@ local M = {}
 local KINDS = {
     product = "product", productid = "product", variantid = "variant", categoryid = "category", parentid = "category", tagid = "tag",
     warehouseid = "warehouse", zoneid = "zone", shippingmethodid = "method", bundleid = "bundle", userid = "user", roleid = "role",
-    orderid = "order", actorid = "user", permissionid = "permission",
+    orderid = "order", actorid = "user", permissionid = "permission", endpointid = "endpoint",
 }
 
 -- What a plain `id` means is told by the route's path.
 local BY_PATH = {
     { "^/roles/", "role" }, { "/keys/", "key" }, { "^/registry/", "entry" }, { "^/auth/sessions/", "session" },
     { "^/audit/logs/", "event" }, { "^/users/", "user" }, { "/products/", "product" }, { "/promotions/", "promotion" },
-    { "/bundles/", "bundle" }, { "/orders/", "order" },
+    { "/bundles/", "bundle" }, { "/orders/", "order" }, { "^/webhooks/endpoints/", "endpoint" }, { "^/webhooks/deliveries/", "delivery" },
 }
 
 ---@class World a tenant with one of everything
@@ -58,6 +58,9 @@ function M.world()
     ids.warehouse = must(staff:post("/api/logistics/inventory/warehouse/create", { name = mark, code = mark })).id
     ids.bundle = must(staff:post("/marketing/bundles/create", { name = mark, price = 5, items = { { productId = ids.product } } })).id
     ids.promotion = must(staff:post("/marketing/promotions/create", { name = mark, type = "PERCENTAGE", value = 1 })).id
+    ids.endpoint = must(staff:post("/webhooks/endpoints/create", { name = mark, url = "https://hooks.shop.example.org/" .. slug,
+        events = { "webhook.test" } })).id
+    ids.delivery = must(staff:post("/webhooks/endpoints/" .. ids.endpoint .. "/test")).id
     ids.zone = must(staff:post("/api/logistics/shipping/zone/create", { name = mark, countries = { "VN" } })).id
     ids.method = must(staff:post("/api/logistics/shipping/method/add", { zoneId = ids.zone, name = mark, baseCost = 1 })).id
     ids.tax = must(staff:post("/api/finance/tax/rules/create", { name = mark, country = "VN", rate = 1 })).id

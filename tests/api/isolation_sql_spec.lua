@@ -10,7 +10,8 @@ local support = require("api.support")
 local quote = catalogue.quote
 
 -- Values for tables whose constraints cannot be satisfied by trying.
-local VALUES = { carts = { owner_key = "g:" .. ("0"):rep(64) } }
+local VALUES = { carts = { owner_key = "g:" .. ("0"):rep(64) }, webhook_endpoints = { url = "https://a.example.org/", events = "{*}",
+    state = "active" } }
 
 -- SECURITY DEFINER functions that the server may call and that take no tenant, and why.
 local NO_TENANT = { history_partitions = "makes and drops partitions by time, returns a count" }
