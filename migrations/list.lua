@@ -18,4 +18,5 @@ return {
     "0016_webhooks",
     "0017_mail_claims",
     "0018_rules",
+    "0019_history_guard",
 }

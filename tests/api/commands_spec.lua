@@ -31,7 +31,8 @@ describe("kasma doctor", function()
         assert.equal(0, report.failed, json.encode(report.checks))
         assert.is_true(status < 2)
         for _, id in ipairs{ "config.names", "config.secrets", "config.mail", "config.proxies", "postgres.version", "postgres.durability",
-            "postgres.role", "postgres.bypass", "postgres.system", "postgres.policies", "postgres.row_security", "postgres.migrations",
+            "postgres.role", "postgres.bypass", "postgres.system", "postgres.policies", "postgres.history",
+            "postgres.row_security", "postgres.migrations",
             "postgres.connections", "postgres.transactions", "postgres.bloat", "postgres.replication", "postgres.clock",
             "postgres.partitions", "postgres.prepare", "postgres.indexes", "postgres.gin", "redis.version", "redis.eviction",
             "redis.persistence", "redis.memory", "redis.clock", "redis.locks", "redis.queues", "mongo.reached", "mongo.features",

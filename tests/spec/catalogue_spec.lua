@@ -304,6 +304,15 @@ describe("the catalogue", function()
         assert.is_true(n >= 3)
     end)
 
+    it("keeps the history of money: the server's role has no right to remove it", function()
+        local bad = {}
+        for name in ([[orders order_items order_payments order_adjustments order_events checkouts payments payment_events
+            coupon_redemptions promotion_usages stock_movements number_blocks audit_heads users tenants apps access_keys]]):gmatch("%S+") do
+            if rows("select has_table_privilege('kasma_app', $1, 'delete') as may", name)[1].may then bad[#bad + 1] = name end
+        end
+        none(bad)
+    end)
+
     it("keeps the MASTER rows from the first migration", function()
         assert.are.equal(1, #rows("select id from tenants where tenant_key = 'MASTER'"))
         assert.are.equal(1, #rows("select id from apps where app_key = 'MASTER' and tenant_key = 'MASTER'"))

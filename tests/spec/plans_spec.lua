@@ -1,6 +1,7 @@
 -- Reads the plans of the list and search queries at a few thousand rows in several tenants: each is answered from an index
 -- and none scans the tenant, although row security hides most of what a planner could use.
 local pg = require("core.pg")
+local cleaner = require("spec.owner")
 
 local app = pg.pool("app")
 local TENANTS = { "plan_a", "plan_b", "plan_c", "plan_d", "plan_e", "plan_f" }
@@ -55,7 +56,7 @@ local TABLES = { "social_notices", "order_search", "orders", "checkouts", "produ
 
 local function clear()
     for _, tenant in ipairs(TENANTS) do
-        for _, name in ipairs(TABLES) do run(tenant, "delete from " .. name .. " where tenant_key = $1", tenant) end
+        cleaner.clear(tenant, TABLES)
     end
 end
 

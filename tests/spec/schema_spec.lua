@@ -2,6 +2,7 @@
 local json = require("core.json")
 local pg = require("core.pg")
 local uuid = require("core.uuid")
+local owner = require("spec.owner")
 
 local app = pg.pool("app")
 local T = "schema_test"
@@ -25,7 +26,7 @@ local TABLES = { "due_work", "stock_reservations", "warehouse_inventory", "produ
     "warehouses" }
 
 local function clear()
-    for _, name in ipairs(TABLES) do run("delete from " .. name .. " where tenant_key = $1", T) end
+    owner.clear(T, TABLES)
 end
 
 local function product(slug)
@@ -205,9 +206,53 @@ describe("history", function()
         assert.is_true(names.audit_index_20930801)
         assert.are.equal(0, assert(tx:query("select history_partitions($1::timestamptz, '400 days') as n", far))[1].n)
 
-        assert(tx:query("select history_partitions('2099-01-15T00:00:00Z'::timestamptz, '400 days')"))
-        assert.is_false(assert(tx:query("select to_regclass('audit_index_20930501') is not null as there"))[1].there)
+        local past = "2021-05-20T00:00:00Z"
+        assert(tx:query("select history_partitions($1::timestamptz, '400 days')", past))
+        local there = "select to_regclass('audit_index_20210501') is not null as there"
+        assert.is_true(assert(tx:query(there))[1].there)
+        assert(tx:query("select history_partitions('2026-11-01T00:00:00Z'::timestamptz, '400 days')"))
+        assert.is_false(assert(tx:query(there))[1].there)
         tx:rollback()
+    end)
+
+    it("loses no partition of the last thirty days, whatever moment the caller names", function()
+        local tx = assert(app:begin(T))
+        local function partitions()
+            local names = {}
+            for i, row in ipairs(assert(tx:query([[select c.relname as name from pg_inherits i join pg_class c on c.oid = i.inhrelid
+                where i.inhparent in ('audit_index'::regclass, 'audit_auth_log'::regclass) and c.relname ~ '_[0-9]{8}$'
+                and to_date(right(c.relname, 8), 'YYYYMMDD') > clock_timestamp() - interval '30 days' order by 1]]))) do
+                names[i] = row.name
+            end
+            return names
+        end
+        assert(tx:query("select history_partitions(clock_timestamp(), '400 days')"))
+        local before = partitions()
+        assert.is_true(#before >= 6)
+        assert(tx:query("select history_partitions('2999-01-01T00:00:00Z'::timestamptz, '-1000 years')"))
+        local left = {}
+        for _, name in ipairs(partitions()) do left[name] = true end
+        for _, name in ipairs(before) do assert.is_true(left[name], name) end
+        tx:rollback()
+    end)
+
+    it("keeps each row for thirty days, and lets older ones go", function()
+        local function made(days)
+            local id = uuid.v7()
+            run([[insert into audit_index (tenant_key, id, action, created_at) values ($1, $2, 'test',
+                clock_timestamp() - make_interval(days => $3::int))]], T, id, days)
+            return id
+        end
+        local young, old = made(29), made(31)
+        for _, name in ipairs{ "audit_index", "audit_auth_log" } do
+            if name == "audit_auth_log" then
+                run([[insert into audit_auth_log (tenant_key, id, action, created_at) values ($1, $2, 'TEST',
+                    clock_timestamp())]], T, young)
+            end
+            assert.are.equal("KS005", (refused("delete from " .. name .. " where tenant_key = $1 and id = $2", T, young)), name)
+        end
+        assert.are.equal(1, run("delete from audit_index where tenant_key = $1 and id = $2", T, old).affected)
+        assert.are.equal("42501", (refused("update audit_index set created_at = created_at - interval '1 year' where tenant_key = $1", T)))
     end)
 end)
 

@@ -105,6 +105,18 @@ local function policies(d, read)
         "policies that should not be", { effect = "a role sees what is not its own", hint = "drop the policy; kasma migrate --check" })
 end
 
+-- What the server's role has no right to remove (migration 0019).
+local KEPT = "{orders,order_items,order_payments,order_adjustments,order_events,checkouts,payments,payment_events,stock_movements,"
+    .. "coupon_redemptions,promotion_usages,audit_heads}"
+
+local function history(d, read)
+    local open = names_of(read([[select c.relname as name from pg_class c join pg_namespace n on n.oid = c.relnamespace
+      where n.nspname = 'public' and c.relname = any($1::text[]) and (has_table_privilege(current_user, c.oid, 'delete')
+        or has_table_privilege(current_user, c.oid, 'truncate')) order by 1]], KEPT))
+    d:none("history", open, "the server's role cannot remove the history of money", "history of money that the server's role may remove",
+        { effect = "a stolen password removes what was sold", hint = "revoke delete, truncate on <name> from kasma_app" })
+end
+
 local function row_security(d, read)
     local rows = read([[select c.relname as name, c.relrowsecurity and c.relforcerowsecurity as forced from pg_class c
       join pg_namespace n on n.oid = c.relnamespace where n.nspname = 'public' and c.relkind in ('r', 'p') and not c.relname in (]]
@@ -282,8 +294,8 @@ local function indexes(d, read)
         { effect = "a search looks at all tenants", hint = "create index .. using gin (tenant_key, ..)" })
 end
 
-local CHECKS = { version, roles, policies, row_security, migrations, connections, transactions, bloat, replication, clock, partitions,
-    prepared, indexes }
+local CHECKS = { version, roles, policies, history, row_security, migrations, connections, transactions, bloat, replication, clock,
+    partitions, prepared, indexes }
 
 ---@param d doctor.Report
 function M.run(d)
