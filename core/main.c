@@ -57,6 +57,12 @@ static int supervise(const struct words *words, bool serves, bool works) {
         return said < 0 ? EX_IOERR : EX_CONFIG;
     }
     buf_free(&problems);
+    static struct listen_set own = {.ready_fd = -1};
+    int metrics_port = works && !serves ? (int)config_int("WORK_METRICS_PORT") : 0;
+    if (metrics_port && !listen_open(&own, config_str("WORK_METRICS_HOST"), metrics_port, 1, &err)) {
+        log_line(LOG_ERROR, "WORK_METRICS_PORT: %s", err.message);
+        return EX_UNAVAILABLE;
+    }
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
     unsigned servers = (unsigned)config_int("WORKERS");
     if (servers == 0) servers = cores > 0 ? (unsigned)cores : 1;
@@ -64,6 +70,7 @@ static int supervise(const struct words *words, bool serves, bool works) {
         .servers = serves ? servers : 0,
         .workers = works ? 1 : 0,
         .sockets = &sockets,
+        .work_socket = own.count ? own.fd[0] : -1,
         .drain_ms = serves ? (uint64_t)config_int("DRAIN_WAIT") * 1000 : 0,
         .grace_ms = (uint64_t)config_int("SHUTDOWN_GRACE") * 1000,
         .stuck_ms = (uint64_t)config_int("WORKER_STUCK") * 1000,

@@ -1,11 +1,18 @@
 #include "http/spool.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
+#include <signal.h>
 #include <stdlib.h>
+#include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "runtime/log.h"
+
+#define SPOOL_HEAD "kasma-spool-"
 
 static void drop(void *data) {
     struct spool *s = data;
@@ -16,7 +23,7 @@ static void drop(void *data) {
 
 struct spool *spool_open(struct arena *a, const char *dir, struct error *err) {
     struct spool *s = arena_alloc(a, sizeof *s);
-    char *path = s ? arena_printf(a, "%s/kasma-spool-XXXXXX", dir) : NULL;
+    char *path = s ? arena_printf(a, "%s/" SPOOL_HEAD "%d-XXXXXX", dir, (int)getpid()) : NULL;
     if (!path) {
         error_set(err, ERR_MEMORY, "out of memory");
         return NULL;
@@ -32,6 +39,38 @@ struct spool *spool_open(struct arena *a, const char *dir, struct error *err) {
         return NULL;
     }
     return s;
+}
+
+/* The process whose spool file has this name; 0: it is none. */
+static pid_t owner_of(const char *name) {
+    struct str rest = str_of(name), head = STR(SPOOL_HEAD);
+    if (!str_starts(rest, head)) return 0;
+    rest = str_n(rest.at + head.len, rest.len - head.len);
+    const char *dash = memchr(rest.at, '-', rest.len);
+    int64_t pid;
+    bool ok = dash && str_int64(str_n(rest.at, (size_t)(dash - rest.at)), &pid) && pid > 0 && pid <= INT_MAX;
+    return ok ? (pid_t)pid : 0;
+}
+
+unsigned spool_sweep(const char *dir, unsigned idle_s) {
+    DIR *d = opendir(dir);
+    if (!d) {
+        log_line(LOG_WARN, "cannot look for old spool files: errno %d", errno);
+        return 0;
+    }
+    unsigned swept = 0;
+    time_t now = time(NULL);
+    for (const struct dirent *e; (e = readdir(d)) != NULL;) {
+        pid_t pid = owner_of(e->d_name);
+        struct stat st;
+        if (pid == 0 || kill(pid, 0) == 0 || errno != ESRCH) continue;
+        if (fstatat(dirfd(d), e->d_name, &st, AT_SYMLINK_NOFOLLOW) != 0 || !S_ISREG(st.st_mode)) continue;
+        if (st.st_uid != geteuid() || now - st.st_mtime < (time_t)idle_s) continue;
+        if (unlinkat(dirfd(d), e->d_name, 0) == 0) swept++;
+    }
+    if (closedir(d) != 0) log_line(LOG_WARN, "closedir: errno %d", errno);
+    if (swept) log_line(LOG_INFO, "%u spool files of processes that are gone were removed", swept);
+    return swept;
 }
 
 bool spool_write(struct spool *s, struct str bytes, struct error *err) {

@@ -18,6 +18,10 @@ struct spool {
  * to keep it renames it or links it elsewhere). NULL: err is filled. */
 struct spool *spool_open(struct arena *a, const char *dir, struct error *err);
 bool spool_write(struct spool *s, struct str bytes, struct error *err);
+/* Removes what processes that are no more (a crash, a power cut) have left in `dir`: files of ours, of this user, whose
+ * process is not running and which nobody has written to for `idle_s` seconds. How many. The folder must belong to this
+ * machine (or container) alone: another one's processes are not seen. */
+unsigned spool_sweep(const char *dir, unsigned idle_s);
 /* No more will be written; the file stays until the arena ends. */
 void spool_finish(struct spool *s);
 

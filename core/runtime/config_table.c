@@ -23,9 +23,19 @@ static const char *is_postgres(const char *text) {
     return begins(text, heads) ? NULL : "must begin with postgresql://";
 }
 
+static const char *is_off(const char *text) {
+    bool on = true;
+    return config_parse_bool(text, &on) && !on
+               ? NULL
+               : "must be off: TLS to Redis is not supported, use a private network or a tunnel";
+}
+
 static const char *is_redis(const char *text) {
-    static const char *const heads[] = {"redis://", "rediss://", "unix://", "redis+unix://", NULL};
-    return begins(text, heads) ? NULL : "must begin with redis:// or rediss://";
+    static const char *const heads[] = {"redis://", "unix://", "redis+unix://", NULL}, *const tls[] = {"rediss://",
+                                                                                                       NULL};
+    if (begins(text, tls))
+        return "must not ask for TLS, which is not supported: use a private network or a tunnel, and redis://";
+    return begins(text, heads) ? NULL : "must begin with redis:// or unix://";
 }
 
 static const char *is_mongodb(const char *text) {
@@ -210,6 +220,9 @@ const struct setting config_table[] = {
     INT("PORT", "5000", 0, 65535, "port to listen on; 0 takes a free one"),
     INT("WORKERS", "0", 0, 256, "worker processes of `serve`; 0 = one for each core"),
     TEXT("BOOT", "kasma.boot", "Lua module that a worker starts"),
+    TEXT("WORK_METRICS_HOST", "127.0.0.1", "address of the port below"),
+    INT("WORK_METRICS_PORT", "0", 0, 65535,
+        "`work` answers /metrics, /healthz and /readyz here; 0 = it does not listen"),
     TEXT("PID_FILE", NULL, "where the pid of a running server is written"),
     INT("SHUTDOWN_GRACE", "25", 0, 600, "seconds that requests and jobs get to end"),
     INT("DRAIN_WAIT", "0", 0, 60, "seconds between not ready and no longer accepting, for balancers"),
@@ -260,7 +273,7 @@ const struct setting config_table[] = {
     TEXT("REDIS_HOST", NULL, "Redis of the queues, when it is another one"),
     INT("REDIS_PORT", "6379", 1, 65535, "its port"),
     SECRET("REDIS_PASSWORD", NULL, "its password"),
-    BOOL("REDIS_TLS", "off", "TLS to it"),
+    CHECKED("REDIS_TLS", "off", is_off, "off; TLS to Redis is not supported"),
     NEEDED("MONGODB_URL", "MONGO_DB_URL", is_mongodb,
            "MongoDB or a server that speaks its protocol, with the database"),
     INT("MONGO_POOL", "4", 1, 64, "threads that talk to MongoDB"),
@@ -336,6 +349,6 @@ const struct setting config_table[] = {
     INT("WRITE_TIMEOUT_MS", "30000", 50, 3600000, "without a byte taken by the client"),
     INT("REALTIME_CONNECTIONS", "10", 1, 1000000,
         "open WebSockets and event streams of one user; the oldest gives way"),
-    TEXT("SPOOL_DIR", "/tmp", "large bodies while they are received"),
+    TEXT("SPOOL_DIR", "/tmp", "large bodies while they are received; of this machine or container alone"),
 };
 const size_t config_table_count = sizeof config_table / sizeof *config_table;

@@ -18,17 +18,20 @@
 #include "runtime/log.h"
 #include "runtime/metrics.h"
 #include "runtime/notify.h"
+#include "runtime/turn_away.h"
 
 #define GIVE_UP_AFTER 3      /* starts that failed before any worker was ever ready */
 #define GOOD_RUN_US 10000000 /* a worker that ran so long is started again at once */
 #define BACKOFF_FIRST_US 100000
 #define BACKOFF_MAX_US 5000000
+#define TELL_US 50000         /* how often connections that were turned away are looked at */
 #define KILL_AFTER_US 2000000 /* past the grace */
 
 struct slot {
     pid_t pid;  /* 0: not running */
     pid_t died; /* the last one here that was ready and then ended by itself; 0: none */
     bool ready;
+    bool broken;       /* it ended before it was ready: nobody knows whether the next one will load */
     unsigned failures; /* quick ends in a row */
     uint64_t started_us, start_at_us;
 };
@@ -107,10 +110,16 @@ static void become_worker(unsigned index, pid_t parent) {
     shut(&sup.signals);
     shut(&sup.tell[0]);
     shut(&sup.upgrade_fd);
+    (void)turn_away_close(UINT64_MAX); /* the parent's to wait for */
     int mine[LISTEN_MAX];
     bool serves = index < sup.plan->servers;
     struct listen_set *all = sup.plan->sockets;
     size_t n = serves ? listen_share(all, index, sup.plan->servers, mine) : 0;
+    int work_socket = sup.plan->work_socket;
+    if (serves)
+        shut(&work_socket);
+    else if (work_socket >= 0)
+        mine[n++] = work_socket;
     bool upgrading = all->ready_fd >= 0;
     shut(&all->ready_fd);
     for (size_t i = 0; i < all->count; i++) {
@@ -204,7 +213,10 @@ static void hear_workers(void) {
     uint16_t index;
     ssize_t n;
     while ((n = read(sup.tell[0], &index, sizeof index)) == (ssize_t)sizeof index)
-        if (index < sup.count && sup.slots[index].pid > 0) sup.slots[index].ready = true;
+        if (index < sup.count && sup.slots[index].pid > 0) {
+            sup.slots[index].ready = true;
+            sup.slots[index].broken = false;
+        }
     if (n < 0 && errno != EAGAIN && errno != EINTR) log_line(LOG_WARN, "the workers' pipe: %s", strerror(errno));
     announce();
 }
@@ -305,12 +317,17 @@ static void worker_ended(unsigned index, int status) {
         drain("start failed");
         return;
     }
+    s->broken = !was_ready;
     s->failures = now - s->started_us >= GOOD_RUN_US ? 0 : s->failures + 1;
     uint64_t wait = s->failures == 0 ? 0 : BACKOFF_FIRST_US << (s->failures > 6 ? 6 : s->failures - 1);
     if (wait > BACKOFF_MAX_US) wait = BACKOFF_MAX_US;
     s->start_at_us = now + wait;
-    log_line(LOG_ERROR, "worker %u (%s, pid %d) ended with %s; started again in %llu ms", index, role_of(index),
-             (int)pid, how, (unsigned long long)(wait / 1000));
+    log_line(LOG_ERROR, "worker %u (%s, pid %d) ended with %s%s; started again in %llu ms", index, role_of(index),
+             (int)pid, how,
+             !s->broken                  ? ""
+             : index < sup.plan->servers ? " before it was ready: until one is, its share of the clients is told 503"
+                                         : " before it was ready",
+             (unsigned long long)(wait / 1000));
 }
 
 static void reap(void) {
@@ -357,14 +374,13 @@ static bool tend(uint64_t now) {
     for (unsigned i = 0; i < sup.count; i++) {
         struct slot *s = &sup.slots[i];
         if (s->pid == 0 && sup.phase == SERVING && s->start_at_us <= now) start_worker(i);
-        if (s->pid > 0 && sup.phase == SERVING && s->ready && sup.plan->stuck_ms) {
+        if (s->pid > 0 && sup.phase == SERVING && sup.plan->stuck_ms) {
             uint64_t beat = atomic_load_explicit(&sup.shared->beat_us[i], memory_order_relaxed);
             if (now > beat && now - beat > sup.plan->stuck_ms * 1000) {
                 log_line(LOG_ERROR, "worker %u (pid %d) has not turned its loop for %llu ms: killed", i, (int)s->pid,
                          (unsigned long long)((now - beat) / 1000));
                 if (kill(s->pid, SIGKILL) != 0) log_line(LOG_WARN, "kill: %s", strerror(errno));
-                s->died = s->pid;
-                s->ready = false;
+                atomic_store_explicit(&sup.shared->beat_us[i], now, memory_order_relaxed); /* once is enough */
             }
         }
         left = left || s->pid > 0;
@@ -392,7 +408,27 @@ static int patience(uint64_t now) {
         uint64_t due = s->start_at_us > now ? s->start_at_us - now : 0;
         if (due < wait) wait = due;
     }
+    if (turn_away_close(now) && wait > TELL_US) wait = TELL_US;
     return (int)((wait + 999) / 1000);
+}
+
+/* Sockets whose worker is away and did not load the last time, and that no other worker serves. */
+static size_t orphaned(int out[LISTEN_MAX]) {
+    const struct listen_set *set = sup.plan->sockets;
+    bool served[LISTEN_MAX] = {false}, any = false;
+    int share[LISTEN_MAX];
+    for (unsigned i = 0; i < sup.plan->servers; i++) {
+        const struct slot *s = &sup.slots[i];
+        bool away = s->pid == 0 && s->broken;
+        any = any || away;
+        size_t n = away ? 0 : listen_share(set, i, sup.plan->servers, share);
+        for (size_t k = 0; k < n; k++)
+            for (size_t at = 0; at < set->count; at++) served[at] = served[at] || set->fd[at] == share[k];
+    }
+    size_t found = 0;
+    for (size_t at = 0; any && sup.phase == SERVING && at < set->count; at++)
+        if (!served[at]) out[found++] = set->fd[at];
+    return found;
 }
 
 /* The soft limit of open files is there for programs that use select(2); ours may have as many as it is allowed. */
@@ -431,11 +467,15 @@ int supervisor_run(const struct supervisor_plan *plan) {
         return 1;
     }
     while (tend(clock_mono_us())) {
-        struct pollfd fds[3] = {{.fd = sup.signals, .events = POLLIN},
-                                {.fd = sup.tell[0], .events = POLLIN},
-                                {.fd = sup.upgrade_fd, .events = POLLIN}};
+        static struct pollfd fds[3 + LISTEN_MAX];
+        int orphans[LISTEN_MAX];
+        size_t left = orphaned(orphans);
+        fds[0] = (struct pollfd){.fd = sup.signals, .events = POLLIN};
+        fds[1] = (struct pollfd){.fd = sup.tell[0], .events = POLLIN};
+        fds[2] = (struct pollfd){.fd = sup.upgrade_fd, .events = POLLIN};
+        for (size_t i = 0; i < left; i++) fds[3 + i] = (struct pollfd){.fd = orphans[i], .events = POLLIN};
         log_flush();
-        int n = poll(fds, 3, patience(clock_mono_us()));
+        int n = poll(fds, 3 + left, patience(clock_mono_us()));
         if (n < 0 && errno != EINTR) {
             log_line(LOG_ERROR, "poll: %s", strerror(errno));
             sup.failed = true;
@@ -444,6 +484,8 @@ int supervisor_run(const struct supervisor_plan *plan) {
         if (n > 0 && fds[0].revents) hear_signals();
         if (n > 0 && fds[1].revents) hear_workers();
         if (n > 0 && fds[2].revents && sup.upgrade_fd >= 0) hear_upgrade();
+        for (size_t i = 0; n > 0 && i < left; i++)
+            if (fds[3 + i].revents) turn_away(orphans[i], clock_mono_us());
         reap();
     }
     /* The file is ours when we have written it and no new process has since. */

@@ -27,6 +27,7 @@ struct supervisor_worker {
 struct supervisor_plan {
     unsigned servers, workers;  /* processes of role serve, of role work */
     struct listen_set *sockets; /* open; empty without servers */
+    int work_socket;            /* a listening socket of the workers of role work, for their metrics; -1: none */
     uint64_t drain_ms, grace_ms;
     uint64_t stuck_ms;      /* a worker whose loop has not turned for so long is killed; 0: never */
     uint64_t upgrade_ms;    /* how long a new binary may take */

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <sysexits.h>
 
+#include "http/spool.h"
 #include "runtime/clock.h"
 #include "runtime/config.h"
 #include "runtime/log.h"
@@ -18,6 +19,8 @@
 #define LAST_WORD_MS 1000 /* how long idle connections may still bring a request once nothing new is accepted */
 #define WELL_LOOK_MS 100
 #define SECOND_MS UINT64_C(1000)
+#define SWEEP_EVERY_S 300 /* spool files of dead processes */
+#define SWEEP_IDLE_S 60
 
 static struct {
     const struct supervisor_worker *told;
@@ -27,6 +30,7 @@ static struct {
     uv_timer_t second, look; /* look: at a drain's progress, or at the stores during an upgrade */
     uint64_t second_due_us, accept_until_ms, drain_until_ms;
     uint32_t lag, lua_bytes, tasks; /* metric slots */
+    unsigned seconds;
     bool draining, asked, failed;
 } w;
 
@@ -60,6 +64,8 @@ static void on_second(uv_timer_t *timer) {
     metric_set(w.tasks, (double)task_count());
     metric_set(w.lua_bytes, (double)lua_gc(vm_state(w.vm), LUA_GCCOUNT, 0) * 1024);
     metrics_sample_process();
+    if (w.server && w.told->index == 0 && ++w.seconds % SWEEP_EVERY_S == 0)
+        (void)spool_sweep(config_str("SPOOL_DIR"), SWEEP_IDLE_S);
     (void)timer;
 }
 
@@ -122,7 +128,8 @@ static void on_stop(uv_signal_t *handle, int number) {
     (void)number;
     if (w.draining) return;
     w.draining = true;
-    uint64_t wait = w.server ? (uint64_t)config_int("DRAIN_WAIT") * 1000 : 0;
+    bool serves = w.server && strcmp(w.told->role, "work") != 0;
+    uint64_t wait = serves ? (uint64_t)config_int("DRAIN_WAIT") * 1000 : 0;
     w.accept_until_ms = uv_now(loop_get()) + wait;
     w.drain_until_ms = w.accept_until_ms + (uint64_t)config_int("SHUTDOWN_GRACE") * 1000;
     sched_stop(vm_state(w.vm));
@@ -177,6 +184,7 @@ static void serve(void) {
             return;
         }
     }
+    if (w.server && w.told->index == 0) (void)spool_sweep(config_str("SPOOL_DIR"), SWEEP_IDLE_S);
     supervisor_tell_ready();
 }
 

@@ -77,6 +77,10 @@ local function start_handlers(file)
         if type(name) ~= "string" or type(fn) ~= "function" then error(file .. ": a handler is a function under its job's name", 0) end
         for _, queue in ipairs(queues) do jobs.handler(queue, name, fn) end
     end
+    if config.get("WORK_METRICS_PORT") ~= 0 then
+        require("modules.system.routes")
+        route.mount("work")
+    end
     sched.spawn(function()
         clock.start()
         heartbeat.start("work", queues)
@@ -110,7 +114,7 @@ function M.start(role)
     if own and own ~= "" then return start_handlers(own) end
     require("kasma.tokens").load()
     local names = M.load()
-    if role ~= "work" then route.mount() end
+    if role ~= "work" or config.get("WORK_METRICS_PORT") ~= 0 then route.mount(role) end
     start_loops(role)
     start.run(role)
     log.debug("started", { role = role, modules = table.concat(names, " ") })

@@ -58,6 +58,7 @@ local M = {}
 ---@field named_tenant "params"|"body"|"query"|nil the route names another tenant, in `tenant_key`
 ---@field no_store boolean|nil
 ---@field bare boolean|nil
+---@field process boolean|nil about the process itself: answered by `kasma work` too, where that listens
 ---@field aliases string[]|nil other paths
 ---@field websocket (fun(ctx: kasma.Context): table)|nil instead of a handler: the request becomes a WebSocket with these options
 ---@field events (fun(ctx: kasma.Context): table)|nil the same for an event stream; both are those of core.push, and `opened(state, socket)`
@@ -608,17 +609,22 @@ local function not_found(req)
     write(ctx, 404, JSON_HEADERS, error_text(ctx, errors.new(404, ("Cannot %s %s"):format(req.method, req.path))))
 end
 
---- Gives all declared routes to the core's server. Called once by boot.
-function M.mount()
+local function mount(decl)
+    local fn = decl.handler
+    if not decl.bare then
+        compile(decl)
+        fn = handle(decl)
+    end
+    local opts = { body_limit = decl.body_limit, spool = decl.spool, stream = decl.streamed, timeout_ms = decl.timeout_ms }
+    server.route(decl.method, decl.path, fn, opts)
+    for _, alias in ipairs(decl.aliases or {}) do server.route(decl.method, alias, fn, opts) end
+end
+
+--- Gives the declared routes to the core's server. Called once by boot.
+---@param role "serve"|"work"|"all" "work" has only what is about the process itself (`process = true`)
+function M.mount(role)
     for _, decl in ipairs(routes) do
-        local fn = decl.handler
-        if not decl.bare then
-            compile(decl)
-            fn = handle(decl)
-        end
-        local opts = { body_limit = decl.body_limit, spool = decl.spool, stream = decl.streamed, timeout_ms = decl.timeout_ms }
-        server.route(decl.method, decl.path, fn, opts)
-        for _, alias in ipairs(decl.aliases or {}) do server.route(decl.method, alias, fn, opts) end
+        if role ~= "work" or decl.process then mount(decl) end
     end
     server.fallback(not_found)
 end

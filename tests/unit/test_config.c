@@ -120,12 +120,22 @@ ALONE(test_precedence) {
     assert_null(argv[4]);
 }
 
+ALONE(test_tls_to_redis_is_refused_at_once) {
+    set("REDIS_TLS", "on");
+    set("REDIS_URL", "rediss://cache.example:6379/0");
+    int argc = 0;
+    char *argv[] = {NULL};
+    assert_false(config_load(&argc, argv, &problems));
+    assert_non_null(memmem(problems.data, problems.len, "REDIS_URL must not ask for TLS", 30));
+    assert_non_null(memmem(problems.data, problems.len, "REDIS_TLS must be off", 21));
+}
+
 ALONE(test_flag_forms) {
     char *argv[] = {(char *)"kasma",
                     (char *)"serve",
                     (char *)"--port",
                     (char *)"8080",
-                    (char *)"--redis-tls",
+                    (char *)"--mail-secure",
                     (char *)"word",
                     (char *)"--swagger-enabled",
                     (char *)"off",
@@ -133,7 +143,7 @@ ALONE(test_flag_forms) {
     int argc = 8;
     assert_true(config_load(&argc, argv, &problems));
     assert_int_equal(config_int("PORT"), 8080);
-    assert_true(config_bool("REDIS_TLS"));
+    assert_true(config_bool("MAIL_SECURE"));
     assert_false(config_bool("SWAGGER_ENABLED"));
     assert_int_equal(argc, 3);
     assert_string_equal(argv[2], "word");
@@ -197,7 +207,7 @@ ALONE(test_second_names_that_differ) {
 ALONE(test_all_problems_at_once) {
     set("KASMA_PROT", "1");
     set("PORT", "70000");
-    set("REDIS_TLS", "perhaps");
+    set("MAIL_SECURE", "perhaps");
     set("JWT_SECRET", "short");
     set("SERVER_KEY", "not base64 at all");
     set("DATABASE_URL", "mysql://h/d");
@@ -210,7 +220,7 @@ ALONE(test_all_problems_at_once) {
     static const char *const expected[] = {
         "KASMA_PROT in the environment is no setting",
         "PORT must be a whole number from 0 to 65535",
-        "REDIS_TLS must be on or off",
+        "MAIL_SECURE must be on or off",
         "JWT_SECRET must have at least 32 bytes",
         "SERVER_KEY must be base64",
         "DATABASE_URL must begin with postgresql://",
@@ -333,6 +343,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_defaults),
         cmocka_unit_test(test_precedence),
+        cmocka_unit_test(test_tls_to_redis_is_refused_at_once),
         cmocka_unit_test(test_flag_forms),
         cmocka_unit_test(test_a_flag_without_its_value),
         cmocka_unit_test(test_file_forms),

@@ -6,9 +6,13 @@
 
 #include <cmocka.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "http/multipart.h"
+#include "http/spool.h"
 
 static const char two_parts[] = "ignored\r\n--B\r\n"
                                 "Content-Disposition: form-data; name=\"first\"\r\n\r\n"
@@ -123,12 +127,68 @@ static void test_bounds(void **state) {
     arena_free(a);
 }
 
+static void path_of(char out[256], const char *dir, const char *name) {
+    int n = snprintf(out, 256, "%s/%s", dir, name);
+    assert_true(n > 0 && n < 256);
+}
+
+static void touch(const char *path) {
+    FILE *f = fopen(path, "w");
+    assert_non_null(f);
+    assert_int_equal(fclose(f), 0);
+}
+
+static void test_spool_files_of_a_dead_process_are_swept(void **state) {
+    (void)state;
+    char dir[] = "/tmp/kasma-sweep-XXXXXX", mine[256], foreign[256], link[256], odd[256], dead_name[256];
+    assert_non_null(mkdtemp(dir));
+    struct error err;
+    struct arena *a = arena_new(0);
+    struct spool *live = spool_open(a, dir, &err);
+    assert_non_null(live);
+    (void)snprintf(mine, sizeof mine, "%s", live->path);
+    int ends[2];
+    assert_int_equal(pipe(ends), 0);
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) { /* dies with its file open, as by a crash */
+        struct spool *s = spool_open(arena_new(0), dir, &err);
+        bool ok = s && spool_write(s, STR("half a body"), &err) &&
+                  write(ends[1], s->path, strlen(s->path)) == (ssize_t)strlen(s->path);
+        _exit(ok ? 0 : 1);
+    }
+    int status;
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_int_equal(status, 0);
+    ssize_t n = read(ends[0], dead_name, sizeof dead_name - 1);
+    assert_true(n > 0);
+    dead_name[n] = '\0';
+    assert_int_equal(close(ends[0]) + close(ends[1]), 0);
+    char name[64];
+    (void)snprintf(name, sizeof name, "kasma-spool-%d-link", (int)child);
+    path_of(link, dir, name);
+    assert_int_equal(symlink(mine, link), 0);
+    (void)snprintf(name, sizeof name, "other-%d-XXXXXX", (int)child);
+    path_of(foreign, dir, name);
+    touch(foreign);
+    path_of(odd, dir, "kasma-spool-12x-abcdef");
+    touch(odd);
+    assert_int_equal(spool_sweep(dir, 3600), 0); /* somebody may still move it away */
+    assert_int_equal(access(dead_name, F_OK), 0);
+    assert_int_equal(spool_sweep(dir, 0), 1);
+    assert_int_equal(access(dead_name, F_OK), -1);
+    assert_int_equal(access(mine, F_OK) + access(foreign, F_OK) + access(odd, F_OK) + access(link, F_OK), 0);
+    assert_int_equal(spool_sweep("/nonexistent", 0), 0);
+    arena_free(a);
+    assert_int_equal(access(mine, F_OK), -1);
+    assert_int_equal(unlink(foreign) + unlink(odd) + unlink(link) + rmdir(dir), 0);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_a_boundary_that_goes_on_is_refused),
-        cmocka_unit_test(test_any_split_gives_the_same),
-        cmocka_unit_test(test_files_are_spooled_and_go_away),
-        cmocka_unit_test(test_bounds),
+        cmocka_unit_test(test_a_boundary_that_goes_on_is_refused),      cmocka_unit_test(test_any_split_gives_the_same),
+        cmocka_unit_test(test_files_are_spooled_and_go_away),           cmocka_unit_test(test_bounds),
+        cmocka_unit_test(test_spool_files_of_a_dead_process_are_swept),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

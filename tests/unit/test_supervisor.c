@@ -2,6 +2,7 @@
 /* The supervisor with workers that are a few lines of C: they answer each connection with a word and close it. The test
  * program is its own binary for upgrades. */
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <setjmp.h>
@@ -63,7 +64,11 @@ static int work(const struct supervisor_worker *w) {
     if (sigaction(SIGTERM, &action, NULL) != 0 ||
         sigaction(SIGHUP, &(struct sigaction){.sa_handler = SIG_IGN}, NULL) != 0)
         return 7;
-    if (getenv("TEST_NEVER_READY")) return 6;
+    if (getenv("TEST_NEVER_READY") || access(getenv("TEST_BROKEN") ? getenv("TEST_BROKEN") : "/nonexistent", F_OK) == 0)
+        return 6;
+    if (getenv("TEST_SLOW") && access(getenv("TEST_SLOW"), F_OK) == 0) {
+        for (;;) pause();
+    }
     supervisor_tell_ready();
     while (!asked_to_end) {
         struct pollfd fds[8];
@@ -91,6 +96,7 @@ static int serve(char **argv) {
     int n = snprintf(file, sizeof file, "/tmp/kasma-supervisor-%s.pid", argv[3]);
     const struct supervisor_plan plan = {.servers = 2,
                                          .sockets = &sockets,
+                                         .work_socket = -1,
                                          .grace_ms = 2000,
                                          .stuck_ms = 500,
                                          .upgrade_ms = 3000,
@@ -212,6 +218,83 @@ static void test_a_stuck_worker_is_killed(void **state) {
     stop();
 }
 
+/* What whoever listens says to a request, as text; "" when it says nothing. */
+static const char *said(void) {
+    static char text[512];
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    struct sockaddr_in to = {
+        .sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct timeval limit = {.tv_sec = 8};
+    assert_true(fd >= 0);
+    assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit), 0);
+    assert_int_equal(connect(fd, (struct sockaddr *)&to, sizeof to), 0);
+    assert_true(send(fd, "GET / HTTP/1.1\r\n\r\n", 18, MSG_NOSIGNAL) == 18);
+    size_t n = 0;
+    for (ssize_t got; n < sizeof text - 1 && (got = recv(fd, text + n, sizeof text - 1 - n, 0)) > 0;) n += (size_t)got;
+    text[n] = '\0';
+    assert_int_equal(close(fd), 0);
+    return text;
+}
+
+static void kill_both_workers(void) {
+    pid_t first, second, parent;
+    assert_true(ask("/", &first, &parent));
+    do assert_true(ask("/", &second, &parent));
+    while (second == first);
+    assert_int_equal(kill(first, SIGKILL), 0);
+    assert_int_equal(kill(second, SIGKILL), 0);
+}
+
+static void test_clients_of_a_worker_that_does_not_load_are_told(void **state) {
+    (void)state;
+    char path[] = "/tmp/kasma-supervisor-XXXXXX";
+    int fd = mkstemp(path);
+    assert_true(fd >= 0);
+    assert_int_equal(close(fd), 0);
+    assert_int_equal(unlink(path), 0);
+    assert_int_equal(setenv("TEST_BROKEN", path, 1), 0);
+    start();
+    WAIT_UNTIL(pid_in_file() == server);
+    fd = open(path, O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
+    assert_true(fd >= 0);
+    assert_int_equal(close(fd), 0);
+    kill_both_workers();
+    for (int i = 0; i < 8; i++) {
+        const char *text = said();
+        assert_int_equal(strncmp(text, "HTTP/1.1 503 Service Unavailable\r\n", 34), 0);
+        const char *body = strstr(text, "\r\n\r\n");
+        assert_non_null(body);
+        assert_int_equal(strlen(body + 4), strtol(strstr(text, "Content-Length: ") + 16, NULL, 10));
+    }
+    /* Mended: served again. */
+    assert_int_equal(unlink(path), 0);
+    WAIT_UNTIL(answers() && answers() && answers() && answers());
+    stop();
+    assert_int_equal(unsetenv("TEST_BROKEN"), 0);
+}
+
+/* One that hangs while it loads is killed like one that hangs later. */
+static void test_a_worker_that_hangs_before_it_is_ready_is_killed(void **state) {
+    (void)state;
+    char path[] = "/tmp/kasma-supervisor-XXXXXX";
+    int fd = mkstemp(path);
+    assert_true(fd >= 0);
+    assert_int_equal(close(fd), 0);
+    assert_int_equal(unlink(path), 0);
+    assert_int_equal(setenv("TEST_SLOW", path, 1), 0);
+    start();
+    WAIT_UNTIL(pid_in_file() == server);
+    fd = open(path, O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
+    assert_true(fd >= 0);
+    assert_int_equal(close(fd), 0);
+    kill_both_workers();
+    WAIT_UNTIL(strncmp(said(), "HTTP/1.1 503", 12) == 0);
+    assert_int_equal(unlink(path), 0);
+    WAIT_UNTIL(answers() && answers() && answers() && answers());
+    stop();
+    assert_int_equal(unsetenv("TEST_SLOW"), 0);
+}
+
 static void test_upgrade_hands_over(void **state) {
     (void)state;
     start();
@@ -327,6 +410,8 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_term_ends_with_0),
         cmocka_unit_test(test_a_dead_worker_is_replaced_and_no_connection_lost),
         cmocka_unit_test(test_a_stuck_worker_is_killed),
+        cmocka_unit_test(test_clients_of_a_worker_that_does_not_load_are_told),
+        cmocka_unit_test(test_a_worker_that_hangs_before_it_is_ready_is_killed),
         cmocka_unit_test(test_upgrade_hands_over),
         cmocka_unit_test(test_a_binary_that_is_absent_does_not_take_over),
         cmocka_unit_test(test_workers_that_never_start_end_the_command),

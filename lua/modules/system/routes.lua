@@ -35,7 +35,7 @@ local floor = math.floor
 local alive, alive_at
 
 route.get("/healthz", {
-    summary = "Liveness with uptime and workers, no store is asked", bare = true,
+    summary = "Liveness with uptime and workers, no store is asked", bare = true, process = true,
     returns = schema.object{ status = schema.string(), uptime = schema.integer(), workers = schema.integer() },
     handler = function(req)
         local second = floor((time.mono() - started) / 1e6)
@@ -57,12 +57,12 @@ end
 
 local Report = schema.object({ status = schema.string(), checks = schema.map(schema.string()) }, { name = "Health" })
 for _, path in ipairs{ "/health/ready", "/readyz" } do
-    route.get(path, { summary = "Readiness: the stores and the migrations", bare = true, returns = { [200] = Report, [503] = Report },
-        handler = ready })
+    route.get(path, { summary = "Readiness: the stores and the migrations", bare = true, process = true,
+        returns = { [200] = Report, [503] = Report }, handler = ready })
 end
 
 route.get("/metrics", {
-    summary = "Metrics for Prometheus", bare = true, content_type = "text/plain",
+    summary = "Metrics for Prometheus", bare = true, process = true, content_type = "text/plain",
     handler = function(req)
         -- From outside the machine only with a secret key that has the scope metrics.read.
         if not web.is_loopback(web.client_ip(req)) then
