@@ -228,7 +228,7 @@ void tenant_rebuild(struct tenant *t) {
     fresh->older = old;
     t->current = fresh;
     drop_replaced(t, old->replaced_us);
-    log_line(LOG_INFO, "rules of tenant %s loaded: %zu live", t->key, fresh->count);
+    log_line(LOG_DEBUG, "rules of tenant %s loaded: %zu live", t->key, fresh->count);
 }
 
 static void look(void) {

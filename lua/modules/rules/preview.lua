@@ -356,6 +356,22 @@ function M.run(scope, ref, body)
     return 202, { previewId = id }
 end
 
+--- A preview in one go, however many orders: for the command line, which may wait.
+---@param scope Scope
+---@param ref string
+---@param body table
+---@return table result
+function M.now(scope, ref, body)
+    local rule = require("modules.rules.service").find(scope.tenant, ref)
+    if body.orderId then
+        local s = store.snapshot(scope.tenant, body.orderId)
+        if not s then M.no_snapshots() end
+        return one(scope, rule, body, s.input, { number = s.order_number, order_id = s.order_id }, "order")
+    end
+    if #store.snapshots(scope.tenant, body.orders.from, body.orders.to, nil, 1) == 0 then M.no_snapshots() end
+    return over_orders(scope, rule, body)
+end
+
 --- The job of a preview over many orders.
 ---@param tenant string
 ---@param app string
