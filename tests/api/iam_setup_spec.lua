@@ -5,6 +5,7 @@ local redis = require("core.redis")
 local db = require("kasma.db")
 local bootstrap = require("modules.iam.bootstrap")
 local import = require("modules.iam.import")
+local command = require("api.command")
 local shop_of = require("api.shop")
 local support = require("api.support")
 
@@ -247,6 +248,21 @@ describe("users of another system", function()
         table.sort(numbers)
         assert.same({ 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 }, numbers)
         assert.equal(before, db.one(nil, "select updated_at from users where id = $1", tenant.owner.user.id).updated_at)
+    end)
+
+    it("come by the command, which tells how it went", function()
+        local email = support.unique("im") .. "@example.test"
+        local lines = json.encode{ email = email, password_hash = BCRYPT, email_verified = true } .. "\nnonsense\n"
+        local words = "user import - --tenant " .. tenant.key
+        local status, said = command.run(words .. " --dry-run", nil, lines)
+        assert.equal(1, status)
+        assert.matches("1 would be made, 0 known already, 1 refused", said, 1, true)
+        assert.matches("line 2: ", said, 1, true)
+        status, said = command.run(words .. " --json", nil, lines:match("^[^\n]+"))
+        assert.equal(0, status)
+        assert.equal(1, json.decode(said).made)
+        must(support.client(tenant.headers):post("/auth/login", { identifier = email, password = "secret-99" }), 200)
+        assert.equal(2, (command.run("user import - --nonsense")))
     end)
 
     it("are only counted in a dry run", function()

@@ -169,7 +169,7 @@ class Stage:
         self.folder = tempfile.mkdtemp(prefix="kasma-faults.")
         os.chmod(self.folder, 0o755)
         self.env = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
-        self.env.update(DATA=self.folder, KASMA_ENV="test", LOG_ACCESS="off", DATABASE_POOL="4", WORKERS=str(workers),
+        self.env.update(DATA=self.folder, KASMA_ENV="test", LOG_ACCESS="off", DATABASE_POOL="4", WORKERS=str(workers), TRUSTED_PROXIES="127.0.0.1",
                         MAIL_DIR=self.folder + "/mail", MEDIA_DIR=self.folder + "/media")
         os.mkdir(self.folder + "/mail")
         self.port = free_port()

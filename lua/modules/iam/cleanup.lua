@@ -22,8 +22,11 @@ local function all(remove, before)
     return { removed = total }
 end
 
---- Codes, a day after their end.
-function M.otp_cleanup() return all(store.prune_otps, time.iso(time.now() - DAY_MS)) end
+--- Codes: what could still be read of them at their end, the rows a day later.
+function M.otp_cleanup()
+    store.forget_expired_otps(time.iso(time.now()))
+    return all(store.prune_otps, time.iso(time.now() - DAY_MS))
+end
 
 --- Sessions, a month after their end: until then the reuse of a refresh token is told from an unknown one.
 function M.session_cleanup() return all(store.prune_sessions, time.iso(time.now() - 30 * DAY_MS)) end

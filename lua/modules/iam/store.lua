@@ -417,6 +417,13 @@ function M.family_start(family_id)
     return db.one(nil, "select min(created_at) as created_at from auth_sessions where family_id = $1", family_id)
 end
 
+--- Forgets the sealed form of codes that ran out before their mail went.
+---@param now string
+function M.forget_expired_otps(now)
+    db.query(nil, "update otps set code_enc = null, is_active = false, updated_at = $1::timestamptz "
+        .. "where expires_at < $1::timestamptz and (code_enc is not null or is_active)", now)
+end
+
 --- Removes codes that ran out, oldest first.
 ---@param before string
 ---@param limit integer
