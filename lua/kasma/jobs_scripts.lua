@@ -3,7 +3,8 @@
 --
 -- `common` is what every script begins with. In it and in the scripts: p is a prefix, id a job's id, now the business clock in ms.
 -- What a worker does between two jobs (end what ran, promote what fell due, take what comes next) is one script, `cycle`, for as many
--- jobs as ended and as many as there is room for: what costs is the round trip and the entry into a script, not the commands in it.
+-- jobs as ended and as many as there is room for. Arguments of redis.call are texts where they can be: printing a number costs more than
+-- most commands.
 local config = require("core.config")
 
 local M = {}
@@ -18,16 +19,40 @@ local function meta(p)
   if m then return m end
   local v = call('HMGET', p .. 'meta', 'paused', 'concurrency', 'max', 'duration', 'opts.maxLenEvents', 'version')
   m = { paused = v[1] and true or false, concurrency = tonumber(v[2] or ''), max = tonumber(v[3] or ''), duration = tonumber(v[4] or ''),
-    events = tonumber(v[5] or '') or 10000, five = LAYOUT == 5 and not (v[6] and string.find(v[6], '^bullmq:[6-9]')) }
+    events = v[5] or '10000', stream = p .. 'events', five = LAYOUT == 5 and not (v[6] and string.find(v[6], '^bullmq:[6-9]')) }
   metas[p] = m
   return m
 end
-local function event(p, ...) call('XADD', p .. 'events', 'MAXLEN', '~', meta(p).events, '*', 'event', ...) end
+local function event(p, ...)
+  local m = meta(p)
+  call('XADD', m.stream, 'MAXLEN', '~', m.events, '*', 'event', ...)
+end
 local function limited(p)
   local most = meta(p).concurrency
   return most and call('LLEN', p .. 'active') >= most
 end
-local function mark(p) if not meta(p).paused and not limited(p) then call('ZADD', p .. 'marker', 0, '0') end end
+-- While a script that moves many jobs gathers, pushes and marks wait for its end: one command for all.
+local gathered
+local function mark(p)
+  if gathered then
+    gathered.marks[p] = true
+  elseif not meta(p).paused and not limited(p) then
+    call('ZADD', p .. 'marker', '0', '0')
+  end
+end
+local function gather() gathered = { lists = {}, marks = {} } end
+local function flush_lists()
+  for list, ids in pairs(gathered.lists) do
+    for i = 1, #ids, 1000 do call('LPUSH', list, unpack(ids, i, math.min(i + 999, #ids))) end
+  end
+  gathered.lists = {}
+end
+local function flush()
+  flush_lists()
+  local marks = gathered.marks
+  gathered = nil
+  for p in pairs(marks) do mark(p) end
+end
 
 -- A `paused` list without the flag was left by a worker of another major: what it holds is older than what waits.
 local function merge_paused(p)
@@ -39,19 +64,26 @@ end
 -- Where ready jobs go. The fifth major renames `wait` on a pause and renames back over it: what is added meanwhile must lie in `paused`.
 local function wait_list(p)
   local m = meta(p)
+  if m.list then return m.list end
+  m.list = p .. 'wait'
   if m.paused then
-    if m.five or call('EXISTS', p .. 'paused') == 1 then return p .. 'paused' end
+    if m.five or call('EXISTS', p .. 'paused') == 1 then m.list = p .. 'paused' end
   else
     merge_paused(p)
   end
-  return p .. 'wait'
+  return m.list
 end
 local function push(p, id, priority, lifo)
   if priority and priority > 0 then
     local counter = call('INCR', p .. 'pc')
     call('ZADD', p .. 'prioritized', priority * 4294967296 + counter % 4294967296, id)
-  else
+  elseif lifo or not gathered then
     call(lifo and 'RPUSH' or 'LPUSH', wait_list(p), id)
+  else
+    local list = wait_list(p)
+    local ids = gathered.lists[list] or {}
+    gathered.lists[list] = ids
+    ids[#ids + 1] = id
   end
   mark(p)
 end
@@ -101,7 +133,8 @@ local function decode(text)
 end
 
 -- Deletes a job that lies in no list any more: its keys, its ownership of a deduplication id, its place under a parent.
-local function remove_job(p, id, now)
+-- With `keys` those of an ended job, which has no lock, are only named there.
+local function remove_job(p, id, now, keys)
   local key = p .. id
   local v = call('HMGET', key, 'parentKey', 'parent', 'deid')
   if v[1] then
@@ -112,7 +145,11 @@ local function remove_job(p, id, now)
     end
   end
   if v[3] and call('GET', p .. 'de:' .. v[3]) == id then call('DEL', p .. 'de:' .. v[3], p .. 'dn:' .. v[3]) end
-  call('DEL', key, key .. ':logs', key .. ':lock', key .. ':dependencies', key .. ':processed', key .. ':failed', key .. ':unsuccessful')
+  local n = keys and #keys or 0
+  local all = keys or {}
+  all[n + 1], all[n + 2], all[n + 3], all[n + 4] = key, key .. ':logs', key .. ':dependencies', key .. ':processed'
+  all[n + 5], all[n + 6] = key .. ':failed', key .. ':unsuccessful'
+  if not keys then call('DEL', key .. ':lock', unpack(all)) end
 end
 
 -- Nil: the job is to be added. Else it is a duplicate of the id answered.
@@ -154,19 +191,11 @@ end
 -- job: name, data, opts (texts), timestamp, delay, priority, lifo, parent_key, parent (text or ''), deid, rjk, waits.
 local function insert(p, id, job)
   local key = p .. id
-  local row = { 'name', job.name, 'data', job.data, 'opts', job.opts, 'timestamp', job.timestamp, 'delay', job.delay, 'priority',
-    job.priority }
-  local function add(name, value)
-    row[#row + 1] = name
-    row[#row + 1] = value
-  end
-  if job.parent_key ~= '' then
-    add('parentKey', job.parent_key)
-    add('parent', job.parent)
-  end
-  if job.deid then add('deid', job.deid) end
-  if job.rjk ~= '' then add('rjk', job.rjk) end
-  call('HSET', key, unpack(row))
+  call('HSET', key, 'name', job.name, 'data', job.data, 'opts', job.opts, 'timestamp', job.timestamp, 'delay', job.delay, 'priority',
+    job.priority)
+  if job.parent_key ~= '' then call('HSET', key, 'parentKey', job.parent_key, 'parent', job.parent) end
+  if job.deid then call('HSET', key, 'deid', job.deid) end
+  if job.rjk ~= '' then call('HSET', key, 'rjk', job.rjk) end
   event(p, 'added', 'jobId', id, 'name', job.name)
   local delay = tonumber(job.delay)
   if job.waits then
@@ -200,35 +229,37 @@ local function end_deduplication(p, id, deid, now)
     deid = deid })
 end
 
+local function in_parts(command, key, list)
+  for i = 1, #list, 1000 do
+    local last = math.min(i + 999, #list)
+    if key then call(command, key, unpack(list, i, last)) else call(command, unpack(list, i, last)) end
+  end
+end
 -- Up to the limit of jobs that the rule {count, age s, limit} lets go.
 local function sweep(p, target, count, age, limit, now)
   local set = p .. target
-  if age then
-    for _, old in ipairs(call('ZRANGEBYSCORE', set, '-inf', now - age * 1000, 'LIMIT', 0, limit)) do
-      call('ZREM', set, old)
-      remove_job(p, old, now)
-    end
+  local function drop(ids)
+    if #ids == 0 then return end
+    in_parts('ZREM', set, ids)
+    local keys = {}
+    for _, old in ipairs(ids) do remove_job(p, old, now, keys) end
+    in_parts('DEL', nil, keys)
   end
-  if count and count > 0 then
-    for _, old in ipairs(call('ZREVRANGE', set, count, count + limit - 1)) do
-      call('ZREM', set, old)
-      remove_job(p, old, now)
-    end
-  end
+  if age then drop(call('ZRANGEBYSCORE', set, '-inf', now - age * 1000, 'LIMIT', 0, limit)) end
+  if count and count > 0 then drop(call('ZREVRANGE', set, count, count + limit - 1)) end
 end
 ]]
 
 -- KEYS: prefixes. ARGV: groups of 14: number of the prefix, id or '', name, data, opts, timestamp, delay, priority, lifo, asker or '',
 -- parent's key or '', parent or '', deduplication or '', 1 = waits for children. Answers the ids, or one negative code and nothing done.
-M.ADD_ARGS = 14
 M.add = M.common .. [[
-local jobs = {}
+local jobs, numbers, keys = {}, {}, {}
 local fresh = {}
 for at = 1, #ARGV, 14 do
   local p = KEYS[tonumber(ARGV[at])]
   local job = { p = p, id = ARGV[at + 1], name = ARGV[at + 2], data = ARGV[at + 3], opts = ARGV[at + 4], timestamp = ARGV[at + 5],
     delay = ARGV[at + 6], priority = ARGV[at + 7], lifo = ARGV[at + 8] == '1', asker = ARGV[at + 9], parent_key = ARGV[at + 10],
-    parent = ARGV[at + 11], dedup = decode(ARGV[at + 12]), waits = ARGV[at + 13] == '1', rjk = '' }
+    parent = ARGV[at + 11], dedup = ARGV[at + 12] ~= '' and decode(ARGV[at + 12]), waits = ARGV[at + 13] == '1', rjk = '' }
   if job.parent_key ~= '' then
     if not fresh[job.parent_key] and call('EXISTS', job.parent_key) == 0 then return -5 end
     local other = job.id ~= '' and call('HGET', p .. job.id, 'parentKey')
@@ -236,7 +267,19 @@ for at = 1, #ARGV, 14 do
   end
   if job.id ~= '' then fresh[p .. job.id] = true end
   jobs[#jobs + 1] = job
+  numbers[p] = (numbers[p] or 0) + 1
 end
+-- A number for each job, whether it takes it as its id or not.
+for p, n in pairs(numbers) do numbers[p] = call('INCRBY', p .. 'id', n) - n end
+for i, job in ipairs(jobs) do
+  numbers[job.p] = numbers[job.p] + 1
+  if job.id == '' then job.id = string.format('%.0f', numbers[job.p]) end
+  keys[i] = job.p .. job.id
+end
+local met = 0
+for i = 1, #keys, 1000 do met = met + call('EXISTS', unpack(keys, i, math.min(i + 999, #keys))) end
+local seen = {}
+gather()
 
 -- A job that is there already: the parent that asks for it takes it over when it has none.
 local function meet(job, id)
@@ -261,9 +304,8 @@ for i, job in ipairs(jobs) do
   if before then
     ids[i] = before
   else
-    local counter = tostring(call('INCR', p .. 'id'))
-    local id = job.id ~= '' and job.id or counter
-    if call('EXISTS', p .. id) == 1 then
+    local id = job.id
+    if (met > 0 or seen[keys[i] ]) and call('EXISTS', keys[i]) == 1 then
       meet(job, id)
     else
       local owner
@@ -274,22 +316,29 @@ for i, job in ipairs(jobs) do
       if owner then id = owner else insert(p, id, job) end
     end
     if job.asker ~= '' then call('SET', p .. 'ob:' .. job.asker, id, 'PX', 86400000) end
+    seen[keys[i] ] = true
     ids[i] = id
   end
 end
+flush()
 return ids]]
 
 -- What ends a job, for `cycle`.
 local FINISH = [[
+-- Of what ended: its places are cleared together. Nothing reads them before that.
+local freed, unstalled, finished = {}, {}, { completed = {}, failed = {} }
+local locks = {}
+local families = false
 local function own(key, id, token)
-  local lock = call('GET', key .. ':lock')
+  local lock = locks[key]
   if lock ~= token then
     if call('EXISTS', key) == 0 then return -1 end
     return lock and -6 or -2
   end
   if call('LREM', p .. 'active', 1, id) == 0 then return -3 end
-  call('DEL', key .. ':lock')
-  call('SREM', p .. 'stalled', id)
+  locks[key] = nil
+  freed[#freed + 1] = key .. ':lock'
+  unstalled[#unstalled + 1] = id
   return 0
 end
 local function keep_trace(key, trace, opts)
@@ -326,11 +375,11 @@ local rules, rule_list = {}, {}
 local function finish(id, token, target, value, count, age, limit, trace, exhausted)
   local key = p .. id
   local completed = target == 'completed'
-  if call('EXISTS', key .. ':dependencies', key .. ':unsuccessful') > 0 and call('GET', key .. ':lock') == token then
-    if completed and call('SCARD', key .. ':dependencies') > 0 then return -4 end
-    if completed and call('ZCARD', key .. ':unsuccessful') > 0 then return -9 end
+  if completed and families and locks[key] == token then
+    if call('SCARD', key .. ':dependencies') > 0 then return -4 end
+    if call('ZCARD', key .. ':unsuccessful') > 0 then return -9 end
   end
-  local v = call('HMGET', key, 'name', 'parentKey', 'parent', 'deid', 'opts')
+  local v = call('HMGET', key, 'name', 'parentKey', 'parent', 'deid', 'opts', 'atm')
   if not v[1] and call('EXISTS', key) == 0 then
     call('LREM', p .. 'active', 1, id)
     call('DEL', key .. ':lock')
@@ -343,13 +392,15 @@ local function finish(id, token, target, value, count, age, limit, trace, exhaus
     local parent = decode(v[3])
     if parent and parent.queueKey and call('EXISTS', v[2]) == 1 then tell_parent(key, v[2], parent, completed, value) end
   end
-  local made = call('HINCRBY', key, 'atm', 1)
+  local made = (tonumber(v[6] or '') or 0) + 1
   if not completed then keep_trace(key, trace, v[5]) end
   if count == 0 then
     remove_job(p, id, now)
   else
-    call('ZADD', p .. target, now, id)
-    call('HSET', key, completed and 'returnvalue' or 'failedReason', value, 'finishedOn', now)
+    local set = finished[target]
+    set[#set + 1] = now_text
+    set[#set + 1] = id
+    call('HSET', key, 'atm', made, completed and 'returnvalue' or 'failedReason', value, 'finishedOn', now_text)
     if age or count then
       local name = target .. '|' .. tostring(count) .. '|' .. tostring(age)
       if not rules[name] then
@@ -434,10 +485,25 @@ end
 -- ARGV: now, lock ms, worker's name, limiter's max or '', its ms, how many to take, token's begin, first token number, points of metrics,
 -- groups of 9: id, token, what (completed failed retry back later children), value or reason, keep count or '', keep age s or '', sweep
 -- limit, traces, extra (1 = attempts exhausted; delay ms).
--- Answers {codes, {id, fields, id, fields, ...}, next due or 0, limited until or 0}.
-M.CYCLE_ARGS = 9
-M.cycle = "local p = KEYS[1]\nlocal now = tonumber(ARGV[1])\n" .. M.common .. FINISH .. [[
+-- Answers {codes, {id, values, id, values, ...}, next due or 0, limited until or 0}; values as in M.FIELDS, before this run.
+M.FIELDS = { "name", "data", "opts", "ats", "atm", "stc", "timestamp", "rjk", "parentKey", "defa" }
+M.cycle = "local p = KEYS[1]\nlocal now_text = ARGV[1]\nlocal now = tonumber(now_text)\n" .. M.common .. FINISH .. [[
 local codes = {}
+-- Whose locks the jobs are under, and whether any of them has children, for all at once.
+do
+  local keys, parents = {}, {}
+  for at = 10, #ARGV, 9 do
+    keys[#keys + 1] = p .. ARGV[at] .. ':lock'
+    parents[#parents + 1] = p .. ARGV[at] .. ':dependencies'
+    parents[#parents + 1] = p .. ARGV[at] .. ':unsuccessful'
+  end
+  if #keys > 0 then
+    local values = call('MGET', unpack(keys))
+    for i, lock in ipairs(values) do locks[string.sub(keys[i], 1, -6)] = lock end
+    families = call('EXISTS', unpack(parents)) > 0
+  end
+end
+gather()
 for at = 10, #ARGV, 9 do
   local id, token, what = ARGV[at], ARGV[at + 1], ARGV[at + 2]
   local ok, code
@@ -455,6 +521,10 @@ for at = 10, #ARGV, 9 do
   end
   codes[#codes + 1] = ok and code or (type(code) == 'table' and code.err or tostring(code))
 end
+in_parts('DEL', nil, freed)
+if #unstalled > 0 and call('EXISTS', p .. 'stalled') == 1 then in_parts('SREM', p .. 'stalled', unstalled) end
+in_parts('ZADD', p .. 'completed', finished.completed)
+in_parts('ZADD', p .. 'failed', finished.failed)
 for _, rule in ipairs(rule_list) do sweep(p, rule[1], rule[2], rule[3], rule[4], now) end
 count_metrics('completed', tonumber(ARGV[9]))
 count_metrics('failed', tonumber(ARGV[9]))
@@ -473,34 +543,41 @@ local function promote()
     event(p, 'waiting', 'jobId', id, 'prev', 'delayed')
   end
 end
-local function take_one(max, duration)
-  while true do
-    if limited(p) then return false end
-    local id = call('RPOPLPUSH', p .. 'wait', p .. 'active')
-    if not id then
-      local first = call('ZPOPMIN', p .. 'prioritized')
-      if not first[1] then return false end
-      id = first[1]
-      call('LPUSH', p .. 'active', id)
-      if call('EXISTS', p .. 'prioritized') == 0 then call('DEL', p .. 'pc') end
-    end
-    local key = p .. id
-    local fields = call('HGETALL', key)
-    if #fields == 0 then
-      call('LREM', p .. 'active', 1, id)
-    else
-      if max then
-        local used = call('INCR', p .. 'limiter')
-        if used == 1 then call('PEXPIRE', p .. 'limiter', duration) end
+-- Ids that are served next, up to n, put into active.
+local function next_ids(n)
+  local ids = call('RPOP', p .. 'wait', n) or {}
+  while #ids < n do
+    local first = call('ZPOPMIN', p .. 'prioritized', n - #ids)
+    if not first[1] then break end
+    for i = 1, #first, 2 do ids[#ids + 1] = first[i] end
+    if call('EXISTS', p .. 'prioritized') == 0 then call('DEL', p .. 'pc') end
+  end
+  if #ids > 0 then in_parts('LPUSH', p .. 'active', ids) end
+  return ids
+end
+local function take(n)
+  while n > 0 do
+    local ids = next_ids(n)
+    for _, id in ipairs(ids) do
+      local key = p .. id
+      local fields = call('HMGET', key, 'name', 'data', 'opts', 'ats', 'atm', 'stc', 'timestamp', 'rjk', 'parentKey', 'defa')
+      if not fields[1] and call('EXISTS', key) == 0 then
+        call('LREM', p .. 'active', 1, id)
+      else
+        local started = fields[4] and tostring(tonumber(fields[4]) + 1) or '1'
+        call('SET', key .. ':lock', ARGV[7] .. ':' .. (tonumber(ARGV[8]) + #taken / 2), 'PX', ARGV[2])
+        event(p, 'active', 'jobId', id, 'prev', 'waiting')
+        if ARGV[3] ~= '' then
+          call('HSET', key, 'processedOn', now_text, 'ats', started, 'pb', ARGV[3])
+        else
+          call('HSET', key, 'processedOn', now_text, 'ats', started)
+        end
+        taken[#taken + 1] = id
+        taken[#taken + 1] = fields
+        n = n - 1
       end
-      call('SET', key .. ':lock', ARGV[7] .. ':' .. (tonumber(ARGV[8]) + #taken / 2), 'PX', ARGV[2])
-      event(p, 'active', 'jobId', id, 'prev', 'waiting')
-      if ARGV[3] ~= '' then call('HSET', key, 'processedOn', now, 'pb', ARGV[3]) else call('HSET', key, 'processedOn', now) end
-      call('HINCRBY', key, 'ats', 1)
-      taken[#taken + 1] = id
-      taken[#taken + 1] = fields
-      return true
     end
+    if #ids == 0 then return end
   end
 end
 if wanted > 0 then
@@ -509,30 +586,42 @@ if wanted > 0 then
   local duration = tonumber(ARGV[4]) and tonumber(ARGV[5]) or m.duration or 1000
   if not m.paused then
     merge_paused(p)
-    while #taken < wanted * 2 do
-      local used = call('GET', p .. 'limiter')
-      if used and tonumber(used) >= (max or 9007199254740991) then
-        local left = call('PTTL', p .. 'limiter')
-        if left > 0 then
-          until_ms = left
-          break
-        end
+    flush_lists()
+    local n = wanted
+    if m.concurrency then n = math.min(n, m.concurrency - call('LLEN', p .. 'active')) end
+    local used = call('GET', p .. 'limiter')
+    if used and tonumber(used) >= (max or 9007199254740991) then
+      local left = call('PTTL', p .. 'limiter')
+      if left > 0 then
+        until_ms, n = left, 0
+      else
         call('DEL', p .. 'limiter')
+        used = nil
       end
-      if not take_one(max, duration) then break end
+    end
+    if max and n > 0 then n = math.min(n, max - (tonumber(used or '') or 0)) end
+    take(n)
+    local count = #taken / 2
+    if max and count > 0 then
+      if call('INCRBY', p .. 'limiter', count) == count then call('PEXPIRE', p .. 'limiter', duration) end
+      if count == n and count < wanted and (tonumber(used or '') or 0) + count >= max then
+        until_ms = math.max(1, call('PTTL', p .. 'limiter'))
+      end
     end
   end
 end
 local due = next_due(p) or 0
-if #taken < wanted * 2 then
-  if ended.completed + ended.failed > 0 and #taken == 0 and call('EXISTS', p .. 'wait', p .. 'active', p .. 'prioritized') == 0 then
-    event(p, 'drained')
-  end
-elseif wanted > 0 or #codes > 0 then
-  -- This worker is busy now: whoever is idle looks after what is left.
-  if call('EXISTS', p .. 'wait', p .. 'prioritized') > 0 then mark(p) end
-  if due > 0 and not m.paused then call('ZADD', p .. 'marker', due, '1') end
+if ended.completed + ended.failed > 0 and #taken == 0 and wanted > 0
+  and call('EXISTS', p .. 'wait', p .. 'active', p .. 'prioritized') == 0 then
+  event(p, 'drained')
 end
+flush_lists()
+-- Another worker looks after what is left; and after what falls due, where this one is busy now.
+local left = gathered.marks[p] or wanted == 0 or #taken == wanted * 2
+gathered.marks[p] = nil
+flush()
+if left and call('EXISTS', p .. 'wait', p .. 'prioritized') > 0 then mark(p) end
+if due > 0 and not m.paused and #taken == wanted * 2 then call('ZADD', p .. 'marker', due, '1') end
 return { codes, taken, string.format('%.0f', due), string.format('%.0f', until_ms) }]]
 
 -- ARGV: lock ms, then id and token of each job. Answers the ids whose lock is not ours any more.

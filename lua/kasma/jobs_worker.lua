@@ -180,13 +180,16 @@ function Worker:run(job)
     self:wake()
 end
 
-local function job_of(self, id, flat, token)
+local function job_of(self, id, values, token)
     local fields = {}
-    for i = 1, #flat, 2 do fields[flat[i]] = flat[i + 1] end
+    for i, name in ipairs(scripts.FIELDS) do
+        local value = values[i]
+        if type(value) == "string" then fields[name] = value end
+    end
     local job = setmetatable({ id = id, token = token, queue = self.queue, name = fields.name or "",
         attempts_made = tonumber(fields.atm) or 0, attempts_started = (tonumber(fields.ats) or 0) + 1,
         stalled = tonumber(fields.stc) or 0, timestamp = tonumber(fields.timestamp), scheduler = fields.rjk,
-        next_id = fields.nrjid, parent_key = fields.parentKey, broken = fields.defa }, Job)
+        parent_key = fields.parentKey, broken = fields.defa }, Job)
     local ok, data = pcall(json.decode, fields.data or "{}")
     local good, opts = pcall(json.decode, fields.opts or "{}")
     job.data, job.opts = data, good and type(opts) == "table" and opts or {}
@@ -273,7 +276,8 @@ function Worker:pump()
     -- A queue that is served is known, also before anybody adds to it.
     pcall(jobs.introduce, self.prefix)
     while true do
-        local free = self.concurrency - self.count
+        -- What this call ends makes room for what it takes.
+        local free = self.concurrency - self.count + math.min(#self.done, DONE_MAX)
         local take = (self.ready or #self.done > 0) and not self.stopping and free > 0 and free or 0
         if #self.done == 0 and take == 0 then
             if self.stopping and self.count == 0 then break end

@@ -50,7 +50,7 @@ function M.take(queue, worker, n, now)
     local taken = cycle(queue, worker, n or 1, now)[2]
     for i = 1, #taken, 2 do
         local job = { id = taken[i] }
-        for k = 1, #taken[i + 1], 2 do job[taken[i + 1][k]] = taken[i + 1][k + 1] end
+        for k, name in ipairs(scripts.FIELDS) do job[name] = taken[i + 1][k] end
         list[#list + 1] = job
     end
     return list
