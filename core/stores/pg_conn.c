@@ -17,6 +17,7 @@
 
 #include "runtime/log.h"
 #include "runtime/loop.h"
+#include "stores/pg_resolve.h"
 
 #define SLOTS 512
 #define ORPHANS_MAX 64
@@ -38,7 +39,9 @@ struct slot {
 struct pg_conn {
     struct pg_conn_events events;
     void *data;
-    PGconn *pg;
+    PGconn *pg;                 /* NULL while the host's name is looked up */
+    struct pg_resolve *resolve; /* that look-up */
+    const char *url;
     uv_poll_t *poll;  /* a handle of its own memory: it is made anew while the connection is being made */
     uv_timer_t limit; /* of the time for connecting */
     int watching;     /* uv events asked for */
@@ -436,6 +439,29 @@ static void on_server_notice(void *data, const PGresult *r) {
     if (message) log_line(LOG_DEBUG, "postgres: %s", message);
 }
 
+/* Hands over to libpq; `hosts` and `addresses` go before what the URL says, NULL leaves it to the URL. False: the
+ * connection will not stand. */
+static bool start(struct pg_conn *c, const char *hosts, const char *addresses) {
+    /* Only what a transaction pooler lets pass; the limits of time stand on the roles. What precedes the URL are
+     * defaults: a peer that vanished without a word is noticed in a minute, not in two hours. */
+    const char *const keys[] = {"keepalives_idle", "keepalives_interval",       "keepalives_count", "dbname", "host",
+                                "hostaddr",        "fallback_application_name", "client_encoding",  NULL};
+    const char *const values[] = {"30", "10", "3", c->url, hosts, addresses, "kasma", "UTF8", NULL};
+    c->pg = PQconnectStartParams(keys, values, 1);
+    if (c->pg) PQsetNoticeReceiver(c->pg, on_server_notice, NULL);
+    return c->pg && PQstatus(c->pg) != CONNECTION_BAD && watch(c, UV_WRITABLE, true);
+}
+
+static void on_resolved(void *data, const char *hosts, const char *addresses, const char *why) {
+    struct pg_conn *c = data;
+    c->resolve = NULL;
+    if (c->broken) return; /* its time was up */
+    if (why)
+        pg_conn_fail(c, ERR_UNAVAILABLE, why);
+    else if (!start(c, hosts, addresses))
+        broken(c);
+}
+
 struct pg_conn *pg_conn_new(const struct pg_settings *s, bool pipeline, const struct pg_conn_events *events, void *data,
                             struct error *err) {
     struct pg_conn *c = calloc(1, sizeof *c);
@@ -447,19 +473,11 @@ struct pg_conn *pg_conn_new(const struct pg_settings *s, bool pipeline, const st
     c->data = data;
     c->pipeline = pipeline;
     c->prepare = pipeline && s->prepare;
-    /* Only what a transaction pooler lets pass; the limits of time stand on the roles. What precedes the URL are
-     * defaults: a peer that vanished without a word is noticed in a minute, not in two hours. */
-    const char *const keys[] = {"keepalives_idle",
-                                "keepalives_interval",
-                                "keepalives_count",
-                                "dbname",
-                                "fallback_application_name",
-                                "client_encoding",
-                                NULL};
-    const char *const values[] = {"30", "10", "3", s->url, "kasma", "UTF8", NULL};
-    c->pg = PQconnectStartParams(keys, values, 1);
-    if (c->pg) PQsetNoticeReceiver(c->pg, on_server_notice, NULL);
-    if (!c->pg || PQstatus(c->pg) == CONNECTION_BAD || !watch(c, UV_WRITABLE, true)) {
+    c->url = s->url;
+    char host[256];
+    bool by_name = pg_resolve_needed(s->url, host, sizeof host);
+    if (by_name) c->resolve = pg_resolve_start(host, on_resolved, c);
+    if (by_name ? !c->resolve : !start(c, NULL, NULL)) {
         char message[200];
         last_word(c, message, sizeof message);
         error_set(err, ERR_UNAVAILABLE, "%s", message);
@@ -488,6 +506,8 @@ void pg_conn_close(struct pg_conn *c) {
     c->closed = true;
     stop_watching(c);
     drop_results(c);
+    if (c->resolve) pg_resolve_cancel(c->resolve);
+    c->resolve = NULL;
     PQfinish(c->pg);
     c->pg = NULL;
     /* It may be closed from inside its own event: its memory goes in the loop's next turn. */

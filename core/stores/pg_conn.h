@@ -46,9 +46,9 @@ enum pg_frame {
     PG_READ_ONLY = 4, /* that BEGIN makes a transaction that cannot write */
 };
 
-/* Begins to connect; within connect_ms `ready` comes. NULL: `err` says why. (A host name is resolved by libpq, which
- * waits: a name server that is away holds up the loop. Operators give addresses or names that the machine itself
- * knows.) */
+/* Begins to connect; within connect_ms `ready` comes. NULL: `err` says why. A host name is looked up beside the loop
+ * (stores/pg_resolve.h); only those of a list of hosts libpq looks up itself, and waits for. The settings' URL must
+ * stay until then. */
 struct pg_conn *pg_conn_new(const struct pg_settings *s, bool pipeline, const struct pg_conn_events *events, void *data,
                             struct error *err);
 /* Closes now; no event follows. */

@@ -1,5 +1,6 @@
 // link: stores
 #include "pg_fixture.h"
+#include "stores/pg_resolve.h"
 /* Tenants kept apart, connections and servers that break, limits, and a pooler between. */
 
 /* ---- isolation ---- */
@@ -211,6 +212,57 @@ static void a_server_that_was_never_there(void **state) {
     close_pool(p);
 }
 
+/* By name: looked up beside the loop, and every address tried. */
+static void a_host_name_is_looked_up(void **state) {
+    (void)state;
+    if (server.foreign) skip();
+    struct pg_settings s = settings(2);
+    char url[200];
+    (void)snprintf(url, sizeof url, "postgresql://test_app@localhost:%d/postgres?sslmode=disable", server.port);
+    s.url = url;
+    struct pg_pool *p = open_with(&s);
+    assert_string_equal(get(p, NULL, EVERYTHING).text, "none");
+    shut(p);
+    /* One that nobody knows is said, and the pool lives on. */
+    s.url = "postgresql://test_app@no-such-host.invalid/postgres";
+    p = open_with(&s);
+    struct answer a = get(p, NULL, EVERYTHING);
+    assert_int_equal(a.err.base.kind, ERR_UNAVAILABLE);
+    assert_false(pg_pool_up(p));
+    close_pool(p);
+    /* Closed while it is looked up: nobody is called back. */
+    p = open_with(&s);
+    struct answer never = {0};
+    struct error err = {0};
+    if (pg_run(p, (struct str){0}, &EVERYTHING, 1, keep, &never, &err)) assert_true(never.count <= 1);
+    close_pool(p);
+    assert_true(never.count <= 1);
+}
+
+static void what_is_a_host_name(void **state) {
+    (void)state;
+    char host[64];
+    static const char *const names[] = {"postgresql://u@db.example:5432/x", "host=db.example user=u",
+                                        "postgresql://db.example",
+                                        "postgresql://u:p%40ss@db.example/x?sslmode=verify-full"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        assert_true(pg_resolve_needed(names[i], host, sizeof host));
+        assert_string_equal(host, "db.example");
+    }
+    static const char *const others[] = {"postgresql://u@127.0.0.1/x",
+                                         "postgresql://u@[::1]:5432/x",
+                                         "postgresql:///x?host=/run/postgresql",
+                                         "postgresql:///x",
+                                         "host=@abstract",
+                                         "postgresql://a.example,b.example/x",
+                                         "host=db.example hostaddr=127.0.0.1",
+                                         "no connection string",
+                                         ""};
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++)
+        assert_false(pg_resolve_needed(others[i], host, sizeof host));
+    assert_false(pg_resolve_needed("host=a-name-that-is-longer-than-its-place.example", host, 8));
+}
+
 /* A listener that accepts and never says a word. */
 static void a_server_that_does_not_speak_is_given_up(void **state) {
     (void)state;
@@ -358,6 +410,8 @@ int main(void) {
         TEST(a_connection_that_is_killed_inside_a_transaction),
         TEST(a_server_that_is_away_is_told_at_once_and_found_again),
         TEST(a_server_that_was_never_there),
+        TEST(a_host_name_is_looked_up),
+        TEST(what_is_a_host_name),
         TEST(a_server_that_does_not_speak_is_given_up),
         TEST(a_server_with_no_more_connections_leaves_those_that_stand),
         TEST(a_full_queue_is_busy),
