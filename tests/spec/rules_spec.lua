@@ -1,0 +1,153 @@
+-- The rules that come with the product, each by its own tests; all promotions together can do no harm; the checker's findings.
+local json = require("core.json")
+local pricing = require("core.pricing")
+local rules = require("core.rules")
+local catalogue = require("kasma.hooks_catalogue")
+local check = require("modules.rules.check")
+local diff = require("modules.rules.diff")
+local samples = require("modules.rules.samples")
+local shipped = require("modules.rules.shipped")
+local tests = require("modules.rules.tests")
+
+local function config_of(entry)
+    local plan = assert(tests.read(entry.tests, entry.key .. "_test.lua"))
+    return plan.config
+end
+
+describe("shipped rules", function()
+    for _, entry in ipairs(shipped.list()) do
+        it(entry.key .. " passes its check and its tests", function()
+            assert.is_true(entry.tests ~= "", "it has no tests")
+            local report = check.run{ source = entry.source, id = entry.key:match("[^/]+$"), settings = { config = config_of(entry) },
+                file = entry.file }
+            assert.equal("[]", json.encode(report.diagnostics))
+            local result, finding = tests.run{ spec = report.spec, hook = entry.hook, tests = entry.tests }
+            assert.is_nil(finding)
+            for _, c in ipairs(result.cases) do assert.is_true(c.ok, c.name .. ": " .. table.concat(c.diff, "; ")) end
+            assert.is_true(result.passed > 0)
+        end)
+    end
+
+    it("do no harm together: no line below zero, parts sum to the whole, the order of lines is no matter", function()
+        local specs = {}
+        for _, entry in ipairs(shipped.list()) do
+            if entry.hook == "promotion" or entry.key == "tax/viet_nam" then
+                specs[#specs + 1] = { id = entry.key:match("[^/]+$"), rule_id = entry.key, hook = entry.hook, number = 1,
+                    source = entry.source,
+                    priority = #specs, config = check.config_text(config_of(entry)) }
+            end
+        end
+        assert(rules.publish("rules-harm", 1, specs))
+        local set = assert(rules.pin("rules-harm"))
+        assert.is_true(set:count("promotion") > 8)
+        local names = { "oolong", "jasmine", "lotus", "mug", "DEMO" }
+        local chance = samples.chance(20261127)
+        local applied = 0
+        for case = 1, 400 do
+            local lines = {}
+            for i, name in ipairs(names) do
+                if chance(3) > 1 then
+                    lines[#lines + 1] = { id = "l" .. i, product_id = name, sku = name, qty = chance(chance(10) == 1 and 200 or 8),
+                        price = chance(4) == 1 and chance(9) or chance(300) * 1000, weight_g = chance(900), requires_shipping = true,
+                        category_ids = { chance(2) == 1 and "tea" or "ware" }, tag_ids = {}, tax_class = chance(2) == 1 and "books" or nil }
+                end
+            end
+            if #lines == 0 then lines[1] = { id = "l", product_id = "p", sku = "p", qty = 1, price = 1 } end
+            local o = { at = ("2026-%02d-%02dT%02d:30"):format(chance(12), chance(28), chance(24) - 1), shipping = chance(40000) - 1,
+                customer = chance(2) == 1 and { id = "u", first_order = chance(2) == 1, groups = { "vip" } } or nil,
+                    inclusive = chance(2) == 1 }
+            local function price() return assert(pricing.quote(samples.input(lines, o), set)) end
+            local quote = price()
+            assert.is_nil(tests.fault_of(quote), "case " .. case)
+            applied = applied + #quote.adjustments
+            for _, run in ipairs(quote.rule_runs) do assert.equal("ok", run.outcome, run.id .. ": " .. tostring(run.message)) end
+            assert.equal(json.encode(quote.lines), json.encode(price().lines))
+            local by_id = {}
+            for _, l in ipairs(quote.lines) do by_id[l.id] = l.net .. "/" .. l.tax end
+            for i = #lines, 2, -1 do
+                local k = chance(i)
+                lines[i], lines[k] = lines[k], lines[i]
+            end
+            local other = price()
+            assert.equal(quote.total, other.total, "case " .. case)
+            for _, l in ipairs(other.lines) do assert.equal(by_id[l.id], l.net .. "/" .. l.tax, "case " .. case) end
+        end
+        assert.is_true(applied > 400)
+        assert(rules.publish("rules-harm", 2, {}))
+    end)
+end)
+
+describe("the checker", function()
+    local function findings(source, settings)
+        local out = {}
+        for _, d in ipairs(check.run{ source = source, settings = settings, file = "x.lua" }.diagnostics) do
+            out[#out + 1] = ("%s:%s:%s"):format(d.code, d.line or "-", d.column or "-")
+        end
+        return table.concat(out, " ")
+    end
+
+    local function rule(body) return "return { hook = \"promotion\", name = \"x\", run = function(input, config)\n" .. body .. "\nend }" end
+
+    it("finds what does not exist, with line and column", function()
+        assert.equal("forbidden_global:2:11", findings(rule("local t = os.time()")))
+        assert.equal("undefined_global:2:1", findings(rule("prnt(1)")))
+        assert.equal("forbidden_global:2:1", findings(rule("total = 5")))
+        assert.equal("undefined_global:2:20", findings(rule("return nil, string.dump")))
+        assert.equal("unknown_field:2:19", findings(rule("return input.cart.lnes")))
+        assert.equal("undefined_global:3:8", findings(rule("local function f()\nreturn nope() end")))
+        assert.equal("", findings(rule("return nil, text.fold('X')")))
+    end)
+
+    it("finds syntax, manifests and configs that are wrong", function()
+        assert.equal("syntax:2:-", findings("return {\nname = = 1 }"))
+        assert.equal("syntax:-:-", findings("\27LJ\2\10"))
+        assert.equal("syntax:-:-", findings(("-"):rep(65537)))
+        assert.equal("manifest_field:-:-", findings("return { hook = 'promotoin', name = 'x', run = function() end }"))
+        assert.equal("manifest_field", findings("return { hook = 'promotion', run = function() end }"):match("^[%l_]+"))
+        assert.equal("limit_instructions:1", findings("while true do end"):match("^[%l_]+:%d"))
+        local with = "return { hook = \"promotion\", name = \"x\", run = function() end,\n"
+            .. "config = schema.object{ n = schema.integer{ max = 5 } } }"
+        assert.equal("config_invalid", findings(with, { config = { n = 6 } }):match("^[%l_]+"))
+        assert.equal("", findings(with, { config = { n = 5 } }))
+    end)
+
+    it("warns of a rule that comes near its budget", function()
+        local report = check.run{ source = rule("for i = 1, 60000 do local x = i end") }
+        assert.same({ true, "slow_sample", "warning" }, { report.ok, report.diagnostics[1].code, report.diagnostics[1].severity })
+    end)
+end)
+
+describe("answers of hooks", function()
+    it("are checked as a whole, with the path of the fault", function()
+        local function why(hook, value) return select(2, catalogue.check(catalogue.get(hook).output, value)) end
+        assert.is_nil(why("auth.login_policy", { otp = "always" }))
+        assert.equal("result.otp: one of always, skip, totp is expected", why("auth.login_policy", { otp = "sometimes" }))
+        assert.equal("result.colour: is not known here", why("auth.login_policy", { colour = "red" }))
+        assert.equal("result.allow: is missing", why("refund.policy", {}))
+        assert.equal("result[2].qty: 1.5 is not an integer; use money.pct or math.floor", why("stock.allocate", {
+            { line = "a", warehouse = "w", qty = 1 }, { line = "b", warehouse = "w", qty = 1.5 } }))
+        assert.equal("result: must be from 300 to 7200", why("stock.reservation_ttl", 5))
+        assert.is_nil(why("loyalty.earn", { multiplier_pct = 100 }))
+    end)
+
+    it("have a JSON Schema and samples for every hook", function()
+        for _, name in ipairs(catalogue.names()) do
+            local hook = catalogue.get(name)
+            assert.equal("object", catalogue.json_schema(hook.input).type)
+            assert.is_string(json.encode(catalogue.json_schema(hook.output)))
+            assert.is_true(hook.summary ~= "" and hook.absent ~= "")
+        end
+    end)
+end)
+
+describe("differences", function()
+    it("name the lines that changed", function()
+        local changes = diff.lines("a\nb\nc\nd", "a\nx\nc\nd\ne")
+        assert.same({ "del b", "add x", "add e" }, (function()
+            local out = {}
+            for i, c in ipairs(changes) do out[i] = c.op .. " " .. c.line end
+            return out
+        end)())
+        assert.equal("", diff.unified(diff.lines("a", "a"), "f"))
+    end)
+end)
