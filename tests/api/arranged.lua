@@ -1,6 +1,7 @@
 -- Requests arranged from the declarations: a tenant that owns one thing of each kind, and for any declared route a request whose
 -- every member is filled in. Tests that go over all routes lean on this, so that a new route is in them by itself; when a value
 -- cannot be found the test fails and says what to add here.
+local config = require("core.config")
 local json = require("core.json")
 local schema = require("kasma.schema")
 local registry = require("modules.iam.registry")
@@ -25,6 +26,7 @@ local BY_PATH = {
     { "^/roles/", "role" }, { "/keys/", "key" }, { "^/registry/", "entry" }, { "^/auth/sessions/", "session" },
     { "^/audit/logs/", "event" }, { "^/users/", "user" }, { "/products/", "product" }, { "/promotions/", "promotion" },
     { "/bundles/", "bundle" }, { "/orders/", "order" }, { "^/webhooks/endpoints/", "endpoint" }, { "^/webhooks/deliveries/", "delivery" },
+    { "/notices/", "notice" },
 }
 
 ---@class World a tenant with one of everything
@@ -61,6 +63,8 @@ function M.world()
     ids.endpoint = must(staff:post("/webhooks/endpoints/create", { name = mark, url = "https://hooks.shop.example.org/" .. slug,
         events = { "webhook.test" } })).id
     ids.delivery = must(staff:post("/webhooks/endpoints/" .. ids.endpoint .. "/test")).id
+    ids.notice = must(support.client(shop.headers):post("/api/notification/create", { title = mark, content = mark,
+        userId = staff.user.id }, { ["X-Internal-Api-Key"] = config.get("SOCKET_INTERNAL_API_KEY") })).id
     ids.zone = must(staff:post("/api/logistics/shipping/zone/create", { name = mark, countries = { "VN" } })).id
     ids.method = must(staff:post("/api/logistics/shipping/method/add", { zoneId = ids.zone, name = mark, baseCost = 1 })).id
     ids.tax = must(staff:post("/api/finance/tax/rules/create", { name = mark, country = "VN", rate = 1 })).id
@@ -110,8 +114,8 @@ function M.texts_of(key)
             end
         end
         if #columns > 0 and t.bound == "" then
-            parts[#parts + 1] = ("select '%s', v from %s x, unnest(array[%s]) v where x.tenant_key = %s"):format(t.name, t.name,
-                table.concat(columns, ", "), catalogue.quote(key))
+            parts[#parts + 1] = ("select '%s', u.held as v from %s x, unnest(array[%s]) u (held) where x.tenant_key = %s"):format(t.name,
+                t.name, table.concat(columns, ", "), catalogue.quote(key))
         end
     end
     local texts = {}
