@@ -260,7 +260,7 @@ const struct setting config_table[] = {
     NEEDED("DATABASE_SYSTEM_URL", NULL, is_postgres, "PostgreSQL as kasma_system, direct: relay and sweeper"),
     SECRET("DATABASE_OWNER_URL", is_postgres, "PostgreSQL as the owner; for migrate alone"),
     SECRET("DATABASE_READ_URL", is_postgres, "a read replica"),
-    INT("DATABASE_POOL", "8", 1, 500, "connections of a worker"),
+    INT("DATABASE_POOL", "8", 2, 500, "connections of a worker"),
     INT("DATABASE_QUEUE", "4096", 1, 1000000, "calls that may wait for a connection: 503 beyond"),
     BOOL("DATABASE_PREPARE", "on", "prepared statements; off behind a transaction pooler that does not track them"),
     INT("DATABASE_WAIT_MS", "3000", 10, 60000, "longest wait for a connection"),

@@ -71,6 +71,20 @@ describe("an access key", function()
         assert.equal(404, tenant.owner:post("/tenants/" .. tenant.key .. "/keys/" .. new.id .. "/rotate").status)
     end)
 
+    it("is rotated once by five who do it at once", function()
+        local key = key_of(tenant)
+        local calls = {}
+        for i = 1, 5 do
+            local owner = tenant.owner:copy()
+            calls[i] = function()
+                return owner:post("/tenants/" .. tenant.key .. "/keys/" .. key.id .. "/rotate", { grace_seconds = 60 })
+            end
+        end
+        local count = shop_of.statuses(support.parallel(calls))
+        assert.equal(1, count[201])
+        assert.equal(4, (count[409] or 0) + (count[404] or 0))
+    end)
+
     it("ends when it says, and a grace does not stretch it", function()
         local platform = support.platform()
         local key = key_of(tenant, { expires_at = time.iso(time.now() + 30000) })
@@ -332,6 +346,16 @@ describe("of two owners", function()
             assert.equal(1, left)
             assert.equal(200, answers[1])
         end
+    end)
+
+    it("and many, all leave at once but one", function()
+        local tenant = support.tenant()
+        local owners = { tenant.owner }
+        for i = 2, 10 do owners[i] = support.user(tenant, "tenant_owner") end
+        local calls = {}
+        for i, owner in ipairs(owners) do calls[i] = function() return owner:post("/users/me/delete") end end
+        local statuses = shop_of.statuses(support.parallel(calls))
+        assert.same({ [200] = 9, [409] = 1 }, statuses)
     end)
 
     it("one may leave, the last may not; nor may the role lose what makes an owner", function()

@@ -144,6 +144,29 @@ describe("a registration", function()
         assert.same({ 400, "Please wait 60 seconds before requesting a new code" }, told(sign_up(shopper.user.email)))
     end)
 
+    it("that is begun ten times at once mails one code", function()
+        local tenant = support.tenant()
+        local shopper = support.shopper(tenant)
+        local email = support.unique("t") .. "@example.test"
+        local registers, recoveries = {}, {}
+        for i = 1, 10 do
+            registers[i] = function()
+                return support.client(tenant.headers):post("/auth/register", { email = email, password = "secret-" .. i })
+            end
+            recoveries[i] = function()
+                return support.client(tenant.headers):post("/auth/forgot-password", { identifier = shopper.user.email })
+            end
+        end
+        assert.same({ [201] = 1, [400] = 9 }, shop_of.statuses(support.parallel(registers)))
+        assert.same({ [200] = 10 }, shop_of.statuses(support.parallel(recoveries)))
+        support.code_for(email)
+        support.code_for(shopper.user.email)
+        for _, address in ipairs{ email, shopper.user.email } do
+            assert.equal(1, db.one(nil, "select count(*)::int as n from otps where identifier = $1", address).n)
+            assert.equal(1, support.mail_count(address))
+        end
+    end)
+
     it("is taken back by who began it, and the cooldown stays", function()
         local tenant = support.tenant()
         local email = support.unique("c") .. "@example.test"

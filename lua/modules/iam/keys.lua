@@ -107,16 +107,22 @@ local function existing(scope, id)
     return row
 end
 
--- A grace never makes a key live longer than it would have.
-local END = [[update access_keys set
-  expires_at = case when $3::timestamptz > $4::timestamptz then least(expires_at, $3::timestamptz) else expires_at end,
-  revoked_at = case when $3::timestamptz > $4::timestamptz then revoked_at else $4::timestamptz end,
-  is_active = $3::timestamptz > $4::timestamptz, updated_at = $4::timestamptz where tenant_key = $1 and id = $2]]
+M.changed = errors.declare{ code = "key_changed", status = 409, message = "The key was changed meanwhile",
+    cause = "somebody rotated or revoked it at the same time", cure = "list the keys and look" }
+
+-- A grace never makes a key live longer than it would have. Of two who end or rotate a key at once, one does.
+local END = [[with done as (update access_keys set
+    expires_at = case when $3::timestamptz > $4::timestamptz then least(expires_at, $3::timestamptz) else expires_at end,
+    revoked_at = case when $3::timestamptz > $4::timestamptz then revoked_at else $4::timestamptz end,
+    is_active = $3::timestamptz > $4::timestamptz, updated_at = $4::timestamptz
+    where tenant_key = $1 and id = $2 and revoked_at is null and updated_at = $5::timestamptz returning 1)
+  select kasma_must((select count(*) from done) = 1, 'KS409')]]
 
 --- Ends a key now, or after a grace. The processes hear of it at once; their cache lasts a second.
 local function ending(scope, row, grace_s)
-    local now = time.now()
-    return { END, scope.tenant, row.id, time.iso(now + grace_s * 1000), time.iso(now) }
+    -- Never the time that stands there: two changes within a millisecond are two.
+    local now = math.max(time.now(), time.parse(row.updated_at) + 1)
+    return { END, scope.tenant, row.id, time.iso(now + grace_s * 1000), time.iso(now), row.updated_at }
 end
 
 ---@param scope Scope
@@ -125,7 +131,7 @@ function M.revoke(scope, id)
     local row = existing(scope, id)
     local statements = { ending(scope, row, 0) }
     audit.append(statements, scope, { action = "keys.revoke", entity_type = "access_key", entity_id = row.owned_key })
-    db.pipeline(scope.tenant, statements)
+    errors.state({ KS409 = M.changed }, db.pipeline, scope.tenant, statements)
     invalidate.send("key", row.owned_key)
 end
 
@@ -144,7 +150,7 @@ function M.rotate(scope, held, id, grace_s)
     if scope.actor_kind == "user" then statements[3] = holder(scope, made.owned_key) end
     audit.append(statements, scope, { action = "keys.rotate", entity_type = "access_key", entity_id = row.owned_key,
         after = { new = made.owned_key } })
-    local results = db.pipeline(scope.tenant, statements)
+    local results = errors.state({ KS409 = M.changed }, db.pipeline, scope.tenant, statements)
     invalidate.send("key", row.owned_key)
     return shown(results[1][1], made)
 end

@@ -2,6 +2,7 @@
 --
 -- An account is its person's. A tenant's staff adds by id only whom the tenant knows already (a former member, somebody who signed in on
 -- it); everybody else is invited by e-mail and is a member when they sign in on the tenant or choose it. Platform staff adds at once.
+local sched = require("core.sched")
 local time = require("core.time")
 local uuid = require("core.uuid")
 local access = require("kasma.access")
@@ -29,6 +30,9 @@ local function keep_an_owner(tenant, user_id)
     if #owners == 1 and owners[1].user_id == user_id then M.last_owner() end
 end
 
+-- One at a time in a process: each holds one connection and asks for another, and as many of them as the pool has would wait for ever.
+local one_at_a_time
+
 --- Runs fn, which takes rights or the account from a user, unless a tenant would be left without an active owner (409). The tenants' rows
 --- are held meanwhile: of two owners who remove each other at once, one stays.
 ---@param user_id string who is about to go
@@ -37,7 +41,9 @@ end
 ---@return any what fn answers
 function M.keeping_owners(user_id, tenants, fn)
     local result
-    db.transaction(nil, function(tx)
+    one_at_a_time = one_at_a_time or sched.semaphore(1)
+    one_at_a_time:acquire()
+    local ok, why = pcall(db.transaction, nil, function(tx)
         local held = tx:query(unpack(store.lock_tenants_of(user_id)))
         for _, row in ipairs(held) do
             local concerned = tenants == nil
@@ -46,6 +52,8 @@ function M.keeping_owners(user_id, tenants, fn)
         end
         result = fn()
     end)
+    one_at_a_time:release()
+    if not ok then error(why, 0) end
     return result
 end
 

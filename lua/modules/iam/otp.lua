@@ -87,7 +87,13 @@ end
 
 local TITLES = { REGISTER = "Register", LOGIN = "Login", FORGOT_PASSWORD = "Forgot Password", TWO_FA = "Two Fa" }
 
---- Makes a code and queues its mail, in one transaction with `also`. Call admit first.
+--- Whether an error is the cooldown's.
+---@param err any
+---@return boolean
+function M.is_cooldown(err) return errors.is(err) and err.code == "otp_cooldown" end
+
+--- Makes a code and queues its mail, in one transaction with `also`. Call admit first; of several at once one makes a code, the others
+--- meet the cooldown (400).
 ---@param scope Scope
 ---@param o {id: string|nil, identifier: string, type: string, user_id: string|nil, ip: string}
 ---@param also table[]|nil statements of the same transaction
@@ -95,7 +101,9 @@ local TITLES = { REGISTER = "Register", LOGIN = "Login", FORGOT_PASSWORD = "Forg
 function M.create(scope, o, also)
     local id, now = o.id or uuid.v7(), time.now()
     local code = six_digits()
+    local alone, free = store.admit_otp(o.identifier, o.type, time.iso(now - COOLDOWN_MS))
     local statements = {
+        alone, free,
         store.retire_otps(o.identifier, o.type, time.iso(now)),
         store.insert_otp{ id = id, user_id = o.user_id, code_hmac = hmac(id, code), code_enc = secrets.seal("otp", code, id), type = o.type,
             identifier = o.identifier, expires_at = time.iso(now + LIFE_MS), now = time.iso(now) },
@@ -106,8 +114,7 @@ function M.create(scope, o, also)
     local ok, err = pcall(db.pipeline, scope.tenant, statements)
     if not ok then
         -- Another request made a code for the same identifier in the same moment: to this one it is the cooldown.
-        local _, constraint = errors.sqlstate(err)
-        if constraint == "otps_one_active" then cooldown(COOLDOWN_MS / 1000) end
+        if errors.sqlstate(err) == "KS409" then cooldown(COOLDOWN_MS / 1000) end
         error(err, 0)
     end
     ratelimit.forget("verify_code", o.type .. "|" .. o.identifier)

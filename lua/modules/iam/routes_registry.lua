@@ -123,7 +123,7 @@ route.post("/tenants/:tenant_key/keys/:id/rotate", {
     access = { permission = "keys.write" }, tag = "keys", named_tenant = "params", no_store = true, idempotent = false,
     params = { id = schema.uuid(), tenant_key = schema.string() },
     body = schema.object{ grace_seconds = schema.integer{ min = 0, max = 86400 }:default(0) },
-    returns = { [201] = answer{ key = Key }, [403] = users.escalation },
+    returns = { [201] = answer{ key = Key }, [403] = users.escalation, [409] = keys.changed },
     handler = function(ctx) return { success = true, key = keys.rotate(ctx.scope, ctx.grants(), ctx.params.id,
         ctx.body.grace_seconds) } end,
 })
@@ -132,7 +132,7 @@ route.post("/tenants/:tenant_key/keys/:id/revoke", {
     summary = "End a key",
     access = { permission = "keys.write" }, tag = "keys", named_tenant = "params", status = 200,
     params = { id = schema.uuid(), tenant_key = schema.string() },
-    returns = answer{},
+    returns = { [200] = answer{}, [409] = keys.changed },
     handler = function(ctx)
         keys.revoke(ctx.scope, ctx.params.id)
         return { success = true }

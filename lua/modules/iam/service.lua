@@ -247,7 +247,8 @@ local function ask_for_code(scope, user, type, client, message)
     -- Within the cooldown the same challenge is announced again and no second mail goes out.
     if type ~= "TWO_FA" and otp.cooldown_left(user.email, type) == 0 then
         otp.admit(user.email, type, client.ip)
-        otp.create(scope, { identifier = user.email, type = type, user_id = user.id, ip = client.ip })
+        local made, why = pcall(otp.create, scope, { identifier = user.email, type = type, user_id = user.id, ip = client.ip })
+        if not made and not otp.is_cooldown(why) then error(why, 0) end
     end
     errors.object(401, json.object({ "success", "message", "requiresOtp", "identifier", "type" },
         { success = false, message = message, requiresOtp = true, identifier = user.email, type = type }))
@@ -452,7 +453,7 @@ function M.forgot_password(scope, input, client)
             if otp.cooldown_left(email, "FORGOT_PASSWORD") > 0 then return end
             otp.create(scope, { identifier = email, type = "FORGOT_PASSWORD", user_id = user.id, ip = client.ip })
         end)
-        if not ok then log.warn("a recovery code was not made", { user = user.id, error = tostring(why) }) end
+        if not ok and not otp.is_cooldown(why) then log.warn("a recovery code was not made", { user = user.id, error = tostring(why) }) end
     end)
 end
 

@@ -334,6 +334,18 @@ function M.retire_otps(identifier, type, now)
         identifier, type, now }
 end
 
+--- Two statements that come first in the transaction of a new code: what makes one for the same identifier waits, and KS409 says that the
+--- newest is younger than `since` and was not used.
+---@param identifier string
+---@param type string
+---@param since string
+---@return table statement, table statement
+function M.admit_otp(identifier, type, since)
+    return { "select pg_advisory_xact_lock(hashtextextended($1, 7205012))", type .. "|" .. identifier },
+        { [[select kasma_must(not coalesce((select not is_verified and created_at > $3::timestamptz from otps
+          where identifier = $1 and type = $2 order by created_at desc, id desc limit 1), false), 'KS409')]], identifier, type, since }
+end
+
 ---@param o table id, user_id, code_hmac, code_enc (raw), type, identifier, expires_at, now
 ---@return table statement
 function M.insert_otp(o)
