@@ -420,9 +420,8 @@ bool config_load(int *argc, char **argv, struct buf *problems) {
     }
     forget(fresh);
     free(fresh);
-    enum log_level level;
     const char *word = config_str("LOG_LEVEL");
-    if (word && log_level_parse(str_of(word), &level)) log_set_level(level);
+    if (word && ok && !log_set_levels(word, true)) log_line(LOG_ERROR, "LOG_LEVEL is not taken over");
     return ok;
 }
 

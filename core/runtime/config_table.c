@@ -49,8 +49,9 @@ static const char *is_http(const char *text) {
 }
 
 static const char *is_log_level(const char *text) {
-    enum log_level level;
-    return log_level_parse(str_of(text), &level) ? NULL : "must be debug, info, warn or error";
+    return log_set_levels(text, false)
+               ? NULL
+               : "must be debug, info, warn or error, and may go on with parts: info,stores=debug,mail=warn";
 }
 
 static const char *is_log_access(const char *text) {
@@ -231,7 +232,7 @@ const struct setting config_table[] = {
     {.name = "LOG_LEVEL",
      .fallback = "info",
      .check = is_log_level,
-     .help = "debug, info, warn or error",
+     .help = "debug, info, warn or error; parts may have their own: info,stores=debug,mail=warn",
      .type = CONFIG_TEXT,
      .live = true},
     CHECKED("LOG_ACCESS", "all", is_log_access, "a line for each request: off, errors, sample or all"),

@@ -12,10 +12,35 @@
 static struct buf fields;
 #define KEEP ((size_t)64 * 1024)
 
+/* The part of the program whose code logs: the module, or the file of the framework. The view lives as long as that
+ * code does. */
+static struct str part_of_caller(lua_State *L) {
+    for (int up = 1; up <= 2; up++) {
+        lua_Debug ar;
+        if (!lua_getstack(L, up, &ar) || !lua_getinfo(L, "S", &ar)) break;
+        static const char tail[] = "kasma/log.lua", folder[] = "/modules/";
+        size_t n = strlen(ar.source);
+        if (n >= sizeof tail - 1 && strcmp(ar.source + n - (sizeof tail - 1), tail) == 0) continue;
+        const char *module = strstr(ar.source, folder);
+        if (module) return str_n(module + sizeof folder - 1, strcspn(module + sizeof folder - 1, "/"));
+        const char *name = strrchr(ar.source, '/');
+        if (!name) break;
+        struct str part = str_n(name + 1, strcspn(name + 1, "."));
+        for (size_t i = 0; i < part.len; i++)
+            if (!((part.at[i] | 0x20) >= 'a' && (part.at[i] | 0x20) <= 'z') && part.at[i] != '_' &&
+                !(part.at[i] >= '0' && part.at[i] <= '9'))
+                return STR("lua"); /* it stands in the line as it is */
+        return part;
+    }
+    return STR("lua");
+}
+
 static int put(lua_State *L, enum log_level level) {
     struct str message;
     message.at = luaL_checklstring(L, 1, &message.len);
-    if (level < log_get_level()) return 0;
+    if (!log_wanted(level)) return 0;
+    struct str part = part_of_caller(L);
+    if (!log_wanted_of(part, level)) return 0;
     struct str inside = {.at = "", .len = 0};
     if (lua_istable(L, 2)) {
         struct error err = {0};
@@ -29,7 +54,7 @@ static int put(lua_State *L, enum log_level level) {
             inside = str_n(fields.data + 1, fields.len - 2);
         }
     }
-    log_event(level, message, inside);
+    log_event_of(part, level, message, inside);
     if (fields.cap > KEEP) buf_free(&fields);
     return 0;
 }

@@ -228,12 +228,54 @@ static void test_log_lines(void **state) {
     assert_int_equal(close(ends[0]) + close(ends[1]) + close(keep), 0);
 }
 
+static void test_levels_of_parts(void **state) {
+    (void)state;
+    static const char *const bad[] = {"",
+                                      "loud",
+                                      "info,",
+                                      "info,stores",
+                                      "info,stores=",
+                                      "info,=debug",
+                                      "stores=debug",
+                                      "info,Stores=debug",
+                                      "info,a=loud",
+                                      ",info",
+                                      "info,a_name_that_is_much_too_long_for_it=debug"};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) assert_false(log_set_levels(bad[i], true));
+    assert_true(log_set_levels("debug", false));
+    assert_int_equal(log_get_level(), LOG_INFO);
+    assert_true(log_set_levels("warn, stores=debug,mail=error", true));
+    assert_true(log_wanted(LOG_DEBUG));
+    assert_true(log_wanted_of(STR("stores"), LOG_DEBUG));
+    assert_false(log_wanted_of(STR("store"), LOG_DEBUG));
+    assert_false(log_wanted_of(STR("http"), LOG_INFO));
+    assert_true(log_wanted_of(STR("http"), LOG_WARN));
+    assert_false(log_wanted_of(STR("mail"), LOG_WARN));
+    char many[400] = "info";
+    for (int i = 0; i < 17; i++) {
+        size_t n = strlen(many);
+        assert_true(snprintf(many + n, sizeof many - n, ",p%d=debug", i) > 0);
+    }
+    assert_false(log_set_levels(many, true));
+    struct str part = log_part_of("/home/core/src/core/stores/pg.c");
+    assert_true(str_eq(part, STR("stores")));
+    assert_true(str_eq(log_part_of("core/main.c"), STR("main")));
+    assert_true(str_eq(log_part_of("main.c"), STR("main")));
+    assert_true(log_set_levels("info", true));
+    assert_false(log_wanted(LOG_DEBUG));
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_str),        cmocka_unit_test(test_buf_json),
-        cmocka_unit_test(test_arena),      cmocka_unit_test(test_clock),
-        cmocka_unit_test(test_uuid),       cmocka_unit_test(test_forked_processes_make_different_ids),
-        cmocka_unit_test(test_loop_hooks), cmocka_unit_test(test_log_lines),
+        cmocka_unit_test(test_levels_of_parts),
+        cmocka_unit_test(test_str),
+        cmocka_unit_test(test_buf_json),
+        cmocka_unit_test(test_arena),
+        cmocka_unit_test(test_clock),
+        cmocka_unit_test(test_uuid),
+        cmocka_unit_test(test_forked_processes_make_different_ids),
+        cmocka_unit_test(test_loop_hooks),
+        cmocka_unit_test(test_log_lines),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

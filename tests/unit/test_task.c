@@ -6,6 +6,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -58,7 +59,8 @@ static int open_test(lua_State *l) {
     return 1;
 }
 
-static const luaL_Reg modules[] = {{"core.sched", luaopen_core_sched}, {"test", open_test}, {NULL, NULL}};
+static const luaL_Reg modules[] = {
+    {"core.sched", luaopen_core_sched}, {"core.log", luaopen_core_log}, {"test", open_test}, {NULL, NULL}};
 
 static int open_vm(void **state) {
     (void)state;
@@ -336,6 +338,44 @@ static void a_waiter_may_say_how_long(void **state) {
     loop_run();
 }
 
+/* Who logs is the module or the framework's file, seen through kasma.log. */
+static void a_line_of_lua_names_its_part(void **state) {
+    (void)state;
+    struct error err;
+    int ends[2], keep = dup(STDERR_FILENO);
+    assert_int_equal(pipe(ends), 0);
+    assert_int_equal(dup2(ends[1], STDERR_FILENO), STDERR_FILENO);
+    assert_true(log_set_levels("error,catalog=info,outbox=warn", true));
+    static const struct {
+        const char *code, *chunk;
+    } runs[] = {
+        {"core = require('core.log') log = { info = function(m) core.info(m) end, warn = function(m) core.warn(m) end "
+         "}",
+         "@/srv/lua/kasma/log.lua"},
+        {"log.info('one') core.warn('two')", "@/srv/lua/modules/catalog/service.lua"},
+        {"log.info('three') log.warn('four')", "@lua/kasma/outbox.lua"},
+        {"log.warn('five')", "@/srv/lua/modules/mail/jobs.lua"},
+        {"core.error('six')", "=(a chunk \"of text\")"},
+    };
+    bool ran = true;
+    for (size_t i = 0; i < sizeof runs / sizeof *runs; i++) ran = ran && vm_run(vm, runs[i].code, runs[i].chunk, &err);
+    log_flush();
+    assert_int_equal(dup2(keep, STDERR_FILENO), STDERR_FILENO);
+    assert_true(log_set_levels("info", true));
+    assert_true(ran);
+    char text[2000];
+    ssize_t n = read(ends[0], text, sizeof text - 1);
+    assert_true(n > 0);
+    text[n] = '\0';
+    assert_int_equal(close(ends[0]) + close(ends[1]) + close(keep), 0);
+    static const char *const there[] = {"\"part\":\"catalog\",\"msg\":\"one\"", "\"part\":\"catalog\",\"msg\":\"two\"",
+                                        "\"part\":\"outbox\",\"msg\":\"four\"", "\"part\":\"lua\",\"msg\":\"six\""};
+    for (size_t i = 0; i < sizeof there / sizeof *there; i++)
+        if (!strstr(text, there[i])) fail_msg("no %s in %s", there[i], text);
+    assert_null(strstr(text, "three"));
+    assert_null(strstr(text, "five"));
+}
+
 static void stop_functions_run_once_and_timers_end(void **state) {
     (void)state;
     start("n = 0 sched.every(1, function() end) sched.on_stop(function() n = n + 1 x = sched.stopping() end)");
@@ -409,6 +449,7 @@ int main(void) {
         TEST(a_semaphore_lets_n_in_and_serves_in_order),
         TEST(a_cancelled_waiter_leaves_the_semaphore),
         TEST(a_waiter_may_say_how_long),
+        TEST(a_line_of_lua_names_its_part),
         TEST(stop_functions_run_once_and_timers_end),
         TEST(closing_a_vm_ends_what_still_waits),
         TEST(many_tasks_in_random_order),
