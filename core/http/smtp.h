@@ -1,4 +1,5 @@
-/* Outbound mail: SMTP by libcurl on the process's loop. Connections are kept and used again for the next message.
+/* Outbound mail: SMTP by libcurl in a few threads; the loop never waits. Connections are kept and used again for the
+ * next message.
  *
  * The message comes whole (RFC 5322, lines end in CRLF); dots are stuffed on the way. Whatever the server said is an
  * answer, also a refusal: its code, the command it answered and its last line. An error is a dialogue that did not take
@@ -45,9 +46,9 @@ typedef void smtp_done(void *data, const struct smtp_answer *answer, const struc
  * (ERR_INVALID: an address or host that cannot stand in the dialogue; ERR_LIMIT: a message above 25 MiB; ERR_BUSY,
  * ERR_MEMORY). */
 struct smtp_call *smtp_send(const struct smtp_ask *ask, smtp_done *done, void *data, struct error *err);
-/* Ends the dialogue; `done` will not be called. The server may have taken the message all the same. */
+/* Breaks the dialogue off; `done` will not be called. The server may have taken the message all the same. */
 void smtp_cancel(struct smtp_call *call);
-/* Closes kept connections; nothing may be under way. */
+/* Ends the threads with their connections, once what they speak has ended. At the end of a process. */
 void smtp_close(void);
 
 /* True for an address that can stand between < and > in the dialogue and in a header: one @, no blank, bracket, quote

@@ -223,17 +223,32 @@ local function comes_again(job, why)
     return (job.attempts_made or 0) + 1 < (tonumber(job.opts and job.opts.attempts) or 1)
 end
 
+-- A job may come from somebody else's producer: then its data is all there is, and the row is made here.
+local function check(data)
+    for _, name in ipairs{ "to", "template", "key", "tenant_key" } do
+        local value = type(data) == "table" and data[name]
+        if type(value) ~= "string" or value == "" or #value > 320 then give_up("send-mail needs " .. name) end
+    end
+    if not tenants.by_key(data.tenant_key) then give_up("there is no tenant " .. data.tenant_key) end
+    if #data.key > 200 then give_up("key has at most 200 characters") end
+end
+
 --- The job `send-mail`.
 ---@param job table
 function M.run(job)
     local data = job.data
+    check(data)
     local tenant, key = data.tenant_key, data.key
-    local claimed = db.query(tenant, CLAIM, tenant, key, tostring(job.id))[1]
+    local row = tenants.by_key(tenant)
+    local locale = type(data.locale) == "string" and data.locale:sub(1, 20) or row.default_locale or "en"
+    local app = type(data.app_key) == "string" and data.app_key or "MASTER"
+    local claimed = db.pipeline(tenant, { { INSERT, tenant, app, uuid.v7(), key, data.template, locale, data.to, null,
+        time.iso(time.now()) }, { CLAIM, tenant, key, tostring(job.id) } })[2][1]
     if not claimed then return { skipped = true } end
     if claimed.attempts > 1 then log.info("mail is tried again", { tenant = tenant, id = claimed.id, attempt = claimed.attempts }) end
     crash.at("mail.claimed")
     local ok, answer = pcall(M.transmit, tenant, { id = claimed.id, to = claimed.recipient, template = claimed.template,
-        locale = claimed.locale, vars = data.vars or {}, marketing = data.marketing == true })
+        locale = claimed.locale, vars = type(data.vars) == "table" and data.vars or {}, marketing = data.marketing == true })
     if not ok then
         db.query(tenant, ENDED, tenant, key, comes_again(job, answer) and "queued" or "failed", null, describe(answer):sub(1, 500), null)
         error(answer, 0)

@@ -87,6 +87,16 @@ describe("webhook endpoints", function()
         assert.truthy(by_name["stock.changed"] and by_name["user.created"] and by_name["webhook.disabled"])
     end)
 
+    it("are told of nothing that does not fit the catalogue, in all that these tests did", function()
+        local events, pg = require("kasma.events"), require("core.pg")
+        local rows = assert(pg.pool("system"):read(nil, "select id, tenant_key, key, payload from outbox where topic = 'event' "
+            .. "order by seq desc limit 20000"))
+        for _, row in ipairs(rows) do
+            local problems = events.problems(row)
+            assert.is_nil(problems, tostring(row.payload.name) .. ": " .. table.concat(problems or {}, "; "))
+        end
+    end)
+
     it("send nothing again that is not theirs", function()
         assert.equal(404, shop.owner:post("/webhooks/deliveries/018f6d2e-7a41-7c11-9d7b-0d1f2c3b4a59/redeliver").status)
         assert.equal(404, shop.owner:post("/webhooks/deliveries/redeliver",

@@ -1,6 +1,5 @@
 -- Mails before they go out: forms filled in, headers, what a refusal means, whose form is taken, who is not written to.
 local crypto = require("core.crypto")
-local time = require("core.time")
 local uuid = require("core.uuid")
 local db = require("kasma.db")
 local mail = require("kasma.mail")
@@ -113,10 +112,26 @@ describe("the suppression list", function()
         mail.send(scope, { to = "race@example.test", template = "account-exists", key = "k2" })
         db.query(scope.tenant, "update mail_messages set state = 'sending', attempts = 1, claimed_by = 'j1' where tenant_key = $1",
             scope.tenant)
-        local function job(id) return { id = id, data = { tenant_key = scope.tenant, key = "k2" }, opts = {}, attempts_made = 0 } end
+        local function job(id)
+            return { id = id, opts = {}, attempts_made = 0, data = { tenant_key = scope.tenant, key = "k2", to = "race@example.test",
+                template = "account-exists" } }
+        end
         assert.is_true(mail.run(job("j2")).skipped)
         assert.is_true(mail.run(job("j1")).sent)
         assert.equal(2, mails.messages(scope.tenant, {}, nil, 1)[1].attempts)
+    end)
+
+    it("is asked for a mail of another producer too, which has no row yet", function()
+        local scope = tenant("en")
+        local job = { id = "n1", opts = {}, attempts_made = 0, data = { tenant_key = scope.tenant, key = "node", to = "node@example.test",
+            template = "account-exists" } }
+        assert.is_true(mail.run(job).sent)
+        assert.is_true(mail.run(job).skipped)
+        assert.equal("node@example.test", mails.messages(scope.tenant, {}, nil, 1)[1].recipient)
+        for _, bad in ipairs{ {}, { tenant_key = scope.tenant, key = "x", to = "a@b.test" }, { tenant_key = "nobody-here", key = "x",
+            to = "a@b.test", template = "otp" }, { tenant_key = scope.tenant, key = ("k"):rep(201), to = "a@b.test", template = "otp" } } do
+            assert.is_false((pcall(mail.run, { id = "b", opts = {}, attempts_made = 0, data = bad })))
+        end
     end)
 
     it("is kept of a mail whose job comes twice: it is not sent again", function()
@@ -124,7 +139,8 @@ describe("the suppression list", function()
         local statements = {}
         mail.append(statements, scope, { to = "twice@example.test", template = "account-exists", key = "k1" })
         db.pipeline(scope.tenant, statements)
-        local job = { data = { tenant_key = scope.tenant, key = "k1" }, opts = { attempts = 1 }, attempts_made = 0, timestamp = time.now() }
+        local job = { opts = { attempts = 1 }, attempts_made = 0, data = { tenant_key = scope.tenant, key = "k1",
+            to = "twice@example.test", template = "account-exists" } }
         assert.is_true(mail.run(job).sent)
         assert.is_true(mail.run(job).skipped)
         local row = mails.messages(scope.tenant, { recipient = "twice@example.test" }, nil, 5)
