@@ -98,7 +98,6 @@ static bool open_pool(struct transfer_pool *pool, struct error *err) {
         curl_multi_setopt(m, CURLMOPT_TIMERFUNCTION, on_timer) != CURLM_OK ||
         curl_multi_setopt(m, CURLMOPT_TIMERDATA, pool) != CURLM_OK ||
         curl_multi_setopt(m, CURLMOPT_MAXCONNECTS, pool->idle) != CURLM_OK ||
-        curl_multi_setopt(m, CURLMOPT_MAX_HOST_CONNECTIONS, pool->per_host) != CURLM_OK ||
         uv_timer_init(loop_get(), &pool->timer) != 0) {
         CURLMcode cleaned = curl_multi_cleanup(m);
         (void)cleaned; /* nothing was added to it */

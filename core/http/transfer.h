@@ -1,4 +1,4 @@
-/* libcurl's multi interface on the process's loop: what outbound HTTP and SMTP share. Private to core/http.
+/* libcurl's multi interface on the process's loop. Private to core/http.
  *
  * A pool keeps connections for reuse. Its owner prepares an easy handle, embeds a `struct transfer` in what it
  * remembers of the work, and is told once, from the loop, how it ended. */
@@ -13,8 +13,7 @@
 struct transfer_pool {
     CURLM *multi; /* NULL: not open */
     uv_timer_t timer;
-    long idle;     /* most kept connections */
-    long per_host; /* most connections to one host at once, further transfers wait for one; 0: no limit */
+    long idle; /* most kept connections */
 };
 
 struct transfer {

@@ -13,8 +13,10 @@ kasma webhooks redeliver TENANT --endpoint ID [--event NAME]
 kasma webhooks enable TENANT ENDPOINT
 kasma webhooks disable TENANT ENDPOINT
 kasma webhooks test TENANT ENDPOINT
+kasma webhooks listen TENANT --to PORT [--path /PATH] [--event PATTERN] [--secret SECRET]
 
 STATE is pending, sent, failed (another try follows) or dead. redeliver with an endpoint sends again what is dead there.
+listen posts the tenant's events from now on to a port of this machine, signed, for as long as it runs: no endpoint, no log.
 
   kasma webhooks deliveries acme --state dead
   kasma webhooks redeliver acme --endpoint 018f6d2e-7a41-7c11-9d7b-0d1f2c3b4a59
@@ -89,7 +91,24 @@ function commands.disable(args) set_state(args, "disabled") end
 
 function commands.test(args) io.stdout:write(delivery_line(service().test(scope_of(args), id_of(args[2]))), "\n") end
 
-local NEEDS = { endpoints = 1, deliveries = 1, show = 2, enable = 2, disable = 2, test = 2 }
+function commands.listen(args)
+    local port, path = tonumber(args.to or ""), args.path or "/"
+    if not port or port < 1 or port > 65535 or port % 1 ~= 0 then error("--to needs a port", 0) end
+    if path:sub(1, 1) ~= "/" or path:find("[%s%c]") then error("--path must begin with /", 0) end
+    local pattern = args.event or "*"
+    if not require("kasma.events").is_pattern(pattern) then error(pattern .. " is no event of the catalogue", 0) end
+    local secret = args.secret or require("modules.webhooks.sign").new_secret()
+    if not secret:find("^whsec_[%w+/]+=*$") then error("a secret begins with whsec_ and is base64 behind it", 0) end
+    io.stdout:write(("secret %s\nevents of %s go to http://127.0.0.1:%d%s\n"):format(secret, args[1], port, path))
+    io.stdout:flush()
+    require("modules.webhooks.listen").run(args[1], { url = ("http://127.0.0.1:%d%s"):format(port, path), secret = secret,
+        events = { pattern }, told = function(line)
+            io.stdout:write(line, "\n")
+            io.stdout:flush()
+        end })
+end
+
+local NEEDS = { listen = 1, endpoints = 1, deliveries = 1, show = 2, enable = 2, disable = 2, test = 2 }
 
 ---@param words string[] what follows `kasma webhooks`
 ---@return integer exit 0 done, 1 failed, 2 wrong use
@@ -99,7 +118,8 @@ function M.run(words)
         io.stdout:write(M.usage)
         return 0
     end
-    local args, bad = args_of({ unpack(words, 2) }, { endpoint = true, event = true, state = true, limit = true, json = false })
+    local args, bad = args_of({ unpack(words, 2) }, { endpoint = true, event = true, state = true, limit = true, json = false,
+        to = true, path = true, secret = true })
     local enough = args and (command == "redeliver" and #args == (args.endpoint and 1 or 2) or #args == NEEDS[command])
     if not commands[command] or not enough then
         io.stderr:write(bad and ("kasma webhooks: " .. bad .. "\n\n") or "", M.usage)

@@ -157,7 +157,11 @@ end
 
 local MEMBERS = { "type", "id", "tenant", "app", "timestamp", "sequence", "data" }
 
-local function body_of(row, sequence)
+--- What is sent of an event.
+---@param row table of the outbox
+---@param sequence integer
+---@return string
+function M.body_of(row, sequence)
     return json.encode(json.object(MEMBERS, { type = row.payload.name, id = row.id, tenant = row.tenant_key, app = row.app_key,
         timestamp = row.created_at, sequence = sequence, data = events.data_of(row) }))
 end
@@ -195,7 +199,7 @@ local function write_chunk(tenant, wanted)
         local given, statements = tx:pipeline(numbers), {}
         for i, w in ipairs(new) do
             local sequence = given[i][1].last
-            local body = body_of(w.row, sequence)
+            local body = M.body_of(w.row, sequence)
             if #body > BODY_MAX then
                 log.error("event is too large for a webhook", { tenant = tenant, event = w.row.payload.name, id = w.row.id })
             else
@@ -256,7 +260,7 @@ function M.test(scope, id)
     local row = { id = uuid.v7(), tenant_key = scope.tenant, app_key = scope.app, key = endpoint.id, created_at = time.iso(time.now()),
         payload = { name = M.TEST_EVENT, data = { message = "This is a test" } } }
     return one(scope, { endpoint_id = endpoint.id, event_id = row.id, event = M.TEST_EVENT, entity_key = endpoint.id, sequence = 0,
-        round = 0, try = 1, request = { body = body_of(row, 0) } })
+        round = 0, try = 1, request = { body = M.body_of(row, 0) } })
 end
 
 -- Log and redelivery ---------------------------------------------------------------------------------------------------------
@@ -403,16 +407,22 @@ function M.abandon(tenant, id, reason)
         due.drop(tenant, M.KIND, id) })
 end
 
+--- The smallest id that is made at this time or later.
+---@param ms integer epoch ms
+---@return string uuid
+function M.id_at(ms)
+    local hex = ("%012x"):format(ms)
+    return hex:sub(1, 8) .. "-" .. hex:sub(9, 12) .. "-7000-8000-000000000000"
+end
+
 --- Removes what is older than thirty days. Answers how many rows.
 ---@param tenant string
 ---@param now integer epoch ms
 ---@return integer
 function M.prune(tenant, now)
-    local before = ("%012x"):format(now - KEEP_MS)
-    before = before:sub(1, 8) .. "-" .. before:sub(9, 12) .. "-7000-8000-000000000000"
     local total = 0
     repeat
-        local gone = store.prune(tenant, before, 1000)
+        local gone = store.prune(tenant, M.id_at(now - KEEP_MS), 1000)
         total = total + gone
     until gone < 1000 or sched.stopping()
     repeat

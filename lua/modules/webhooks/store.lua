@@ -193,6 +193,15 @@ function M.end_try(tenant, id, r)
         pg.json(r.request or {}), r.status_code or null, r.answer or null, r.micros or null, r.error or null, r.now }
 end
 
+--- Event rows of the outbox from an id on, in the order of their ids.
+---@param tenant string
+---@param from string uuid
+---@return table[] at most 1000
+function M.events_after(tenant, from)
+    return db.read(tenant, [[select id, tenant_key, app_key, key, payload, created_at from outbox where tenant_key = $1 and id >= $2
+      and topic = 'event' order by id limit 1000]], tenant, from)
+end
+
 ---@param after string
 ---@return string[] keys of tenants, 500 at most
 function M.tenants_after(after)
