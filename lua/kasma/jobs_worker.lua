@@ -27,7 +27,7 @@ local DONE_MAX = 500 -- ends told in one call
 local CLOSE_US = 5000
 local LAST_MS = 2000 -- of the grace, kept for giving back what still runs
 
-local done_total, waiting_gauge
+local done_total, waiting_gauge, age_gauge
 
 local Worker = {}
 Worker.__index = Worker
@@ -361,9 +361,15 @@ end
 
 function Worker:measure()
     local answer = redis.pipeline{ { "LLEN", self.prefix .. "wait" }, { "ZCARD", self.prefix .. "prioritized" },
-        { "LLEN", self.prefix .. "paused" } }
+        { "LLEN", self.prefix .. "paused" }, { "LINDEX", self.prefix .. "wait", -1 } }
     if type(answer) ~= "table" then return end
     waiting_gauge:set((tonumber(answer[1]) or 0) + (tonumber(answer[2]) or 0) + (tonumber(answer[3]) or 0), self.queue)
+    local age = 0
+    if type(answer[4]) == "string" then
+        local made = redis.call("HGET", self.prefix .. answer[4], "timestamp")
+        age = type(made) == "string" and math.max(0, (time.now() - (tonumber(made) or time.now())) / 1000) or 0
+    end
+    age_gauge:set(age, self.queue)
 end
 
 function Worker:stop()
@@ -397,6 +403,7 @@ end
 function M.start(queue, opts)
     done_total = done_total or metrics.counter("kasma_jobs_total", "Jobs ended", { "queue", "name", "outcome" })
     waiting_gauge = waiting_gauge or metrics.gauge("kasma_jobs_waiting", "Jobs that wait", { "queue" })
+    age_gauge = age_gauge or metrics.gauge("kasma_job_age_seconds", "Age of the job that has waited longest", { "queue" })
     local self = setmetatable({ queue = queue, prefix = jobs.base(queue), id = uuid.v4(), counter = 0, count = 0, running = {}, done = {},
         name = opts.name, limiter = opts.limiter, lock_ms = opts.lock_ms or LOCK_MS, stalled_ms = opts.stalled_ms or STALLED_MS,
         concurrency = opts.concurrency or tonumber(config.get("WORKER_CONCURRENCY")) or 8, ready = true, next_due = 0, limited_ms = 0,

@@ -59,10 +59,15 @@ end
 
 function M.stop(job) jobs.rate_limit(job, job.data.ms) end
 
--- A mail server that is down while the key is there.
-M["send-otp"] = function()
-    if redis.call("EXISTS", (config.get("QUEUE_PREFIX") or "bull") .. ":down") == 1 then error("the mail server is down", 0) end
-    return "sent"
+-- Adds n jobs that leave nothing behind.
+function M.fill(job)
+    local list = {}
+    for i = 1, 1000 do
+        list[i] = { name = i % 10 == 0 and "flaky" or "echo", data = { fails = 1, text = ("x"):rep(i % 200) },
+            opts = { attempts = 2, removeOnComplete = i % 2 == 0 or { count = 100 }, removeOnFail = true } }
+    end
+    for _ = 1, job.data.n / 1000 do jobs.add_bulk(job.data.queue, list) end
+    return job.data.n
 end
 
 M["*"] = function(job) return "any " .. job.name end

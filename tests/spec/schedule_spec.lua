@@ -1,6 +1,7 @@
 -- Cron patterns and job schedulers.
 local json = require("core.json")
 local redis = require("core.redis")
+local sched = require("core.sched")
 local time = require("core.time")
 local cron = require("kasma.cron")
 local jobs = require("kasma.jobs")
@@ -51,6 +52,69 @@ describe("a cron pattern", function()
     end)
 
     it("that never comes has no time", function() assert.same({}, runs("0 0 31 2 *", "2026-01-01T00:00:00Z")) end)
+
+    it("agrees with a look at every minute, for patterns at random", function()
+        local seed = os.time()
+        math.randomseed(seed)
+        local function field(least, most)
+            local a, b = math.random(least, most), math.random(least, most)
+            local forms = { "*", tostring(a), ("%d-%d"):format(math.min(a, b), math.max(a, b)), ("%d,%d"):format(a, b),
+                "*/" .. math.random(1, math.min(most, 60)) }
+            return forms[math.random(#forms)]
+        end
+        local function allows(text, value, least, most)
+            for item in (text .. ","):gmatch("([^,]*),") do
+                local step = tonumber(item:match("/(%d+)$")) or 1
+                local low, high = item:match("^(%d+)%-(%d+)")
+                if item:sub(1, 1) == "*" then low, high = least, most end
+                low = tonumber(low or item)
+                high = tonumber(high or item)
+                if value >= low and value <= high and (value - low) % step == 0 then return true end
+            end
+            return false
+        end
+        for _ = 1, 60 do
+            sched.sleep(1) -- the loop's clock goes on
+            local words = { field(0, 59), field(0, 23), field(1, 31), field(1, 12), field(0, 6) }
+            local text = table.concat(words, " ")
+            local from = math.random(0, 1000) * 86400000 + 1767225600000 + math.random(0, 86399) * 1000
+            local found = cron.next(assert(cron.parse(text), text), from)
+            -- Every minute of four days: the first that fits must be the one found.
+            local expected
+            for t = math.floor(from / 60000) * 60000 + 60000, from + 4 * 86400000, 60000 do
+                local f = time.fields(t)
+                local by_day, by_weekday = allows(words[3], f.day, 1, 31), allows(words[5], f.wday % 7, 0, 6)
+                local day = by_day and by_weekday
+                if words[3] ~= "*" and words[5] ~= "*" then day = by_day or by_weekday end
+                if day and allows(words[4], f.month, 1, 12) and allows(words[2], f.hour, 0, 23) and allows(words[1], f.min, 0, 59) then
+                    expected = t
+                    break
+                end
+            end
+            local what = ("%s after %s (seed %d)"):format(text, time.iso(from), seed)
+            if expected then assert.equal(expected, found, what) else assert.is_true(not found or found > from + 4 * 86400000, what) end
+        end
+    end)
+
+    it("made of anything is read or refused, and never hangs", function()
+        local alphabet = "0123456789 *,-/?L#@MONJANxyz\t\0\255"
+        for n = 1, 3000 do
+            if n % 100 == 0 then sched.sleep(1) end
+            local letters = {}
+            for i = 1, math.random(0, 40) do
+                local at = math.random(#alphabet)
+                letters[i] = alphabet:sub(at, at)
+            end
+            local text = table.concat(letters)
+            local spec, why = cron.parse(text)
+            if spec then
+                local at = cron.next(spec, 1767225600000, "Europe/Berlin")
+                assert.is_true(at == nil or at > 1767225600000, text)
+            else
+                assert.is_string(why)
+            end
+        end
+    end)
 
     it("that is none is refused with a reason", function()
         for _, text in ipairs{ "", "* * * *", "60 * * * *", "* 24 * * *", "* * 0 * *", "* * * 13 *", "* * * * 8", "*/0 * * * *",

@@ -390,50 +390,6 @@ for (const major of [5, 6]) {
   });
 }
 
-test('walk 20: a mail server that is down, then back', async () => {
-  const name = 'walk';
-  const queue = queueOf(name);
-  await redis.set(`${prefix}:down`, '1');
-  const ours1 = await kasma([name], { lock: 1000, stalled: 300 });
-  const id = await ours('jobs', 'add', name, 'send-otp', {}, { attempts: 3, backoff: { type: 'exponential', delay: 3000 } });
-  for (const delay of [3000, 6000]) {
-    await reaches(queue, id, 'delayed');
-    assert.equal((await hash(name, id)).delay, String(delay));
-    const job = await queue.getJob(id);
-    assert.ok(job.delay === delay && job.failedReason === 'the mail server is down');
-    await job.promote();
-    await until('it was tried', async () => Number((await hash(name, id)).ats) === delay / 3000 + 1);
-  }
-  await reaches(queue, id, 'failed');
-  const row = await hash(name, id);
-  assert.deepEqual([row.atm, row.ats, JSON.parse(row.stacktrace).length], ['3', '3', 3]);
-  assert.deepEqual((await eventNames(name)).slice(-3), ['failed', 'retries-exhausted', 'drained']);
-  // The server is back: Node's retry puts the job back and ours completes it.
-  await redis.del(`${prefix}:down`);
-  await (await queue.getJob(id)).retry();
-  await reaches(queue, id, 'completed');
-  ours1.kill('SIGTERM');
-  await ours1.ended;
-  // A Node worker while ours is stopped.
-  const second = await ours('jobs', 'add', name, 'send-otp', {}, {});
-  // (Whoever looks for stalled jobs keeps the others from it for its own interval.)
-  const node = workerOf(name, async () => 'sent by Node', 5, { stalledInterval: 300 });
-  await reaches(queue, second, 'completed');
-  await node.close();
-  // Killed in the middle of a job: it runs again, with stc 1.
-  const ours2 = await kasma([name], { lock: 1000, stalled: 300 });
-  const third = await queue.add('slow', { ms: 1500 });
-  await until('it runs', async () => redis.hexists(`${prefix}:ran:${name}`, `${third.id}:kasma`));
-  const began = Date.now();
-  for (const pid of ours2.workers()) process.kill(pid, 'SIGKILL');
-  await reaches(queue, third.id, 'completed');
-  const again = await hash(name, third.id);
-  assert.deepEqual([again.stc, again.ats, again.atm], ['1', '2', '1']);
-  ours2.kill('SIGTERM');
-  await ours2.ended;
-  return `done again ${Date.now() - began} ms after kill -9, with a lock of 1000 ms`;
-});
-
 test('bull-board lists our jobs and retries them', async () => {
   const name = kasmaQueue();
   const queue = queueOf(name);
