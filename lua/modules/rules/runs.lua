@@ -72,8 +72,8 @@ local function trip(scope, run)
             if not row then return end -- another worker was faster
             local own = { tenant = tenant, app = app, actor_kind = "system" }
             db.pipeline(tenant, { store.bump(own, time.iso(now)),
-                outbox.event(own, row.state == "off" and "rule.off" or "rule.breaker", run.rule_id, { key = row.key, version = run.number,
-                    message = run.message, line = run.line, opensToday = row.opens_today }) })
+                outbox.event(own, row.state == "off" and "rule.off" or "rule.breaker_opened", run.rule_id, { key = row.key,
+                    version = run.number, message = run.message, line = run.line, opensToday = row.opens_today }) })
             log.warn("a rule failed too often", { tenant = tenant, rule = row.key, version = run.number, state = row.state,
                 opens_today = row.opens_today })
             require("modules.rules.live").changed(tenant)
