@@ -76,6 +76,10 @@ function M.world()
     end
     ids.entry = must(staff:post("/registry", { app_family_key = shop.app, tenant_key = shop.key,
         module_key = module_key })).registry.id
+    local rule = slug:gsub("%W", "_"):sub(1, 40)
+    must(staff:post("/rules/create", { key = rule, hook = "promotion", name = mark, source = "return { hook = 'promotion', name = '"
+        .. mark .. "', version = 1, priority = 1, run = function() return { operations = {} } end }" }))
+    ids.rule = must(staff:get("/rules/" .. rule), 200).id
     local keys = "/tenants/" .. shop.key .. "/keys/create"
     local key = must(staff:post(keys, { name = mark, key_type = "secret", scopes = { "*" } })).key
     ids.key = key.id
@@ -86,7 +90,7 @@ function M.world()
     ids.order = must(shop_of.checkout(shop_of.buyer(shop, ids.product, 1, shopper), { notes = mark })).orders[1].id
     ids.session = must(shopper:get("/auth/sessions"), 200).data[1].id
     ids.event = support.eventually(function() return must(staff:get("/audit/logs?limit=1"), 200).data[1] end).id
-    return { shop = shop, staff = staff, shopper = shopper, ids = ids, mark = mark, slug = slug, host = host,
+    return { shop = shop, staff = staff, shopper = shopper, ids = ids, rule = rule, mark = mark, slug = slug, host = host,
         secret = key.secret or key.key, publishable = publishable.owned_key }
 end
 
@@ -336,7 +340,8 @@ local function escape(text) return (tostring(text):gsub("[^%w_.~-]", function(c)
 ---@return string method, string path, table|nil body
 function M.request(decl, world, place, given)
     current = decl
-    local own_keys = { tenant_key = world.shop.key, app_key = world.shop.app, area = "catalog" }
+    local own_keys = { tenant_key = world.shop.key, app_key = world.shop.app, area = "catalog", rule = world.rule, hook = "promotion",
+        n = "1", a = "1", b = "1" }
     local path = decl.path:gsub("[:*]([%w_]+)", function(name)
         if place and place.where == "path" and place.name == name then return escape(given) end
         return escape(own_keys[name] or world.ids[kind_of(name, decl) or ""] or world.ids.user)

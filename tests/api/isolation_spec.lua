@@ -20,16 +20,21 @@ local OTHERWISE = {
     ["POST /sales/cart/remove variantId"] = { 201, "taking out what is not in the cart is no error" },
     ["POST /sales/orders/checkout items.productId"] = { 409, "items are only compared with the cart" },
     ["POST /sales/orders/checkout items.variantId"] = { 409, "items are only compared with the cart" },
+    ["POST /rules/:rule/draft/session customerId"] = { 201, "the draft is tried on carts of a customer that this tenant does not have" },
+    ["POST /rules/:rule/preview cart.items.productId"] = { 409, "what is not there is not for sale" },
+    ["POST /rules/:rule/preview cart.items.variantId"] = { 409, "what is not there is not for sale" },
+    ["POST /rules/:rule/publish previewId"] = { 201, "the preview is only named and opens nothing" },
     ["POST /api/logistics/inventory/list productId"] = { 201, "a filter that finds nothing" },
     ["POST /api/logistics/inventory/list warehouseId"] = { 201, "a filter that finds nothing" },
 }
 
 -- Members of a path that are names: they are tried with texts.
-local NAMES = { template = true, token = true, name = true }
+local NAMES = { template = true, token = true, name = true, hook = true, n = true, a = true, b = true }
 
 -- Texts that are one for the whole platform, so that another's is told from a fresh one; and why.
 local PLATFORM_WIDE = {
     tenant_key = "a tenant's key is no secret: the requests of its visitors carry it",
+    ["POST /rules/:rule/preview orderId"] = "the first order of every tenant has the same number: it is one's own that is found",
     ["POST /apps app_key"] = "keys of apps are unique on the platform",
     ["POST /apps hostnames"] = "a host name leads to one app",
     ["POST /apps/:app_key/update hostnames"] = "a host name leads to one app",
@@ -59,7 +64,7 @@ local function called(decl) return decl.method .. " " .. decl.path end
 
 describe("another tenant's things", function()
     local theirs, mine, spare = arranged.world(), arranged.world(), arranged.world()
-    local keys = { tenant_key = theirs.shop.key, app_key = theirs.shop.app, area = theirs.mark }
+    local keys = { tenant_key = theirs.shop.key, app_key = theirs.shop.app, area = theirs.mark, rule = theirs.rule }
     local secrets = arranged.secrets(theirs, { mine, spare })
     local my_secrets = arranged.secrets(mine, { theirs, spare })
     local seen = { routes = 0, places = 0, calls = 0, texts = 0 }
