@@ -240,7 +240,7 @@ static void keep(lua_State *L, int sources, const struct sandbox_source *kind, i
 
 static void build_line(lua_State *L, const struct quote_line *line) {
     const struct pricing_line *item = line->item;
-    lua_createtable(L, 0, 16);
+    lua_createtable(L, 1, 16);
     set_str(L, "id", line->id);
     set_str(L, "product_id", item->product_id);
     set_str(L, "variant_id", item->variant_id);

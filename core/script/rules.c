@@ -18,6 +18,7 @@
 
 #define TENANTS_MAX 10000
 #define KEEP_US UINT64_C(60000000)   /* a replaced set can still be found by version */
+#define REST_US UINT64_C(2000000)    /* after that a tenant's sandbox gives back its garbage */
 #define IDLE_US UINT64_C(600000000)  /* a tenant's sandbox that nobody used is dropped */
 #define LOG_GAP_US UINT64_C(1000000) /* failures of one rule are logged once in it, with their number */
 #define BREAKER_WINDOW_MS 60000
@@ -25,7 +26,7 @@
 
 static struct tenant *tenants;
 static size_t ntenants;
-static bool opened;
+static bool opened, files_watched;
 
 /* ---- versions and sets ---- */
 
@@ -235,10 +236,12 @@ static void look(void) {
     uint64_t now = clock_mono_us();
     for (struct tenant *t = tenants; t; t = t->next) {
         drop_replaced(t, now);
-        if (t->loaded && rule_files_changed(t)) rule_files_load(t);
+        if (files_watched && t->loaded && rule_files_changed(t)) rule_files_load(t);
         if (t->sandbox && now - t->used_us > IDLE_US) {
             sandbox_free(t->sandbox); /* versions stay; they are loaded again when they are run */
             t->sandbox = NULL;
+        } else if (t->sandbox && now - t->used_us > REST_US) {
+            sandbox_rest(t->sandbox);
         }
     }
 }
@@ -293,7 +296,8 @@ bool rules_open(lua_State *main, const char *dir, bool watching, struct error *e
     if (!rule_files_open(main, dir))
         return error_set(err, ERR_INVALID, "no folder of rules at %s", dir && *dir ? dir : "rules");
     opened = true;
-    if (watching) watch_open(look);
+    files_watched = watching;
+    watch_open(look, watching);
     return true;
 }
 

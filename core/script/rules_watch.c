@@ -1,5 +1,6 @@
 #include "script/rules_watch.h"
 
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -18,6 +19,7 @@ struct folder {
 static struct folder *folders;
 static uv_timer_t *settle, *net;
 static void (*on_change)(void);
+static bool watching;
 
 static void free_handle(uv_handle_t *handle) {
     free(handle);
@@ -39,7 +41,8 @@ static uv_timer_t *new_timer(void) {
     return t;
 }
 
-void watch_open(void (*changed)(void)) {
+void watch_open(void (*changed)(void), bool with_folders) {
+    watching = with_folders;
     on_change = changed;
     settle = new_timer();
     net = new_timer();
@@ -69,7 +72,7 @@ static void event(uv_fs_event_t *handle, const char *name, int events, int statu
 }
 
 void watch_folder(const char *path) {
-    if (!net) return;
+    if (!net || !watching) return;
     for (struct folder *f = folders; f; f = f->next)
         if (strcmp(f->path, path) == 0) return;
     size_t len = strlen(path);

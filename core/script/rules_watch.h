@@ -5,7 +5,7 @@
 #include <stdbool.h>
 
 /* `changed` is called from the loop, after a burst of events has passed, and every second. */
-void watch_open(void (*changed)(void));
+void watch_open(void (*changed)(void), bool folders);
 void watch_close(void);
 /* Watches a folder; again: nothing happens. Folders that cannot be watched are left to the net. */
 void watch_folder(const char *path);

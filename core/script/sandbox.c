@@ -17,7 +17,8 @@
 #define FINE_PIECE ((size_t)32 * 1024)
 #define BULK 200
 #define CALL_DEPTH_MAX 150
-#define GARBAGE_MAX ((size_t)512 * 1024) /* what a run may leave to the collector */
+#define GARBAGE_MAX ((size_t)128 * 1024) /* what runs may leave to the collector */
+#define GROWN ((size_t)1024 * 1024)      /* a run that holds more than this has the collector at work beside it */
 #define LOAD_INSTRUCTIONS 20000
 #define LOAD_WALL_US 20000
 #define SOURCE_MAX ((size_t)64 * 1024)
@@ -184,6 +185,10 @@ static void on_count(lua_State *L, lua_Debug *ar) {
     sb->used += sb->grain;
     if (lua_getinfo(L, "l", ar) && ar->currentline > 0) note_line(sb, ar->currentline);
     if (sb->stop != OUTCOME_OK) sandbox_stop(L, sb->stop, "stopped");
+    if (!sb->collecting && sb->live > sb->idle + GROWN) {
+        sb->collecting = true;
+        lua_gc(L, LUA_GCRESTART, 0);
+    }
     check_instructions(L, sb);
     check_clock(L, sb);
     uint64_t left = sb->limit - sb->used;
@@ -592,6 +597,8 @@ static bool perform(struct call *c, size_t heap, struct sandbox_report *report) 
     sb->context = NULL;
     sb->rule = NULL;
     sb->wall_us = 0; /* until it begins */
+    sb->collecting = false;
+    lua_gc(L, LUA_GCSTOP, 0); /* a short run leaves its garbage to tidy */
     sb->samples = 0;
     memset(sb->hot, 0, sizeof sb->hot);
     buf_clear(&sb->log);
@@ -629,13 +636,17 @@ static bool perform(struct call *c, size_t heap, struct sandbox_report *report) 
     return false;
 }
 
-/* After a run: nothing stays on the stack, and garbage of a greedy run is not carried into the next one's budget. */
+/* After a run: nothing stays on the stack, and garbage of many runs is collected at once, never carried into another's
+ * budget. */
 static void tidy(struct sandbox *sb) {
     lua_settop(sb->L, 0);
-    if (!sb->broken && sb->live > sb->idle + GARBAGE_MAX) {
-        lua_gc(sb->L, LUA_GCCOLLECT, 0);
-        if (sb->live > sb->idle) sb->idle = sb->live;
-    }
+    if (!sb->broken && sb->live > sb->idle + GARBAGE_MAX) sandbox_rest(sb);
+}
+
+void sandbox_rest(struct sandbox *sb) {
+    if (sb->broken || sb->live == sb->idle) return;
+    lua_gc(sb->L, LUA_GCCOLLECT, 0);
+    sb->idle = sb->live;
 }
 
 static struct rule *rule_at(struct sandbox_state *st, int handle) {

@@ -86,6 +86,8 @@ struct sandbox_manifest {
 struct sandbox *sandbox_new(struct error *err);
 void sandbox_free(struct sandbox *sb);
 bool sandbox_broken(const struct sandbox *sb);
+/* Gives back what runs have left behind. Call it when nobody has used the state for a while. */
+void sandbox_rest(struct sandbox *sb);
 /* Bytes the state holds now. */
 size_t sandbox_bytes(const struct sandbox *sb);
 

@@ -42,23 +42,41 @@ void sandbox_mark_record(lua_State *L, const struct sandbox_record *record) {
     lua_setmetatable(L, -2);
 }
 
-/* What the source itself does not hold. */
+/* What the source itself does not hold. Its place lies at its index 0, which no rule sees: keys of records are names.
+ */
 static int l_more(lua_State *L) {
     const struct sandbox_source *kind = lua_touserdata(L, lua_upvalueindex(1));
-    size_t place = (size_t)lua_tointeger(L, lua_upvalueindex(2));
     if (lua_type(L, 2) == LUA_TSTRING && kind->more) {
         void *context = sandbox_of(L)->context;
+        lua_rawgeti(L, 1, 0);
+        size_t place = (size_t)lua_tointeger(L, -1);
+        lua_pop(L, 1);
         if (context && kind->more(L, lua_tostring(L, 2), place, context)) return 1;
     }
     return unknown_field(L, &kind->record);
 }
 
-void sandbox_make_source(lua_State *L, const struct sandbox_source *kind, size_t place) {
-    lua_createtable(L, 0, 1); /* of the source: makes what is not held */
+/* Pushes the metatable that all sources of a kind share. */
+static void push_source_mt(lua_State *L, const struct sandbox_source *kind) {
+    /* Its record may be the key of another metatable, and begins where it does. */
+    void *key = (char *)(void *)kind + 1;
+    lua_pushlightuserdata(L, key);
+    lua_rawget(L, LUA_REGISTRYINDEX);
+    if (!lua_isnil(L, -1)) return;
+    lua_pop(L, 1);
+    lua_createtable(L, 0, 1);
     lua_pushlightuserdata(L, (void *)kind);
-    lua_pushinteger(L, (lua_Integer)place);
-    lua_pushcclosure(L, l_more, 2);
+    lua_pushcclosure(L, l_more, 1);
     lua_setfield(L, -2, "__index");
+    lua_pushlightuserdata(L, key);
+    lua_pushvalue(L, -2);
+    lua_rawset(L, LUA_REGISTRYINDEX);
+}
+
+void sandbox_make_source(lua_State *L, const struct sandbox_source *kind, size_t place) {
+    lua_pushinteger(L, (lua_Integer)place);
+    lua_rawseti(L, -2, 0);
+    push_source_mt(L, kind);
     lua_setmetatable(L, -2);
     lua_createtable(L, 0, 2); /* of its views */
     lua_insert(L, -2);

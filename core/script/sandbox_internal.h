@@ -30,7 +30,7 @@ struct sandbox {
     size_t piece;      /* largest single allocation of this run */
     int line;          /* where the code was when it was last looked at */
     enum outcome stop; /* OUTCOME_OK while it may go on */
-    bool running, broken;
+    bool running, broken, collecting;
     int runner;              /* registry reference of the protected entry */
     void *context;           /* of input that is made when it is asked for; NULL when nothing runs */
     const struct rule *rule; /* whose chunk is being run: it says which libraries lib() may give; NULL otherwise */

@@ -112,6 +112,25 @@ describe("a rule that fails", function()
     end)
 end)
 
+describe("checkout.validate", function()
+    it("refuses an order with the rule's own words, and lets the others through", function()
+        local shop, product = shop_of.simple(0, { trackInventory = false })
+        live(shop, "no-more-than-five", [[return { hook = "checkout.validate", name = "Five at most", run = function(input)
+            for _, line in ipairs(input.subject.quote.lines) do
+                if line.qty > 5 then return { reject = { code = "too_many", message = "Five of each at most", field = "quantity" } } end
+            end
+            if input.subject.quote.total == 100000 * 3 then error("no") end
+        end }]], { on_error = "block" }, "checkout.validate")
+        local refused = shop_of.checkout(shop_of.buyer(shop, product, 6), { paymentMethod = "COD" })
+        assert.same({ 422, "checkout_rejected", "Five of each at most", "too_many", "no-more-than-five" }, { refused.status,
+            refused.json.code,
+            refused.json.message, refused.json.details.code, refused.json.details.rule })
+        assert.equal(201, shop_of.checkout(shop_of.buyer(shop, product, 5), { paymentMethod = "COD" }).status)
+        local failed = shop_of.checkout(shop_of.buyer(shop, product, 3), { paymentMethod = "COD" })
+        assert.same({ 422, "rule_failed" }, { failed.status, failed.json.code })
+    end)
+end)
+
 describe("rules of tenants", function()
     it("are nobody else's", function()
         local shop, product = shop_of.simple(0, { trackInventory = false })

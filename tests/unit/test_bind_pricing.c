@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "runtime/log.h"
+#include "runtime/loop.h"
 #include "script/bind.h"
 #include "script/rules.h"
 
@@ -38,7 +39,7 @@ static int open_state(void **state) {
     struct error err;
     memcpy(dir, "/tmp/kasma-pricing-XXXXXX", 26);
     log_set_level(LOG_ERROR);
-    if (!mkdtemp(dir) || !rules_open(L, dir, false, &err)) return -1;
+    if (!loop_open() || !mkdtemp(dir) || !rules_open(L, dir, false, &err)) return -1;
     return luaL_dostring(L, "money, pricing = require('core.money'), require('core.pricing')\n"
                             "rules = require('core.rules')\n"
                             "local n = 0\n"

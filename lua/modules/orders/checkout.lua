@@ -12,6 +12,7 @@ local uuid = require("core.uuid")
 local db = require("kasma.db")
 local due = require("kasma.due")
 local errors = require("kasma.errors")
+local hooks = require("kasma.hooks")
 local outbox = require("kasma.outbox")
 local settings = require("kasma.settings")
 local allocation = require("modules.inventory.allocation")
@@ -37,6 +38,27 @@ M.rule_failed = errors.declare{ code = "rule_failed", status = 422, message = "A
     cause = "a rule with on_error = block failed", cure = "the merchant mends or disables the rule" }
 M.draft_session = errors.declare{ code = "draft_session", status = 409, message = "A draft session shows prices and sells nothing",
     cause = "the request carries X-Kasma-Rules-Draft", cure = "send it without the header" }
+
+M.rejected = errors.declare{ code = "checkout_rejected", status = 422, message = "The shop does not take this order",
+    cause = "a rule of the hook checkout.validate refused it; details name the rule's own code and field", cure = "see the message" }
+
+--- Rules of the tenant may refuse what is about to be ordered.
+local function ask_rules(scope, owner, input, address, quote)
+    local lines = {}
+    for i, line in ipairs(quote.lines) do
+        lines[i] = { id = line.id, product_id = line.product_id, variant_id = line.variant_id, sku = line.sku, qty = line.qty,
+            net = line.net }
+    end
+    local answer, info = hooks.call(scope, "checkout.validate", { quote = { total = quote.total, merchandise = quote.merchandise,
+        currency = quote.currency, payment_method = input.paymentMethod, guest = not owner.user_id, coupon_codes = {},
+        address = { country = address.country, region = address.region or address.city, city = address.city, zip = address.zipCode },
+        lines = lines } })
+    local reject = answer and answer.reject
+    if reject then
+        M.rejected{ message = reject.message, details = { code = reject.code, field = reject.field or json.null, rule = info.rule } }
+    end
+    if info and info.blocked then M.rule_failed{ details = { rule = info.rule } } end
+end
 
 --- An address as stored: an object; a plain string is its first line and is echoed as the client sent it.
 local function address_of(value)
@@ -332,6 +354,7 @@ function M.place(scope, owner, input, complete)
             shipping_method_id = input.shippingMethodId, checkout = true }
         c.quote = pricing.quote(scope, c.asked)
         if c.quote.blocked_by then M.rule_failed{ details = { rule = c.quote.blocked_by } } end
+        ask_rules(scope, owner, input, address, c.quote)
         if input.expectedTotal and pricing.minor("expectedTotal", input.expectedTotal, c.quote.currency) ~= c.quote.total then
             errors.conflict{ message = "The price has changed", code = "price_changed", details = pricing.summary(c.quote) }
         end

@@ -1,0 +1,170 @@
+-- Rules: what five of them cost over a cart of ten lines, what a fresh state costs, and what a thousand tenants hold. Run by
+-- bench/run, or by hand: kasma lua bench/rules.lua. Prints one JSON object.
+--
+-- The peer is the same five rules as trusted Lua in this process, as an nginx with Lua would run them: no sandbox, no limits, no check of
+-- what they answer; their input is built anew for each request, which is what a request is.
+local json = require("core.json")
+local pricing = require("core.pricing")
+local rules = require("core.rules")
+local time = require("core.time")
+local check = require("modules.rules.check")
+local samples = require("modules.rules.samples")
+local shipped = require("modules.rules.shipped")
+
+local FIVE = {
+    { "promotions/percent_off", { bps = 1000, skus = { "SKU-003", "SKU-004" } } },
+    { "promotions/buy_x_get_y", { category = "tea" } },
+    { "promotions/tiered_quantity", {} },
+    { "promotions/free_shipping", { from = 100000 } },
+    { "promotions/customer_tier", {} },
+}
+
+local function specs()
+    local list = {}
+    for i, one in ipairs(FIVE) do
+        local entry = shipped.find(one[1])
+        list[i] = { id = one[1], rule_id = one[1], hook = "promotion", number = 1, source = entry.source, priority = -i,
+            config = check.config_text(one[2]) }
+    end
+    return list
+end
+
+local lines = {}
+for i = 1, 10 do
+    lines[i] = { id = "l" .. i, product_id = "p" .. i, sku = ("SKU-%03d"):format(i), qty = i % 3 + 1, price = 10000 * i, weight_g = 100,
+        requires_shipping = true, category_ids = { i % 2 == 0 and "tea" or "ware" }, tag_ids = {} }
+end
+local input = samples.input(lines, { customer = { id = "u", groups = { "vip" } }, shipping = 30000 })
+
+-- Microseconds a call: the best of several rounds, which is the one that nothing else disturbed.
+local function measure(fn, n)
+    for _ = 1, math.min(n, 200) do fn() end
+    local best = math.huge
+    local some = math.max(1, math.floor(n / 30))
+    for _ = 1, 120 do
+        local began = time.mono()
+        for _ = 1, some do fn() end
+        best = math.min(best, (time.mono() - began) / some)
+    end
+    return best
+end
+
+assert(rules.publish("bench-rules", 1, specs()))
+local set = assert(rules.pin("bench-rules"))
+local checked = assert(pricing.quote(input, set))
+for _, run in ipairs(checked.rule_runs) do assert(run.outcome == "ok", run.id .. ": " .. tostring(run.message)) end
+
+local bare = measure(function() pricing.quote(input) end, 3000)
+local ruled = measure(function() pricing.quote(input, set) end, 3000)
+-- What the rules' operations make the pipeline do is not the rules' cost: five that look at every line and answer nothing.
+local looking = {}
+for i = 1, 5 do
+    looking[i] = { id = "look-" .. i, rule_id = "look-" .. i, hook = "promotion", number = 1, config = "{\"sku\":\"none\"}", priority = -i,
+        source = [[return { hook = "promotion", name = "Look", config = schema.object{ sku = schema.string }, run = function(input, config)
+            for _, line in ipairs(input.cart.lines) do
+                if line.sku == config.sku and line.qty > 2 and line.net > 0 and not line.is_gift then return {} end
+            end
+            return nil, "nothing"
+        end }]] }
+end
+assert(rules.publish("bench-looking", 1, looking))
+local looked = assert(rules.pin("bench-looking"))
+local idle = measure(function() pricing.quote(input, looked) end, 3000)
+-- And the runs' own time, with the input, the answer and its check.
+local inside = math.huge
+for _ = 1, 500 do
+    local sum = 0
+    for _, run in ipairs(pricing.quote(input, set).rule_runs) do sum = sum + run.micros end
+    inside = math.min(inside, sum)
+end
+
+-- The peer ------------------------------------------------------------------------------------------------------------------------
+
+local any_schema = setmetatable({}, { __index = function() return function() return {} end end })
+local trusted_env = { schema = any_schema, math = math, table = table, ipairs = ipairs, pairs = pairs, string = string, tostring = tostring,
+    money = { format = tostring },
+    text = { template = function(s, v) return (s:gsub("{(%w+)}", function(n) return tostring(v[n]) end)) end },
+    set = {
+        has = function(list, x)
+            if list[x] == true then return true end
+            for i = 1, #list do
+                if list[i] == x then return true end
+            end
+            return false
+        end,
+        of = function(list)
+            local out = {}
+            for i = 1, #list do out[list[i]] = true end
+            return out
+        end,
+    } }
+local trusted = {}
+for i, one in ipairs(FIVE) do
+    local chunk = assert(loadstring(shipped.find(one[1]).source))
+    setfenv(chunk, trusted_env)
+    trusted[i] = { run = chunk().run, config = json.decode(check.config_text(one[2])) }
+end
+local defaults = { { skus = { "SKU-003", "SKU-004" }, bps = 1000 }, { category = "tea", buy = 2, free = 1, days = { 1, 2, 3, 4, 5, 6, 7 } },
+    { steps = { { from = 5, bps = 500 }, { from = 10, bps = 1000 } }, label = "x" }, { from = 100000, bps = 10000, countries = {} },
+    { tiers = { Gold = 500 }, groups = { vip = 700 } } }
+for i, t in ipairs(trusted) do
+    for name, value in pairs(defaults[i]) do t.config[name] = value end
+end
+
+local function trusted_input()
+    local own = {}
+    for i, l in ipairs(lines) do
+        own[i] = { id = l.id, product_id = l.product_id, sku = l.sku, qty = l.qty, unit = l.price, gross = l.price * l.qty,
+            net = l.price * l.qty, weight_g = l.weight_g, category_ids = { l.category_ids[1] }, tag_ids = {}, is_gift = false,
+            attributes = {}, properties = {}, discounts = {}, purchase_type = "one_time" }
+    end
+    return { hook = "promotion", now = { epoch = 0, year = 2026, month = 11, day = 27, hour = 10, min = 0, wday = 5, tz = "UTC" },
+        currency = { code = "VND", exponent = 0 }, tenant = { id = "t", country = "VN", settings = {} },
+        customer = { id = "u", guest = false, groups = { "vip" }, first_order = false },
+        cart = { id = "c", gross = 1, net = 1100000, item_count = 20, coupon_codes = {}, lines = own },
+        shipping = { address = { country = "VN" }, groups = {} }, subject = {} }
+end
+local function run_trusted()
+    local shared = trusted_input()
+    for _, t in ipairs(trusted) do t.run(shared, t.config) end
+end
+local trusted_jit = measure(run_trusted, 3000)
+require("jit").off(true, true)
+for _, t in ipairs(trusted) do require("jit").off(t.run, true) end
+require("jit").off(run_trusted, true)
+require("jit").off(trusted_input, true)
+require("jit").flush()
+local trusted_plain = measure(run_trusted, 3000)
+
+-- States --------------------------------------------------------------------------------------------------------------------------
+
+local function resident()
+    local file = assert(io.open("/proc/self/status"))
+    local kib = tonumber(file:read("*a"):match("VmRSS:%s+(%d+)"))
+    file:close()
+    return kib
+end
+
+local one = { specs()[1] }
+local n, made = 1000, {}
+local before = resident()
+local began = time.mono()
+for i = 1, n do
+    local key = "bench-tenant-" .. i
+    assert(rules.publish(key, 1, one))
+    made[i] = assert(rules.pin(key))
+end
+local published = (time.mono() - began) / n
+began = time.mono()
+for i = 1, n do pricing.quote(input, made[i]) end
+local first = (time.mono() - began) / n
+local after = resident()
+local state_bytes = made[1]:memory()
+
+print(json.encode{
+    quote_us = bare, quote_5_rules_us = ruled, rules_and_their_discounts_us = ruled - bare,
+    looking_rules_us = idle - bare, runs_us = inside, trusted_jit_us = trusted_jit,
+    trusted_nojit_us = trusted_plain, state_us = first - measure(function() pricing.quote(input, made[1]) end, 2000),
+    state_kib = state_bytes / 1024, publish_us = published, tenants = n, tenants_mib = (after - before) / 1024,
+    tenant_kib = (after - before) / n,
+})
