@@ -31,9 +31,14 @@
 #define ALLOCATED_TIMES 4
 
 /* The net is for what runs in shops; under sanitizers everything takes ten times as long. */
-#ifdef __SANITIZE_ADDRESS__
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer)
 #define NET 10
-#else
+#endif
+#elif defined(__SANITIZE_ADDRESS__)
+#define NET 10
+#endif
+#ifndef NET
 #define NET 1
 #endif
 

@@ -1,8 +1,10 @@
 -- The rule platform over HTTP: failing rules, other tenants, two persons, times, draft sessions, publishing under load.
 local json = require("core.json")
+local db = require("kasma.db")
 local support = require("api.support")
 local shop_of = require("api.shop")
 local time = require("core.time")
+local store = require("modules.rules.store")
 
 local must = shop_of.must
 
@@ -254,6 +256,23 @@ describe("publishing", function()
         for i = 1, 6 do allowed[(100000 - i * 10000) .. "|" .. i * 1000] = true end
         for value in pairs(seen) do assert.is_true(allowed[value], value) end
         assert.equal(40000, total_of(buyer))
+    end)
+
+    it("is seen by every worker also when the word about it is lost", function()
+        local shop, product = shop_of.simple(0, { trackInventory = false })
+        live(shop, "half", HALF)
+        local buyer = shop_of.buyer(shop, product)
+        assert.equal(50000, total_of(buyer))
+        -- The rows alone: nobody is told.
+        local rule = must(shop.owner:get("/rules/half"), 200)
+        local now = time.iso(time.now())
+        db.pipeline(shop.key, { store.set_state(shop.key, rule.id, "disabled", "quietly", now),
+            store.bump({ tenant = shop.key, app = shop.app }, now) })
+        local right = 0
+        support.eventually(function()
+            right = total_of(buyer) == 100000 and right + 1 or 0
+            return right >= 10 -- by whichever worker
+        end)
     end)
 
     it("by two at once gives one version each", function()

@@ -5,12 +5,48 @@
 
 #include "script/sandbox.h"
 
+static const char *const fields[] = {"text", "lines", "qty", "missing"};
+static const struct sandbox_record record = {.path = "input", .fields = fields, .count = 4};
+
+static bool more(lua_State *L, const char *name, size_t place, void *context) {
+    (void)place;
+    (void)context;
+    if (strcmp(name, "lines") != 0) return false;
+    lua_createtable(L, 1, 0);
+    lua_pushliteral(L, "made when it is read");
+    lua_rawseti(L, -2, 1);
+    return true;
+}
+
+static const struct sandbox_source source = {.record = {.path = "input.line", .fields = fields, .count = 4},
+                                             .more = more};
+
+/* A record, and in it a list with two views of one source. */
 static bool build(lua_State *L, void *data, struct error *err) {
     (void)data;
     (void)err;
-    lua_newtable(L);
+    lua_createtable(L, 1, 0);
+    int sources = lua_gettop(L);
+    lua_createtable(L, 1, 2);
     lua_pushliteral(L, "some text to match");
     lua_setfield(L, -2, "text");
+    lua_pushnumber(L, 3);
+    lua_setfield(L, -2, "qty");
+    sandbox_make_source(L, &source, 1);
+    lua_rawseti(L, sources, 1);
+    static char context;
+    sandbox_set_context(L, &context);
+    lua_createtable(L, 0, 2);
+    lua_pushliteral(L, "some text to match");
+    lua_setfield(L, -2, "text");
+    lua_createtable(L, 2, 0);
+    for (int i = 1; i <= 2; i++) {
+        sandbox_push_view(L, sources, 1);
+        lua_rawseti(L, -2, i);
+    }
+    lua_setfield(L, -2, "lines");
+    sandbox_mark_record(L, &record);
+    lua_remove(L, sources);
     return true;
 }
 
@@ -45,6 +81,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     limits.wall_us = 2000000;
     int rule = sandbox_load(sb, "fuzz.lua", str_n(source, n), &manifest, &report);
     if (rule) {
+        bool told = sandbox_describe(sb, rule, look, NULL, &report);
+        (void)told; /* whatever it says */
+    }
+    if (rule && !sandbox_broken(sb)) {
         bool ok = sandbox_run(sb, rule, &limits, build, look, NULL, &report);
         if (ok != (report.outcome == OUTCOME_OK)) abort();
     }

@@ -207,7 +207,7 @@ function M.run(o)
         report.diagnostics[#report.diagnostics + 1] = { severity = severity, code = code, file = file, line = line,
             column = place.column or hint and column_of(lines, line, message:match("'([%w_]+)'")) or column_of(lines, line,
                 message:match("'([%w_]+)'")), message = message, hint = hint, budget = place.budget, sample = place.sample,
-            docsUrl = "/api/docs/rules#" .. code }
+            docsUrl = "docs/rules.md#findings" }
     end
     local function done()
         json.array(report.diagnostics)

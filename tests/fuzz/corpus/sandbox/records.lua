@@ -1,0 +1,1 @@
+for k, v in pairs(input.lines[1]) do log(k, v) end input.lines[1].qty = 5 input.lines[2].text = input.lines[1].lines[1] return money.sum(input.lines, "qty"), input.lnes
