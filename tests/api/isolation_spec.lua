@@ -21,6 +21,7 @@ local OTHERWISE = {
     ["POST /sales/orders/checkout items.productId"] = { 409, "items are only compared with the cart" },
     ["POST /sales/orders/checkout items.variantId"] = { 409, "items are only compared with the cart" },
     ["POST /rules/:rule/draft/session customerId"] = { 201, "the draft is tried on carts of a customer that this tenant does not have" },
+    ["POST /rules/:rule/preview customerId"] = { 201, "the cart of a customer that this tenant does not have is a newcomer's" },
     ["POST /rules/:rule/preview cart.items.productId"] = { 409, "what is not there is not for sale" },
     ["POST /rules/:rule/preview cart.items.variantId"] = { 409, "what is not there is not for sale" },
     ["POST /rules/:rule/publish previewId"] = { 201, "the preview is only named and opens nothing" },
@@ -52,6 +53,9 @@ local WITH = {
     ["POST /sales/cart/update variantId"] = { variant = of_product },
     ["POST /sales/cart/remove variantId"] = { variant = of_product },
 }
+WITH["POST /rules/:rule/preview customerId"] = setmetatable({}, { __index = function()
+    return function(mine) return { cart = { items = { { productId = mine.product, quantity = 1 } } } } end
+end })
 WITH["POST /marketing/promotions/create targetIds"] = WITH["POST /marketing/promotions/create targetId"]
 
 -- What ends the session that the other calls of a row need.
