@@ -17,7 +17,7 @@
 #define FINE_PIECE ((size_t)32 * 1024)
 #define BULK 200
 #define CALL_DEPTH_MAX 150
-#define GARBAGE_MAX ((size_t)128 * 1024) /* what runs may leave to the collector */
+#define GARBAGE_MAX ((size_t)512 * 1024) /* what runs may leave to the collector */
 #define GROWN ((size_t)1024 * 1024)      /* a run that holds more than this has the collector at work beside it */
 #define LOAD_INSTRUCTIONS 20000
 #define LOAD_WALL_US 20000
