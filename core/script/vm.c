@@ -47,7 +47,7 @@ bool vm_find_dir(const char *wanted, const char *name, char *out) {
  * routes and schemas are a few megabytes means to walk over all of them again every thousand requests. So it may always
  * gather ROOM_KIB of garbage, and a larger heap as much again as it has. A userdata that nobody holds is finalised once
  * a cycle, at its end, when what is left is what lives: that is when the rule is applied, and the next one is left. */
-#define ROOM_KIB 8192
+#define ROOM_KIB 16384
 
 static int pace(lua_State *L) {
     int live = lua_gc(L, LUA_GCCOUNT, 0) + 1;
