@@ -33,13 +33,13 @@
 /* The net is for what runs in shops; under sanitizers everything takes ten times as long. */
 #if defined(__has_feature)
 #if __has_feature(address_sanitizer)
-#define NET 10
+#define NET UINT64_C(10)
 #endif
 #elif defined(__SANITIZE_ADDRESS__)
-#define NET 10
+#define NET UINT64_C(10)
 #endif
 #ifndef NET
-#define NET 1
+#define NET UINT64_C(1)
 #endif
 
 const struct sandbox_limits sandbox_pure = {
