@@ -349,7 +349,7 @@ static int l_holds(lua_State *L) {
 static bool keep_form(struct shape *shape) {
     if (nforms == room_for_forms) {
         size_t room = room_for_forms ? room_for_forms * 2 : 128;
-        struct shape **more = realloc(forms, room * sizeof *more);
+        struct shape **more = realloc(forms, room * sizeof(void *));
         if (!more) return false;
         forms = more;
         room_for_forms = room;
