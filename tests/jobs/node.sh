@@ -15,5 +15,8 @@ export SOURCE_ROOT BINARY NODE_DIR
         (cd "$NODE_DIR" && npm ci --ignore-scripts --no-audit --no-fund --silent)
         cp "$source/package-lock.json" "$NODE_DIR/.installed"
     fi
-    cp "$source"/*.mjs "$NODE_DIR/"
+    # In one step each: another test may be starting a program of these.
+    for file in "$source"/*.mjs; do
+        cp "$file" "$NODE_DIR/.new" && mv "$NODE_DIR/.new" "$NODE_DIR/$(basename "$file")"
+    done
 )

@@ -9,7 +9,7 @@ const dir = process.env.NODE_DIR;
 async function nodeWorker(major, queue) {
   const child = start('node', [`${dir}/worker.mjs`, String(major), queue, prefix, '8', String(LOCK), String(STALLED)]);
   child.kind = `node${major}`;
-  await until('the Node worker runs', () => child.text.includes('ready'));
+  await until(() => `the Node worker runs: ${child.text}`, () => child.text.includes('ready'), 60);
   return child;
 }
 

@@ -62,7 +62,7 @@ export async function kasma(queues, { lock = 2000, stalled = 500, concurrency = 
   await until(() => `kasma work runs: ${child.text}`, () => {
     if (child.exitCode !== null) throw new Error(`kasma work ended: ${child.text}`);
     return child.text.includes('ready in');
-  });
+  }, 60);
   return child;
 }
 
