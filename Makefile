@@ -2,13 +2,14 @@
 SHELL := /bin/bash
 RELEASE := build/release
 
-.PHONY: help up down status logs build test unit spec jobs api faults soak fuzz bench lint format clean
+.PHONY: help up down status logs build test unit spec jobs api faults soak fuzz fuzz-api bench lint format clean
 
 help:
 	@echo "make up       build, start private stores, migrate, seed the demo shop, serve"
 	@echo "make down     stop what make up started"
 	@echo "make status   what runs; make logs follows the logs"
 	@echo "make test     every test on stores of its own (unit, spec, jobs, api, faults, fuzz: one kind alone)"
+	@echo "make fuzz-api requests made from the API document for ten minutes (FUZZ_SECONDS=60: one)"
 	@echo "make soak     the long forms of the tests"
 	@echo "make bench    the table of speeds"
 	@echo "make lint     clang-format, clang-tidy, luacheck; make format writes the form"
@@ -36,6 +37,9 @@ test:
 
 unit spec jobs api faults fuzz:
 	@tests/run $@
+
+fuzz-api:
+	@FUZZ_SECONDS=$${FUZZ_SECONDS:-600} FUZZ_SEED=$${FUZZ_SEED:-$$RANDOM} tests/run fuzz-api
 
 soak:
 	@tests/run --long

@@ -7,6 +7,7 @@ local M = {}
 local ERROR_TEXT = {
     [400] = "What was sent is malformed or not allowed", [401] = "No valid credential", [403] = "Not allowed",
     [404] = "Not found", [409] = "In conflict with the state of things", [413] = "The body is too large",
+    [414] = "The address is too long",
     [415] = "The body's type is not supported", [422] = "Refused by a rule", [429] = "Too many requests", [503] = "A store is away; retry",
 }
 
@@ -108,7 +109,14 @@ local function responses(decl, components)
                     table.insert(codes[one.status], one.code)
                 end
             else
-                all[tostring(status)] = success(decl, what, components)
+                local answer = success(decl, what, components)
+                -- A refusal with a body of its own comes beside the common one.
+                if status >= 400 and schema.is_schema(what) then
+                    local media = answer.content["application/json"]
+                    media.schema = { anyOf = { media.schema, { ["$ref"] = "#/components/schemas/Error" } } }
+                    answer.description = ERROR_TEXT[status] or errors.reason(status)
+                end
+                all[tostring(status)] = answer
             end
         end
         if not next(all) then all[tostring(decl.status)] = success(decl, nil, components) end
@@ -119,7 +127,9 @@ local function responses(decl, components)
     if decl.method ~= "GET" then
         for _, status in ipairs{ 409, 413, 415 } do table.insert(statuses, status) end
     end
-    if decl.strict then table.insert(statuses, 401) end
+    -- What belongs to signing in judges credentials by itself.
+    if decl.strict or (decl.access == "public" and decl.tag == "auth") then table.insert(statuses, 401) end
+    if decl.query or decl.path:find("[:*]") then table.insert(statuses, 414) end
     for status in pairs(codes) do
         local known = false
         for _, s in ipairs(statuses) do known = known or s == status end

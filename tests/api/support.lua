@@ -9,6 +9,7 @@ local sched = require("core.sched")
 local time = require("core.time")
 
 require("kasma.boot").load()
+local conform = require("api.conform")
 local tenants = require("modules.tenants.service")
 local users = require("modules.iam.users")
 local roles = require("modules.iam.roles")
@@ -68,6 +69,8 @@ function Client:request(method, path, body, headers)
     self.set_cookies = {}
     if cookies then take_cookies(self, cookies) end
     answer.json = answer.body and answer.body ~= "" and json.decode(answer.body) or nil
+    local strange = conform.strange(method, path, answer)
+    if strange then error(strange, 2) end
     return answer
 end
 

@@ -24,7 +24,14 @@ local TYPES = { "REGISTER", "LOGIN", "FORGOT_PASSWORD", "TWO_FA" }
 local User = schema.object({ id = schema.uuid(), email = schema.string(), display_name = schema.string():nullable(),
     user_type = schema.string() },
     { name = "AuthUser", open = true })
+-- A key has neither address nor type.
+local Caller = schema.object({ id = schema.uuid(), email = schema.string():nullable(), user_type = schema.string():nullable(),
+    tenant_key = schema.string(), app_key = schema.string(), roles = schema.array(schema.string()),
+    permissions = schema.array(schema.string()), session_id = schema.uuid():nullable() }, { name = "Caller", open = true })
 local Signed = schema.object({ success = schema.boolean(), user = User }, { open = true })
+-- The password was right, and a code is asked for.
+local CodeNeeded = schema.object({ success = schema.boolean(), message = schema.string(), requiresOtp = schema.boolean(),
+    identifier = schema.string(), type = schema.enum(TYPES) }, { name = "CodeNeeded", open = true })
 local Said = schema.object({ success = schema.boolean(), message = schema.string():optional() }, { open = true })
 
 local function identifier() return schema.string{ not_empty = true, max = 254, messages = { not_empty = "Identifier is required" } } end
@@ -79,7 +86,7 @@ route.post("/auth/login", {
         password = schema.string{ not_empty = true, min = 6, max = 1024,
             messages = { not_empty = "Password is required", min = "Password must be at least 6 characters" } },
     },
-    returns = { [200] = Signed },
+    returns = { [200] = Signed, [401] = CodeNeeded },
     handler = function(ctx)
         local tokens, user = iam.login(ctx.scope, ctx.body, client(ctx))
         return signed_in(ctx, tokens, { success = true, user = iam.brief(user) })
@@ -211,7 +218,7 @@ route.post("/auth/logout-all", {
 route.get("/auth/me", {
     summary = "Who the caller is, for which tenant, and what they may",
     access = "user", account = true, restricted = true, tag = "auth", no_store = true,
-    returns = schema.object({ success = schema.boolean(), user = User:copy() }, { open = true }),
+    returns = schema.object({ success = schema.boolean(), user = Caller }, { open = true }),
     handler = function(ctx)
         local user = ctx.user
         local roles, permissions = json.array({}), json.array({})

@@ -66,7 +66,7 @@ route.post("/sales/orders/checkout", {
         parentOrderId = schema.any():optional(),
     },
     returns = { [201] = Checkout, [409] = { out_of_stock, cart_changed, price_changed, insufficient,
-        pricing.method_unavailable } },
+        pricing.method_unavailable }, [422] = checkout.rule_failed },
     handler = function(ctx)
         local owner = cart.owner(ctx.user and ctx.user.kind == "user" and ctx.user.id or nil, ctx.cart_token())
         if not owner then errors.not_found{ message = "The cart is empty", code = "cart_empty" } end

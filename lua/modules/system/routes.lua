@@ -102,6 +102,7 @@ end
 
 route.get("/openapi/:area", {
     summary = "The document of one area, by tag", bare = true,
+    returns = { [200] = schema.any(), [404] = { description = "There is no such area" } },
     handler = function(req)
         local tag = req.params.area:match("^([%w_-]+)%.json$")
         local known = false
@@ -138,7 +139,8 @@ route.get("/api/docs", {
 
 for _, name in ipairs(page.files) do
     route.get("/api/docs/assets/" .. name, {
-        summary = "What the API page loads: " .. name, bare = true, content_type = "application/octet-stream",
+        summary = "What the API page loads: " .. name, bare = true,
+        content_type = name:find("%.css$") and "text/css" or "text/javascript",
         handler = function(req)
             if not docs_on() then return no_docs(req) end
             req:file(page.path_of(name), { ["Cache-Control"] = "public, max-age=86400" })
