@@ -161,12 +161,12 @@ route.post(P .. "/create", {
 })
 
 --- tagIds come repeated, with commas, or single.
-local function ids_of(value)
+local function ids_of(value, name)
     if not value then return nil end
     local ids = {}
     for _, part in ipairs(type(value) == "table" and value or { value }) do
         for id in part:gmatch("[^,%s]+") do
-            if not schema.is_uuid(id) then errors.bad_request{ message = { "each value in tagIds must be a UUID" } } end
+            if not schema.is_uuid(id) then errors.bad_request{ message = { "each value in " .. name .. " must be a UUID" } } end
             ids[#ids + 1] = id
         end
     end
@@ -205,8 +205,8 @@ route.get(P .. "/list", {
         if ctx.may("products.read") then active = q.isActive end
         local offset = offset_of(q.cursor)
         local rows, total = catalog.list_products(ctx.scope, { search = q.search ~= "" and q.search or nil, category_id = q.categoryId,
-            tag_ids = ids_of(q.tagIds), min_price = q.minPrice, max_price = q.maxPrice, active = active, ids = ids_of(q.ids), sort = q.sort,
-            limit = q.limit, offset = offset })
+            tag_ids = ids_of(q.tagIds, "tagIds"), min_price = q.minPrice, max_price = q.maxPrice, active = active,
+            ids = ids_of(q.ids, "ids"), sort = q.sort, limit = q.limit, offset = offset })
         ctx.set_header("X-Total-Count", tostring(total))
         if offset + #rows < total then ctx.set_header("X-Next-Cursor", "o" .. offset + #rows) end
         local list = json.array({})
