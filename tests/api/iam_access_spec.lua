@@ -77,7 +77,7 @@ describe("an access key", function()
         for i = 1, 5 do
             local owner = tenant.owner:copy()
             calls[i] = function()
-                return owner:post("/tenants/" .. tenant.key .. "/keys/" .. key.id .. "/rotate", { grace_seconds = 60 })
+                return owner:post("/tenants/" .. tenant.key .. "/keys/" .. key.id .. "/rotate", { grace_seconds = 0 })
             end
         end
         local count = shop_of.statuses(support.parallel(calls))
