@@ -64,9 +64,9 @@ static int work(const struct supervisor_worker *w) {
     if (sigaction(SIGTERM, &action, NULL) != 0 ||
         sigaction(SIGHUP, &(struct sigaction){.sa_handler = SIG_IGN}, NULL) != 0)
         return 7;
-    if (getenv("TEST_NEVER_READY") || access(getenv("TEST_BROKEN") ? getenv("TEST_BROKEN") : "/nonexistent", F_OK) == 0)
-        return 6;
-    if (getenv("TEST_SLOW") && access(getenv("TEST_SLOW"), F_OK) == 0) {
+    const char *broken = getenv("TEST_BROKEN"), *slow = getenv("TEST_SLOW");
+    if (getenv("TEST_NEVER_READY") || (broken && access(broken, F_OK) == 0)) return 6;
+    if (slow && access(slow, F_OK) == 0) {
         for (;;) pause();
     }
     supervisor_tell_ready();
