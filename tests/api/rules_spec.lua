@@ -206,6 +206,53 @@ describe("publishing", function()
         assert.equal(409, post(colleague, "requests/" .. id .. "/reject", { note = "late" }).status)
     end)
 
+    it("is approved by nobody through a key of their own", function()
+        local shop = support.tenant{ currency = "VND", country = "VN", settings = { ["rules.approval"] = "all" } }
+        create(shop, "half", HALF)
+        local key = must(shop.owner:post("/tenants/" .. shop.key .. "/keys/create", { name = "ci", key_type = "secret",
+            scopes = { "rules.publish" } })).key
+        local by_key = support.client{ ["Authorization"] = "Bearer " .. key.secret }
+        local asked = must(post(by_key, "half/publish", { revision = 1, note = "by key" }), 202).requestId
+        assert.equal("same_person", post(shop.owner, "requests/" .. asked .. "/approve", { note = "me" }).json.code)
+        local own = must(post(shop.owner, "half/publish", { revision = 1, note = "by hand" }), 202).requestId
+        assert.equal("same_person", post(by_key, "requests/" .. own .. "/approve", { note = "me" }).json.code)
+        assert.equal(201, post(support.user(shop, "tenant_owner"), "requests/" .. asked .. "/approve", { note = "fine" }).status)
+    end)
+
+    it("is decided once by those who decide at once", function()
+        local shop = support.tenant{ currency = "VND", country = "VN", settings = { ["rules.approval"] = "all" } }
+        create(shop, "half", HALF)
+        local colleague = support.user(shop, "tenant_owner")
+        for i = 1, 3 do
+            local id = must(post(shop.owner, "half/publish", { revision = 1, note = "please" }), 202).requestId
+            local calls = {}
+            for n, verb in ipairs{ "approve", "cancel", "approve", "reject" } do
+                local who = colleague:copy()
+                calls[n] = function() return post(who, "requests/" .. id .. "/" .. verb, { note = "x" }) end
+            end
+            local answers = support.parallel(calls)
+            assert.same({ [201] = 1, [409] = 3 }, shop_of.statuses(answers))
+            local published = answers[1].status == 201 or answers[3].status == 201
+            local versions = must(shop.owner:get("/rules/half/versions"), 200)
+            assert.equal(published, versions[1] ~= nil and versions[1].active and versions[1].note == "please", "round " .. i)
+            if published then must(post(shop.owner, "half/disable", { reason = "x" })) end
+        end
+    end)
+
+    it("is stopped for each hook by those who stop several at once", function()
+        local shop = support.tenant{}
+        local hooks, calls = { "promotion", "tax.resolve", "checkout.validate", "price.lines" }, {}
+        for i, hook in ipairs(hooks) do
+            local who = shop.owner:copy()
+            calls[i] = function() return post(who, "pause", { hook = hook, reason = "x" }) end
+        end
+        assert.same({ [201] = 4 }, shop_of.statuses(support.parallel(calls)))
+        local left = must(post(shop.owner, "resume", { hook = "tax.resolve", reason = "x" })).paused
+        table.sort(left)
+        assert.same({ "checkout.validate", "price.lines", "promotion" }, left)
+        assert.equal(0, #must(post(shop.owner, "resume", { reason = "x" })).paused)
+    end)
+
     it("happens at its time and ends at another", function()
         local platform = support.platform()
         local shop, product = shop_of.simple(0, { trackInventory = false })
@@ -266,7 +313,7 @@ describe("publishing", function()
         -- The rows alone: nobody is told.
         local rule = must(shop.owner:get("/rules/half"), 200)
         local now = time.iso(time.now())
-        db.pipeline(shop.key, { store.set_state(shop.key, rule.id, "disabled", "quietly", now),
+        db.pipeline(shop.key, { store.set_state(shop.key, rule.id, "active", "disabled", "quietly", now),
             store.bump({ tenant = shop.key, app = shop.app }, now) })
         local right = 0
         support.eventually(function()

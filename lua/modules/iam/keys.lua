@@ -155,6 +155,16 @@ function M.rotate(scope, held, id, grace_s)
     return shown(results[1][1], made)
 end
 
+--- Who made a key.
+---@param tenant string
+---@param id string
+---@return string|nil user_id nil: there is no such key, or nobody is on record
+function M.maker(tenant, id)
+    local row = db.one(nil, "select created_by from access_keys where tenant_key = $1 and id = $2", tenant, id)
+    local made_by = row and row.created_by
+    return made_by ~= json.null and made_by or nil
+end
+
 local EXPIRING = [[select id, owned_key, tenant_key, app_key, name, expires_at, created_by from access_keys
   where expires_at > $1::timestamptz and expires_at <= $2::timestamptz and is_active and revoked_at is null
     and (expires_at, id) > ($3::timestamptz, $4::uuid) order by expires_at, id limit 200]]

@@ -12,6 +12,7 @@ local errors = require("kasma.errors")
 local catalogue = require("kasma.hooks_catalogue")
 local outbox = require("kasma.outbox")
 local settings = require("kasma.settings")
+local keys = require("modules.iam.keys")
 local check = require("modules.rules.check")
 local drafts = require("modules.rules.drafts")
 local live = require("modules.rules.live")
@@ -252,7 +253,9 @@ local function examine(tenant, rule, draft, accepted)
     return report
 end
 
--- The transaction that makes a version live. `o`: source, settings, tests, note, source_version, revision, approved_by, published_by.
+-- The transaction that makes a version live. `o`: source, settings, tests, note, source_version, revision, approved_by, published_by;
+-- `claim`, a statement that takes the request which asked for it (no row: somebody decided it meanwhile), and `also`, which makes
+-- the statements that belong to it from the version's number.
 local function make_live(scope, rule, o, report)
     local now, epoch, number = time.iso(time.now()), nil, nil
     local libs = {}
@@ -263,6 +266,7 @@ local function make_live(scope, rule, o, report)
     set.priority = priority
     set.on_error = set.on_error or report.manifest and report.manifest.on_error or "skip"
     db.transaction(scope.tenant, function(tx)
+        if o.claim and not tx:pipeline{ o.claim }[1][1] then M.request_decided() end
         local row = store.lock(tx, scope.tenant, rule.id)
         if o.revision then
             local draft = store.lock_draft(tx, scope.tenant, rule.id)
@@ -280,6 +284,7 @@ local function make_live(scope, rule, o, report)
             store.bump(scope, now),
             outbox.event(scope, "rule.published", rule.id, { key = rule.key, hook = rule.hook, version = number }),
         }
+        for _, statement in ipairs(o.also and o.also(number) or {}) do statements[#statements + 1] = statement end
         audit.append(statements, scope, { action = o.source_version and "rules.rollback" or "rules.publish", entity_type = "rule",
             entity_id = rule.id, before = { version = row.active_version }, after = { version = number, note = o.note,
                 sourceVersion = o.source_version } })
@@ -314,16 +319,16 @@ function M.publish(scope, ref, input)
     end
     local approval = needs_approval(scope.tenant, rule.hook)
     if not approval and not (at and at > now) then
-        local done = make_live(scope, rule, { source = draft.source, settings = draft.settings, tests = draft.tests, note = input.note,
-            revision = input.revision }, report)
-        if until_ms then
+        local function window(number)
+            if not until_ms then return {} end
             local id = uuid.v7()
-            db.pipeline(scope.tenant, { store.insert_request{ tenant_key = scope.tenant, app_key = scope.app, id = id, rule_id = rule.id,
+            return { store.insert_request{ tenant_key = scope.tenant, app_key = scope.app, id = id, rule_id = rule.id,
                 source = draft.source, settings = draft.settings, tests = draft.tests, note = input.note, until_at = input["until"],
-                state = "done", version = done.version, requested_by = scope.actor_id, now = time.iso(now) },
-                due.put(scope, "rules.schedule", id, until_ms) })
+                state = "done", version = number, requested_by = scope.actor_id, now = time.iso(now) },
+                due.put(scope, "rules.schedule", id, until_ms) }
         end
-        return 201, done
+        return 201, make_live(scope, rule, { source = draft.source, settings = draft.settings, tests = draft.tests, note = input.note,
+            revision = input.revision, also = window }, report)
     end
     local id = uuid.v7()
     local state = approval and "pending_approval" or "scheduled"
@@ -337,12 +342,27 @@ function M.publish(scope, ref, input)
     return 202, { state = state, requestId = id }
 end
 
-local function publish_request(scope, request, approved_by)
+-- Publishes what a request asked for. That it is done, its version, its end and its audit stand in the transaction that makes it live:
+-- two who decide at once do so once, and a crash leaves it undecided or done.
+local function publish_request(scope, request, o)
     local rule = M.find(scope.tenant, request.rule_id)
     local snapshot = { source = request.source, settings = request.settings, tests = request.tests }
     local report = examine(scope.tenant, rule, snapshot, request.accepted)
+    local now = time.iso(time.now())
+    local function also(number)
+        local until_at = request.until_at ~= json.null and request.until_at
+        local statements = {
+            store.decide(scope.tenant, request.id, { "done" }, "done", nil, number, o.note, now),
+            until_at and due.put(scope, "rules.schedule", request.id, time.parse(until_at))
+                or due.drop(scope.tenant, "rules.schedule", request.id),
+        }
+        audit.append(statements, scope, { action = o.action, entity_type = "rule", entity_id = request.rule_id,
+            after = { version = number, note = o.note, lateSeconds = o.late } })
+        return statements
+    end
     return make_live(scope, rule, { source = snapshot.source, settings = snapshot.settings, tests = snapshot.tests, note = request.note,
-        approved_by = approved_by, published_by = request.requested_by ~= json.null and request.requested_by or nil }, report)
+        approved_by = o.approved_by, published_by = request.requested_by ~= json.null and request.requested_by or nil,
+        claim = store.decide(scope.tenant, request.id, { request.state }, "done", o.approved_by, nil, o.note, now), also = also }, report)
 end
 
 local function open_request(tenant, id)
@@ -352,6 +372,22 @@ local function open_request(tenant, id)
     return request
 end
 
+-- Takes a request from the state it was read in into another, with what belongs to that; who comes second is told so.
+local function decide(scope, request, state, note, statements, action)
+    audit.append(statements, scope, { action = action, entity_type = "rule", entity_id = request.rule_id, after = { note = note } })
+    db.transaction(scope.tenant, function(tx)
+        if not tx:pipeline{ store.decide(scope.tenant, request.id, { request.state }, state, scope.actor_id, nil, note,
+            time.iso(time.now())) }[1][1] then M.request_decided() end
+        tx:at_commit(statements)
+    end)
+end
+
+-- Whether the approver is who asked: in person, or by a key of their own.
+local function one_person(scope, request)
+    local function person(id) return keys.maker(scope.tenant, id) or id end
+    return request.requested_by ~= json.null and person(request.requested_by) == person(scope.actor_id)
+end
+
 ---@param scope Scope
 ---@param id string
 ---@param note string
@@ -359,32 +395,14 @@ end
 function M.approve(scope, id, note)
     local request = open_request(scope.tenant, id)
     if request.state ~= "pending_approval" then M.request_decided() end
-    if request.requested_by == scope.actor_id then M.same_person() end
+    if one_person(scope, request) then M.same_person() end
     local now = time.now()
     local at = request.publish_at ~= json.null and request.publish_at and time.parse(request.publish_at)
     if at and at > now then
-        local statements = { store.decide(scope.tenant, id, { "pending_approval" }, "scheduled", scope.actor_id, nil, note, time.iso(now)),
-            due.put(scope, "rules.schedule", id, at) }
-        audit.append(statements, scope, { action = "rules.approve", entity_type = "rule", entity_id = request.rule_id,
-            after = { note = note } })
-        db.pipeline(scope.tenant, statements)
+        decide(scope, request, "scheduled", note, { due.put(scope, "rules.schedule", id, at) }, "rules.approve")
         return 202, { state = "scheduled", requestId = id }
     end
-    if not db.pipeline(scope.tenant, { store.decide(scope.tenant, id, { "pending_approval" }, "done", scope.actor_id, nil, note,
-        time.iso(now)) })[1][1] then M.request_decided() end
-    local ok, done = pcall(publish_request, scope, request, scope.actor_id)
-    if not ok then
-        db.pipeline(scope.tenant, { store.decide(scope.tenant, id, { "done" }, "pending_approval", nil, nil, nil, time.iso(now)) })
-        error(done, 0)
-    end
-    local statements = { store.decide(scope.tenant, id, { "done" }, "done", scope.actor_id, done.version, note, time.iso(now)) }
-    audit.append(statements, scope, { action = "rules.approve", entity_type = "rule", entity_id = request.rule_id, after = { note = note,
-        version = done.version } })
-    if request.until_at ~= json.null and request.until_at then
-        statements[#statements + 1] = due.put(scope, "rules.schedule", id, time.parse(request.until_at))
-    end
-    db.pipeline(scope.tenant, statements)
-    return 201, done
+    return 201, publish_request(scope, request, { approved_by = scope.actor_id, note = note, action = "rules.approve" })
 end
 
 ---@param scope Scope
@@ -393,12 +411,8 @@ end
 ---@param note string
 function M.refuse(scope, id, state, note)
     local request = open_request(scope.tenant, id)
-    local now = time.iso(time.now())
-    local statements = { store.decide(scope.tenant, id, { "pending_approval", "scheduled" }, state, scope.actor_id, nil, note, now),
-        due.drop(scope.tenant, "rules.schedule", id) }
-    audit.append(statements, scope, { action = "rules." .. (state == "rejected" and "reject" or "cancel"), entity_type = "rule",
-        entity_id = request.rule_id, after = { note = note } })
-    db.pipeline(scope.tenant, statements)
+    decide(scope, request, state, note, { due.drop(scope.tenant, "rules.schedule", id) },
+        "rules." .. (state == "rejected" and "reject" or "cancel"))
     return { state = state, requestId = id }
 end
 
@@ -409,30 +423,19 @@ function M.on_due(tenant, id)
     local request = store.request(tenant, id)
     local scope = { tenant = tenant, app = "MASTER", actor_kind = "system" }
     local now = time.now()
-    local function ends(statements)
-        local until_at = request.until_at ~= json.null and request.until_at
-        statements[#statements + 1] = until_at and due.put(scope, "rules.schedule", id, time.parse(until_at))
-            or due.drop(tenant, "rules.schedule", id)
-        db.pipeline(tenant, statements)
-    end
     if request and request.state == "scheduled" then
-        local ok, done = pcall(publish_request, scope, request, request.decided_by ~= json.null and request.decided_by or nil)
-        if not ok and errors.is_unavailable(done) then error(done, 0) end
         local late = math.floor((now - time.parse(request.publish_at)) / 1000)
-        if not ok then
-            local why = type(done) == "table" and tostring(done.message or done.code) or tostring(done)
-            local statements = { store.decide(tenant, id, { "scheduled" }, "failed", nil, nil, why:sub(1, 500), time.iso(now)),
-                due.drop(tenant, "rules.schedule", id) }
-            audit.append(statements, scope, { action = "rules.schedule", entity_type = "rule", entity_id = request.rule_id,
-                outcome = "error",
-                after = { why = why, lateSeconds = late } })
-            db.pipeline(tenant, statements)
-            return
-        end
-        local statements = { store.decide(tenant, id, { "scheduled" }, "done", nil, done.version, nil, time.iso(now)) }
+        local ok, why = pcall(publish_request, scope, request, { action = "rules.schedule", late = late,
+            approved_by = request.decided_by ~= json.null and request.decided_by or nil })
+        if ok or (errors.is(why) and why.code == M.request_decided.code) then return end
+        if errors.is_unavailable(why) then error(why, 0) end
+        why = type(why) == "table" and tostring(why.message or why.code) or tostring(why)
+        local statements = { store.decide(tenant, id, { "scheduled" }, "failed", nil, nil, why:sub(1, 500), time.iso(now)),
+            due.drop(tenant, "rules.schedule", id) }
         audit.append(statements, scope, { action = "rules.schedule", entity_type = "rule", entity_id = request.rule_id,
-            after = { version = done.version, lateSeconds = late } })
-        return ends(statements)
+            outcome = "error", after = { why = why, lateSeconds = late } })
+        db.pipeline(tenant, statements)
+        return
     end
     if request and request.state == "done" and request.version then
         local rule = store.find(tenant, request.rule_id)
@@ -461,20 +464,25 @@ end
 
 -- States -----------------------------------------------------------------------------------------------------------------------
 
---- Puts a rule into a state and tells the workers.
+--- Puts a rule into a state and tells the workers. Raises rule_off when it was changed meanwhile, hook_limit.
 ---@param scope Scope
----@param rule table
+---@param rule table as it was read
 ---@param state string
 ---@param reason string
 ---@return table rule
 function M.set_state(scope, rule, state, reason)
     local now = time.iso(time.now())
-    local statements = { store.set_state(scope.tenant, rule.id, state, reason, now), store.bump(scope, now),
-        outbox.event(scope, "rule." .. state, rule.id, { key = rule.key, reason = reason }) }
+    local statements = { store.bump(scope, now), outbox.event(scope, "rule." .. state, rule.id, { key = rule.key, reason = reason }) }
     local verbs = { active = "enable", disabled = "disable", archived = "remove", draft = "restore" }
     audit.append(statements, scope, { action = "rules." .. verbs[state], entity_type = "rule", entity_id = rule.id,
         before = { state = rule.state }, after = { state = state, reason = reason } })
-    db.pipeline(scope.tenant, statements)
+    db.transaction(scope.tenant, function(tx)
+        if state == "active" and store.count_active(tx, scope.tenant, rule.hook, rule.id) >= PER_HOOK then M.hook_limit() end
+        if not tx:pipeline{ store.set_state(scope.tenant, rule.id, rule.state, state, reason, now) }[1][1] then
+            M.rule_off{ message = "The rule was changed meanwhile" }
+        end
+        tx:at_commit(statements)
+    end)
     live.changed(scope.tenant)
     return store.find(scope.tenant, rule.id)
 end
@@ -491,9 +499,6 @@ function M.enable(scope, ref, reason)
     local version = store.version(scope.tenant, rule.id, rule.active_version)
     local report = M.check(scope.tenant, { source = version.source, hook = rule.hook, settings = version.settings, key = rule.key })
     if not report.ok then M.check_failed{ details = { diagnostics = report.diagnostics } } end
-    db.transaction(scope.tenant, function(tx)
-        if store.count_active(tx, scope.tenant, rule.hook, rule.id) >= PER_HOOK then M.hook_limit() end
-    end)
     return M.set_state(scope, rule, "active", reason)
 end
 
@@ -519,19 +524,13 @@ end
 ---@param on boolean
 ---@return {paused: string[]}
 function M.pause(scope, hook, reason, on)
-    local name, list, found = hook or "*", {}, false
-    for _, one in ipairs(store.paused(scope.tenant)) do
-        found = found or one == name
-        if on or (one ~= name and hook) then list[#list + 1] = one end
-    end
-    if on and not found then list[#list + 1] = name end
     local now = time.iso(time.now())
-    local statements = { store.set_paused(scope, list, now) }
-    audit.append(statements, scope, { action = on and "rules.pause" or "rules.resume", entity_type = "rule", after = { hook = name,
+    local statements = { on and store.pause(scope, hook or "*", now) or store.resume(scope, hook, now) }
+    audit.append(statements, scope, { action = on and "rules.pause" or "rules.resume", entity_type = "rule", after = { hook = hook or "*",
         reason = reason } })
-    db.pipeline(scope.tenant, statements)
+    local paused = db.pipeline(scope.tenant, statements)[1][1].paused
     live.changed(scope.tenant)
-    return { paused = json.array(list) }
+    return { paused = json.array(paused) }
 end
 
 -- Draft sessions -----------------------------------------------------------------------------------------------------------------

@@ -41,15 +41,21 @@ function M.bump(scope, now)
         scope.tenant, scope.app, now }
 end
 
-function M.set_paused(scope, paused, now)
-    return { [[insert into rule_epochs as e (tenant_key, app_key, epoch, paused, updated_at) values ($1, $2, 1, $3::text[], $4::timestamptz)
-      on conflict (tenant_key) do update set epoch = e.epoch + 1, paused = excluded.paused, updated_at = excluded.updated_at
-      returning epoch]], scope.tenant, scope.app, pg.array(paused), now }
+--- Stops a hook ("*": all of them); one statement, so that two who stop different hooks at once stop both.
+function M.pause(scope, name, now)
+    return { [[insert into rule_epochs as e (tenant_key, app_key, epoch, paused, updated_at)
+      values ($1, $2, 1, array[$3::text], $4::timestamptz)
+      on conflict (tenant_key) do update set epoch = e.epoch + 1, updated_at = excluded.updated_at,
+        paused = case when $3::text = any(e.paused) then e.paused else array_append(e.paused, $3::text) end
+      returning paused]], scope.tenant, scope.app, name, now }
 end
 
-function M.paused(tenant)
-    local row = db.one(tenant, "select paused from rule_epochs where tenant_key = $1", tenant)
-    return row and row.paused or {}
+--- Lets a hook run again; nil: all that was stopped.
+function M.resume(scope, name, now)
+    return { [[insert into rule_epochs as e (tenant_key, app_key, epoch, updated_at) values ($1, $2, 1, $4::timestamptz)
+      on conflict (tenant_key) do update set epoch = e.epoch + 1, updated_at = excluded.updated_at,
+        paused = case when $3::text is null then '{}' else array_remove(e.paused, $3::text) end
+      returning paused]], scope.tenant, scope.app, name or null, now }
 end
 
 --- How many live workers there are that serve, and how many of them have loaded the epoch or hold none of the tenant's rules.
@@ -149,10 +155,11 @@ function M.activate(tenant, rule_id, version, priority, name, now)
       where tenant_key = $1 and id = $2]], tenant, rule_id, version, priority, name, now }
 end
 
-function M.set_state(tenant, rule_id, state, reason, now)
+--- Only from `from`; no row: it was changed meanwhile.
+function M.set_state(tenant, rule_id, from, state, reason, now)
     return { [[update rules set state = $3, state_reason = $4, breaker_until = null, opens_today = case when $3 = 'active' then 0
           else opens_today end, archived_at = case when $3 = 'archived' then $5::timestamptz end, updated_at = $5::timestamptz
-      where tenant_key = $1 and id = $2]], tenant, rule_id, state, reason or null, now }
+      where tenant_key = $1 and id = $2 and state = $6 returning id]], tenant, rule_id, state, reason or null, now, from }
 end
 
 function M.versions(tenant, rule_id)
