@@ -111,7 +111,10 @@ static bool open_pool(struct transfer_pool *pool, struct error *err) {
 bool transfer_start(struct transfer *transfer, struct transfer_pool *pool, struct error *err) {
     if (!open_pool(pool, err)) return false;
     transfer->pool = pool;
+    /* A name is looked up in a thread. Without QUICK_EXIT a transfer that ends before its look-up does, by its time
+     * limit or by a cancel, waits for that thread: a name server that is silent would hold up the loop. */
     if (curl_easy_setopt(transfer->easy, CURLOPT_PRIVATE, transfer) != CURLE_OK ||
+        curl_easy_setopt(transfer->easy, CURLOPT_QUICK_EXIT, 1L) != CURLE_OK ||
         curl_multi_add_handle(pool->multi, transfer->easy) != CURLM_OK)
         return error_set(err, ERR_MEMORY, "out of memory");
     return true;
