@@ -7,7 +7,7 @@ local mail = require("kasma.mail")
 local policy = require("kasma.policy")
 local cache = require("kasma.cache")
 local iam = require("modules.iam.service")
-local store = require("modules.iam.store")
+local role_store = require("modules.iam.store_roles")
 local users = require("modules.iam.users")
 local support = require("api.support")
 
@@ -89,7 +89,7 @@ describe("a rule of registration", function()
             { ip = CLIENT.ip, user_agent = CLIENT.user_agent, nonce = began.nonce })
         assert.equal("GENERAL_2", user.user_type)
         local keys = {}
-        for i, role in ipairs(store.roles_of(tenant.key, user.id, "2020-01-01T00:00:00Z")) do keys[i] = role.role_key end
+        for i, role in ipairs(role_store.roles_of(tenant.key, user.id, "2020-01-01T00:00:00Z")) do keys[i] = role.role_key end
         assert.same({ "customer", "gold" }, keys)
         publish(tenant.key, "auth.before_register", "return { allow = true, user_type = 'KASMA_0' }")
         email = support.unique("g") .. "@good.test"

@@ -64,11 +64,11 @@ local function make(words)
     local tenant = args.tenant or "MASTER"
     if not require("kasma.tenant").by_key(tenant) then error("there is no tenant " .. tenant, 0) end
     local password, random = password_of(args, admin)
-    local users, store = require("modules.iam.users"), require("modules.iam.store")
+    local users, roles = require("modules.iam.users"), require("modules.iam.store_roles")
     local scope = { tenant = tenant, app = "MASTER", actor_kind = "system" }
     local keys = {}
     for _, key in ipairs(args.role) do
-        if not store.role_by_key(tenant, key) then error(("tenant %s has no role %s"):format(tenant, key), 0) end
+        if not roles.role_by_key(tenant, key) then error(("tenant %s has no role %s"):format(tenant, key), 0) end
         keys[#keys + 1] = key
     end
     local user_type = admin and "KASMA_0" or (#keys == 1 and keys[1] == "customer" and "GENERAL_0" or "TENANT_0")

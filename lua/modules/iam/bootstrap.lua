@@ -7,6 +7,7 @@ local db = require("kasma.db")
 local mail = require("kasma.mail")
 local roles = require("modules.iam.roles")
 local store = require("modules.iam.store")
+local role_store = require("modules.iam.store_roles")
 
 local M = {}
 
@@ -19,8 +20,8 @@ function M.run(email)
     email = email:lower()
     roles.ensure_platform()
     return db.transaction(PLACE.tenant, function(tx)
-        tx:query(unpack(store.lock_bootstrap()))
-        if tx:one(unpack(store.platform_owner())) then return nil end
+        tx:query(unpack(role_store.lock_bootstrap()))
+        if tx:one(unpack(role_store.platform_owner())) then return nil end
         local now = time.iso(time.now())
         local user = store.user_by_email(email)
         local id = user and user.id or uuid.v7()
@@ -32,7 +33,8 @@ function M.run(email)
         end
         statements[#statements + 1] = store.put_membership{ id = uuid.v7(), user_id = id, tenant_key = PLACE.tenant,
             status = user and user.status == "active" and "active" or "invited", now = now }
-        statements[#statements + 1] = store.insert_platform_holder{ id = uuid.v7(), user_id = id, role_key = "platform_owner", now = now }
+        statements[#statements + 1] = role_store.insert_platform_holder{ id = uuid.v7(), user_id = id, role_key = "platform_owner",
+            now = now }
         if not user or user.status == "pending" then
             mail.append(statements, PLACE, { to = email, template = "invitation", vars = { tenant = "Kasma" }, user_id = id,
                 key = "bootstrap:" .. id })

@@ -9,6 +9,7 @@ local db = require("kasma.db")
 local outbox = require("kasma.outbox")
 local schema = require("kasma.schema")
 local store = require("modules.iam.store")
+local role_store = require("modules.iam.store_roles")
 
 local M = {}
 
@@ -62,7 +63,7 @@ local function parse(scope, line, roles)
     local why = hash and M.refuse_hash(hash)
     if why then return nil, why end
     for _, key in ipairs(user.role_keys or {}) do
-        if roles[key] == nil then roles[key] = store.role_by_key(scope.tenant, key) or false end
+        if roles[key] == nil then roles[key] = role_store.role_by_key(scope.tenant, key) or false end
         local role = roles[key]
         if not role then return nil, "there is no role " .. key end
         if user.user_type:sub(1, 8) == "GENERAL_" and #(role.permission_keys or {}) > 0 then
@@ -82,7 +83,7 @@ local function append(statements, scope, user, now)
     statements[#statements + 1] = store.put_membership{ id = uuid.v7(), user_id = id, tenant_key = scope.tenant, status = "active",
         now = now }
     for _, key in ipairs(user.role_keys or { "customer" }) do
-        statements[#statements + 1] = store.give_role{ tenant_key = scope.tenant, app_key = scope.app, id = uuid.v7(), user_id = id,
+        statements[#statements + 1] = role_store.give_role{ tenant_key = scope.tenant, app_key = scope.app, id = uuid.v7(), user_id = id,
             role_key = key, now = now }
     end
     statements[#statements + 1] = outbox.row(scope, "profile", id, { user_id = id })

@@ -14,6 +14,7 @@ local bootstrap = require("modules.iam.bootstrap")
 local cleanup = require("modules.iam.cleanup")
 local otp = require("modules.iam.otp")
 local store = require("modules.iam.store")
+local role_store = require("modules.iam.store_roles")
 require("modules.iam.personal")
 
 local HOUR_MS = 3600000
@@ -56,7 +57,7 @@ start.add("permissions", function()
         rows[#rows + 1] = { id = uuid.v7(), permission_key = key, description = description:sub(1, 255) }
     end
     table.sort(rows, function(a, b) return a.permission_key < b.permission_key end)
-    store.put_permissions(rows, time.iso(time.now()))
+    role_store.put_permissions(rows, time.iso(time.now()))
 end)
 
 start.add("first owner", function(role)

@@ -15,6 +15,7 @@ local null = require("kasma.null")
 local roles = require("kasma.roles")
 local tenants = require("kasma.tenant")
 local store = require("modules.iam.store")
+local role_store = require("modules.iam.store_roles")
 local tenant_roles = require("modules.iam.roles")
 local users = require("modules.iam.users")
 
@@ -180,7 +181,7 @@ function M.expiry_notices(now)
         local rows = db.read(nil, EXPIRING, time.iso(now), time.iso(now + NOTICE_MS), place.at, place.id)
         for _, row in ipairs(rows) do
             local people = { row.created_by }
-            for _, owner in ipairs(store.owners(row.tenant_key, time.iso(now))) do people[#people + 1] = owner.user_id end
+            for _, owner in ipairs(role_store.owners(row.tenant_key, time.iso(now))) do people[#people + 1] = owner.user_id end
             local scope, told, statements = { tenant = row.tenant_key, app = row.app_key, actor_kind = "system" }, {}, {}
             for _, id in ipairs(people) do
                 local user = not told[id] and store.user(id)

@@ -11,6 +11,7 @@ local db = require("kasma.db")
 local errors = require("kasma.errors")
 local mail = require("kasma.mail")
 local store = require("modules.iam.store")
+local role_store = require("modules.iam.store_roles")
 
 local M = {}
 
@@ -26,7 +27,7 @@ end
 
 -- Raises 409 when the tenant would be left without an active owner.
 local function keep_an_owner(tenant, user_id)
-    local owners = store.owners(tenant, time.iso(time.now()))
+    local owners = role_store.owners(tenant, time.iso(time.now()))
     if #owners == 1 and owners[1].user_id == user_id then M.last_owner() end
 end
 
@@ -44,7 +45,7 @@ function M.keeping_owners(user_id, tenants, fn)
     one_at_a_time = one_at_a_time or sched.semaphore(1)
     one_at_a_time:acquire()
     local ok, why = pcall(db.transaction, nil, function(tx)
-        local held = tx:query(unpack(store.lock_tenants_of(user_id)))
+        local held = tx:query(unpack(role_store.lock_tenants_of(user_id)))
         for _, row in ipairs(held) do
             local concerned = tenants == nil
             for _, tenant in ipairs(tenants or {}) do concerned = concerned or tenant == row.tenant_key end
@@ -115,7 +116,7 @@ function M.remove(scope, input)
         local statements = {
             store.put_membership{ id = uuid.v7(), user_id = user.id, tenant_key = scope.tenant, status = "removed",
                 now = time.iso(time.now()) },
-            store.delete_holdings(scope.tenant, user.id),
+            role_store.delete_holdings(scope.tenant, user.id),
         }
         audit.append(statements, scope, { action = "members.remove", entity_type = "user", entity_id = user.id })
         db.pipeline(scope.tenant, statements)
@@ -142,7 +143,7 @@ function M.append_owner(statements, place, tenant, email)
     end
     statements[#statements + 1] = store.put_membership{ id = uuid.v7(), user_id = id, tenant_key = place.tenant,
         status = user and "active" or "invited", now = now }
-    statements[#statements + 1] = store.give_role{ tenant_key = place.tenant, app_key = place.app, id = uuid.v7(), user_id = id,
+    statements[#statements + 1] = role_store.give_role{ tenant_key = place.tenant, app_key = place.app, id = uuid.v7(), user_id = id,
         role_key = "tenant_owner", now = now }
     mail.append(statements, place, { to = email, template = "invitation", vars = { tenant = tenant.name }, user_id = id,
         locale = tenant.locale, key = "invitation:" .. place.tenant .. ":" .. id })

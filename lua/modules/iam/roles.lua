@@ -8,7 +8,7 @@ local db = require("kasma.db")
 local errors = require("kasma.errors")
 local templates = require("kasma.roles")
 local members = require("modules.iam.members")
-local store = require("modules.iam.store")
+local role_store = require("modules.iam.store_roles")
 local users = require("modules.iam.users")
 
 local M = {}
@@ -20,7 +20,7 @@ M.permission_taken = errors.declare{ code = "permission_exists", status = 409, m
 M.granted = errors.declare{ code = "permission_granted", status = 409, message = "The role has this permission already" }
 
 local function existing(scope, id)
-    local role = store.role(scope.tenant, id)
+    local role = role_store.role(scope.tenant, id)
     if not role then errors.not_found("Role not found") end
     return role
 end
@@ -30,7 +30,7 @@ end
 ---@param keys string[]
 function M.check_known(scope, keys)
     local known = {}
-    for _, row in ipairs(store.permissions(scope.tenant)) do
+    for _, row in ipairs(role_store.permissions(scope.tenant)) do
         known[row.permission_key] = true
         local prefix = row.permission_key
         while prefix do
@@ -50,9 +50,9 @@ end
 ---@return table[]
 function M.list(scope, platform)
     local list = json.array({})
-    for i, row in ipairs(store.roles(scope.tenant)) do list[i] = users.role_view(row, "tenant") end
+    for i, row in ipairs(role_store.roles(scope.tenant)) do list[i] = users.role_view(row, "tenant") end
     if platform["*"] then
-        for _, row in ipairs(store.platform_roles()) do list[#list + 1] = users.role_view(row, "platform") end
+        for _, row in ipairs(role_store.platform_roles()) do list[#list + 1] = users.role_view(row, "platform") end
     end
     return list
 end
@@ -71,11 +71,11 @@ function M.create(scope, held, input)
     if templates.beyond(held, keys) then users.escalation() end
     M.check_known(scope, keys)
     local id, now = uuid.v7(), time.iso(time.now())
-    local statements = { store.insert_role{ tenant_key = scope.tenant, app_key = scope.app, id = id, code = input.code,
+    local statements = { role_store.insert_role{ tenant_key = scope.tenant, app_key = scope.app, id = id, code = input.code,
         role_key = input.role_key,
         display_name = input.display_name, now = now } }
     for _, key in ipairs(keys) do
-        statements[#statements + 1] = store.insert_grant{ tenant_key = scope.tenant, app_key = scope.app, id = uuid.v7(), role_id = id,
+        statements[#statements + 1] = role_store.insert_grant{ tenant_key = scope.tenant, app_key = scope.app, id = uuid.v7(), role_id = id,
             permission_key = key, now = now }
     end
     audit.append(statements, scope, { action = "roles.create", entity_type = "role", entity_id = id, after = input })
@@ -97,7 +97,7 @@ function M.update(scope, held, id, input)
     local role = existing(scope, id)
     if role.is_system then M.is_system() end
     within(held, role)
-    local statements = { store.update_role(scope.tenant, id, input, time.iso(time.now())) }
+    local statements = { role_store.update_role(scope.tenant, id, input, time.iso(time.now())) }
     audit.append(statements, scope, { action = "roles.update", entity_type = "role", entity_id = id,
         before = { display_name = role.display_name, code = role.code }, after = input })
     db.pipeline(scope.tenant, statements)
@@ -111,8 +111,8 @@ function M.delete(scope, held, id)
     local role = existing(scope, id)
     if role.is_system then M.is_system() end
     within(held, role)
-    if store.holders(scope.tenant, id) > 0 then M.in_use() end
-    local statements = { store.delete_role(scope.tenant, id) }
+    if role_store.holders(scope.tenant, id) > 0 then M.in_use() end
+    local statements = { role_store.delete_role(scope.tenant, id) }
     audit.append(statements, scope, { action = "roles.delete", entity_type = "role", entity_id = id,
         before = { role_key = role.role_key } })
     db.pipeline(scope.tenant, statements)
@@ -122,7 +122,7 @@ end
 local function permission_key(scope, input)
     if input.permission_key then return input.permission_key end
     if not input.permission_id then errors.validation{ "permission_id or permission_key should not be empty" } end
-    for _, row in ipairs(store.permissions(scope.tenant)) do
+    for _, row in ipairs(role_store.permissions(scope.tenant)) do
         if row.id == input.permission_id then return row.permission_key end
     end
     errors.not_found("Permission not found")
@@ -138,7 +138,7 @@ function M.grant(scope, held, id, input)
     if role.is_system then M.is_system() end
     if templates.beyond(held, { key }) then users.escalation() end
     M.check_known(scope, { key })
-    local statements = { store.insert_grant{ tenant_key = scope.tenant, app_key = scope.app, id = uuid.v7(), role_id = id,
+    local statements = { role_store.insert_grant{ tenant_key = scope.tenant, app_key = scope.app, id = uuid.v7(), role_id = id,
         permission_key = key,
         now = time.iso(time.now()) } }
     audit.append(statements, scope, { action = "roles.permissions.assign", entity_type = "role", entity_id = id,
@@ -160,26 +160,26 @@ function M.revoke(scope, held, id, input)
     local found = false
     for _, had in ipairs(role.permission_keys or {}) do found = found or had == key end
     if not found then errors.not_found("Permission not found") end
-    if key == "*" and not store.owner_beside(scope.tenant, id, time.iso(time.now())) then members.last_owner() end
-    local statements = { store.delete_grant(scope.tenant, id, key) }
+    if key == "*" and not role_store.owner_beside(scope.tenant, id, time.iso(time.now())) then members.last_owner() end
+    local statements = { role_store.delete_grant(scope.tenant, id, key) }
     audit.append(statements, scope, { action = "roles.permissions.remove", entity_type = "role", entity_id = id,
         before = { permission = key } })
     db.pipeline(scope.tenant, statements)
     access.changed_tenant(scope.tenant)
 end
 
-M.permissions = store.permissions
+M.permissions = role_store.permissions
 
 --- Makes the roles over all tenants, where they are missing.
 function M.ensure_platform()
     local now = time.iso(time.now())
     local statements = {}
     for _, role in ipairs(templates.platform) do
-        statements[#statements + 1] = store.insert_platform_role{ id = uuid.v7(), code = role.code, role_key = role.role_key,
+        statements[#statements + 1] = role_store.insert_platform_role{ id = uuid.v7(), code = role.code, role_key = role.role_key,
             display_name = role.display_name, now = now }
         for _, grant in ipairs(role.grants) do
-            statements[#statements + 1] = store.insert_platform_grant{ id = uuid.v7(), role_key = role.role_key, permission_key = grant,
-                now = now }
+            statements[#statements + 1] = role_store.insert_platform_grant{ id = uuid.v7(), role_key = role.role_key,
+                permission_key = grant, now = now }
         end
     end
     db.pipeline(nil, statements)
@@ -191,7 +191,7 @@ end
 ---@return table
 function M.create_custom(scope, input)
     local id = uuid.v7()
-    local statements = { store.insert_custom_permission{ tenant_key = scope.tenant, app_key = scope.app, id = id,
+    local statements = { role_store.insert_custom_permission{ tenant_key = scope.tenant, app_key = scope.app, id = id,
         permission_key = input.permission_key, description = input.description or "", now = time.iso(time.now()) } }
     audit.append(statements, scope, { action = "permissions.create", entity_type = "permission", entity_id = id, after = input })
     errors.unique({ custom_permissions_permission = { code = M.permission_taken.code, message = M.permission_taken.message } }, db.pipeline,
@@ -205,7 +205,8 @@ end
 ---@return table
 function M.create_permission(scope, input)
     local id = uuid.v7()
-    local statements = { store.insert_permission{ id = id, permission_key = input.permission_key, description = input.description or "",
+    local statements = { role_store.insert_permission{ id = id, permission_key = input.permission_key,
+        description = input.description or "",
         now = time.iso(time.now()) } }
     audit.append(statements, scope, { action = "permissions.create", entity_type = "permission", entity_id = id, after = input })
     errors.unique({ permissions_permission = { code = M.permission_taken.code, message = M.permission_taken.message } }, db.pipeline,

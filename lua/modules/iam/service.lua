@@ -24,6 +24,7 @@ local passwords = require("modules.iam.passwords")
 local policies = require("modules.iam.policies")
 local sessions = require("modules.iam.sessions")
 local store = require("modules.iam.store")
+local role_store = require("modules.iam.store_roles")
 
 local M = {}
 
@@ -151,7 +152,7 @@ local function joining(scope, user_id, now)
     end
     return {
         store.put_membership{ id = uuid.v7(), user_id = user_id, tenant_key = scope.tenant, status = "active", now = now },
-        store.give_role{ tenant_key = scope.tenant, app_key = scope.app, id = uuid.v7(), user_id = user_id, role_key = "customer",
+        role_store.give_role{ tenant_key = scope.tenant, app_key = scope.app, id = uuid.v7(), user_id = user_id, role_key = "customer",
             now = now },
     }
 end
@@ -159,9 +160,9 @@ end
 -- Roles that a rule gives at registration: those alone that anybody may hold.
 local function append_ruled_roles(statements, scope, user_id, keys, now)
     for _, key in ipairs(keys or {}) do
-        local role = store.role_by_key(scope.tenant, key)
+        local role = role_store.role_by_key(scope.tenant, key)
         if role and #(role.permission_keys or {}) == 0 then
-            statements[#statements + 1] = store.give_role{ tenant_key = scope.tenant, app_key = scope.app, id = uuid.v7(),
+            statements[#statements + 1] = role_store.give_role{ tenant_key = scope.tenant, app_key = scope.app, id = uuid.v7(),
                 user_id = user_id, role_key = key, now = now }
         end
     end

@@ -20,6 +20,7 @@ local passwords = require("modules.iam.passwords")
 local policies = require("modules.iam.policies")
 local sessions = require("modules.iam.sessions")
 local store = require("modules.iam.store")
+local role_store = require("modules.iam.store_roles")
 
 local M = {}
 
@@ -193,7 +194,7 @@ end
 
 -- Nobody locks, ends or renames an account that can do more than they: an administrator does not take the place of an owner.
 local function check_reach(scope, caller, user)
-    for _, role in ipairs(store.roles_of(scope.tenant, user.id, time.iso(time.now()))) do
+    for _, role in ipairs(role_store.roles_of(scope.tenant, user.id, time.iso(time.now()))) do
         if roles.beyond(caller.grants, role.permission_keys or {}) then M.outranked() end
     end
 end
@@ -216,7 +217,7 @@ end
 -- A user_type below what the user's roles in the tenant need would leave rights that it forbids.
 local function check_ceiling(scope, user, user_type)
     if not user_type or user_type == user.user_type then return end
-    for _, role in ipairs(store.roles_of(scope.tenant, user.id, time.iso(time.now()))) do
+    for _, role in ipairs(role_store.roles_of(scope.tenant, user.id, time.iso(time.now()))) do
         if not roles.within_ceiling(user_type, { scope = "tenant", grants = role.permission_keys or {} }) then M.ceiling() end
     end
 end
@@ -271,7 +272,7 @@ local function remove(scope, user, reason)
     members.keeping_owners(id, nil, function()
         local statements = { store.delete_user(id, now), store.set_credentials(id, false, now), store.revoke_keys_of(id, now) }
         for _, statement in ipairs(store.end_memberships(id, now)) do statements[#statements + 1] = statement end
-        statements[#statements + 1] = store.delete_holdings(scope.tenant, id)
+        statements[#statements + 1] = role_store.delete_holdings(scope.tenant, id)
         audit.append(statements, scope, { action = reason == "self" and "users.delete_self" or "users.delete", entity_type = "user",
             entity_id = id })
         statements[#statements + 1] = outbox.event(scope, "user.status_changed", id, { from = user.status, to = "deleted",
@@ -281,7 +282,7 @@ local function remove(scope, user, reason)
     for _, key in ipairs(keys) do invalidate.send("key", key.owned_key) end
     -- Without the membership the roles of the other tenants grant nothing; they go in a transaction of each.
     for _, tenant in ipairs(tenants) do
-        if tenant ~= scope.tenant then db.pipeline(tenant, { store.delete_holdings(tenant, id) }) end
+        if tenant ~= scope.tenant then db.pipeline(tenant, { role_store.delete_holdings(tenant, id) }) end
     end
     access.changed_user(id)
 end
@@ -391,10 +392,11 @@ function M.create(scope, caller, input)
         store.put_membership{ id = uuid.v7(), user_id = id, tenant_key = scope.tenant, status = "invited", now = now },
     }
     for _, role_id in ipairs(input.role_ids or {}) do
-        local role = store.role(scope.tenant, role_id)
+        local role = role_store.role(scope.tenant, role_id)
         if not role then errors.not_found("Role not found") end
         M.check_grant(caller.grants, user_type, role)
-        statements[#statements + 1] = store.insert_holder{ tenant_key = scope.tenant, app_key = scope.app, id = uuid.v7(), user_id = id,
+        statements[#statements + 1] = role_store.insert_holder{ tenant_key = scope.tenant, app_key = scope.app, id = uuid.v7(),
+            user_id = id,
             role_id = role_id, granted_by = scope.actor_id, now = now }
     end
     if input.send_invite then
@@ -433,11 +435,11 @@ function M.provision(scope, input)
     statements[#statements + 1] = store.put_membership{ id = uuid.v7(), user_id = id, tenant_key = scope.tenant, status = "active",
         now = now }
     for _, role_key in ipairs(input.role_keys or {}) do
-        statements[#statements + 1] = store.give_role{ tenant_key = scope.tenant, app_key = scope.app, id = uuid.v7(), user_id = id,
+        statements[#statements + 1] = role_store.give_role{ tenant_key = scope.tenant, app_key = scope.app, id = uuid.v7(), user_id = id,
             role_key = role_key, now = now }
     end
     if input.platform_role then
-        statements[#statements + 1] = store.insert_platform_holder{ id = uuid.v7(), user_id = id, role_key = input.platform_role,
+        statements[#statements + 1] = role_store.insert_platform_holder{ id = uuid.v7(), user_id = id, role_key = input.platform_role,
             now = now }
     end
     statements[#statements + 1] = outbox.row(scope, "profile", id, { user_id = id })
@@ -476,17 +478,17 @@ function M.roles_of(scope, id)
     check_other(scope, existing(id))
     local list = json.array({})
     local now = time.iso(time.now())
-    for i, row in ipairs(store.roles_of(scope.tenant, id, now)) do list[i] = M.role_view(row, "tenant") end
-    for _, row in ipairs(store.platform_roles_of(id, now)) do list[#list + 1] = M.role_view(row, "platform") end
+    for i, row in ipairs(role_store.roles_of(scope.tenant, id, now)) do list[i] = M.role_view(row, "tenant") end
+    for _, row in ipairs(role_store.platform_roles_of(id, now)) do list[#list + 1] = M.role_view(row, "platform") end
     return list
 end
 
 -- A role over all tenants is given by who holds all that it grants over all tenants; to others there is no such role.
 local function assign_platform_role(scope, caller, user, input)
-    local role = caller.platform["*"] and store.platform_role(input.role_id)
+    local role = caller.platform["*"] and role_store.platform_role(input.role_id)
     if not role then errors.not_found("Role not found") end
     if not roles.within_ceiling(user.user_type, { scope = "platform", grants = role.permission_keys or {} }) then M.ceiling() end
-    local statements = { store.hold_platform_role{ id = uuid.v7(), user_id = user.id, role_id = role.id, granted_by = scope.actor_id,
+    local statements = { role_store.hold_platform_role{ id = uuid.v7(), user_id = user.id, role_id = role.id, granted_by = scope.actor_id,
         expires_at = input.expires_at, now = time.iso(time.now()) } }
     audit.append(statements, scope, { action = "users.roles.assign", entity_type = "user", entity_id = user.id,
         after = { role = role.role_key, scope = "platform" } })
@@ -495,10 +497,10 @@ local function assign_platform_role(scope, caller, user, input)
 end
 
 local function remove_platform_role(scope, caller, id, role_id)
-    local role = caller.platform["*"] and store.platform_role(role_id)
+    local role = caller.platform["*"] and role_store.platform_role(role_id)
     if not role then errors.not_found("Role assignment not found") end
     db.transaction(scope.tenant, function(tx)
-        if #tx:query(unpack(store.drop_platform_role(id, role.id))) == 0 then errors.not_found("Role assignment not found") end
+        if #tx:query(unpack(role_store.drop_platform_role(id, role.id))) == 0 then errors.not_found("Role assignment not found") end
         local statements = {}
         audit.append(statements, scope, { action = "users.roles.remove", entity_type = "user", entity_id = id,
             before = { role = role.role_key, scope = "platform" } })
@@ -516,10 +518,10 @@ function M.assign_role(scope, caller, id, input)
     check_other(scope, user)
     if caller.id == id then M.escalation("You cannot change your own roles") end
     if input.expires_at and time.parse(input.expires_at) <= time.now() then errors.validation{ "expires_at must lie in the future" } end
-    local role = store.role(scope.tenant, input.role_id)
+    local role = role_store.role(scope.tenant, input.role_id)
     if not role then return assign_platform_role(scope, caller, user, input) end
     M.check_grant(caller.grants, user.user_type, role)
-    local statements = { store.insert_holder{ tenant_key = scope.tenant, app_key = scope.app, id = uuid.v7(), user_id = id,
+    local statements = { role_store.insert_holder{ tenant_key = scope.tenant, app_key = scope.app, id = uuid.v7(), user_id = id,
         role_id = role.id,
         granted_by = scope.actor_id, expires_at = input.expires_at, now = time.iso(time.now()) } }
     audit.append(statements, scope, { action = "users.roles.assign", entity_type = "user", entity_id = id,
@@ -535,12 +537,12 @@ end
 function M.remove_role(scope, caller, id, role_id)
     existing(id)
     if caller.id == id then M.escalation("You cannot change your own roles") end
-    local role = store.role(scope.tenant, role_id)
+    local role = role_store.role(scope.tenant, role_id)
     if not role then return remove_platform_role(scope, caller, id, role_id) end
     if roles.beyond(caller.grants, role.permission_keys or {}) then M.escalation() end
     local function take_away()
         return db.transaction(scope.tenant, function(tx)
-            local gone = tx:query(unpack(store.delete_holder(scope.tenant, id, role_id)))
+            local gone = tx:query(unpack(role_store.delete_holder(scope.tenant, id, role_id)))
             if #gone == 0 then errors.not_found("Role assignment not found") end
             local statements = {}
             audit.append(statements, scope, { action = "users.roles.remove", entity_type = "user", entity_id = id,
