@@ -9,8 +9,8 @@ import { assert, connection, eventNames, eventsOf, flowsOf, hash, kasma, majors,
 const served = [];
 let next = 0;
 // Queues that our worker serves (their names are told to it at its start) and queues that it does not.
-const mine = Array.from({ length: 40 }, (_, i) => `k${i}`);
-const kasmaQueue = () => { served.push(next); return mine[next++]; };
+const mine = Array.from({ length: 44 }, (_, i) => `k${i}`);
+const kasmaQueue = () => { assert(next < mine.length, 'more queues are wanted than are served'); served.push(next); return mine[next++]; };
 let nodes = 0;
 const nodeQueue = () => `n${nodes++}`;
 
