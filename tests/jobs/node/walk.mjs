@@ -68,18 +68,23 @@ test('walk 20: a mail server that is down, then back; kill -9 in the middle of a
   await reaches(queue, id, 'failed');
   const row = await hash('mail-queue', id);
   assert.deepEqual([row.atm, row.ats, JSON.parse(row.stacktrace).length], ['3', '3', 3]);
-  assert.deepEqual((await eventNames('mail-queue')).slice(-3), ['failed', 'retries-exhausted', 'drained']);
+  // The queue is the house's own: mails that wait in the outbox come too, and their events stand between.
+  assert.deepEqual((await eventNames('mail-queue', id)).slice(-2), ['failed', 'retries-exhausted']);
+  await until('the queue is drained', async () => {
+    const names = await eventNames('mail-queue');
+    return names.lastIndexOf('drained') > names.indexOf('retries-exhausted');
+  });
 
   const server = await mailServer(probe.port);
   await (await queue.getJob(id)).retry();
   await reaches(queue, id, 'completed');
-  assert.equal(server.mails.length, 1);
-  assert.match(server.mails[0], /walk1@example.test/);
+  const came = n => server.mails.filter(mail => mail.includes(`walk${n}@example.test`)).length;
+  assert.equal(came(1), 1);
 
   // Killed while the mail server has the mail and has not answered.
   server.state.stuck = true;
   const third = await queue.add(...otp(3));
-  await until('the mail server has it', () => server.mails.length === 2);
+  await until('the mail server has it', () => came(3) === 1);
   const pids = await import('node:fs').then(fs => fs.readFileSync(`/proc/${worker.pid}/task/${worker.pid}/children`, 'utf8').trim().split(' '));
   for (const pid of pids) process.kill(Number(pid), 'SIGKILL');
   server.state.stuck = false;
