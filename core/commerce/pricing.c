@@ -153,15 +153,7 @@ static bool check_input(struct work *w) {
 static bool ask_rules(struct work *w, struct world *base) {
     const struct pricing_hooks *hooks = &w->in->hooks;
     if (!hooks->promotion) return true;
-    struct pricing_view view = {.input = w->in,
-                                .currency = w->currency,
-                                .line = base->line,
-                                .lines = base->lines,
-                                .net = world_net(base),
-                                .source = base->source,
-                                .row = base->row,
-                                .rows = base->rows};
-    for (size_t i = 0; i < base->lines; i++) view.gross += base->line[i].gross;
+    struct pricing_view view = work_view(w, base);
     const struct rule_result *results = NULL;
     size_t n = 0;
     if (!hooks->promotion(hooks->data, &view, w->arena, &results, &n, w->err)) return false;

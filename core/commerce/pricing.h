@@ -2,8 +2,8 @@
  *
  * The caller gathers rows and hands them over; nothing here reads a store, a clock or a random number, so the same
  * input gives the same quote to the byte, on every machine and in whatever order the lines come (ties end at the line
- * key, never at a position). What a merchant scripts enters through two callbacks that are given the state after stage
- * 2 (promotion) or before tax (tax_resolve) and answer with data; their answers are checked and clamped here.
+ * key, never at a position). What a merchant scripts enters through callbacks that are given the state of their
+ * stage and answer with data; their answers are checked and clamped here.
  *
  *   1 base price   2 bundle   3 promotion   4 coupon   5 points   6 shipping   7 tax, cash rounding
  *   8 gift cards, wallet   9 amount due
@@ -235,12 +235,47 @@ struct tax_answer {
     struct tax_rate rate;
 };
 
+/* What a line of the price list, and what was stored, would make a unit cost: in the cart's currency, before any
+ * restatement. */
+struct price_break {
+    int64_t min_qty, price, sale; /* sale 0: none */
+};
+struct line_price {
+    int64_t list, sale; /* of the row that fits best, else of the product; sale 0: none */
+    const struct price_break *at;
+    size_t breaks; /* rows that this buyer may have now, whatever the quantity */
+};
+
+/* What one rule says that units cost; it counts all or not at all. */
+struct price_answer {
+    struct str rule_id, label;
+    int64_t version;
+    const int64_t *unit; /* one a line of the view; -1: the rule does not name the line */
+};
+
+/* A bundle of the cart that a rule may price. */
+struct bundle_question {
+    const struct pricing_bundle *bundle;
+    const bool *member; /* one a line of the view; NULL: it applies by itself and has not been looked for yet */
+    int64_t qty;        /* instances */
+};
+struct bundle_answer {
+    struct str rule_id;
+    int64_t version, price; /* of one instance */
+};
+
 struct pricing_view;
 
 /* Called in the middle of a quote, synchronously. What they hand back must live until the quote has been read (the
  * arena is there for that). False with `err` filled ends the quote with that error. NULL: no such hook. */
 struct pricing_hooks {
     void *data;
+    /* Once a quote; `prices` one a line. Of several answers the first that names a line decides it. */
+    bool (*price_lines)(void *data, const struct pricing_view *view, const struct line_price *prices, struct arena *a,
+                        const struct price_answer **answers, size_t *n, struct error *err);
+    /* Once a bundle of the cart. */
+    bool (*bundle_price)(void *data, const struct pricing_view *view, const struct bundle_question *question,
+                         struct bundle_answer *answer, bool *answered, struct error *err);
     bool (*promotion)(void *data, const struct pricing_view *view, struct arena *a, const struct rule_result **results,
                       size_t *n, struct error *err);
     /* *answered false: the built-in rates stand. */
@@ -280,6 +315,7 @@ struct pricing_input {
 struct quote_line {
     const struct pricing_line *item; /* of the input, or of its gifts */
     struct str id, bundle_id, bundle_key;
+    struct str price_label;         /* of the rule that set the unit price */
     int64_t qty, listed_unit, unit; /* listed: before an exempt buyer's or keep_net restatement */
     int64_t gross, discount, net;
     int64_t tax, rate_ppm;
@@ -381,8 +417,9 @@ struct quote {
     bool inclusive;
 };
 
-/* What a hook sees. For `promotion`: the state after stage 2. For `tax_resolve`: the lines with their final nets and
- * the built-in rates as candidates, and the shipping charge. */
+/* What a hook sees. For `price_lines`: units and sums as they are listed, before a restatement. For `bundle_price`: the
+ * state after stage 1 and the bundles before this one. For `promotion`: the state after stage 2. For `tax_resolve`: the
+ * lines with their final nets and the built-in rates as candidates, and the shipping charge. */
 struct pricing_view {
     const struct pricing_input *input;
     const struct currency *currency;
@@ -392,7 +429,7 @@ struct pricing_view {
     const struct quote_source *source; /* what reduced the lines so far */
     const struct quote_row *row;
     size_t rows;
-    const struct quote_shipping *shipping; /* NULL for `promotion` */
+    const struct quote_shipping *shipping; /* of `tax_resolve` only */
     const struct quote_group *group;
     size_t groups;
 };
@@ -403,6 +440,11 @@ const struct quote *pricing_quote(struct arena *a, const struct pricing_input *i
 
 /* Whether all operations of a result are in order against the state that the rule saw; *why names the first fault. */
 bool operations_check(const struct rule_result *result, const struct pricing_view *view, const char **why);
+
+/* Whether an answer of price_lines is in order: no price below zero, no line out of all proportion. */
+bool price_answer_check(const struct price_answer *answer, const struct pricing_view *view, const char **why);
+/* The most that a rule may make a line, a bundle or a parcel cost: with 200 of them a total stays in range. */
+#define PRICING_RULE_MOST (MONEY_MAX / 800)
 
 /* The word of a source kind as stored: "bundle", "promotion", "coupon", "loyalty", "script", "cash_rounding". */
 const char *source_kind_name(enum source_kind kind);

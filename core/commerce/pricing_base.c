@@ -12,13 +12,18 @@ static bool row_beats(const struct price_row *a, const struct price_row *b) {
     return a->price < b->price;
 }
 
+/* Whether the row is for this buyer, in this currency, now. */
+static bool row_open(const struct work *w, const struct price_row *row) {
+    return str_eq(row->currency, str_of(w->currency->code)) &&
+           window_open(row->starts_ms, row->ends_ms, w->in->now_ms) &&
+           (row->customer_group.len == 0 || list_has(w->in->customer.groups, row->customer_group));
+}
+
 static const struct price_row *best_row(const struct work *w, const struct pricing_line *item) {
     const struct price_row *best = NULL;
     for (size_t i = 0; i < item->rows; i++) {
         const struct price_row *row = &item->row[i];
-        if (!str_eq(row->currency, str_of(w->currency->code)) || row->min_qty > item->qty) continue;
-        if (!window_open(row->starts_ms, row->ends_ms, w->in->now_ms)) continue;
-        if (row->customer_group.len && !list_has(w->in->customer.groups, row->customer_group)) continue;
+        if (row->min_qty > item->qty || !row_open(w, row)) continue;
         if (!best || row_beats(row, best)) best = row;
     }
     return best;
@@ -39,11 +44,37 @@ static bool unit_price(struct work *w, const struct pricing_line *item, struct q
     return true;
 }
 
-/* One line of the work from one of the input; also for gifts. */
-static bool line_open(struct work *w, const struct pricing_line *item, struct quote_line *line) {
+bool pricing_stored_price(struct work *w, const struct pricing_line *item, struct line_price *out) {
+    *out = (struct line_price){0};
+    const struct price_row *row = best_row(w, item);
+    int64_t price = row ? row->price : item->price, sale = row ? row->sale_price : item->sale_price;
+    struct str currency = row ? row->currency : item->price_currency;
+    if (!work_convert(w, price, currency, &out->list)) return false;
+    if (sale > 0 && sale < price && !work_convert(w, sale, currency, &out->sale)) return false;
+    struct price_break *at = arena_zalloc(w->arena, item->rows ? item->rows : 1, sizeof *at);
+    if (!at) return work_memory(w);
+    for (size_t i = 0; i < item->rows; i++) {
+        if (!row_open(w, &item->row[i])) continue;
+        at[out->breaks++] = (struct price_break){
+            .min_qty = item->row[i].min_qty, .price = item->row[i].price, .sale = item->row[i].sale_price};
+    }
+    out->at = at;
+    return true;
+}
+
+/* A line of the work at its listed price. */
+static bool line_list(struct work *w, const struct pricing_line *item, struct quote_line *line) {
     *line = (struct quote_line){.item = item, .id = item->id, .qty = item->qty};
     if (!unit_price(w, item, line)) return false;
-    const struct class_rates *class = pricing_class(w, item->tax_class);
+    line->unit = line->listed_unit;
+    if (!minor_mul(line->unit, line->qty, &line->gross)) return work_range(w);
+    line->net = line->gross;
+    return true;
+}
+
+/* What this buyer pays for it. */
+static bool line_open(struct work *w, struct quote_line *line) {
+    const struct class_rates *class = pricing_class(w, line->item->tax_class);
     if (!class) return false;
     line->rate = class->rate;
     line->rates = class->rates;
@@ -69,10 +100,13 @@ bool pricing_base(struct work *w, struct world *x) {
     x->line = arena_zalloc(w->arena, x->lines ? x->lines : 1, sizeof *x->line);
     if (!x->line) return work_memory(w);
     for (size_t i = 0; i < x->lines; i++) {
-        if (!line_open(w, &w->in->line[i], &x->line[i])) return false;
+        if (!line_list(w, &w->in->line[i], &x->line[i])) return false;
         x->line[i].bundle_id = w->in->line[i].bundle_id;
         x->line[i].bundle_key = w->in->line[i].bundle_key;
     }
+    if (!pricing_ask_prices(w, x)) return false;
+    for (size_t i = 0; i < x->lines; i++)
+        if (!line_open(w, &x->line[i])) return false;
     return sum_in_range(w, x) && world_rank(w, x);
 }
 
@@ -130,7 +164,7 @@ static bool add_gift(struct work *w, struct world *x, const struct rule_result *
     if (!id) return work_memory(w);
     item->id = str_of(id);
     struct quote_line *line = &x->line[x->lines];
-    if (!line_open(w, item, line)) return false;
+    if (!line_list(w, item, line) || !line_open(w, line)) return false;
     line->is_gift = true;
     x->lines++;
     struct quote_source source = {.kind = SOURCE_SCRIPT,

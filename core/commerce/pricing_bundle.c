@@ -31,8 +31,9 @@ static bool bundle_saving(struct work *w, const struct pricing_bundle *bundle, i
         *out = money_pct(gross, bundle->percent_off_bps);
         return true;
     }
-    int64_t price;
-    if (!minor_mul(bundle->price, count, &price)) return work_range(w);
+    /* Dearer than its parts is no surcharge. */
+    if ((i128)bundle->price * count >= listed) return true;
+    int64_t price = bundle->price * count;
     if (listed != gross && listed > 0 && !mul_div_round(price, gross, listed, ROUND_HALF_UP, &price))
         return work_range(w);
     if (price < gross) *out = gross - price;
@@ -84,6 +85,14 @@ static int64_t instances(const struct world *x, const struct pricing_bundle *bun
     return used == all ? count : 0;
 }
 
+/* The rule that gave a bundle its price. */
+static bool note_rule(struct work *w, struct world *x, const struct bundle_answer *answer, int64_t before) {
+    int64_t after = world_net(x);
+    if (answer->rule_id.len == 0) return true;
+    return world_note(w, x, 2, answer->rule_id, answer->version, before, after,
+                      after < before ? "applied" : "no_saving");
+}
+
 static bool keyed_bundle(struct work *w, struct world *x, size_t first, bool *done) {
     bool *member = arena_zalloc(w->arena, x->lines, sizeof *member);
     if (!member) return work_memory(w);
@@ -97,12 +106,15 @@ static bool keyed_bundle(struct work *w, struct world *x, size_t first, bool *do
     int64_t count = refusal ? 0 : instances(x, bundle, member), net = world_net(x);
     if (!refusal && count == 0) refusal = "bundle_incomplete";
     if (refusal) return world_note(w, x, 2, id, 0, net, net, refusal);
-    return bundle_book(w, x, bundle, member, count);
+    struct bundle_answer answer;
+    bundle = pricing_ask_bundle(w, x, bundle, member, count, &answer);
+    return bundle && bundle_book(w, x, bundle, member, count) && note_rule(w, x, &answer, net);
 }
 
 /* A bundle that applies by itself, while it is being looked for. */
 struct finder {
     const struct pricing_bundle *bundle;
+    struct bundle_answer answer;
     int64_t *take;  /* per line: units of one instance taken now */
     int64_t *units; /* per line: units of all instances found */
     int64_t count, saving;
@@ -229,7 +241,11 @@ static bool auto_bundles(struct work *w, struct world *x) {
     for (size_t b = 0; b < w->in->bundles; b++) {
         const struct pricing_bundle *bundle = &w->in->bundle[b];
         if (!bundle->auto_apply || bundle->items == 0 || bundle_refusal(w, bundle)) continue;
+        struct bundle_answer answer;
+        bundle = pricing_ask_bundle(w, x, bundle, NULL, 1, &answer);
+        if (!bundle) return false;
         finder[n] = (struct finder){.bundle = bundle,
+                                    .answer = answer,
                                     .take = arena_zalloc(w->arena, x->lines, sizeof(int64_t)),
                                     .units = arena_zalloc(w->arena, x->lines, sizeof(int64_t))};
         if (!finder[n].take || !finder[n].units) return work_memory(w);
@@ -248,7 +264,10 @@ static bool auto_bundles(struct work *w, struct world *x) {
         for (size_t i = 0; i < x->lines; i++)
             member[i] = x->line[i].bundle_key.len && x->line[i].bundle_key.at[0] == '~' &&
                         str_eq(x->line[i].bundle_id, finder[k].bundle->id);
-        if (!bundle_book(w, x, finder[k].bundle, member, finder[k].count)) return false;
+        int64_t before = world_net(x);
+        if (!bundle_book(w, x, finder[k].bundle, member, finder[k].count) ||
+            !note_rule(w, x, &finder[k].answer, before))
+            return false;
     }
     return true;
 }

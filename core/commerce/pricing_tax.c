@@ -87,18 +87,8 @@ static bool answered_rates(struct work *w, const struct tax_answer *answers, siz
 static bool ask_hook(struct work *w, struct world *x) {
     const struct pricing_hooks *hooks = &w->in->hooks;
     if (!hooks->tax_resolve || w->in->tax.off || w->in->tax.exempt != TAX_NOT_EXEMPT) return true;
-    struct pricing_view view = {.input = w->in,
-                                .currency = w->currency,
-                                .line = x->line,
-                                .lines = x->lines,
-                                .net = world_net(x),
-                                .source = x->source,
-                                .row = x->row,
-                                .rows = x->rows,
-                                .shipping = &x->shipping,
-                                .group = x->group,
-                                .groups = x->groups};
-    for (size_t i = 0; i < x->lines; i++) view.gross += x->line[i].gross;
+    struct pricing_view view = work_view(w, x);
+    view.shipping = &x->shipping;
     const struct tax_answer *answers = NULL;
     size_t n = 0;
     bool answered = false, found;

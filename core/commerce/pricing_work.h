@@ -86,6 +86,18 @@ bool window_open(int64_t starts_ms, int64_t ends_ms, int64_t now_ms);
 /* An amount of another currency in the cart's, at the frozen rate, half up. */
 bool work_convert(struct work *w, int64_t amount, struct str currency, int64_t *out);
 
+/* The state of a world as a hook sees it. */
+struct pricing_view work_view(const struct work *w, const struct world *x);
+/* What is stored as the price of a line. */
+bool pricing_stored_price(struct work *w, const struct pricing_line *item, struct line_price *out);
+/* Rules set units at their listed price, before the restatement. */
+bool pricing_ask_prices(struct work *w, struct world *x);
+/* What a rule says a bundle costs, as a copy of it with that price; the bundle itself when none answers. *answer is for
+ * the trace, without a rule when none answered. `member` NULL: it is not looked for yet. */
+const struct pricing_bundle *pricing_ask_bundle(struct work *w, const struct world *x,
+                                                const struct pricing_bundle *bundle, const bool *member, int64_t count,
+                                                struct bundle_answer *answer);
+
 /* Stages, in the order of their call. */
 bool pricing_base(struct work *w, struct world *x);                           /* 1 */
 bool pricing_bundles(struct work *w, struct world *x);                        /* 2 */

@@ -127,6 +127,7 @@ int luaopen_core_pricing(lua_State *L) {
     lua_pushcclosure(L, l_quote, 3);
     lua_setfield(L, -2, "quote");
     pricing_push_records(L);
+    pricing_add_subject_records(L);
     lua_setfield(L, -2, "records");
     return 1;
 }

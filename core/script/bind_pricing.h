@@ -28,6 +28,9 @@ struct pricing_shot {
     lua_State *source;
     int idx;
     uint64_t serial; /* another for each hook call of each quote */
+    /* What the hook decides about, where it is more than the view; NULL: not of this hook. */
+    const struct line_price *prices; /* price.lines */
+    const struct bundle_question *bundle;
 };
 
 /* Pushes on `L`, a sandbox's state, what a rule may know of a quote (sheet 02, 6.2); call it where Lua may raise. The
@@ -35,6 +38,10 @@ struct pricing_shot {
 bool pricing_push_shot(lua_State *L, struct pricing_shot *shot, struct error *err);
 /* Pushes {record = {field, ...}} of everything a shot holds: for the catalogue of hooks. */
 void pricing_push_records(lua_State *L);
+/* Gives the input on top of L the subject of a hook that has one of its own. */
+void pricing_set_subject(lua_State *L, const struct pricing_shot *shot);
+/* Adds the records of these subjects to the table on top. */
+void pricing_add_subject_records(lua_State *L);
 
 /* How the rules of a set take part in a quote, and what became of each run. */
 struct pricing_rules {
@@ -58,6 +65,12 @@ void pricing_push_runs(lua_State *L, const struct pricing_rules *r);
 /* The operations in the table on top of `L` ({operations = {...}} or nil), copied into the arena. Allocates nothing in
  * L. False: the first fault, also an unknown key or a number that is not an integer. */
 bool pricing_read_operations(lua_State *L, struct arena *a, struct rule_result *out, struct error *err);
+/* What the table on top answers to price.lines ({units = {line id = price}, label}), and to bundle.price ({price}); nil
+ * answers nothing. As above. */
+bool pricing_read_prices(lua_State *L, struct arena *a, const struct pricing_view *view, struct price_answer *out,
+                         size_t *named, struct error *err);
+bool pricing_read_bundle(lua_State *L, const struct bundle_question *question, int64_t *price, bool *answered,
+                         struct error *err);
 /* The list of {line, rate_ppm, name, jurisdiction, compound} on top of `L`; *answered false for nil. As above. */
 bool pricing_read_taxes(lua_State *L, struct arena *a, const struct pricing_view *view,
                         const struct tax_answer **answers, size_t *n, bool *answered, struct error *err);

@@ -195,6 +195,78 @@ bool pricing_read_operations(lua_State *L, struct arena *arena, struct rule_resu
     return ok;
 }
 
+/* units = {line id = price}. */
+static bool take_units(struct answer *a, const struct pricing_view *view, int64_t *unit, size_t *named) {
+    if (lua_type(a->L, -1) != LUA_TTABLE) return error_set(a->err, ERR_INVALID, "units: a table is expected");
+    lua_pushnil(a->L);
+    while (lua_next(a->L, -2)) {
+        struct str key = {0};
+        size_t i = 0;
+        bool ok = take_key(a, &key);
+        while (ok && i < view->lines && !str_eq(view->line[i].id, key)) i++;
+        if (ok && i == view->lines) ok = fault(a, key, "is not in the cart");
+        if (ok) ok = take_int(a, key, &unit[i]) && (unit[i] >= 0 || fault(a, key, "must not be below 0"));
+        lua_pop(a->L, ok ? 1 : 2);
+        if (!ok) return false;
+        ++*named;
+    }
+    return true;
+}
+
+bool pricing_read_prices(lua_State *L, struct arena *arena, const struct pricing_view *view, struct price_answer *out,
+                         size_t *named, struct error *err) {
+    *named = 0;
+    if (lua_isnil(L, -1)) return true;
+    if (lua_type(L, -1) != LUA_TTABLE) return error_set(err, ERR_INVALID, "the result: a table is expected");
+    if (!lua_checkstack(L, 10)) return error_set(err, ERR_MEMORY, "out of memory");
+    int64_t *unit = arena_zalloc(arena, view->lines ? view->lines : 1, sizeof *unit);
+    if (!unit) return error_set(err, ERR_MEMORY, "out of memory");
+    for (size_t i = 0; i < view->lines; i++) unit[i] = -1;
+    struct answer a = {.L = L, .arena = arena, .err = err, .list = "units"};
+    int top = lua_gettop(L);
+    bool ok = true;
+    lua_pushnil(L);
+    while (ok && lua_next(L, top)) {
+        struct str key = {0};
+        if (lua_type(L, -2) == LUA_TSTRING) key.at = lua_tolstring(L, -2, &key.len);
+        if (str_eq(key, STR("units"))) {
+            ok = take_units(&a, view, unit, named);
+        } else if (str_eq(key, STR("label"))) {
+            ok = take_str(&a, key, &out->label) && (out->label.len <= 80 || fault(&a, key, "longer than 80 bytes"));
+        } else {
+            ok = error_set(err, ERR_INVALID, "the result: units and label are known here, nothing else");
+        }
+        lua_pop(L, 1);
+    }
+    lua_settop(L, top);
+    out->unit = unit;
+    return ok;
+}
+
+bool pricing_read_bundle(lua_State *L, const struct bundle_question *question, int64_t *price, bool *answered,
+                         struct error *err) {
+    *answered = false;
+    if (lua_isnil(L, -1)) return true;
+    if (lua_type(L, -1) != LUA_TTABLE) return error_set(err, ERR_INVALID, "the result: a table is expected");
+    if (!lua_checkstack(L, 10)) return error_set(err, ERR_MEMORY, "out of memory");
+    struct answer a = {.L = L, .err = err, .list = "bundle", .index = 1};
+    int top = lua_gettop(L);
+    bool ok = true;
+    lua_pushnil(L);
+    while (ok && lua_next(L, top)) {
+        struct str key = {0};
+        ok = take_key(&a, &key) && (str_eq(key, STR("price")) || fault(&a, key, "an unknown key")) &&
+             take_int(&a, key, price);
+        if (ok && (*price < 0 || *price > PRICING_RULE_MOST / question->qty))
+            ok = fault(&a, key, "is below zero, or out of all proportion");
+        *answered = *answered || ok;
+        lua_pop(L, 1);
+    }
+    lua_settop(L, top);
+    if (ok && !*answered) return error_set(err, ERR_INVALID, "bundle[1].price: is missing");
+    return ok;
+}
+
 static bool take_tax_member(struct answer *a, struct str key, struct tax_answer *out, bool *rated) {
     if (str_eq(key, STR("line"))) return take_str(a, key, &out->line_id);
     if (str_eq(key, STR("name"))) return take_str(a, key, &out->rate.name);

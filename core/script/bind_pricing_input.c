@@ -401,6 +401,7 @@ bool pricing_push_shot(lua_State *L, struct pricing_shot *shot, struct error *er
     lua_setfield(L, -2, "subject");
     sandbox_mark_record(L, &input_record);
     lua_remove(L, sources);
+    pricing_set_subject(L, shot);
     return true;
 }
 

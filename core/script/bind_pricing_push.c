@@ -15,7 +15,7 @@ struct pusher {
     X(cash_rounding) X(charge) X(code) X(coupon_id) X(coupon_uses) X(currency) X(discount) X(due) X(earn_points) \
     X(gift_card) X(gross) X(groups) X(id) X(in_bundle) X(inclusive) X(is_gift) X(jurisdiction) X(kind) X(known) \
     X(label) X(level) X(line_id) X(lines) X(merchandise) X(method_id) X(method_name) X(name) X(net) X(note) \
-    X(points_amount) X(points_cap) X(points_reason) X(points_used) X(ppm) X(product_id) X(promotion_id) \
+    X(points_amount) X(points_cap) X(points_reason) X(points_used) X(ppm) X(price_label) X(product_id) X(promotion_id) \
     X(promotion_uses) X(purchase_type) X(qty) X(rate_ppm) X(reason) X(rejected) X(requires_shipping) X(rule) \
     X(shipping) X(sku) X(source_id) X(stage) X(subtotal) X(tax) X(taxes) X(tenders) X(total) X(trace) X(unit) \
     X(units) X(variant_id) X(vendor_id) X(version) X(wallet) X(wanted) X(warehouse_id) X(weight_g)
@@ -99,6 +99,7 @@ static void push_lines(struct pusher *p, const struct quote *q) {
         set_str(p, K_warehouse_id, line->item->warehouse_id);
         set_str(p, K_vendor_id, line->item->vendor_id);
         set_str(p, K_bundle_id, line->bundle_id);
+        set_str(p, K_price_label, line->price_label);
         set_str(p, K_bundle_key, line->bundle_key);
         set_bool(p, K_is_gift, line->is_gift);
         set_bool(p, K_in_bundle, line->in_bundle);

@@ -6,7 +6,7 @@
 #include <time.h>
 
 #include "runtime/log.h"
-#include "script/bind_pricing.h"
+#include "script/bind_pricing_host.h"
 #include "script/json.h"
 #include "script/sandbox.h"
 
@@ -26,17 +26,10 @@ struct pricing_run {
     struct str log;
 };
 
-/* What one run is built from and read into. */
-struct attempt {
-    struct pricing_rules *host;
-    struct pricing_shot shot;
-    struct rule_result *result;
-    const struct tax_answer *taxes;
-    size_t ntaxes;
-    bool answered;
-};
-
-static uint64_t serials; /* exact as a double for longer than any process lives */
+uint64_t pricing_serial(void) {
+    static uint64_t serials; /* exact as a double for longer than any process lives */
+    return ++serials;
+}
 
 static uint64_t thread_us(void) {
     struct timespec ts;
@@ -66,8 +59,8 @@ static const char *kept(struct arena *a, const char *text) {
     return *text ? arena_strdup(a, str_of(text)) : NULL;
 }
 
-static bool note(struct pricing_rules *h, size_t rule, const char *hook, const struct sandbox_report *report,
-                 size_t operations, struct error *err) {
+bool pricing_note(struct pricing_rules *h, size_t rule, const char *hook, const struct sandbox_report *report,
+                  size_t operations, struct error *err) {
     struct pricing_run *run = arena_zalloc(h->arena, 1, sizeof *run);
     if (!run) return error_set(err, ERR_MEMORY, "out of memory");
     *run = (struct pricing_run){.rule = rule,
@@ -93,9 +86,8 @@ static bool note(struct pricing_rules *h, size_t rule, const char *hook, const s
     return true;
 }
 
-/* Runs one rule within what the quote has left. */
-static bool attempt(struct attempt *a, size_t rule, bool (*read)(lua_State *L, void *data, struct error *err),
-                    struct sandbox_report *report) {
+bool pricing_attempt(struct attempt *a, size_t rule, bool (*read)(lua_State *L, void *data, struct error *err),
+                     struct sandbox_report *report) {
     struct pricing_rules *h = a->host;
     struct sandbox_limits limits = sandbox_pure;
     if (h->left == 0) {
@@ -156,13 +148,14 @@ static bool promotion(void *data, const struct pricing_view *view, struct arena 
     if (!list) return error_set(err, ERR_MEMORY, "out of memory");
     if (most && !lua_checkstack(h->L, 24)) return error_set(err, ERR_MEMORY, "out of memory");
     struct attempt a = {
-        .host = h, .shot = {.hook = "promotion", .view = view, .source = h->L, .idx = h->input, .serial = ++serials}};
+        .host = h,
+        .shot = {.hook = "promotion", .view = view, .source = h->L, .idx = h->input, .serial = pricing_serial()}};
     for (size_t i = 0; most && i < rules_count(h->set); i++) {
         struct rule_info rule = rules_at(h->set, i);
         if (!is(rule.hook, "promotion")) continue;
         a.result = &list[*n];
-        bool ok = attempt(&a, i, read_operations, &report);
-        if (!note(h, i, "promotion", &report, ok ? a.result->operations : 0, err)) return false;
+        bool ok = pricing_attempt(&a, i, read_operations, &report);
+        if (!pricing_note(h, i, "promotion", &report, ok ? a.result->operations : 0, err)) return false;
         if (!ok) {
             *a.result = (struct rule_result){.invalid = true};
             if (is(rule.on_error, "block")) h->blocked_by = rule.id;
@@ -187,12 +180,13 @@ static bool tax_resolve(void *data, const struct pricing_view *view, struct aren
     *answered = false;
     if (!lua_checkstack(h->L, 24)) return error_set(err, ERR_MEMORY, "out of memory");
     struct attempt a = {
-        .host = h, .shot = {.hook = "tax.resolve", .view = view, .source = h->L, .idx = h->input, .serial = ++serials}};
+        .host = h,
+        .shot = {.hook = "tax.resolve", .view = view, .source = h->L, .idx = h->input, .serial = pricing_serial()}};
     for (size_t i = 0; !*answered && i < rules_count(h->set); i++) {
         struct rule_info rule = rules_at(h->set, i);
         if (!is(rule.hook, "tax.resolve")) continue;
-        bool ok = attempt(&a, i, read_taxes, &report);
-        if (!note(h, i, "tax.resolve", &report, ok ? a.ntaxes : 0, err)) return false;
+        bool ok = pricing_attempt(&a, i, read_taxes, &report);
+        if (!pricing_note(h, i, "tax.resolve", &report, ok ? a.ntaxes : 0, err)) return false;
         if (!ok && is(rule.on_error, "block")) h->blocked_by = rule.id;
         if (!ok || !a.answered) continue;
         *answers = a.taxes;
@@ -207,6 +201,8 @@ void pricing_rules_begin(struct pricing_rules *h, lua_State *L, int input, struc
     if (!set || rules_count(set) == 0) return;
     h->began_us = thread_us();
     h->hooks = (struct pricing_hooks){.data = h,
+                                      .price_lines = count_of(set, "price.lines") ? pricing_host_prices : NULL,
+                                      .bundle_price = count_of(set, "bundle.price") ? pricing_host_bundle : NULL,
                                       .promotion = count_of(set, "promotion") ? promotion : NULL,
                                       .tax_resolve = count_of(set, "tax.resolve") ? tax_resolve : NULL};
 }

@@ -1,6 +1,6 @@
 -- The catalogue of hooks: for each, its class of budget, what it is given (`subject`, beside hook, now and tenant), what it may
--- answer, and what holds when no rule answers. One declaration makes the form that the core copies an input by, the check of
--- an answer, the JSON Schemas of GET /rules/hooks and the editor stubs.
+-- answer, and what holds when no rule answers. `quote`: the core asks it while it prices a cart, at a `stage`. One declaration
+-- makes the form that the core copies an input by, the check of an answer, the JSON Schemas of GET /rules/hooks and the editor stubs.
 --
 -- A type is a table: text{max=}, int{min=, max=}, num, bool, enum{...}, list(item), map(item), rec{name = type}, any. What
 -- stands in an answer's rec must be there unless it is opt(type).
@@ -45,11 +45,21 @@ local currency = rec{ code = text(), exponent = int() }
 local group = rec{ warehouse_id = id, weight_g = int(), net = minor }
 local shipping = rec{ address = address, method_id = id, net = minor, groups = list(group) }
 local candidate = rec{ line = id, rate_ppm = ppm, name = text(), jurisdiction = text(), compound = bool }
+local price_break = rec{ min_qty = int(), price = minor, sale = minor }
+local price_line = rec{ id = id, product_id = id, variant_id = id, sku = text(), category_ids = list(id), tag_ids = list(id),
+    vendor_id = id, qty = int(), unit = minor, list = minor, sale = minor, breaks = list(price_break), purchase_type = text() }
+local prices_subject = rec{ lines = list(price_line) }
+local bundle = rec{ id = id, name = text(), pricing = enum{ "fixed", "percent_off" }, price = minor, percent_off_bps = int(),
+    max_per_order = int() }
+local component = rec{ line_id = id, product_id = id, variant_id = id, sku = text(), qty = int(), unit = minor, gross = minor }
+local bundle_subject = rec{ bundle = bundle, components = list(component), qty = int() }
 local tax_subject = rec{ lines = list(line), address = address, customer = customer, candidates = list(candidate), date = int() }
 
 do -- The core's own names and these are the same, or nothing starts.
     local mine = { now = now, tenant = tenant, address = address, tier = tier, customer = customer, discount = discount, line = line,
-        cart = cart, currency = currency, group = group, shipping = shipping, candidate = candidate, tax = tax_subject }
+        cart = cart, currency = currency, group = group, shipping = shipping, candidate = candidate, tax = tax_subject,
+        prices = prices_subject, price_line = price_line, price_break = price_break, bundle_subject = bundle_subject, bundle = bundle,
+        component = component }
     for name, record in pairs(mine) do
         local left = {}
         for field in pairs(record.fields) do left[field] = true end
@@ -80,12 +90,13 @@ local parcel = rec{ warehouse_id = id, weight_g = int(), net = minor }
 
 local list_of_hooks = {
     -- commerce
-    { "price.lines", "commerce", "Unit prices of the lines, before any discount", rec{ lines = list(line) },
-        rec{ units = map(minor), label = opt(text{ max = 80 }) }, "the product's prices" },
-    { "bundle.price", "commerce", "Price of a bundle", rec{ bundle = any, components = list(any), qty = int() },
-        rec{ price = minor }, "the stored price" },
+    { "price.lines", "commerce", "Unit prices of the lines, before any discount", prices_subject,
+        rec{ units = map(minor), label = opt(text{ max = 80 }) }, "the product's prices", host = true, quote = true, stage = 1 },
+    { "bundle.price", "commerce", "Price of one instance of a bundle", bundle_subject,
+        rec{ price = minor }, "the stored price", host = true, quote = true, stage = 2 },
     { "promotion", "commerce", "Discounts, gifts and cheaper shipping for a cart", rec{ promotion = any },
-        rec{ operations = opt(list(operation, { max = 200 })), messages = opt(list(text())) }, "nothing", host = true, quote = true },
+        rec{ operations = opt(list(operation, { max = 200 })), messages = opt(list(text())) }, "nothing",
+        host = true, quote = true, stage = 3 },
     { "coupon.eligibility", "commerce", "Whether a coupon may be used", rec{ coupon = rec{ id = id, code = text(), kind = text(),
         value = int(), min_order = minor } }, rec{ eligible = bool, reason = opt(text{ max = 200 }), operations = opt(list(operation)) },
         "the coupon's own conditions" },
@@ -100,7 +111,8 @@ local list_of_hooks = {
         address = address },
         text{ max = 64 }, "the product's class" },
     { "tax.resolve", "commerce", "Tax rates of the lines", tax_subject, list(rec{ line = id, rate_ppm = ppm, name = opt(text()),
-        jurisdiction = opt(text()), compound = opt(bool) }, { max = 800 }), "the tax rules of the tenant", host = true, quote = true },
+        jurisdiction = opt(text()), compound = opt(bool) }, { max = 800 }), "the tax rules of the tenant",
+        host = true, quote = true, stage = 7 },
     { "stock.allocate", "commerce", "Which warehouse each line comes from", rec{ lines = list(rec{ id = id, product_id = id,
         variant_id = id,
         qty = int() }), address = address, warehouses = list(rec{ id = id, available = int(), distance_class = int() }) },
@@ -184,17 +196,21 @@ local list_of_hooks = {
         kind = "workflow" },
 }
 
-local hooks, names = {}, {}
+local hooks, names, of_quotes = {}, {}, {}
 for _, h in ipairs(list_of_hooks) do
     local hook = { name = h[1], area = h[2], summary = h[3], subject = h[4], output = h[5], absent = h[6], closed = h.closed == true,
-        host = h.host == true, quote = h.quote == true, kind = h.kind or "hook", slow = h.slow == true }
+        host = h.host == true, quote = h.quote == true, stage = h.stage, kind = h.kind or "hook", slow = h.slow == true }
     local fields = { hook = text(), now = now, tenant = tenant, subject = hook.subject }
     if hook.quote then fields.currency, fields.customer, fields.cart, fields.shipping = currency, customer, cart, shipping end
     hook.input = rec(fields)
     if hook.kind ~= "library" then hook.form = rules.form(hook.input, "input") end
     hooks[hook.name], names[#names + 1] = hook, hook.name
+    if hook.quote then of_quotes[#of_quotes + 1] = hook.name end
 end
 table.sort(names)
+
+-- The hooks that the pricing of a quote asks.
+M.of_quotes = of_quotes
 
 ---@param name string
 ---@return table|nil hook

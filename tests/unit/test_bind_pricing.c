@@ -330,6 +330,58 @@ static void forms_leave_out_what_they_do_not_name(void **state) {
         "same(g.text.fold, true) same(g.lib, true)\n");
 }
 
+static void rules_set_prices_of_units_and_bundles(void **state) {
+    (void)state;
+    run(gamer);
+    run("local both = set{{id='a', priority=2, hook='price.lines', body=[[\n"
+        "  local units = {}\n"
+        "  for i, l in ipairs(input.subject.lines) do\n"
+        "    assert(l.id == input.cart.lines[i].id and l.unit == input.cart.lines[i].unit)\n"
+        "    if l.id == 'l1' then assert(l.list == 25000000 and l.sale == nil and #l.breaks == 0) end\n"
+        "  end\n"
+        "  units[input.subject.lines[1].id] = input.subject.lines[1].list - 1000000\n"
+        "  return { units = units, label = 'Wholesale' } ]]},\n"
+        " {id='b', hook='price.lines', body=[[ return { units = { l1 = 1, l2 = 1000000 } } ]]}}\n"
+        "local input = gamer() input.promotions, input.coupons, input.points = nil, nil, nil\n"
+        "local q = assert(pricing.quote(input, both))\n"
+        "same(q.lines[1].unit, 24000000) same(q.lines[1].price_label, 'Wholesale')\n"
+        "same(q.lines[2].unit, 1000000) same(q.lines[2].gross, 3000000)\n"
+        "same(q.subtotal, 24000000 + 3000000 + 390000 + 590000)\n"
+        "same(q.trace[1].stage, 1) same(q.trace[1].rule, 'a') same(q.trace[1].before - q.trace[1].after, 1000000)\n"
+        "same(q.trace[2].rule, 'b') same(q.trace[2].before - q.trace[2].after, 870000)\n"
+        "same(#q.rule_runs, 2) same(q.rule_runs[1].operations, 1) same(q.rule_runs[2].operations, 2)\n"
+        /* Free is a price. */
+        "q = assert(pricing.quote(input, rule('return { units = { l1 = 0, l2 = 0, l3 = 0, l4 = 0 } }', "
+        "'price.lines')))\n"
+        "same(q.subtotal, 0) same(q.total, q.shipping.net + q.tax)\n"
+        "local plain = pricing.quote(input).total\n"
+        "local function refused(answer, hook)\n"
+        "  local q = assert(pricing.quote(input, rule('return ' .. answer, hook)))\n"
+        "  same(q.rule_runs[1].outcome, 'invalid_result') same(q.total, plain)\n"
+        "  return q.rule_runs[1].message\n"
+        "end\n"
+        "for _, answer in ipairs{'{units={l1=-1}}', '{units={l1=0.5}}', '{units={nowhere=1}}', '{units={l1=9e15}}', "
+        "'{units=3}',\n"
+        "  '{units={[1]=5}}', '{prices={}}', '7', '{units={l1=true}}', \"{units={l1=1}, label=('x'):rep(81)}\"} do\n"
+        "  refused(answer, 'price.lines')\n"
+        "end\n"
+        "for _, answer in ipairs{'{price=-1}', '{price=1.5}', '{price=9e15}', '{}', '{cost=1}', '3'} do "
+        "refused(answer, 'bundle.price') end\n"
+        "same(pricing.quote(input, rule('return nil', 'price.lines')).total, plain)\n"
+        "same(pricing.quote(input, rule('return {units={}}', 'price.lines')).total, plain)\n"
+        "q = assert(pricing.quote(input, rule([[ local s = input.subject\n"
+        "  assert(s.qty == 1 and #s.components == 2 and s.components[1].gross + s.components[2].gross == 980000)\n"
+        "  assert(s.bundle.price == 850000)\n"
+        "  return { price = s.bundle.price - 50000 } ]], 'bundle.price')))\n"
+        "same(pricing.quote(input).merchandise - q.merchandise, 50000)\n"
+        "same(q.adjustments[1].kind, 'bundle') same(q.adjustments[1].amount, 180000)\n"
+        /* A rule makes a bundle dearer only up to its parts. */
+        "q = assert(pricing.quote(input, rule('return { price = 2000000 }', 'bundle.price')))\n"
+        "same(q.merchandise - pricing.quote(input).merchandise, 130000)\n"
+        "q = assert(pricing.quote(input, set{{hook='bundle.price', on_error='block', body='error(\"no\")'}}))\n"
+        "same(q.blocked_by, 'r') same(q.total, plain)\n");
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(money_parses_and_formats),
@@ -342,6 +394,7 @@ int main(void) {
         cmocka_unit_test(rules_of_a_quote_share_a_budget_and_a_failing_one_has_its_policy),
         cmocka_unit_test(forms_leave_out_what_they_do_not_name),
         cmocka_unit_test(tax_rules_override_the_lines_they_name),
+        cmocka_unit_test(rules_set_prices_of_units_and_bundles),
     };
     return cmocka_run_group_tests(tests, open_state, close_state);
 }

@@ -7,6 +7,7 @@ local bundles = require("modules.bundles.service")
 local catalog = require("modules.catalog.service")
 local customers = require("modules.customers.service")
 local errors = require("kasma.errors")
+local catalogue = require("kasma.hooks_catalogue")
 local hooks = require("kasma.hooks")
 local allocation = require("modules.inventory.allocation")
 local inventory = require("modules.inventory.service")
@@ -163,8 +164,8 @@ end
 --- The rules that may take part in a quote, with their versions.
 local function versions_of(set)
     local versions = {}
-    for _, hook in ipairs{ "promotion", "tax.resolve" } do
-        for _, rule in ipairs(set:list(hook)) do
+    for _, hook in ipairs(catalogue.of_quotes) do
+        for _, rule in ipairs(set:count(hook) > 0 and set:list(hook) or {}) do
             versions[#versions + 1] = { id = rule.id, name = rule.name, version = rule.version, number = rule.number }
         end
     end
@@ -255,6 +256,7 @@ end
 local function line_body(line, currency)
     local body = { lineId = line.id, name = line.name, productId = line.product_id, variantId = line.variant_id or json.null,
         quantity = line.qty, bundleId = line.bundle_id or json.null, isGift = line.is_gift == true, taxRatePpm = line.rate_ppm }
+    if line.price_label then body.priceLabel = line.price_label end
     wire.amount(body, "unitPrice", line.unit, currency)
     wire.amount(body, "subTotal", line.gross, currency)
     wire.amount(body, "discountTotal", line.discount, currency)
@@ -301,7 +303,7 @@ function M.summary(quote, with_trace)
         end
         for _, run in ipairs(quote.rule_runs or {}) do
             if run.reason or run.outcome ~= "ok" then
-                body.trace[#body.trace + 1] = { stage = run.hook == "tax.resolve" and 7 or 3, rule = run.id, version = run.number,
+                body.trace[#body.trace + 1] = { stage = catalogue.get(run.hook).stage, rule = run.id, version = run.number,
                     before = json.null, after = json.null, note = run.reason or run.outcome }
             end
         end

@@ -150,7 +150,8 @@ local function try(set, id, hook, out, inputs)
         if hook.quote then
             local quote, err = pricing.quote(sample.input, set)
             for _, r in ipairs(quote and quote.rule_runs or {}) do
-                if r.id == id then run = r end
+                -- One quote may ask it several times: the failure tells, else the last.
+                if r.id == id and not (run and run.outcome ~= "ok") then run = r end
             end
             -- A rule that was not asked (nothing to tax) has nothing to answer for.
             run = run or { outcome = quote and "ok" or "error", message = err and err.message, instructions = 0, heap = 0, micros = 0 }

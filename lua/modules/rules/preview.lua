@@ -7,6 +7,7 @@ local uuid = require("core.uuid")
 local db = require("kasma.db")
 local errors = require("kasma.errors")
 local hooks = require("kasma.hooks")
+local catalogue = require("kasma.hooks_catalogue")
 local outbox = require("kasma.outbox")
 local pricing = require("modules.pricing.service")
 local store = require("modules.rules.store")
@@ -238,7 +239,7 @@ end
 function M.stored_inputs(tenant, hook)
     local samples = require("modules.rules.samples")
     local list = {}
-    if hook ~= "promotion" and hook ~= "tax.resolve" then return list end
+    if not catalogue.get(hook).quote then return list end
     for _, s in ipairs(store.snapshots(tenant, nil, nil, nil, 200)) do
         local ask = ask_of(s.input)
         local a = s.input.address or {}
@@ -322,8 +323,7 @@ end
 ---@return integer status, table
 function M.run(scope, ref, body)
     local rule = require("modules.rules.service").find(scope.tenant, ref)
-    local subject = rule.hook
-    if subject ~= "promotion" and subject ~= "tax.resolve" then
+    if not catalogue.get(rule.hook).quote then
         errors.unprocessable{ message = "Only rules of a quote are previewed on carts and orders", code = "hook_not_previewed" }
     end
     if body.cart then

@@ -33,6 +33,7 @@ function M.input(lines, o)
     for i, code in ipairs(o.coupons or {}) do coupons[i] = { id = code, code = code, kind = "percentage", value = 0 } end
     return {
         currency = o.currency or "VND", now_ms = at, weekday = f.wday, hour = f.hour, max_coupons = 5, lines = lines, coupons = coupons,
+        bundles = o.bundles,
         customer = o.customer and { id = o.customer.id, groups = o.customer.groups or {}, first_order = o.customer.first_order == true,
             tier_id = o.customer.tier and o.customer.tier.id } or {},
         shipping = { place = { country = country, region = o.region, city = o.city or o.region, zip = o.zip },
@@ -67,6 +68,15 @@ local function lines(n, categories)
     return list
 end
 
+-- A bundle that was put into the cart, and one that applies by itself.
+local function bundled(categories)
+    local parts = { line(1, categories, { bundle_id = "b1", bundle_key = "k1", qty = 2 }), line(2, categories, { bundle_id = "b1",
+        bundle_key = "k1", qty = 4 }), line(3, categories, { qty = 5 }) }
+    return parts, { { id = "b1", name = "Pair", currency = "VND", pricing = "fixed", price = 40000, items = { { product_id = "p001",
+        qty = 1 }, { product_id = "p002", qty = 2 } } }, { id = "b2", name = "Three", pricing = "percent_off", percent_off_bps = 1000,
+        auto_apply = true, items = { { product_id = "p003", qty = 3 } } } }
+end
+
 ---@param hook string
 ---@param config table|nil
 ---@return table[] {name, input}
@@ -84,6 +94,10 @@ function M.quotes(hook, config)
             customer = shopper, tax_ppm = rate }) },
         { name = "every optional field absent", input = M.input({ { id = "l1", product_id = "p1", qty = 12, price = 10000 } }, {}) },
     }
+    if hook == "bundle.price" then
+        local parts, bundles = bundled(categories)
+        list[#list + 1] = { name = "bundles", input = M.input(parts, { customer = shopper, bundles = bundles }) }
+    end
     if #categories > 1 then
         local deep = {}
         for i = 1, 8 do deep[i] = line(i, { categories[2] }, { qty = 3 }) end

@@ -1,0 +1,92 @@
+/* What rules say of stored prices, before anything is taken off: the price of a unit, of a bundle. What a rule answers
+ * is data; here it is judged, and what is out of form counts nothing. */
+#include "commerce/pricing_work.h"
+
+struct pricing_view work_view(const struct work *w, const struct world *x) {
+    struct pricing_view view = {.input = w->in,
+                                .currency = w->currency,
+                                .line = x->line,
+                                .lines = x->lines,
+                                .net = world_net(x),
+                                .source = x->source,
+                                .row = x->row,
+                                .rows = x->rows,
+                                .group = x->group,
+                                .groups = x->groups};
+    for (size_t i = 0; i < x->lines; i++) view.gross += x->line[i].gross;
+    return view;
+}
+
+bool price_answer_check(const struct price_answer *answer, const struct pricing_view *view, const char **why) {
+    for (size_t i = 0; i < view->lines; i++) {
+        int64_t unit = answer->unit[i];
+        if (unit == -1) continue;
+        *why = unit < 0 ? "a price is below zero" : "a price is out of all proportion";
+        if (unit < 0 || unit > PRICING_RULE_MOST / view->line[i].qty) return false;
+    }
+    return true;
+}
+
+/* One answer over the lines that no answer before it has named. */
+static bool take_prices(struct work *w, struct world *x, const struct price_answer *answer, bool *named) {
+    int64_t before = world_net(x);
+    const char *note = "not_needed";
+    for (size_t i = 0; i < x->lines; i++) {
+        struct quote_line *line = &x->line[i];
+        if (answer->unit[i] < 0 || named[i] || line->item->has_fixed_unit) continue;
+        named[i] = true;
+        note = "applied";
+        line->listed_unit = line->unit = answer->unit[i];
+        line->gross = line->net = line->unit * line->qty;
+        line->on_sale = false;
+        line->price_label = answer->label;
+    }
+    return world_note(w, x, 1, answer->rule_id, answer->version, before, world_net(x), note);
+}
+
+bool pricing_ask_prices(struct work *w, struct world *x) {
+    const struct pricing_hooks *hooks = &w->in->hooks;
+    if (!hooks->price_lines || x->lines == 0) return true;
+    struct line_price *stored = arena_zalloc(w->arena, x->lines, sizeof *stored);
+    bool *named = arena_zalloc(w->arena, x->lines, sizeof *named);
+    if (!stored || !named) return work_memory(w);
+    for (size_t i = 0; i < x->lines; i++)
+        if (!pricing_stored_price(w, x->line[i].item, &stored[i])) return false;
+    struct pricing_view view = work_view(w, x);
+    const struct price_answer *answers = NULL;
+    size_t n = 0;
+    if (!hooks->price_lines(hooks->data, &view, stored, w->arena, &answers, &n, w->err)) return false;
+    for (size_t a = 0; a < n; a++) {
+        const char *why;
+        bool ok = price_answer_check(&answers[a], &view, &why);
+        if (ok ? !take_prices(w, x, &answers[a], named)
+               : !world_note(w, x, 1, answers[a].rule_id, answers[a].version, view.net, view.net, "invalid_result"))
+            return false;
+    }
+    return true;
+}
+
+const struct pricing_bundle *pricing_ask_bundle(struct work *w, const struct world *x,
+                                                const struct pricing_bundle *bundle, const bool *member, int64_t count,
+                                                struct bundle_answer *answer) {
+    const struct pricing_hooks *hooks = &w->in->hooks;
+    *answer = (struct bundle_answer){0};
+    if (!hooks->bundle_price) return bundle;
+    struct pricing_view view = work_view(w, x);
+    const struct bundle_question question = {.bundle = bundle, .member = member, .qty = count};
+    bool answered = false;
+    if (!hooks->bundle_price(hooks->data, &view, &question, answer, &answered, w->err)) return NULL;
+    if (!answered || answer->price < 0) {
+        *answer = (struct bundle_answer){0};
+        return bundle;
+    }
+    struct pricing_bundle *priced = arena_zalloc(w->arena, 1, sizeof *priced);
+    if (!priced) {
+        work_memory(w);
+        return NULL;
+    }
+    *priced = *bundle;
+    priced->pricing = BUNDLE_FIXED;
+    priced->price = answer->price;
+    return priced;
+}

@@ -1,0 +1,164 @@
+/* What a hook of a quote decides about (`input.subject`), where that is more than the quote's own lines. Built for each
+ * run, from the structs of the pipeline. */
+#include <lauxlib.h>
+
+#include "script/bind_pricing.h"
+#include "script/sandbox.h"
+
+static const char *const prices_fields[] = {"lines"};
+static const char *const price_line_fields[] = {"id",      "product_id", "variant_id",   "sku",  "category_ids",
+                                                "tag_ids", "vendor_id",  "qty",          "unit", "list",
+                                                "sale",    "breaks",     "purchase_type"};
+static const char *const break_fields[] = {"min_qty", "price", "sale"};
+static const char *const bundle_subject_fields[] = {"bundle", "components", "qty"};
+static const char *const bundle_fields[] = {"id", "name", "pricing", "price", "percent_off_bps", "max_per_order"};
+static const char *const component_fields[] = {"line_id", "product_id", "variant_id", "sku", "qty", "unit", "gross"};
+
+#define RECORD(where, list)                                                                                            \
+    { .path = (where), .fields = (list), .count = sizeof(list) / sizeof *(list) }
+
+static const struct sandbox_record prices_record = RECORD("input.subject", prices_fields),
+                                   price_line_record = RECORD("input.subject.lines[]", price_line_fields),
+                                   break_record = RECORD("line.breaks[]", break_fields),
+                                   bundle_subject_record = RECORD("input.subject", bundle_subject_fields),
+                                   bundle_record = RECORD("input.subject.bundle", bundle_fields),
+                                   component_record = RECORD("input.subject.components[]", component_fields);
+
+static void set_str(lua_State *L, const char *name, struct str s) {
+    if (s.len == 0) return;
+    lua_pushlstring(L, s.at, s.len);
+    lua_setfield(L, -2, name);
+}
+
+static void set_int(lua_State *L, const char *name, int64_t n) {
+    lua_pushnumber(L, (lua_Number)n);
+    lua_setfield(L, -2, name);
+}
+
+static void set_list(lua_State *L, const char *name, struct str_list list) {
+    lua_createtable(L, (int)list.n, 0);
+    for (size_t i = 0; i < list.n; i++) {
+        lua_pushlstring(L, list.at[i].at, list.at[i].len);
+        lua_rawseti(L, -2, (int)i + 1);
+    }
+    lua_setfield(L, -2, name);
+}
+
+static void push_price_line(lua_State *L, const struct quote_line *line, const struct line_price *price) {
+    const struct pricing_line *item = line->item;
+    lua_createtable(L, 0, sizeof price_line_fields / sizeof *price_line_fields);
+    set_str(L, "id", line->id);
+    set_str(L, "product_id", item->product_id);
+    set_str(L, "variant_id", item->variant_id);
+    set_str(L, "sku", item->sku);
+    set_list(L, "category_ids", item->category_ids);
+    set_list(L, "tag_ids", item->tag_ids);
+    set_str(L, "vendor_id", item->vendor_id);
+    set_str(L, "purchase_type", item->purchase_type.len ? item->purchase_type : STR("one_time"));
+    set_int(L, "qty", line->qty);
+    set_int(L, "unit", line->unit);
+    set_int(L, "list", price->list);
+    if (price->sale) set_int(L, "sale", price->sale);
+    lua_createtable(L, (int)price->breaks, 0);
+    for (size_t i = 0; i < price->breaks; i++) {
+        lua_createtable(L, 0, 3);
+        set_int(L, "min_qty", price->at[i].min_qty);
+        set_int(L, "price", price->at[i].price);
+        if (price->at[i].sale) set_int(L, "sale", price->at[i].sale);
+        sandbox_mark_record(L, &break_record);
+        lua_rawseti(L, -2, (int)i + 1);
+    }
+    lua_setfield(L, -2, "breaks");
+    sandbox_mark_record(L, &price_line_record);
+}
+
+static void push_prices(lua_State *L, const struct pricing_shot *shot) {
+    const struct pricing_view *view = shot->view;
+    lua_createtable(L, 0, 1);
+    lua_createtable(L, (int)view->lines, 0);
+    for (size_t i = 0; i < view->lines; i++) {
+        push_price_line(L, &view->line[i], &shot->prices[i]);
+        lua_rawseti(L, -2, (int)i + 1);
+    }
+    lua_setfield(L, -2, "lines");
+    sandbox_mark_record(L, &prices_record);
+}
+
+static void push_component(lua_State *L, struct str line_id, struct str product, struct str variant, struct str sku,
+                           int64_t qty, const struct quote_line *line) {
+    lua_createtable(L, 0, sizeof component_fields / sizeof *component_fields);
+    set_str(L, "line_id", line_id);
+    set_str(L, "product_id", product);
+    set_str(L, "variant_id", variant);
+    set_str(L, "sku", sku);
+    set_int(L, "qty", qty);
+    if (line) set_int(L, "unit", line->listed_unit);
+    if (line) set_int(L, "gross", line->listed_unit * line->qty);
+    sandbox_mark_record(L, &component_record);
+}
+
+/* The lines of a bundle that is in the cart; of one that applies by itself what it is made of. */
+static void push_components(lua_State *L, const struct pricing_shot *shot) {
+    const struct pricing_view *view = shot->view;
+    const struct bundle_question *q = shot->bundle;
+    int n = 0;
+    lua_newtable(L);
+    for (size_t i = 0; q->member && i < view->lines; i++) {
+        const struct quote_line *line = &view->line[i];
+        if (!q->member[i]) continue;
+        push_component(L, line->id, line->item->product_id, line->item->variant_id, line->item->sku, line->qty, line);
+        lua_rawseti(L, -2, ++n);
+    }
+    for (size_t i = 0; !q->member && i < q->bundle->items; i++) {
+        const struct bundle_item *item = &q->bundle->item[i];
+        push_component(L, STR(""), item->product_id, item->variant_id, STR(""), item->qty, NULL);
+        lua_rawseti(L, -2, ++n);
+    }
+}
+
+static void push_bundle(lua_State *L, const struct pricing_shot *shot) {
+    const struct pricing_bundle *bundle = shot->bundle->bundle;
+    bool fixed = bundle->pricing == BUNDLE_FIXED;
+    lua_createtable(L, 0, 3);
+    lua_createtable(L, 0, sizeof bundle_fields / sizeof *bundle_fields);
+    set_str(L, "id", bundle->id);
+    set_str(L, "name", bundle->name);
+    set_str(L, "pricing", fixed ? STR("fixed") : STR("percent_off"));
+    if (fixed) set_int(L, "price", bundle->price);
+    if (!fixed) set_int(L, "percent_off_bps", bundle->percent_off_bps);
+    set_int(L, "max_per_order", bundle->max_per_order);
+    sandbox_mark_record(L, &bundle_record);
+    lua_setfield(L, -2, "bundle");
+    push_components(L, shot);
+    lua_setfield(L, -2, "components");
+    set_int(L, "qty", shot->bundle->qty);
+    sandbox_mark_record(L, &bundle_subject_record);
+}
+
+void pricing_set_subject(lua_State *L, const struct pricing_shot *shot) {
+    if (shot->prices) {
+        push_prices(L, shot);
+    } else if (shot->bundle) {
+        push_bundle(L, shot);
+    } else {
+        return;
+    }
+    lua_setfield(L, -2, "subject");
+}
+
+void pricing_add_subject_records(lua_State *L) {
+    static const struct {
+        const char *name;
+        const struct sandbox_record *record;
+    } all[] = {{"prices", &prices_record},     {"price_line", &price_line_record},
+               {"price_break", &break_record}, {"bundle_subject", &bundle_subject_record},
+               {"bundle", &bundle_record},     {"component", &component_record}};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        lua_createtable(L, (int)all[i].record->count, 0);
+        for (size_t k = 0; k < all[i].record->count; k++) {
+            lua_pushstring(L, all[i].record->fields[k]);
+            lua_rawseti(L, -2, (int)k + 1);
+        }
+        lua_setfield(L, -2, all[i].name);
+    }
+}
