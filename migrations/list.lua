@@ -19,4 +19,5 @@ return {
     "0017_mail_claims",
     "0018_rules",
     "0019_history_guard",
+    "0020_workflows",
 }

@@ -52,6 +52,16 @@ function M.load()
     return names
 end
 
+--- Loads the catalogue of events alone, for what checks without serving.
+function M.load_events()
+    local names, folder = module_names()
+    for _, name in ipairs(names) do
+        for _, file in ipairs(files_of(folder, name)) do
+            if file == "jobs_events" then require("modules." .. name .. "." .. file) end
+        end
+    end
+end
+
 local function names_of(text)
     local names = {}
     for name in tostring(text or ""):gmatch("[^,%s]+") do names[#names + 1] = name end

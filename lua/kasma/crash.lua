@@ -16,6 +16,8 @@ M.STEPS = {
     "mail.accepted",    -- the server has taken the mail over, the row does not say so
     "webhook.claimed",  -- the delivery's lease is taken, nothing was sent
     "webhook.answered", -- the receiver has answered, the delivery does not say so
+    "workflow.claimed", -- the attempt of a step has its row, the step has not run
+    "workflow.ran",     -- the step has run, nothing says so
 }
 
 local wanted = config.get("KASMA_CRASH_AT")

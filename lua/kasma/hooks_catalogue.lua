@@ -55,6 +55,8 @@ local component = rec{ line_id = id, product_id = id, variant_id = id, sku = tex
 local bundle_subject = rec{ bundle = bundle, components = list(component), qty = int() }
 local tax_subject = rec{ lines = list(line), address = address, customer = customer, candidates = list(candidate), date = int() }
 
+local happened = rec{ name = text(), id = id, data = any }
+
 do -- The core's own names and these are the same, or nothing starts.
     local mine = { now = now, tenant = tenant, address = address, tier = tier, customer = customer, discount = discount, line = line,
         cart = cart, currency = currency, group = group, shipping = shipping, candidate = candidate, tax = tax_subject,
@@ -191,9 +193,8 @@ local list_of_hooks = {
     { "route", "platform", "A route of the tenant's own under /x/", rec{ method = text(), path = text(), query = map(any), body = any,
         headers = map(text()), user = rec{ id = id, guest = bool } }, rec{ status = int{ min = 200, max = 599 },
         headers = opt(map(text{ max = 1000 })), body = opt(any), cache_s = opt(int{ min = 0, max = 3600 }) }, "404", kind = "route" },
-    { "workflow", "platform", "Steps that follow an event", rec{ event = rec{ name = text(), id = id, data = any }, state = any }, any,
-        "-",
-        kind = "workflow" },
+    { "workflow", "platform", "Steps that follow an event", rec{ event = happened, state = any, step = text(),
+        attempt = int(), waited = rec{ event = happened, timed_out = bool } }, any, "-", kind = "workflow" },
 }
 
 local hooks, names, of_quotes = {}, {}, {}

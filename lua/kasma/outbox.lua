@@ -42,13 +42,16 @@ function M.row(scope, topic, key, payload)
     return { INSERT, scope.tenant, scope.app, uuid.v7(), topic, key, pg.json(payload), time.iso(time.now()), outbox = true }
 end
 
---- An event of the catalogue: webhooks, workflow rules, realtime channels and own jobs hear it.
+--- An event of the catalogue: webhooks, workflow rules, realtime channels and own jobs hear it. What a workflow does carries how many
+--- workflows led to it (`scope.hops`), so that a chain of them ends.
 ---@param scope Scope
 ---@param name string
 ---@param entity_id string
 ---@param data table
 ---@return table statement
-function M.event(scope, name, entity_id, data) return M.row(scope, "event", entity_id, { name = name, data = data }) end
+function M.event(scope, name, entity_id, data)
+    return M.row(scope, "event", entity_id, { name = name, data = data, hops = scope.hops })
+end
 
 --- A queue job.
 ---@param scope Scope

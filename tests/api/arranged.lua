@@ -3,6 +3,8 @@
 -- cannot be found the test fails and says what to add here.
 local config = require("core.config")
 local json = require("core.json")
+local db = require("kasma.db")
+local outbox = require("kasma.outbox")
 local schema = require("kasma.schema")
 local registry = require("modules.iam.registry")
 local catalogue = require("api.catalogue")
@@ -26,7 +28,7 @@ local BY_PATH = {
     { "^/roles/", "role" }, { "/keys/", "key" }, { "^/registry/", "entry" }, { "^/auth/sessions/", "session" },
     { "^/audit/logs/", "event" }, { "^/users/", "user" }, { "/products/", "product" }, { "/promotions/", "promotion" },
     { "/bundles/", "bundle" }, { "/orders/", "order" }, { "^/webhooks/endpoints/", "endpoint" }, { "^/webhooks/deliveries/", "delivery" },
-    { "/notices/", "notice" },
+    { "/notices/", "notice" }, { "^/rules/workflows/", "workflow" },
 }
 
 ---@class World a tenant with one of everything
@@ -80,6 +82,12 @@ function M.world()
     must(staff:post("/rules/create", { key = rule, hook = "promotion", name = mark, source = "return { hook = 'promotion', name = '"
         .. mark .. "', version = 1, priority = 1, run = function() return { operations = {} } end }" }))
     ids.rule = must(staff:get("/rules/" .. rule), 200).id
+    local flow = rule:sub(1, 35) .. "_flow"
+    must(staff:post("/rules/create", { key = flow, hook = "workflow", name = mark, source = ("return { hook = 'workflow', name = '%s', "
+        .. "on = { 'custom.%s' }, steps = { { name = '%s', wait = '30d' } } }"):format(mark, rule, mark) }))
+    must(staff:post("/rules/" .. flow .. "/publish", { revision = 1, note = mark }))
+    db.pipeline(shop.key, { outbox.event({ tenant = shop.key, app = shop.app }, "custom." .. rule, mark, {}) })
+    ids.workflow = support.eventually(function() return must(staff:get("/rules/" .. flow .. "/workflows"), 200)[1] end, 20).id
     local keys = "/tenants/" .. shop.key .. "/keys/create"
     local key = must(staff:post(keys, { name = mark, key_type = "secret", scopes = { "*" } })).key
     ids.key = key.id

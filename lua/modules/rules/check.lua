@@ -9,6 +9,7 @@ local rules = require("core.rules")
 local hooks = require("kasma.hooks")
 local catalogue = require("kasma.hooks_catalogue")
 local samples = require("modules.rules.samples")
+local plans = require("modules.rules.workflow_plan")
 
 local M = {}
 
@@ -117,6 +118,28 @@ local function global_findings(fn, out, lines)
                 g.name == "math" and g.member:find("random") and HINTS.math or near and ("did you mean '%s'?"):format(near))
         end
     end
+end
+
+-- The line of the source that a word stands on in quotes (or bare); the last one, for what is there twice.
+local function line_of(lines, word, last)
+    if not word then return nil end
+    local found
+    for i, text in ipairs(lines) do
+        local quoted = text:find("\"" .. word .. "\"", 1, true) or text:find("'" .. word .. "'", 1, true)
+        if quoted or (not found and text:find("%f[%w_]" .. word:gsub("%p", "%%%0") .. "%f[^%w_]")) then
+            found = i
+            if quoted and not last then return i end
+        end
+    end
+    return found
+end
+
+local function workflow_findings(manifest, out, lines)
+    local plan, problems = plans.read(manifest, nearest)
+    for _, problem in ipairs(problems) do
+        out("manifest_field", problem.message, { line = line_of(lines, problem.word, problem.last) }, problem.hint)
+    end
+    return plan
 end
 
 -- Runs on samples --------------------------------------------------------------------------------------------------------------
@@ -266,7 +289,11 @@ function M.run(o)
             out("manifest_field", ("'%s' is for route and workflow rules"):format(field))
         end
     end
+    for _, field in ipairs{ "on", "steps" } do
+        if manifest[field] ~= nil and hook.kind ~= "workflow" then out("manifest_field", ("'%s' is for workflow rules"):format(field)) end
+    end
     if hook.kind == "library" then return done() end
+    if hook.kind == "workflow" then report.plan = workflow_findings(manifest, out, lines) end
     if not report.ok then return done() end
 
     spec.name, spec.on_error = manifest.name, settings.on_error or manifest.on_error

@@ -1,15 +1,22 @@
 -- What the rule platform does in the background: publications that fall due, previews over many orders, and writing down runs.
 local due = require("kasma.due")
 local jobs = require("kasma.jobs")
+local outbox = require("kasma.outbox")
 local settings = require("kasma.settings")
 local start = require("kasma.start")
 local preview = require("modules.rules.preview")
 local runs = require("modules.rules.runs")
 local rules = require("modules.rules.service")
+local workflow_start = require("modules.rules.workflow_start")
+local workflows = require("modules.rules.workflows")
 
 due.handler("rules.schedule", rules.on_due)
 
 jobs.handler("rules-queue", "preview", function(job) preview.work(job.data.tenant_key, job.data.app_key, job.data.previewId) end)
+
+outbox.on_events(workflow_start.hear)
+due.handler(workflow_start.KIND, workflows.on_due)
+jobs.handler(workflow_start.QUEUE, workflow_start.JOB, function(job) workflows.work(job.data.tenant_key, job.data.run_id) end)
 
 settings.declare("rules", {
     { key = "rules.approval", type = "enum", values = { "none", "hooks", "all" }, default = "none",

@@ -14,3 +14,5 @@ local Failed = { key = text, version = count:optional(), message = text:nullable
     opensToday = count:optional(), reason = text:nullable():optional() }
 events.declare("rule.off", { of = "rule", when = "its breaker opened for the third time in a day", data = Failed })
 events.declare("rule.breaker_opened", { of = "rule", when = "it failed too often and rests for a while", data = Failed })
+events.declare("workflow.failed", { of = "workflow run", when = "a step of a workflow used up its retries", data = { rule = text,
+    version = count, step = text, entityId = text, message = text } })

@@ -1,0 +1,152 @@
+-- SQL of workflow runs. What decides reads the run's row under a lock first: one who hears an event, one who ends an attempt and one who
+-- cancels come after each other.
+local pg = require("core.pg")
+local db = require("kasma.db")
+local null = require("kasma.null")
+
+local M = {}
+
+local RUN = [[w.id, w.app_key, w.rule_id, w.version, w.event, w.event_id, w.event_data, w.entity_type, w.entity_id, w.state, w.phase,
+  w.ending, w.step, w.data, w.attempts, w.tries, w.awaits, w.heard, w.waited, w.wait_event, w.wake_at, w.claim, w.claimed_until, w.hops,
+  w.error, w.reason, w.started_at, w.finished_at, w.updated_at]]
+
+local function value(v) return v == nil and null or v end
+local function document(v) return v == nil and null or pg.json(v) end
+
+--- What an event may concern: the tenant's paused hooks, its live workflow rules, and runs under way about these entities that wait for
+--- some event.
+---@param tenant string
+---@param entities string[]
+---@return string[] paused, table[] rules {id, key, version}, table[] runs
+function M.look(tenant, entities)
+    local results = db.pipeline(tenant, {
+        { "select paused from rule_epochs where tenant_key = $1", tenant },
+        { [[select r.id, r.key, r.active_version as version from rules r
+          where r.tenant_key = $1 and r.hook = 'workflow' and r.state = 'active' order by r.key limit 100]], tenant },
+        { [[select w.id, w.event_id, w.entity_type, w.entity_id, w.awaits from workflow_runs w
+          where w.tenant_key = $1 and w.entity_id = any($2::text[]) and w.state in ('running', 'waiting') and cardinality(w.awaits) > 0
+          order by w.id limit 1000]], tenant, pg.array(entities) },
+    })
+    return results[1][1] and results[1][1].paused or {}, results[2], results[3]
+end
+
+--- A version with its rule, as live.spec takes it; the newest active one when no number is given.
+---@param tenant string
+---@param rule_id string
+---@param number integer
+---@return table|nil
+function M.version(tenant, rule_id, number)
+    return db.one(tenant, [[select r.id, r.key, r.hook, r.name, r.state, v.version, v.source, v.settings, v.libs from rules r
+      join rule_versions v on v.tenant_key = $1 and v.rule_id = r.id and v.version = $3
+      where r.tenant_key = $1 and r.id = $2]], tenant, rule_id, number)
+end
+
+--- No row: the event has started the rule before.
+---@param row table
+---@return table statement
+function M.insert(row)
+    return { [[insert into workflow_runs (tenant_key, app_key, id, rule_id, version, event, event_id, event_data, entity_type, entity_id,
+        state, awaits, hops, wake_at, started_at, updated_at)
+      values ($1, $2, $3, $4, $5, $6, $7, $8::jsonb, $9, $10, 'running', $11::text[], $12, $13::timestamptz, $14::timestamptz,
+        $14::timestamptz)
+      on conflict (tenant_key, rule_id, event_id) do nothing returning id]], row.tenant_key, row.app_key, row.id, row.rule_id, row.version,
+        row.event, row.event_id, pg.json(row.event_data), row.entity_type, row.entity_id, pg.array(row.awaits), row.hops,
+        value(row.wake_at), row.now }
+end
+
+---@param tx kasma.Tx
+---@param tenant string
+---@param id string
+---@return table|nil run
+function M.lock(tx, tenant, id)
+    return tx:one("select " .. RUN .. " from workflow_runs w where w.tenant_key = $1 and w.id = $2 for update", tenant, id)
+end
+
+---@param tenant string
+---@param id string
+---@return table|nil run
+function M.find(tenant, id)
+    return db.one(tenant, "select " .. RUN .. " from workflow_runs w where w.tenant_key = $1 and w.id = $2", tenant, id)
+end
+
+--- Writes back a run that was read under a lock: what an engine changes of it.
+---@param tenant string
+---@param run table
+---@param now string
+---@return table statement
+function M.update(tenant, run, now)
+    return { [[update workflow_runs set state = $3, phase = $4, ending = $5, step = $6, data = $7::jsonb, attempts = $8, tries = $9,
+        heard = $10::jsonb, waited = $11::jsonb, wait_event = $12, wake_at = $13::timestamptz, claim = $14,
+        claimed_until = $15::timestamptz, error = $16::jsonb, reason = $17, finished_at = $18::timestamptz, updated_at = $19::timestamptz
+      where tenant_key = $1 and id = $2]], tenant, run.id, run.state, run.phase, value(run.ending), run.step, document(run.data),
+        run.attempts, run.tries, document(run.heard), document(run.waited), value(run.wait_event), value(run.wake_at), value(run.claim),
+        value(run.claimed_until), document(run.error), value(run.reason), value(run.finished_at), now }
+end
+
+-- Steps ------------------------------------------------------------------------------------------------------------------------
+
+local STEP = [[s.run_id, s.position, s.attempt, s.n, s.name, s.kind, s.state, s.key, s.instructions, s.micros, s.log, s.error,
+  s.started_at, s.finished_at]]
+
+--- The newest attempts of a step, newest first.
+---@param tx kasma.Tx
+---@param limit integer
+---@return table[]
+function M.attempts(tx, tenant, run_id, position, limit)
+    return tx:query([[select s.attempt, s.kind, s.state, s.error from workflow_steps s
+      where s.tenant_key = $1 and s.run_id = $2 and s.position = $3 order by s.attempt desc limit $4::int]], tenant, run_id, position,
+        limit)
+end
+
+function M.insert_step(row)
+    return { [[insert into workflow_steps (tenant_key, app_key, run_id, position, attempt, n, name, kind, key, started_at)
+      values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10::timestamptz)]], row.tenant_key, row.app_key, row.run_id, row.position, row.attempt,
+        row.n, row.name, row.kind, row.key, row.now }
+end
+
+function M.end_step(tenant, run_id, position, attempt, row, now)
+    return { [[update workflow_steps set state = $5, instructions = $6, micros = $7, log = $8, error = $9::jsonb,
+        finished_at = $10::timestamptz
+      where tenant_key = $1 and run_id = $2 and position = $3 and attempt = $4]], tenant, run_id, position, attempt, row.state,
+        row.instructions or 0, row.micros or 0, value(row.log), document(row.error), now }
+end
+
+--- Attempts that a dead process left behind end here.
+function M.interrupt(tenant, run_id, now)
+    return { [[update workflow_steps set state = 'failed', error = '{"code": "interrupted", "message": "the process ended"}',
+        finished_at = $3::timestamptz where tenant_key = $1 and run_id = $2 and state = 'running']], tenant, run_id, now }
+end
+
+function M.drop_step(tenant, run_id, position, attempt)
+    return { "delete from workflow_steps where tenant_key = $1 and run_id = $2 and position = $3 and attempt = $4", tenant, run_id,
+        position, attempt }
+end
+
+-- Lists ------------------------------------------------------------------------------------------------------------------------
+
+---@param f {state: string|nil, entity_id: string|nil, from: string|nil, to: string|nil, before: string|nil, limit: integer}
+---@return table[] runs, newest first
+function M.list(tenant, rule_id, f)
+    return db.read(tenant, "select " .. RUN .. [[ from workflow_runs w where w.tenant_key = $1 and w.rule_id = $2
+        and ($3::text is null or w.state = $3) and ($4::text is null or w.entity_id = $4)
+        and ($5::timestamptz is null or w.started_at >= $5::timestamptz) and ($6::timestamptz is null or w.started_at < $6::timestamptz)
+        and ($7::uuid is null or w.id < $7::uuid) order by w.id desc limit $8::int]], tenant, rule_id, value(f.state), value(f.entity_id),
+        value(f.from), value(f.to), value(f.before), f.limit)
+end
+
+--- Attempts of some runs, in the order in which they were made.
+---@return table[]
+function M.steps(tenant, run_ids)
+    return db.read(tenant, "select " .. STEP .. [[ from workflow_steps s where s.tenant_key = $1 and s.run_id = any($2::uuid[])
+      order by s.run_id, s.n limit 10000]], tenant, pg.array(run_ids))
+end
+
+--- Removes runs that ended before a moment; their steps go with them.
+---@return integer
+function M.prune(tenant, before, limit)
+    return db.query(tenant, [[delete from workflow_runs where tenant_key = $1 and id in (select w.id from workflow_runs w
+      where w.tenant_key = $1 and w.state in ('done', 'failed', 'undone', 'cancelled') and w.finished_at < $2::timestamptz
+      order by w.id limit $3::int)]], tenant, before, limit).affected
+end
+
+return M
