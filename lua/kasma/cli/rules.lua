@@ -22,6 +22,9 @@ On a server (kasma login, or KASMA_URL and KASMA_KEY), or on the stores of this 
   list [--hook H] [--state S]         rules with their state
   show KEY                            a rule with its draft
   push FILE [--key K] [--config JSON] creates the rule, or saves its draft, from a file and the tests beside it
+  pull [DIR] [--force]                writes the rules as files: rules/<area>/<key>.lua, tests, rules/active/<tenant>.lua, stubs
+  push --plan [DIR], push --apply [DIR] [-m NOTE] [--accept CODE]...
+                                      what the files would create, update and disable; does it, or nothing when one is refused
   preview KEY (--order N | --orders N | --cart FILE) [--vs active|none|N] [--version N|draft] [--at TIME]
               [--fail-if-delta-below PERCENT]
   publish KEY -m NOTE [--at TIME] [--until TIME] [--accept CODE]...
@@ -45,9 +48,10 @@ reached. The key is never an argument: others on the machine would see it.
 
 local KNOWN = { tenant = true, profile = true, insecure = false, json = false, format = true, hook = true, template = true, dir = true,
     only = true, key = true, config = true, state = true, cart = true, order = true, orders = true, vs = true, at = true,
-    ["until"] = true, accept = "list", note = true, failed = false, version = true, ["fail-if-delta-below"] = true, once = false }
+    ["until"] = true, accept = "list", note = true, failed = false, version = true, ["fail-if-delta-below"] = true, once = false,
+    plan = false, apply = false, force = false }
 
-local FILES = { "offline", "watch", "online" }
+local FILES = { "offline", "watch", "online", "sync" }
 
 local function command_of(name)
     for _, file in ipairs(FILES) do

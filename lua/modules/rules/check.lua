@@ -247,7 +247,7 @@ function M.run(o)
         out("syntax", "bytecode is not taken; a rule is text")
         return done()
     end
-    local fn, why = loadstring(o.source, "=" .. file)
+    local fn, why = loadstring(o.source, "=" .. file, "t")
     if not fn then
         local line, message = tostring(why):match(":(%d+): (.*)$")
         out("syntax", message or tostring(why), { line = tonumber(line) })

@@ -27,8 +27,6 @@ local Source, Tests = schema.string{ max = 1000000 }, schema.string{ max = 26214
 local too_large = errors.declare{ code = "source_too_large", status = 413, message = "A rule is 64 KiB at most",
     cause = "the source is longer",
     cure = "put shared functions into a library" }
-local WORDS = { hooks = true, templates = true, stubs = true, create = true, check = true, runs = true, previews = true, requests = true,
-    workflows = true, secrets = true, stream = true, export = true, import = true, pause = true, resume = true }
 
 -- Bodies ---------------------------------------------------------------------------------------------------------------------------
 
@@ -152,7 +150,7 @@ route.post("/rules/create", {
     returns = { [201] = Any, [409] = { rules.key_taken, rules.rule_limit }, [413] = too_large },
     handler = function(ctx)
         local input = ctx.body
-        if WORDS[input.key] then errors.bad_request{ message = { "key is a word of ours" }, code = "key_reserved" } end
+        if rules.RESERVED[input.key] then errors.bad_request{ message = { "key is a word of ours" }, code = "key_reserved" } end
         guarded(input)
         if input.template then
             local t = shipped.find(input.template)

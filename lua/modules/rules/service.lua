@@ -21,6 +21,10 @@ local tests = require("modules.rules.tests")
 
 local M = {}
 
+--- Keys that no rule may have: they are words of the routes.
+M.RESERVED = { hooks = true, templates = true, stubs = true, create = true, check = true, runs = true, previews = true, requests = true,
+    workflows = true, secrets = true, stream = true, export = true, import = true, pause = true, resume = true }
+
 local RULES_MAX, PER_HOOK = 200, 25
 local LIVE_WAIT_MS = 1500
 
@@ -64,15 +68,18 @@ end
 --- The libraries that a source takes from, and those they take from. Raises nothing: what is missing the check tells.
 ---@param tenant string
 ---@param source string
+---@param given table<string, string>|nil sources that go before those that are live: key -> source
 ---@return table[] {key, version, sha256, source}
-function M.libraries(tenant, source)
+function M.libraries(tenant, source, given)
     local list, seen = {}, {}
     local function take(text, depth)
         if depth > 3 or #list >= 20 then return end
         for key in text:gmatch("%f[%w_]lib%s*%(?%s*[\"']([%w_-]+)[\"']") do
             if not seen[key] then
                 seen[key] = true
-                local row = store.library(tenant, key)
+                local text_given = given and given[key]
+                local row = text_given and { version = 0, sha256 = crypto.sha256(text_given), source = text_given }
+                    or store.library(tenant, key)
                 if row then
                     list[#list + 1] = { key = key, version = row.version, sha256 = row.sha256, source = row.source }
                     take(row.source, depth + 1)
@@ -114,11 +121,12 @@ end
 
 --- Checks a draft as publishing does, without its tests.
 ---@param tenant string
----@param o {source: string, hook: string|nil, settings: table|nil, key: string|nil, inputs: table[]|nil}
+---@param o {source: string, hook: string|nil, settings: table|nil, key: string|nil, inputs: table[]|nil, file: string|nil,
+---given: table<string, string>|nil} file: what findings call it; given: see M.libraries
 ---@return table report see check.run
 function M.check(tenant, o)
-    local report = check.run{ source = o.source, hook = o.hook, settings = o.settings, id = o.key, libs = M.libraries(tenant, o.source),
-        inputs = o.inputs }
+    local report = check.run{ source = o.source, hook = o.hook, settings = o.settings, id = o.key, file = o.file,
+        libs = M.libraries(tenant, o.source, o.given), inputs = o.inputs }
     if report.ok then
         for _, d in ipairs(lost_rows(tenant, report.manifest, o.settings and o.settings.config)) do
             report.ok = false
@@ -149,10 +157,11 @@ local function clean_settings(s)
     return { config = s.config, priority = s.priority, on_error = s.on_error, fallback = s.fallback }
 end
 
+--- A rule that is not there yet, and the statements that put it there as a draft. Raises rule_limit, 400.
 ---@param scope Scope
 ---@param input table key, hook, name, source, settings, tests
----@return table rule, table draft, table report
-function M.create(scope, input)
+---@return table row, table[] statements
+function M.new_rule(scope, input)
     if not catalogue.get(input.hook) then errors.bad_request{ message = { "hook is not one of ours" }, code = "hook_unknown" } end
     if store.count(scope.tenant) >= RULES_MAX then M.rule_limit() end
     local now, id = time.iso(time.now()), uuid.v7()
@@ -162,9 +171,17 @@ function M.create(scope, input)
     local statements = { store.insert_rule(row), store.insert_draft(row) }
     audit.append(statements, scope, { action = "rules.create", entity_type = "rule", entity_id = id, after = { key = input.key,
         hook = input.hook, name = input.name } })
+    return row, statements
+end
+
+---@param scope Scope
+---@param input table key, hook, name, source, settings, tests
+---@return table rule, table draft, table report
+function M.create(scope, input)
+    local row, statements = M.new_rule(scope, input)
     errors.unique({ rules_key_once = M.key_taken.code }, db.pipeline, scope.tenant, statements)
     local report = M.check(scope.tenant, { source = row.source, hook = row.hook, settings = row.settings, key = row.key })
-    return store.find(scope.tenant, id), store.draft(scope.tenant, id), report
+    return store.find(scope.tenant, row.id), store.draft(scope.tenant, row.id), report
 end
 
 ---@param scope Scope
@@ -224,19 +241,27 @@ local function await_live(tenant, epoch)
 end
 
 --- All checks of publishing. Raises what fails.
-local function examine(tenant, rule, draft, accepted)
+---@param tenant string
+---@param rule table hook, key
+---@param draft table source, settings, tests
+---@param accepted string[]|nil codes of warnings
+---@param more {file: string|nil, given: table<string, string>|nil}|nil see M.check
+---@return table report
+function M.examine(tenant, rule, draft, accepted, more)
+    more = more or {}
     local report = M.check(tenant, { source = draft.source, hook = rule.hook, settings = draft.settings, key = rule.key,
-        inputs = require("modules.rules.preview").stored_inputs(tenant, rule.hook) })
+        file = more.file, given = more.given, inputs = require("modules.rules.preview").stored_inputs(tenant, rule.hook) })
     if not report.ok then M.check_failed{ details = { diagnostics = report.diagnostics } } end
     if draft.tests ~= "" and report.spec then
-        local result, finding = tests.run{ spec = report.spec, hook = rule.hook, tests = draft.tests }
+        local test_file = more.file and more.file:gsub("%.lua$", "_test.lua")
+        local result, finding = tests.run{ spec = report.spec, hook = rule.hook, tests = draft.tests, file = test_file }
         if not result then M.tests_failed{ details = { diagnostics = json.array{ finding } } } end
         if result.failed > 0 then
             local failed = {}
             for _, c in ipairs(result.cases) do
                 if not c.ok then
-                    failed[#failed + 1] = { severity = "error", code = "test_failed", message = c.name .. ": " .. table.concat(c.diff,
-                        "; ") }
+                    failed[#failed + 1] = { severity = "error", code = "test_failed", file = test_file,
+                        message = c.name .. ": " .. table.concat(c.diff, "; ") }
                 end
             end
             M.tests_failed{ details = { diagnostics = json.array(failed) } }
@@ -254,9 +279,9 @@ local function examine(tenant, rule, draft, accepted)
 end
 
 -- The transaction that makes a version live. `o`: source, settings, tests, note, source_version, revision, approved_by, published_by;
--- `claim`, a statement that takes the request which asked for it (no row: somebody decided it meanwhile), and `also`, which makes
--- the statements that belong to it from the version's number.
-local function make_live(scope, rule, o, report)
+-- `before(tx)`, what comes first in that transaction; `claim`, a statement that takes the request which asked for it (no row: somebody
+-- decided it meanwhile), and `also`, which makes the statements that belong to it from the version's number.
+function M.make_live(scope, rule, o, report)
     local now, epoch, number = time.iso(time.now()), nil, nil
     local libs = {}
     for i, l in ipairs(M.libraries(scope.tenant, o.source)) do libs[i] = l end
@@ -266,6 +291,7 @@ local function make_live(scope, rule, o, report)
     set.priority = priority
     set.on_error = set.on_error or report.manifest and report.manifest.on_error or "skip"
     db.transaction(scope.tenant, function(tx)
+        if o.before then o.before(tx) end
         if o.claim and not tx:pipeline{ o.claim }[1][1] then M.request_decided() end
         local row = store.lock(tx, scope.tenant, rule.id)
         if o.revision then
@@ -294,7 +320,7 @@ local function make_live(scope, rule, o, report)
     return { version = number, epoch = epoch, live = await_live(scope.tenant, epoch) }
 end
 
-local function needs_approval(tenant, hook)
+function M.needs_approval(tenant, hook)
     local wanted = settings.get(tenant, "rules.approval")
     if wanted == "all" then return true end
     for _, name in ipairs(settings.get(tenant, "rules.approvalHooks")) do
@@ -311,13 +337,13 @@ function M.publish(scope, ref, input)
     local rule = M.find(scope.tenant, ref)
     local draft = store.draft(scope.tenant, rule.id)
     if draft.revision ~= input.revision then M.draft_conflict{ details = { yours = input.revision, theirs = draft.revision } } end
-    local report = examine(scope.tenant, rule, draft, input.acceptWarnings)
+    local report = M.examine(scope.tenant, rule, draft, input.acceptWarnings)
     local now = time.now()
     local at, until_ms = input.at and time.parse(input.at), input["until"] and time.parse(input["until"])
     if until_ms and until_ms <= (at or now) then
         errors.bad_request{ message = { "until must come after at" }, code = "window_invalid" }
     end
-    local approval = needs_approval(scope.tenant, rule.hook)
+    local approval = M.needs_approval(scope.tenant, rule.hook)
     if not approval and not (at and at > now) then
         local function window(number)
             if not until_ms then return {} end
@@ -327,7 +353,7 @@ function M.publish(scope, ref, input)
                 state = "done", version = number, requested_by = scope.actor_id, now = time.iso(now) },
                 due.put(scope, "rules.schedule", id, until_ms) }
         end
-        return 201, make_live(scope, rule, { source = draft.source, settings = draft.settings, tests = draft.tests, note = input.note,
+        return 201, M.make_live(scope, rule, { source = draft.source, settings = draft.settings, tests = draft.tests, note = input.note,
             revision = input.revision, also = window }, report)
     end
     local id = uuid.v7()
@@ -347,7 +373,7 @@ end
 local function publish_request(scope, request, o)
     local rule = M.find(scope.tenant, request.rule_id)
     local snapshot = { source = request.source, settings = request.settings, tests = request.tests }
-    local report = examine(scope.tenant, rule, snapshot, request.accepted)
+    local report = M.examine(scope.tenant, rule, snapshot, request.accepted)
     local now = time.iso(time.now())
     local function also(number)
         local until_at = request.until_at ~= json.null and request.until_at
@@ -360,7 +386,7 @@ local function publish_request(scope, request, o)
             after = { version = number, note = o.note, lateSeconds = o.late } })
         return statements
     end
-    return make_live(scope, rule, { source = snapshot.source, settings = snapshot.settings, tests = snapshot.tests, note = request.note,
+    return M.make_live(scope, rule, { source = snapshot.source, settings = snapshot.settings, tests = snapshot.tests, note = request.note,
         approved_by = o.approved_by, published_by = request.requested_by ~= json.null and request.requested_by or nil,
         claim = store.decide(scope.tenant, request.id, { request.state }, "done", o.approved_by, nil, o.note, now), also = also }, report)
 end
@@ -456,7 +482,7 @@ function M.rollback(scope, ref, input)
     if not version then errors.not_found{ message = "Version not found" } end
     local report = M.check(scope.tenant, { source = version.source, hook = rule.hook, settings = version.settings, key = rule.key })
     if not report.ok then M.check_failed{ details = { diagnostics = report.diagnostics } } end
-    local done = make_live(scope, rule, { source = version.source, settings = version.settings, tests = version.tests, note = input.note,
+    local done = M.make_live(scope, rule, { source = version.source, settings = version.settings, tests = version.tests, note = input.note,
         source_version = input.toVersion }, report)
     done.sourceVersion = input.toVersion
     return done

@@ -89,6 +89,17 @@ function M.list(tenant, hook, state)
       order by r.hook, r.priority desc, r.key limit 400]], tenant, hook or null, state or null)
 end
 
+--- All that the tenant's rules are, but removed ones: with their draft, and their active version where they have one.
+---@param tenant string
+---@return table[] rows of rules with draft_source, draft_settings, draft_tests, revision, source, settings, tests (of the version)
+function M.whole(tenant)
+    return db.query(tenant, "select " .. RULE .. [[, d.source as draft_source, d.settings as draft_settings, d.tests as draft_tests,
+        d.revision, v.source, v.settings, v.tests
+      from rules r join rule_drafts d on d.tenant_key = $1 and d.rule_id = r.id
+      left join rule_versions v on v.tenant_key = $1 and v.rule_id = r.id and v.version = r.active_version
+      where r.tenant_key = $1 and r.state <> 'archived' order by r.key limit 400]], tenant)
+end
+
 function M.count(tenant)
     return db.one(tenant, "select count(*)::int as n from rules where tenant_key = $1 and state <> 'archived'", tenant).n
 end

@@ -38,7 +38,7 @@ end }]]
 ---@param file string
 ---@return table|nil plan, table|nil finding
 function M.read(source, file)
-    local _, why = loadstring(source, "=" .. file)
+    local _, why = loadstring(source, "=" .. file, "t")
     if why then
         local line, message = tostring(why):match(":(%d+): (.*)$")
         return nil, { severity = "error", code = "syntax", file = file, line = tonumber(line), message = message or why }

@@ -82,7 +82,10 @@ local function push_file(args)
     return ok and 0 or 1
 end
 
-function commands.push(args) return push_file(args) end
+function commands.push(args)
+    if args.plan or args.apply then return require("kasma.cli.rules.sync").push(args) end
+    return push_file(args)
+end
 
 local POLL_MS, PREVIEW_MS = 300, 900000
 

@@ -11,7 +11,7 @@ local profile = require("kasma.cli.rules.profile")
 
 local M = {}
 
-local TIMEOUT_MS, MAX_BYTES = 60000, 64 * 1048576
+local TIMEOUT_MS, MAX_BYTES = 150000, 64 * 1048576
 
 local function usage(message) error({ usage = message }, 0) end
 
