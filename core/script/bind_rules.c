@@ -163,7 +163,7 @@ static bool read(lua_State *sandbox, void *data, struct error *err) {
     return sandbox_copy(sandbox, -1, c->L, OUTPUT_MAX, err);
 }
 
-static void push_report(lua_State *L, const struct sandbox_report *report, struct str log) {
+void bind_rule_report(lua_State *L, const struct sandbox_report *report, struct str log) {
     lua_createtable(L, 0, 12);
     set_text(L, "outcome", outcome_name(report->outcome));
     set_number(L, "instructions", (double)report->instructions);
@@ -183,13 +183,13 @@ static void push_report(lua_State *L, const struct sandbox_report *report, struc
     if (report->line) set_number(L, "line", report->line);
 }
 
-static size_t check_index(lua_State *L, const struct rule_set *set, int arg) {
+size_t bind_rule_index(lua_State *L, const struct rule_set *set, int arg) {
     lua_Integer i = luaL_checkinteger(L, arg);
     luaL_argcheck(L, i >= 1 && (size_t)i <= rules_count(set), arg, "no such rule in the set");
     return (size_t)i - 1;
 }
 
-static void read_limits(lua_State *L, int arg, struct sandbox_limits *limits) {
+void bind_rule_limits(lua_State *L, int arg, struct sandbox_limits *limits) {
     if (lua_isnoneornil(L, arg)) return;
     luaL_checktype(L, arg, LUA_TTABLE);
     lua_getfield(L, arg, "instructions");
@@ -203,34 +203,40 @@ static void read_limits(lua_State *L, int arg, struct sandbox_limits *limits) {
     lua_pop(L, 2);
 }
 
+const struct shape *bind_rule_form(lua_State *L, int arg) {
+    if (lua_isnoneornil(L, arg)) return NULL;
+    const struct form_box *form = luaL_checkudata(L, arg, FORM_TYPE);
+    return form->shape;
+}
+
 static int l_set_run(lua_State *L) {
     struct rule_set *set = bind_rule_set(L, 1);
-    size_t i = check_index(L, set, 2);
+    size_t i = bind_rule_index(L, set, 2);
     luaL_checktype(L, 3, LUA_TTABLE);
-    struct form_box *form = lua_isnoneornil(L, 4) ? NULL : luaL_checkudata(L, 4, FORM_TYPE);
+    const struct shape *form = bind_rule_form(L, 4);
     struct sandbox_limits limits = *rules_limits(rules_at(set, i).hook);
     lua_settop(L, 5);
-    read_limits(L, 5, &limits);
-    struct call c = {.L = L, .form = form ? form->shape : NULL};
+    bind_rule_limits(L, 5, &limits);
+    struct call c = {.L = L, .form = form};
     struct sandbox_report report;
     bool ok = rules_run(set, i, &limits, build, read, &c, &report);
     if (!ok) {
         lua_settop(L, 5);
         lua_pushnil(L);
     }
-    push_report(L, &report, report.log_lines ? rules_log(set) : (struct str){0});
+    bind_rule_report(L, &report, report.log_lines ? rules_log(set) : (struct str){0});
     return 2;
 }
 
 static int l_set_describe(lua_State *L) {
     struct rule_set *set = bind_rule_set(L, 1);
-    size_t i = check_index(L, set, 2);
+    size_t i = bind_rule_index(L, set, 2);
     struct call c = {.L = L};
     struct sandbox_report report;
     if (rules_describe(set, i, read, &c, &report)) return 1;
     lua_settop(L, 2);
     lua_pushnil(L);
-    push_report(L, &report, (struct str){0});
+    bind_rule_report(L, &report, (struct str){0});
     return 2;
 }
 
@@ -483,5 +489,10 @@ int luaopen_core_rules(lua_State *L) {
     }
     lua_newtable(L);
     luaL_setfuncs(L, functions, 0);
+    luaL_getmetatable(L, SET_TYPE);
+    lua_getfield(L, -1, "__index");
+    lua_replace(L, -2);
+    lua_insert(L, -2);
+    bind_rules_wait_open(L, lua_gettop(L) - 1);
     return 1;
 }

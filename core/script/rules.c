@@ -69,8 +69,7 @@ bool version_hash(struct version *v) {
     return ok;
 }
 
-/* Gives a reference up; the last one takes the version out of its sandbox. */
-static void version_drop(struct tenant *t, struct version *v) {
+void version_drop(struct tenant *t, struct version *v) {
     if (v->refs == 1 && t && t->sandbox && v->handle && v->generation == t->generation)
         sandbox_unload(t->sandbox, v->handle);
     version_release(v);
@@ -149,29 +148,32 @@ bool version_into_sandbox(struct tenant *t, struct version *v, struct sandbox_re
         return false;
     }
     if (v->handle && v->generation == t->generation) return true;
+    v->handle = version_load(sb, v, report);
+    v->generation = t->generation;
+    return v->handle != 0;
+}
+
+int version_load(struct sandbox *sb, struct version *v, struct sandbox_report *report) {
     struct sandbox_manifest manifest;
     struct sandbox_lib *libs = v->nlibs ? calloc(v->nlibs, sizeof *libs) : NULL;
     for (size_t i = 0; libs && i < v->nlibs; i++)
         libs[i] = (struct sandbox_lib){.key = v->libs[i].key, .source = buf_str(&v->libs[i].source)};
     /* Without memory for the list the rule does not load, and says that a library is not there. */
-    v->handle = sandbox_load_with(sb, *v->file ? v->file : v->id, buf_str(&v->source), libs, libs ? v->nlibs : 0,
-                                  &manifest, report);
+    int handle = sandbox_load_with(sb, *v->file ? v->file : v->id, buf_str(&v->source), libs, libs ? v->nlibs : 0,
+                                   &manifest, report);
     free(libs);
-    v->generation = t->generation;
-    if (!v->handle) return false;
+    if (!handle) return 0;
     if (*v->file) {
         v->manifest = manifest;
     } else if (strcmp(v->manifest.hook, manifest.hook) != 0) { /* what was published beside it counts */
         *report = (struct sandbox_report){.outcome = OUTCOME_ERROR,
                                           .message = "manifest_field: the hook is not the one the rule was made for"};
-        sandbox_unload(sb, v->handle);
-        v->handle = 0;
-        return false;
+        sandbox_unload(sb, handle);
+        return 0;
     }
-    if (v->config.len == 0 || sandbox_configure(sb, v->handle, buf_str(&v->config), report)) return true;
-    sandbox_unload(sb, v->handle);
-    v->handle = 0;
-    return false;
+    if (v->config.len == 0 || sandbox_configure(sb, handle, buf_str(&v->config), report)) return handle;
+    sandbox_unload(sb, handle);
+    return 0;
 }
 
 static int by_priority(const void *a, const void *b) {
@@ -234,6 +236,7 @@ void tenant_rebuild(struct tenant *t) {
 
 static void look(void) {
     uint64_t now = clock_mono_us();
+    rules_wait_rest(now, false);
     for (struct tenant *t = tenants; t; t = t->next) {
         drop_replaced(t, now);
         if (files_watched && t->loaded && rule_files_changed(t)) rule_files_load(t);
@@ -308,6 +311,7 @@ bool rules_are_open(void) {
 void rules_close(void) {
     if (!opened) return;
     watch_close();
+    rules_wait_rest(0, true);
     while (tenants) {
         struct tenant *t = tenants;
         tenants = t->next;
@@ -499,9 +503,12 @@ const struct sandbox_limits *rules_limits(const char *hook) {
     return strcmp(hook, "route") == 0 || strcmp(hook, "workflow") == 0 ? &sandbox_capable : &sandbox_pure;
 }
 
-/* Whether the breaker lets a run through. One whose time is over lets one try through, which decides. */
-static bool may_run(const struct version *v, int64_t now) {
-    return now >= v->breaker.open_until_ms;
+/* A breaker whose time is over lets one try through, which decides. */
+bool version_may_run(const struct rule_set *s, const struct version *v, struct sandbox_report *report) {
+    if (s->trial || clock_now() >= v->breaker.open_until_ms) return true;
+    *report = (struct sandbox_report){.outcome = OUTCOME_BREAKER,
+                                      .message = "not run: it failed too often in the last minutes"};
+    return false;
 }
 
 /* True: this failure opens the breaker. */
@@ -536,6 +543,16 @@ static void log_failure(const struct tenant *t, struct version *v, const struct 
     v->unlogged = 0;
 }
 
+void version_note_run(const struct rule_set *s, struct version *v, bool ok, struct sandbox_report *report) {
+    if (s->trial || !s->tenant) return;
+    if (ok) {
+        v->breaker.open_until_ms = 0;
+    } else {
+        report->tripped = count_failure(&v->breaker, clock_now());
+        log_failure(s->tenant, v, report);
+    }
+}
+
 bool rules_run(struct rule_set *s, size_t i, const struct sandbox_limits *limits,
                bool (*build)(lua_State *L, void *data, struct error *err),
                bool (*read)(lua_State *L, void *data, struct error *err), void *data, struct sandbox_report *report) {
@@ -545,22 +562,11 @@ bool rules_run(struct rule_set *s, size_t i, const struct sandbox_limits *limits
         return false;
     }
     struct version *v = s->at[i];
-    int64_t now = clock_now();
-    if (!s->trial && !may_run(v, now)) {
-        *report = (struct sandbox_report){.outcome = OUTCOME_BREAKER,
-                                          .message = "not run: it failed too often in the last minutes"};
-        return false;
-    }
+    if (!version_may_run(s, v, report)) return false;
     bool ok =
         version_into_sandbox(t, v, report) &&
         sandbox_run(t->sandbox, v->handle, limits ? limits : rules_limits(v->manifest.hook), build, read, data, report);
-    if (s->trial) return ok;
-    if (ok) {
-        v->breaker.open_until_ms = 0;
-    } else {
-        report->tripped = count_failure(&v->breaker, now);
-        log_failure(t, v, report);
-    }
+    version_note_run(s, v, ok, report);
     return ok;
 }
 

@@ -86,10 +86,20 @@ struct tenant {
 /* A zeroed version with one reference; NULL: no memory. */
 struct version *version_new(void);
 void version_release(struct version *v);
+/* Gives a reference up; the last one takes the version out of the tenant's sandbox. `t` may be NULL. */
+void version_drop(struct tenant *t, struct version *v);
 /* Fills v->sha from source, config, priority and libraries. */
 bool version_hash(struct version *v);
 /* Puts the version into the tenant's sandbox unless it is there. */
 bool version_into_sandbox(struct tenant *t, struct version *v, struct sandbox_report *report);
+/* Loads the version into a state, with its config. 0: `report`. */
+int version_load(struct sandbox *sb, struct version *v, struct sandbox_report *report);
+/* False: the breaker is open, `report` says so. */
+bool version_may_run(const struct rule_set *s, const struct version *v, struct sandbox_report *report);
+/* What the run means for the breaker and the log. */
+void version_note_run(const struct rule_set *s, struct version *v, bool ok, struct sandbox_report *report);
+/* rules_wait.c: gives back idle states that nobody needs any more, or all. */
+void rules_wait_rest(uint64_t now_us, bool all);
 /* The tenant's sandbox, made when there is none or it broke. NULL: `err`. */
 struct sandbox *sandbox_for(struct tenant *t, struct error *err);
 /* Appends, taking the reference over. False: no memory, the reference is released. */

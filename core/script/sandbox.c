@@ -9,7 +9,7 @@
 
 #include "runtime/clock.h"
 #include "script/json.h"
-#include "script/sandbox_internal.h"
+#include "script/sandbox_run.h"
 #include "script/sandbox_value.h"
 
 #define GRAIN 1000u
@@ -27,6 +27,8 @@
 /* No single string or table part is larger: one machine instruction of Lua can copy or compare a whole string, and the
  * hook looks only every GRAIN of them. (The largest Lua stack just fits.) */
 #define PIECE_MAX ((size_t)640 * 1024)
+/* An answer from outside may be one string of 1 MiB. */
+#define WAITING_PIECE_MAX ((size_t)1088 * 1024)
 /* Garbage is bounded by what is ever allocated, not only by what is alive. */
 #define ALLOCATED_TIMES 4
 
@@ -51,38 +53,7 @@ const struct sandbox_limits sandbox_capable = {
 static const struct sandbox_limits load_limits = {
     .instructions = LOAD_INSTRUCTIONS, .wall_us = LOAD_WALL_US, .heap = HEAP_MAX, .result = DATA_MAX};
 
-struct lib {
-    char key[65];
-    struct buf source;
-};
-
-/* A loaded rule, an element of the state's list. */
-struct rule {
-    int chunk; /* registry reference; 0: the place is free */
-    struct lib *libs;
-    size_t nlibs;
-    int run;  /* registry reference of a run function that keeps no state; 0: the chunk is run each time */
-    int kept; /* registry reference of what its upvalues must hold: function, index, value, ... */
-    int nkept;
-    char name[128];
-    struct buf config; /* JSON object, checked; empty: none */
-};
-
-struct rules {
-    struct rule *at;
-    int count;
-};
-
-struct sandbox_state {
-    struct sandbox sb; /* first: what the allocator knows */
-    struct rules rules;
-    int handler;    /* registry reference of the message handler */
-    int env;        /* registry reference of the rules' globals */
-    int error_line; /* set by the handler */
-    char stop_text[256];
-};
-
-static struct sandbox_state *state_of(struct sandbox *sb) {
+struct sandbox_state *sandbox_state_of(struct sandbox *sb) {
     return (struct sandbox_state *)sb;
 }
 
@@ -106,7 +77,8 @@ static void *allocate(void *data, void *old, size_t old_size, size_t size) {
     if (sb->running && size > old_size) {
         sb->allocated += size;
         if (size > sb->piece) sb->piece = size;
-        if (size > PIECE_MAX || sb->live - old_size + size > sb->heap_limit || sb->allocated > sb->allocated_limit) {
+        if (size > sb->piece_max || sb->live - old_size + size > sb->heap_limit ||
+            sb->allocated > sb->allocated_limit) {
             if (sb->stop == OUTCOME_OK) sb->stop = OUTCOME_HEAP;
             sb->broken = true;
             return NULL;
@@ -140,9 +112,9 @@ int sandbox_stop(lua_State *L, enum outcome why, const char *fmt, ...) {
         sb->stop = why;
         va_list args;
         va_start(args, fmt);
-        int n = vsnprintf(state_of(sb)->stop_text, sizeof state_of(sb)->stop_text, fmt, args);
+        int n = vsnprintf(sandbox_state_of(sb)->stop_text, sizeof sandbox_state_of(sb)->stop_text, fmt, args);
         va_end(args);
-        if (n < 0) state_of(sb)->stop_text[0] = '\0';
+        if (n < 0) sandbox_state_of(sb)->stop_text[0] = '\0';
     }
     /* Should anything swallow this error, the very next instruction raises it again. */
     set_grain(L, sb, 1);
@@ -197,7 +169,8 @@ static void on_count(lua_State *L, lua_Debug *ar) {
     check_instructions(L, sb);
     check_clock(L, sb);
     uint64_t left = sb->limit - sb->used;
-    unsigned grain = sb->piece > FINE_PIECE || sb->used < GRAIN ? FINE_GRAIN : GRAIN;
+    /* Between two waits a part of a run may be short. */
+    unsigned grain = sb->waits || sb->piece > FINE_PIECE || sb->used < GRAIN ? FINE_GRAIN : GRAIN;
     if (left < grain) grain = (unsigned)left;
     if (grain != sb->grain) set_grain(L, sb, grain);
 }
@@ -218,7 +191,7 @@ void sandbox_call(lua_State *L, int nargs, int nresults) {
     sb->depth--;
 }
 
-static void begin(lua_State *L, const struct sandbox_limits *limits) {
+void sandbox_begin(lua_State *L, const struct sandbox_limits *limits) {
     struct sandbox *sb = sandbox_of(L);
     sb->used = 0;
     sb->limit = limits->instructions;
@@ -228,28 +201,36 @@ static void begin(lua_State *L, const struct sandbox_limits *limits) {
     set_grain(L, sb, limits->instructions < FINE_GRAIN ? (unsigned)limits->instructions : FINE_GRAIN);
 }
 
-static void end(lua_State *L) {
+void sandbox_count(lua_State *L) {
+    set_grain(L, sandbox_of(L), FINE_GRAIN);
+}
+
+void sandbox_end(lua_State *L) {
     int done = lua_sethook(L, NULL, 0, 0);
     (void)done; /* always 1 */
 }
 
-static int on_error(lua_State *L) {
-    struct sandbox_state *st = state_of(sandbox_of(L));
+void sandbox_note_place(lua_State *L, int level) {
+    struct sandbox_state *st = sandbox_state_of(sandbox_of(L));
     lua_Debug ar;
     st->error_line = 0;
-    for (int level = 1; lua_getstack(L, level, &ar); level++) {
+    for (; lua_getstack(L, level, &ar); level++) {
         if (lua_getinfo(L, "l", &ar) && ar.currentline > 0) {
             st->error_line = ar.currentline;
             break;
         }
     }
+}
+
+static int on_error(lua_State *L) {
+    sandbox_note_place(L, 1);
     return 1;
 }
 
 static int enter(lua_State *L);
 
 static int set_up(lua_State *L) {
-    struct sandbox_state *st = state_of(sandbox_of(L));
+    struct sandbox_state *st = sandbox_state_of(sandbox_of(L));
     if (luaJIT_setmode(L, 0, LUAJIT_MODE_ENGINE | LUAJIT_MODE_OFF) != 1) return luaL_error(L, "the JIT does not stop");
     lua_pushcfunction(L, enter);
     st->sb.runner = luaL_ref(L, LUA_REGISTRYINDEX);
@@ -264,13 +245,15 @@ static int set_up(lua_State *L) {
     return 0;
 }
 
-struct sandbox *sandbox_new(struct error *err) {
+static struct sandbox *make(bool waits, size_t piece_max, struct error *err) {
     struct sandbox_state *st = calloc(1, sizeof *st);
     if (!st) {
         error_set(err, ERR_MEMORY, "no memory for a sandbox");
         return NULL;
     }
     st->sb.heap_limit = st->sb.allocated_limit = SIZE_MAX;
+    st->sb.waits = waits;
+    st->sb.piece_max = piece_max;
     st->sb.L = lua_newstate(allocate, st);
     if (!st->sb.L || lua_cpcall(st->sb.L, set_up, NULL) != 0) {
         const char *text = st->sb.L ? lua_tostring(st->sb.L, -1) : NULL;
@@ -291,6 +274,14 @@ struct sandbox *sandbox_new(struct error *err) {
     return &st->sb;
 }
 
+struct sandbox *sandbox_new(struct error *err) {
+    return make(false, PIECE_MAX, err);
+}
+
+struct sandbox *sandbox_new_waiting(struct error *err) {
+    return make(true, WAITING_PIECE_MAX, err);
+}
+
 static void free_libs(struct rule *r) {
     for (size_t i = 0; i < r->nlibs; i++) buf_free(&r->libs[i].source);
     free(r->libs);
@@ -300,7 +291,7 @@ static void free_libs(struct rule *r) {
 
 void sandbox_free(struct sandbox *sb) {
     if (!sb) return;
-    struct sandbox_state *st = state_of(sb);
+    struct sandbox_state *st = sandbox_state_of(sb);
     if (sb->L) lua_close(sb->L);
     for (int i = 0; i < st->rules.count; i++) {
         buf_free(&st->rules.at[i].config);
@@ -325,21 +316,6 @@ struct str sandbox_log(const struct sandbox *sb) {
 
 /* ---- running ---- */
 
-enum task_kind { LOAD, CONFIGURE, RUN, DESCRIBE, DATA };
-
-struct call {
-    enum task_kind kind;
-    struct sandbox_state *st;
-    struct rule *rule;
-    const char *name;
-    struct str source;
-    struct sandbox_manifest *manifest;
-    const struct sandbox_limits *limits;
-    bool (*build)(lua_State *L, void *data, struct error *err);
-    void *data;
-    struct buf config;
-};
-
 void sandbox_compile(lua_State *L, const char *name, struct str source) {
     if (source.len > SOURCE_MAX) luaL_error(L, "the file is longer than 64 KiB");
     char chunk[140];
@@ -347,7 +323,7 @@ void sandbox_compile(lua_State *L, const char *name, struct str source) {
     if (n < 0) luaL_error(L, "the file's name cannot be used");
     /* "t": text only; crafted bytecode can do anything. */
     if (luaL_loadbufferx(L, source.at, source.len, chunk, "t") != 0) lua_error(L);
-    lua_rawgeti(L, LUA_REGISTRYINDEX, state_of(sandbox_of(L))->env);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, sandbox_state_of(sandbox_of(L))->env);
     if (!lua_setfenv(L, -2)) luaL_error(L, "the chunk has no environment");
 }
 
@@ -363,12 +339,12 @@ bool sandbox_find_lib(const struct sandbox *sb, const char *key, struct str *sou
 /* Runs the chunk on top; its one value replaces it. */
 static void run_chunk(lua_State *L, const struct rule *r) {
     struct sandbox *sb = sandbox_of(L);
-    begin(L, &load_limits);
+    sandbox_begin(L, &load_limits);
     sb->rule = r;
     sb->lib_depth = 0;
     lua_call(L, 0, 1);
     sb->rule = NULL;
-    end(L);
+    sandbox_end(L);
 }
 
 /* Pushes the manifest of a loaded rule. */
@@ -377,87 +353,12 @@ static void push_manifest(lua_State *L, const struct rule *r) {
     run_chunk(L, r);
 }
 
-/* ---- run functions that keep no state ----
- *
- * Running the chunk for each run guarantees that nothing survives in its locals. A run function whose upvalues, and
- * those of the functions among them, are functions and plain values can be used again instead, as long as they still
- * hold the same after a run. (A table could be changed inside, so it is not looked into.) */
-
-#define KEPT_MAX 32
-
-/* Adds the upvalues of the function on top to the list at `list` and pops it. False: it may keep state. */
-static bool keep_upvalues(lua_State *L, int list, int *n) {
-    int fn = lua_gettop(L);
-    luaL_checkstack(L, 6, "functions nested too deep");
-    for (int i = 1; lua_getupvalue(L, fn, i); i++) {
-        int type = lua_type(L, -1);
-        if (type == LUA_TTABLE || type == LUA_TUSERDATA || type == LUA_TTHREAD || *n >= KEPT_MAX) return false;
-        bool seen = type != LUA_TFUNCTION || lua_iscfunction(L, -1);
-        for (int k = 1; !seen && k <= *n; k++) {
-            lua_rawgeti(L, list, 3 * k);
-            seen = lua_rawequal(L, -1, -2);
-            lua_pop(L, 1);
-        }
-        ++*n;
-        lua_pushvalue(L, fn);
-        lua_rawseti(L, list, 3 * *n - 2);
-        lua_pushinteger(L, i);
-        lua_rawseti(L, list, 3 * *n - 1);
-        lua_pushvalue(L, -1);
-        lua_rawseti(L, list, 3 * *n);
-        if (seen) {
-            lua_pop(L, 1);
-        } else if (!keep_upvalues(L, list, n)) {
-            return false;
-        }
-    }
-    lua_pop(L, 1);
-    return true;
-}
-
-/* The manifest is on top. */
-static void keep_run(lua_State *L, struct rule *r) {
-    int top = lua_gettop(L), n = 0;
-    lua_newtable(L);
-    lua_getfield(L, top, "run");
-    lua_pushvalue(L, -1);
-    if (lua_isfunction(L, -1) && keep_upvalues(L, top + 1, &n)) {
-        r->run = luaL_ref(L, LUA_REGISTRYINDEX);
-        r->kept = luaL_ref(L, LUA_REGISTRYINDEX);
-        r->nkept = n;
-    }
-    lua_settop(L, top);
-}
-
-static void forget_run(lua_State *L, struct rule *r) {
-    if (!r->run) return;
-    luaL_unref(L, LUA_REGISTRYINDEX, r->run);
-    luaL_unref(L, LUA_REGISTRYINDEX, r->kept);
-    r->run = r->kept = 0;
-}
-
-/* After a run: whether the upvalues hold what they held. Allocates nothing. */
-static bool still_kept(lua_State *L, const struct rule *r) {
-    int top = lua_gettop(L);
-    bool same = true;
-    lua_rawgeti(L, LUA_REGISTRYINDEX, r->kept);
-    for (int k = 1; same && k <= r->nkept; k++) {
-        lua_rawgeti(L, top + 1, 3 * k - 2);
-        lua_rawgeti(L, top + 1, 3 * k - 1);
-        lua_rawgeti(L, top + 1, 3 * k);
-        same = lua_getupvalue(L, top + 2, (int)lua_tointeger(L, top + 3)) && lua_rawequal(L, -1, top + 4);
-        lua_settop(L, top + 1);
-    }
-    lua_settop(L, top);
-    return same;
-}
-
 static int load(lua_State *L, struct call *c) {
     sandbox_compile(L, c->name, c->source);
     lua_pushvalue(L, -1);
     run_chunk(L, c->rule);
     sandbox_read_manifest(L, c->manifest);
-    keep_run(L, c->rule);
+    sandbox_keep_run(L, c->rule);
     lua_pop(L, 1);
     c->rule->chunk = luaL_ref(L, LUA_REGISTRYINDEX);
     return 0;
@@ -469,45 +370,65 @@ static int configure(lua_State *L, struct call *c) {
     push_manifest(L, c->rule);
     lua_getfield(L, -1, "config");
     if (!json_decode(L, c->source, &err)) luaL_error(L, "config_invalid: %s", err.message);
-    begin(L, &load_limits);
+    sandbox_begin(L, &load_limits);
     if (lua_isnil(L, -2)) {
         lua_pushnil(L);
         if (!lua_istable(L, -2) || lua_next(L, -2)) luaL_error(L, "config_invalid: this rule takes no config");
     } else if (!sandbox_schema_check(L, -2, message, sizeof message)) {
         luaL_error(L, "config_invalid: %s", message);
     }
-    end(L);
+    sandbox_end(L);
     if (!json_encode_sorted(L, -1, &c->config, &err)) luaL_error(L, "config_invalid: %s", err.message);
     return 0;
 }
 
-static int run(lua_State *L, struct call *c) {
+/* Pushes the function of a step, which is never kept from run to run. */
+static void push_step(lua_State *L, const struct call *c) {
+    push_manifest(L, c->rule);
+    lua_getfield(L, -1, "steps");
+    if (lua_istable(L, -1)) {
+        lua_rawgeti(L, -1, c->entry->step);
+        if (lua_istable(L, -1)) lua_getfield(L, -1, c->entry->undo ? "undo" : "run");
+    }
+    if (!lua_isfunction(L, -1))
+        luaL_error(L, "step %d has no %s function", c->entry->step, c->entry->undo ? "undo" : "run");
+    lua_replace(L, 1);
+    lua_settop(L, 1);
+}
+
+void sandbox_push_run(lua_State *L, struct call *c) {
     struct error err = {0};
-    if (c->rule->run) {
+    if (c->entry) {
+        push_step(L, c);
+    } else if (c->rule->run) {
         lua_rawgeti(L, LUA_REGISTRYINDEX, c->rule->run);
     } else {
         push_manifest(L, c->rule);
         lua_getfield(L, -1, "run");
         lua_remove(L, -2);
-        if (!lua_isfunction(L, -1)) return luaL_error(L, "this kind of rule has no run function");
+        if (!lua_isfunction(L, -1)) luaL_error(L, "this kind of rule has no run function");
     }
-    if (!c->build(L, c->data, &err)) return luaL_error(L, "input: %s", err.message);
+    if (!c->build(L, c->data, &err)) luaL_error(L, "input: %s", err.message);
     if (c->rule->config.len == 0) {
         lua_newtable(L);
     } else if (!json_decode(L, buf_str(&c->rule->config), &err)) {
-        return luaL_error(L, "config: %s", err.message);
+        luaL_error(L, "config: %s", err.message);
     }
-    begin(L, c->limits);
+}
+
+static int run(lua_State *L, struct call *c) {
+    sandbox_push_run(L, c);
+    sandbox_begin(L, c->limits);
     lua_call(L, 2, 2);
-    end(L);
+    sandbox_end(L);
     return 2;
 }
 
 static int describe(lua_State *L, struct call *c) {
     push_manifest(L, c->rule);
-    begin(L, &load_limits);
+    sandbox_begin(L, &load_limits);
     sandbox_make_plain(L, 0);
-    end(L);
+    sandbox_end(L);
     return 1;
 }
 
@@ -527,13 +448,16 @@ static int enter(lua_State *L) {
         sandbox_compile(L, c->name, c->source);
         run_chunk(L, NULL);
         return 1;
+    case START:
+        return sandbox_wait_enter(L, c);
+    case ANSWER:
+        return sandbox_wait_push(L, c);
     }
     return 0;
 }
 
 /* The error value on top, told without the "name:line: " in front when it stands there. */
-static void tell(struct call *c, struct sandbox_report *report) {
-    lua_State *L = c->st->sb.L;
+static void tell(lua_State *L, const char *name, struct sandbox_report *report) {
     const char *text = "an error object that is no text";
     if (lua_type(L, -1) == LUA_TSTRING) {
         text = lua_tostring(L, -1);
@@ -542,8 +466,8 @@ static void tell(struct call *c, struct sandbox_report *report) {
         lua_rawget(L, -2);
         if (lua_type(L, -1) == LUA_TSTRING) text = lua_tostring(L, -1);
     }
-    size_t n = strlen(c->name);
-    if (strncmp(text, c->name, n) == 0 && text[n] == ':') {
+    size_t n = strlen(name);
+    if (strncmp(text, name, n) == 0 && text[n] == ':') {
         char *end;
         long line = strtol(text + n + 1, &end, 10);
         if (end != text + n + 1 && *end == ':' && line > 0 && line < 1000000) {
@@ -570,8 +494,7 @@ static void tell_stop(const struct sandbox_state *st, struct sandbox_report *rep
     if (put < 0) report->message[0] = '\0';
 }
 
-/* Of the two values that a run gave, the second is the reason when the first is nil; it is popped. */
-static void take_reason(lua_State *L, struct sandbox_report *report) {
+void sandbox_take_reason(lua_State *L, struct sandbox_report *report) {
     if (lua_isnil(L, -2) && lua_type(L, -1) == LUA_TSTRING) {
         int put = snprintf(report->reason, sizeof report->reason, "%s", lua_tostring(L, -1));
         if (put < 0) report->reason[0] = '\0';
@@ -579,15 +502,19 @@ static void take_reason(lua_State *L, struct sandbox_report *report) {
     lua_pop(L, 1);
 }
 
-/* True: the result is on top of the state's stack (for RUN, DESCRIBE and DATA). */
-static bool perform(struct call *c, size_t heap, struct sandbox_report *report) {
-    struct sandbox *sb = &c->st->sb;
+bool sandbox_reset(struct sandbox_state *st, size_t heap, struct sandbox_report *report) {
+    struct sandbox *sb = &st->sb;
     lua_State *L = sb->L;
     *report = (struct sandbox_report){.outcome = OUTCOME_OK, .line = 0};
     if (sb->broken) {
         report->outcome = OUTCOME_HEAP;
         return false;
     }
+    if (st->thread) {
+        *report = (struct sandbox_report){.outcome = OUTCOME_ERROR, .message = "another run of this state waits"};
+        return false;
+    }
+    st->heap = heap;
     sb->heap_limit = sb->live + heap;
     sb->allocated = 0;
     sb->allocated_limit = heap * ALLOCATED_TIMES;
@@ -596,7 +523,7 @@ static bool perform(struct call *c, size_t heap, struct sandbox_report *report) 
     sb->depth = 0;
     sb->used = 0;
     sb->limit = LOAD_INSTRUCTIONS;
-    sb->line = c->st->error_line = 0;
+    sb->line = st->error_line = 0;
     sb->stop = OUTCOME_OK;
     sb->log_lines = 0;
     sb->context = NULL;
@@ -607,54 +534,70 @@ static bool perform(struct call *c, size_t heap, struct sandbox_report *report) 
     sb->samples = 0;
     memset(sb->hot, 0, sizeof sb->hot);
     buf_clear(&sb->log);
-    uint64_t began = clock_mono_us();
+    st->began_us = clock_mono_us();
+    return true;
+}
+
+int sandbox_protect(struct call *c, int results) {
+    struct sandbox *sb = &c->st->sb;
+    lua_State *L = sb->L;
     lua_settop(L, 0);
     lua_rawgeti(L, LUA_REGISTRYINDEX, c->st->handler);
     lua_rawgeti(L, LUA_REGISTRYINDEX, sb->runner);
     lua_pushlightuserdata(L, c);
     sb->running = true;
-    static const int results[] = {[LOAD] = 0, [CONFIGURE] = 0, [RUN] = 2, [DESCRIBE] = 1, [DATA] = 1};
-    int rc = lua_pcall(L, 1, results[c->kind], 1);
+    int rc = lua_pcall(L, 1, results, 1);
     sb->running = false;
+    sandbox_end(L);
+    return rc;
+}
+
+bool sandbox_conclude(struct sandbox_state *st, const char *name, lua_State *L, int rc, struct sandbox_report *report) {
+    struct sandbox *sb = &st->sb;
     sb->context = NULL;
     sb->rule = NULL;
-    end(L);
     report->instructions = sb->used < sb->limit ? sb->used : sb->limit;
-    report->micros = clock_mono_us() - began;
+    report->micros = clock_mono_us() - st->began_us;
     report->heap_peak = sb->peak;
     report->log_lines = sb->log_lines;
-    if (rc == 0 && sb->stop == OUTCOME_OK) {
-        if (c->kind == RUN) take_reason(L, report);
-        return true;
-    }
+    if (rc == 0 && sb->stop == OUTCOME_OK) return true;
     report->outcome = sb->stop != OUTCOME_OK ? sb->stop : rc == LUA_ERRMEM ? OUTCOME_HEAP : OUTCOME_ERROR;
-    report->line = c->st->error_line ? c->st->error_line : sb->line;
+    report->line = st->error_line ? st->error_line : sb->line;
     if (report->outcome == OUTCOME_HEAP) {
         sb->broken = true;
-        int put = snprintf(report->message, sizeof report->message, "stopped at %zu KiB of memory", heap / 1024);
+        int put = snprintf(report->message, sizeof report->message, "stopped at %zu KiB of memory", st->heap / 1024);
         if (put < 0) report->message[0] = '\0';
     } else if (sb->stop != OUTCOME_OK) {
-        tell_stop(c->st, report);
+        tell_stop(st, report);
     } else {
-        tell(c, report);
+        tell(L, name, report);
     }
     return false;
 }
 
-/* After a run: nothing stays on the stack, and garbage of many runs is collected at once, never carried into another's
- * budget. */
-static void tidy(struct sandbox *sb) {
+/* True: the result is on top of the state's stack (for RUN, DESCRIBE and DATA). */
+static bool perform(struct call *c, size_t heap, struct sandbox_report *report) {
+    static const int results[] = {[LOAD] = 0, [CONFIGURE] = 0, [RUN] = 2, [DESCRIBE] = 1, [DATA] = 1};
+    if (!sandbox_reset(c->st, heap, report)) return false;
+    int rc = sandbox_protect(c, results[c->kind]);
+    if (!sandbox_conclude(c->st, c->name, c->st->sb.L, rc, report)) return false;
+    if (c->kind == RUN) sandbox_take_reason(c->st->sb.L, report);
+    return true;
+}
+
+/* Garbage of many runs is collected at once, never carried into another's budget. */
+void sandbox_tidy(struct sandbox *sb) {
     lua_settop(sb->L, 0);
     if (!sb->broken && sb->live > sb->idle + GARBAGE_MAX) sandbox_rest(sb);
 }
 
 void sandbox_rest(struct sandbox *sb) {
-    if (sb->broken || sb->live == sb->idle) return;
+    if (sb->broken || sb->live == sb->idle || sandbox_state_of(sb)->thread) return;
     lua_gc(sb->L, LUA_GCCOLLECT, 0);
     sb->idle = sb->live;
 }
 
-static struct rule *rule_at(struct sandbox_state *st, int handle) {
+struct rule *sandbox_rule_at(struct sandbox_state *st, int handle) {
     return handle > 0 && handle <= st->rules.count && st->rules.at[handle - 1].chunk ? &st->rules.at[handle - 1] : NULL;
 }
 
@@ -681,7 +624,7 @@ int sandbox_load(struct sandbox *sb, const char *name, struct str source, struct
 
 int sandbox_load_with(struct sandbox *sb, const char *name, struct str source, const struct sandbox_lib *libs,
                       size_t nlibs, struct sandbox_manifest *manifest, struct sandbox_report *report) {
-    struct sandbox_state *st = state_of(sb);
+    struct sandbox_state *st = sandbox_state_of(sb);
     int at = 0;
     while (at < st->rules.count && st->rules.at[at].chunk) at++;
     if (at == st->rules.count) {
@@ -701,28 +644,28 @@ int sandbox_load_with(struct sandbox *sb, const char *name, struct str source, c
     bool ok = copy_libs(r, libs, nlibs);
     if (!ok) *report = (struct sandbox_report){.outcome = OUTCOME_HEAP, .message = "no memory for a rule"};
     ok = ok && n > 0 && perform(&c, HEAP_MAX, report);
-    tidy(sb);
+    sandbox_tidy(sb);
     if (!ok) free_libs(r);
     return ok ? at + 1 : 0;
 }
 
 void sandbox_unload(struct sandbox *sb, int rule) {
-    struct rule *r = rule_at(state_of(sb), rule);
+    struct rule *r = sandbox_rule_at(sandbox_state_of(sb), rule);
     if (!r) return;
     luaL_unref(sb->L, LUA_REGISTRYINDEX, r->chunk);
-    forget_run(sb->L, r);
+    sandbox_forget_run(sb->L, r);
     buf_free(&r->config);
     free_libs(r);
     r->chunk = 0;
 }
 
 bool sandbox_configure(struct sandbox *sb, int rule, struct str json, struct sandbox_report *report) {
-    struct sandbox_state *st = state_of(sb);
-    struct rule *r = rule_at(st, rule);
+    struct sandbox_state *st = sandbox_state_of(sb);
+    struct rule *r = sandbox_rule_at(st, rule);
     if (!r) return no_rule(report);
     struct call c = {.kind = CONFIGURE, .st = st, .rule = r, .name = r->name, .source = json};
     bool ok = perform(&c, HEAP_MAX, report);
-    tidy(sb);
+    sandbox_tidy(sb);
     if (ok) {
         buf_free(&r->config);
         r->config = c.config;
@@ -732,10 +675,9 @@ bool sandbox_configure(struct sandbox *sb, int rule, struct str json, struct san
     return ok;
 }
 
-static bool deliver(struct call *c, size_t bytes, bool (*read)(lua_State *L, void *data, struct error *err), void *data,
-                    struct sandbox_report *report) {
+bool sandbox_deliver(lua_State *L, size_t bytes, bool (*read)(lua_State *L, void *data, struct error *err), void *data,
+                     struct sandbox_report *report) {
     struct error err = {0};
-    lua_State *L = c->st->sb.L;
     bool ok = sandbox_check(L, -1, bytes, &err);
     if (!ok) {
         report->outcome = err.kind == ERR_LIMIT ? OUTCOME_RESULT : OUTCOME_INVALID_RESULT;
@@ -753,32 +695,32 @@ static bool deliver(struct call *c, size_t bytes, bool (*read)(lua_State *L, voi
 bool sandbox_run(struct sandbox *sb, int rule, const struct sandbox_limits *limits,
                  bool (*build)(lua_State *L, void *data, struct error *err),
                  bool (*read)(lua_State *L, void *data, struct error *err), void *data, struct sandbox_report *report) {
-    struct sandbox_state *st = state_of(sb);
-    struct rule *r = rule_at(st, rule);
+    struct sandbox_state *st = sandbox_state_of(sb);
+    struct rule *r = sandbox_rule_at(st, rule);
     if (!r) return no_rule(report);
     struct call c = {.kind = RUN, .st = st, .rule = r, .name = r->name, .limits = limits, .build = build, .data = data};
     bool ok = perform(&c, limits->heap, report);
-    if (r->run && !sb->broken && !still_kept(sb->L, r)) forget_run(sb->L, r);
-    ok = ok && deliver(&c, limits->result, read, data, report);
-    tidy(sb);
+    sandbox_recheck_run(sb->L, r);
+    ok = ok && sandbox_deliver(sb->L, limits->result, read, data, report);
+    sandbox_tidy(sb);
     return ok;
 }
 
 bool sandbox_describe(struct sandbox *sb, int rule, bool (*read)(lua_State *L, void *data, struct error *err),
                       void *data, struct sandbox_report *report) {
-    struct rule *r = rule_at(state_of(sb), rule);
+    struct rule *r = sandbox_rule_at(sandbox_state_of(sb), rule);
     if (!r) return no_rule(report);
-    struct call c = {.kind = DESCRIBE, .st = state_of(sb), .rule = r, .name = r->name};
-    bool ok = perform(&c, HEAP_MAX, report) && deliver(&c, DATA_MAX, read, data, report);
-    tidy(sb);
+    struct call c = {.kind = DESCRIBE, .st = sandbox_state_of(sb), .rule = r, .name = r->name};
+    bool ok = perform(&c, HEAP_MAX, report) && sandbox_deliver(sb->L, DATA_MAX, read, data, report);
+    sandbox_tidy(sb);
     return ok;
 }
 
 bool sandbox_data(struct sandbox *sb, const char *name, struct str source,
                   bool (*read)(lua_State *L, void *data, struct error *err), void *data,
                   struct sandbox_report *report) {
-    struct call c = {.kind = DATA, .st = state_of(sb), .name = name, .source = source};
-    bool ok = perform(&c, HEAP_MAX, report) && deliver(&c, DATA_MAX, read, data, report);
-    tidy(sb);
+    struct call c = {.kind = DATA, .st = sandbox_state_of(sb), .name = name, .source = source};
+    bool ok = perform(&c, HEAP_MAX, report) && sandbox_deliver(sb->L, DATA_MAX, read, data, report);
+    sandbox_tidy(sb);
     return ok;
 }

@@ -60,8 +60,7 @@ static int refuse_read(lua_State *L) {
     return luaL_error(L, "'%s' is not defined", name);
 }
 
-/* Replaces the table on top by a read-only view of it. `library` is "" for the globals. */
-static void freeze(lua_State *L, const char *library) {
+void sandbox_freeze(lua_State *L, const char *library) {
     lua_newtable(L); /* metatable of the table: reading what it lacks */
     lua_pushstring(L, library);
     lua_pushcclosure(L, refuse_read, 1);
@@ -101,7 +100,7 @@ static void open_log(lua_State *L, int base) {
     lua_newtable(L);
     lua_getfield(L, base, "log");
     lua_setfield(L, -2, "warn");
-    freeze(L, "log");
+    sandbox_freeze(L, "log");
     int made = lua_getmetatable(L, -1);
     (void)made; /* freeze has just set it */
     lua_getfield(L, base, "log");
@@ -132,15 +131,17 @@ void sandbox_push_globals(lua_State *L) {
     take(L, LUA_GLOBALSINDEX, 1, base_names);
     sandbox_open_base(L);
     sandbox_open_lib(L);
+    /* Before strings get their methods: Lua's own come along with this for a moment. */
+    sandbox_open_capabilities(L);
     lua_newtable(L);
     lua_getfield(L, LUA_GLOBALSINDEX, "math");
     take(L, 3, 2, math_names);
     lua_settop(L, 2);
-    freeze(L, "math");
+    sandbox_freeze(L, "math");
     lua_setfield(L, 1, "math");
     for (size_t i = 0; i < sizeof libraries / sizeof *libraries; i++) {
         libraries[i].open(L);
-        freeze(L, libraries[i].name);
+        sandbox_freeze(L, libraries[i].name);
         lua_setfield(L, 1, libraries[i].name);
     }
     lua_getfield(L, 1, "dt");
@@ -152,10 +153,10 @@ void sandbox_push_globals(lua_State *L) {
     lua_setfield(L, -2, "__index");
     lua_setmetatable(L, -2);
     lua_pop(L, 1);
-    freeze(L, "string");
+    sandbox_freeze(L, "string");
     lua_setfield(L, 1, "string");
     open_log(L, 1);
-    freeze(L, "");
+    sandbox_freeze(L, "");
 }
 
 /* Walks a view of ours: `to` gets its names. */

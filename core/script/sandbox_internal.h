@@ -31,6 +31,8 @@ struct sandbox {
     int line;          /* where the code was when it was last looked at */
     enum outcome stop; /* OUTCOME_OK while it may go on */
     bool running, broken, collecting;
+    bool waits;              /* its runs may wait: pcall lets them */
+    size_t piece_max;        /* largest single allocation */
     int runner;              /* registry reference of the protected entry */
     void *context;           /* of input that is made when it is asked for; NULL when nothing runs */
     const struct rule *rule; /* whose chunk is being run: it says which libraries lib() may give; NULL otherwise */
@@ -76,6 +78,17 @@ const char *sandbox_nearest(const char *name, const char *const *list, size_t co
 void sandbox_open_lib(lua_State *L);
 /* Adds lower, upper and fold to the table on top. */
 void sandbox_open_case(lua_State *L);
+
+/* Adds the tables of capabilities to the globals at index 1. */
+void sandbox_open_capabilities(lua_State *L);
+/* Pushes the function of this text, without lines, so that errors and counters name those of the rule. */
+void sandbox_push_trusted(lua_State *L, const char *text);
+/* Whether the value is what a capability gave as a secret; its name. */
+const char *sandbox_secret(lua_State *L, int idx);
+/* As sandbox_check, taking its cost off *left; secrets pass when they may. */
+bool sandbox_check_some(lua_State *L, int idx, bool secrets, size_t *left, struct error *err);
+/* Replaces the table on top by a read-only view of it. `library` is "" for the globals. */
+void sandbox_freeze(lua_State *L, const char *library);
 
 /* Clears the stack and pushes the globals of rule code. */
 void sandbox_push_globals(lua_State *L);

@@ -2,7 +2,9 @@
 #include <math.h>
 #include <stdio.h>
 
+#include "script/sandbox_internal.h"
 #include "script/sandbox_value.h"
+#include "script/sandbox_wait.h"
 
 #define DEPTH_MAX 32
 #define TABLE_COST 16
@@ -11,6 +13,7 @@
 struct walk {
     lua_State *from, *to; /* `to` NULL: only check */
     size_t left;
+    bool secrets; /* they pass */
     unsigned depth;
     struct error *err;
     char path[120]; /* grows at the front while a fault goes up */
@@ -108,6 +111,14 @@ static bool value(struct walk *w, int idx) {
         if (lua_touserdata(w->from, idx)) break;
         if (w->to) lua_pushnil(w->to); /* JSON null: absent */
         return true;
+    case LUA_TUSERDATA:
+        if (!w->secrets || !sandbox_secret(w->from, idx)) break;
+        if (w->to) {
+            lua_createtable(w->to, 0, 1);
+            lua_pushstring(w->to, sandbox_secret(w->from, idx));
+            lua_setfield(w->to, -2, "$secret");
+        }
+        return spend(w, TABLE_COST);
     default:
         break;
     }
@@ -130,6 +141,18 @@ static bool run(struct walk *w, int idx) {
 
 bool sandbox_check(lua_State *L, int idx, size_t bytes, struct error *err) {
     struct walk w = {.from = L, .left = bytes, .err = err};
+    return run(&w, idx);
+}
+
+bool sandbox_check_some(lua_State *L, int idx, bool secrets, size_t *left, struct error *err) {
+    struct walk w = {.from = L, .left = *left, .secrets = secrets, .err = err};
+    bool ok = run(&w, idx);
+    *left = w.left;
+    return ok;
+}
+
+bool sandbox_copy_secrets(lua_State *from, int idx, lua_State *to, size_t bytes, struct error *err) {
+    struct walk w = {.from = from, .to = to, .left = bytes, .secrets = true, .err = err};
     return run(&w, idx);
 }
 

@@ -91,19 +91,18 @@ function M.input(tenant_key, hook, subject, at_ms)
         tenant = { id = tenant.tenant_key, country = tenant.country, settings = {} }, subject = subject }
 end
 
---- Runs one rule of a set, and judges its answer by the hook's form.
----@param set userdata
+--- What became of a run, its answer judged by the hook's form unless `judge` is false.
 ---@param rule table of set:list
----@param input table
----@param limits table|nil
----@return any answer, RuleRun
-function M.run(set, rule, input, limits)
+---@param answer any
+---@param report table of the core
+---@param judge boolean|nil
+---@return any answer nil when it is none, RuleRun
+function M.told(rule, answer, report, judge)
     local hook = catalogue.get(rule.hook)
-    local answer, report = set:run(rule.index, input, hook and hook.form, limits)
     local run = { id = rule.id, rule_id = rule.rule_id, hook = rule.hook, number = rule.number, outcome = report.outcome,
         line = report.line, message = report.message, reason = report.reason, instructions = report.instructions,
         micros = report.micros, heap = report.heap, log = report.log ~= "" and report.log or nil, tripped = report.tripped == true }
-    if report.outcome == "ok" and answer ~= nil and hook then
+    if report.outcome == "ok" and answer ~= nil and hook and judge ~= false then
         local ok, why = catalogue.check(hook.output, answer)
         if not ok then
             run.outcome, run.message, answer = "invalid_result", why, nil
@@ -111,6 +110,34 @@ function M.run(set, rule, input, limits)
     end
     if report.outcome ~= "ok" then answer = nil end
     return answer, run
+end
+
+--- Runs one rule of a set, and judges its answer by the hook's form. A rule that may wait is run as in a preview: what it calls
+--- answers nil, "preview" (kasma.capabilities runs it in earnest).
+---@param set userdata
+---@param rule table of set:list
+---@param input table
+---@param limits table|nil
+---@return any answer, RuleRun
+function M.run(set, rule, input, limits)
+    local hook = catalogue.get(rule.hook)
+    if hook and hook.kind == "route" then
+        return require("kasma.capabilities").run(nil, set, rule, nil, input, { preview = true, limits = limits })
+    end
+    local answer, report = set:run(rule.index, input, hook and hook.form, limits)
+    return M.told(rule, answer, report)
+end
+
+--- Hands a run to whoever keeps them; of one that failed the input too.
+---@param scope Scope
+---@param run RuleRun
+---@param input table
+---@param answer any
+function M.record(scope, run, input, answer)
+    if not sink then return end
+    if run.outcome ~= "ok" then run.input = input end
+    run.output = answer
+    sink(scope, run)
 end
 
 ---@param scope Scope
@@ -130,11 +157,7 @@ function M.call(scope, hook, subject)
     for _, rule in ipairs(set:list(hook)) do
         input = input or M.input(scope.tenant, hook, subject)
         local answer, run = M.run(set, rule, input)
-        if sink then
-            if run.outcome ~= "ok" then run.input = input end
-            run.output = answer
-            sink(scope, run)
-        end
+        M.record(scope, run, input, answer)
         if run.outcome ~= "ok" then
             info.failed, info.rule = true, rule.id
             if rule.on_error == "block" then info.blocked = true end

@@ -1,9 +1,10 @@
 // link: script
-/* Any text as rule code: it must come to an end within its budget and leave nothing broken outside of it. */
+/* Any text as rule code: it must come to an end within its budget and leave nothing broken outside of it. The same text
+ * is run in a state whose runs may wait, each wait answered, refused or left. */
 #include <stdlib.h>
 #include <string.h>
 
-#include "script/sandbox.h"
+#include "script/sandbox_wait.h"
 
 static const char *const fields[] = {"text", "lines", "qty", "missing"};
 static const struct sandbox_record record = {.path = "input", .fields = fields, .count = 4};
@@ -59,6 +60,46 @@ static bool look(lua_State *L, void *data, struct error *err) {
 
 static const char probe[] = "return { hook = 'x', name = 'x', run = function() return 1 end }";
 
+static bool give(lua_State *L, void *data, struct error *err) {
+    const int *n = data;
+    (void)err;
+    if (*n % 3 == 1) {
+        lua_createtable(L, 1, 0);
+        lua_pushliteral(L, "an answer");
+        lua_rawseti(L, -2, 1);
+    } else {
+        lua_pushnumber(L, *n);
+    }
+    return true;
+}
+
+static void run_waiting(struct str source, const struct sandbox_limits *limits) {
+    static struct sandbox *sb;
+    static struct sandbox_report report;
+    struct sandbox_manifest manifest;
+    struct error err;
+    if (!sandbox_declare("kv.get", false, false, &err) || !sandbox_declare("secret", false, true, &err)) abort();
+    if (!sb) sb = sandbox_new_waiting(&err);
+    if (!sb) abort();
+    int rule = sandbox_load(sb, "fuzz.lua", source, &manifest, &report), n = 0;
+    if (rule) {
+        enum sandbox_wait now = sandbox_wait_start(sb, rule, NULL, limits, build, NULL, &report);
+        for (; now == SANDBOX_CALL && n < 20; n++)
+            now = n % 5 == 4 ? sandbox_wait_refuse(sb, "refused", &report) : sandbox_wait_answer(sb, give, &n, &report);
+        if (now == SANDBOX_DONE) {
+            bool ok = sandbox_wait_result(sb, look, NULL, &report);
+            if (ok != (report.outcome == OUTCOME_OK)) abort();
+        }
+        if (now == SANDBOX_CALL && source.len % 2)
+            sandbox_wait_end(sb); /* else it is unloaded, or freed, in the middle */
+        sandbox_unload(sb, rule);
+        if (now == SANDBOX_CALL && source.len % 3) sandbox_wait_end(sb);
+    }
+    if (!sandbox_broken(sb) && !(rule && n == 20)) return;
+    sandbox_free(sb);
+    sb = NULL;
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
@@ -88,6 +129,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         bool ok = sandbox_run(sb, rule, &limits, build, look, NULL, &report);
         if (ok != (report.outcome == OUTCOME_OK)) abort();
     }
+    run_waiting(str_n(source, n), &limits);
     free(source);
     if (rule) sandbox_unload(sb, rule);
     if (sandbox_broken(sb)) {

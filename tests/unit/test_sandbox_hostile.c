@@ -14,7 +14,7 @@
 
 #include <lauxlib.h>
 
-#include "script/sandbox.h"
+#include "script/sandbox_wait.h"
 
 #define ANY ((enum outcome)(-1)) /* which of the bounds is met first is no matter; that one is */
 
@@ -100,6 +100,13 @@ static const struct {
     {"local t = {} t = setmetatable(t, {})", OUTCOME_ERROR},
     {"return getmetatable('').__index", OUTCOME_ERROR},
     {"return string.dump(function() end)", OUTCOME_ERROR},
+    {"return ('').dump(function() end)", OUTCOME_ERROR},
+    {"local function f(n) local ok, why = pcall(f, n + 1) return ok, why end f(1) while true do end",
+     OUTCOME_INSTRUCTIONS},
+    {"local s = 0 while true do pcall(pcall, pcall, pcall, function() s = s + 1 error('x') end) end",
+     OUTCOME_INSTRUCTIONS},
+    {"pcall(function() pcall(table.sort, {3, 2, 1}, function() while true do end end) end) while true do end",
+     OUTCOME_INSTRUCTIONS},
     {"return os.time()", OUTCOME_ERROR},
     {"return io.open('/etc/passwd')", OUTCOME_ERROR},
     {"return require('ffi')", OUTCOME_ERROR},
@@ -190,9 +197,9 @@ static uint64_t thread_us(void) {
     return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
 }
 
-static struct sandbox *fresh(void) {
+static struct sandbox *fresh(bool waits) {
     struct error err;
-    struct sandbox *sb = sandbox_new(&err);
+    struct sandbox *sb = waits ? sandbox_new_waiting(&err) : sandbox_new(&err);
     assert_non_null(sb);
     return sb;
 }
@@ -210,10 +217,17 @@ static void alive(struct sandbox *sb) {
     sandbox_unload(sb, rule);
 }
 
-static void every_one_ends_and_the_state_goes_on(void **state) {
-    (void)state;
+static bool run_it(struct sandbox *sb, int rule, bool waits, const struct sandbox_limits *limits,
+                   struct sandbox_report *report) {
+    if (!waits) return sandbox_run(sb, rule, limits, build, look, NULL, report);
+    enum sandbox_wait now = sandbox_wait_start(sb, rule, NULL, limits, build, NULL, report);
+    assert_int_not_equal(now, SANDBOX_CALL);
+    return now == SANDBOX_DONE && sandbox_wait_result(sb, look, NULL, report);
+}
+
+static void every_one_ends(bool waits) {
     static struct sandbox_report report;
-    struct sandbox *sb = fresh();
+    struct sandbox *sb = fresh(waits);
     size_t idle = sandbox_bytes(sb);
     uint64_t slowest = 0;
     const char *slow = "";
@@ -228,7 +242,7 @@ static void every_one_ends_and_the_state_goes_on(void **state) {
         struct sandbox_limits limits = sandbox_pure;
         limits.wall_us = 10000000; /* instructions and bytes decide; how long that takes is printed */
         uint64_t began = thread_us();
-        bool ok = sandbox_run(sb, rule, &limits, build, look, NULL, &report);
+        bool ok = run_it(sb, rule, waits, &limits, &report);
         uint64_t took = thread_us() - began;
         if (took > slowest) slowest = took, slow = harm[i].body;
         assert_int_equal(ok, report.outcome == OUTCOME_OK);
@@ -239,7 +253,7 @@ static void every_one_ends_and_the_state_goes_on(void **state) {
         sandbox_unload(sb, rule);
         if (sandbox_broken(sb)) {
             sandbox_free(sb);
-            sb = fresh();
+            sb = fresh(waits);
         } else {
             assert_true(sandbox_bytes(sb) < idle + 1024 * 1024);
         }
@@ -250,11 +264,21 @@ static void every_one_ends_and_the_state_goes_on(void **state) {
                   (double)slowest / 1000, slowest > 5000 ? (double)(slowest - 5000) / 1000 : 0.0, slow);
 }
 
+static void every_one_ends_and_the_state_goes_on(void **state) {
+    (void)state;
+    every_one_ends(false);
+}
+
+static void every_one_ends_in_a_state_whose_runs_may_wait(void **state) {
+    (void)state;
+    every_one_ends(true);
+}
+
 /* With the wall limit as it is in a shop: none runs on past it for long. */
 static void the_wall_stops_what_instructions_do_not(void **state) {
     (void)state;
     static struct sandbox_report report;
-    struct sandbox *sb = fresh();
+    struct sandbox *sb = fresh(false);
     uint64_t worst = 0;
     const char *slow = "";
     for (size_t i = 0; i < sizeof harm / sizeof *harm; i++) {
@@ -276,7 +300,7 @@ static void the_wall_stops_what_instructions_do_not(void **state) {
         sandbox_unload(sb, rule);
         if (sandbox_broken(sb)) {
             sandbox_free(sb);
-            sb = fresh();
+            sb = fresh(false);
         }
     }
     sandbox_free(sb);
@@ -286,6 +310,7 @@ static void the_wall_stops_what_instructions_do_not(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_one_ends_and_the_state_goes_on),
+        cmocka_unit_test(every_one_ends_in_a_state_whose_runs_may_wait),
         cmocka_unit_test(the_wall_stops_what_instructions_do_not),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

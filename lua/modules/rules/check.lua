@@ -6,6 +6,7 @@
 local json = require("core.json")
 local pricing = require("core.pricing")
 local rules = require("core.rules")
+local capabilities = require("kasma.capabilities")
 local hooks = require("kasma.hooks")
 local catalogue = require("kasma.hooks_catalogue")
 local samples = require("modules.rules.samples")
@@ -118,6 +119,56 @@ local function global_findings(fn, out, lines)
                 g.name == "math" and g.member:find("random") and HINTS.math or near and ("did you mean '%s'?"):format(near))
         end
     end
+    return found
+end
+
+-- Capabilities -----------------------------------------------------------------------------------------------------------------
+
+local function list_of_texts(value)
+    if type(value) ~= "table" then return false end
+    for key, text in pairs(value) do
+        if type(key) ~= "number" or type(text) ~= "string" then return false end
+    end
+    return true
+end
+
+local function needs_findings(manifest, out)
+    local needs, words = manifest.needs, capabilities.needs()
+    if needs == nil then return end
+    if type(needs) ~= "table" then
+        out("manifest_field", "needs is a list of capabilities: { \"kv\", http = { \"example.test\" } }")
+        return
+    end
+    for key, value in pairs(needs) do
+        local word = type(key) == "number" and value or key
+        if type(word) ~= "string" or not words[word] then
+            local near = type(word) == "string" and nearest(word, words)
+            out("manifest_field", ("needs: there is no capability '%s'"):format(tostring(word)), {},
+                near and ("did you mean '%s'?"):format(near))
+        elseif (word == "http" or word == "secrets") and (type(key) == "number" or not list_of_texts(value)) then
+            out("manifest_field", ("needs.%s lists names: %s = { %s }"):format(word, word,
+                word == "http" and '"example.test"' or '"crm_token"'))
+        elseif type(key) == "string" and word ~= "http" and word ~= "secrets" then
+            out("manifest_field", ("needs.%s takes no names; write \"%s\""):format(word, word))
+        end
+    end
+end
+
+-- What the text calls and the manifest does not ask for.
+local function capability_findings(found, manifest, hook, out, lines)
+    local needs, groups = capabilities.needs_of(manifest), {}
+    for _, name in ipairs(capabilities.names()) do groups[name:match("^[^.]+")] = true end
+    for _, g in ipairs(found) do
+        local name = g.member and g.name .. "." .. g.member or g.name
+        local place = { line = g.line, column = column_of(lines, g.line, g.name) }
+        local c = capabilities.get(name)
+        if groups[g.name] and hook.kind ~= "route" and hook.kind ~= "workflow" then
+            out("capability_denied", ("'%s' is only for route and workflow rules"):format(g.name), place)
+        elseif c and not needs[c.needs] then
+            out("capability_denied", ("%s: '%s' is not in needs"):format(name, c.needs), place,
+                ("add \"%s\" to the manifest's needs"):format(c.needs))
+        end
+    end
 end
 
 -- The line of the source that a word stands on in quotes (or bare); the last one, for what is there twice.
@@ -144,7 +195,8 @@ end
 
 -- Runs on samples --------------------------------------------------------------------------------------------------------------
 
-local CODES = { unknown_field = true, manifest_field = true, config_invalid = true, readonly = true }
+local CODES = { capability_denied = true, capability_limit = true,
+    unknown_field = true, manifest_field = true, config_invalid = true, readonly = true }
 
 --- A failed run as a finding.
 ---@param run RuleRun
@@ -253,7 +305,7 @@ function M.run(o)
         out("syntax", message or tostring(why), { line = tonumber(line) })
         return done()
     end
-    global_findings(fn, out, lines)
+    local found = global_findings(fn, out, lines)
 
     local hook_name = o.hook or o.source:match("hook%s*=%s*[\"']([%w_.]+)[\"']") or "promotion"
     local hook = catalogue.get(hook_name)
@@ -292,6 +344,8 @@ function M.run(o)
     for _, field in ipairs{ "on", "steps" } do
         if manifest[field] ~= nil and hook.kind ~= "workflow" then out("manifest_field", ("'%s' is for workflow rules"):format(field)) end
     end
+    if hook.kind ~= "library" then capability_findings(found, manifest, hook, out, lines) end
+    needs_findings(manifest, out)
     if hook.kind == "library" then return done() end
     if hook.kind == "workflow" then report.plan = workflow_findings(manifest, out, lines) end
     if not report.ok then return done() end

@@ -1,0 +1,213 @@
+-- What rules that may wait can call: those of routes and of steps of workflows. A module declares its own when it is loaded:
+--
+--     capabilities.declare("kv.get", { needs = "kv", limit = 50, fn = function(ctx, key) return value end })
+--
+-- and rule code calls kv.get("seen"), which answers a plain value, or nil and a text. What the manifest's `needs` does not name is
+-- refused as `capability_denied`, more calls than the limit as `capability_limit`: errors that the rule may catch, and that end
+-- it when it does not. The limit is one for all functions of the same need.
+--
+-- A run has a sandbox of its own, so others go on while it waits. It has two seconds in all, waiting included: a function that
+-- takes longer is cancelled with its run. A client that goes away cancels the run at the call that waits.
+--
+-- In previews, tests and checks nothing is asked: every call answers nil, "preview".
+local rules = require("core.rules")
+local sched = require("core.sched")
+local time = require("core.time")
+local errors = require("kasma.errors")
+local hooks = require("kasma.hooks")
+local catalogue = require("kasma.hooks_catalogue")
+local log = require("kasma.log")
+
+local M = {}
+
+local MANIFESTS_MAX = 2000
+
+---@class Capability
+---@field fn fun(ctx: CapabilityContext, ...): any, string|nil plain value, or nil and why. May wait. Raises M.refuse for what
+---the rule's author must mend
+---@field needs string the word of the manifest's `needs`
+---@field limit integer calls in one run, all functions of this need together
+---@field takes_secrets boolean|nil a secret among the arguments comes as {["$secret"] = name}
+---@field gives_secret boolean|nil its answer is the name of a secret; the rule gets a value without content
+
+---@class CapabilityContext
+---@field scope Scope
+---@field tenant string
+---@field rule {id: string, rule_id: string|nil, number: integer}
+---@field needs table<string, any> words of the manifest; http and secrets are sets of names
+---@field key string|nil idempotency key of the run or step: the same when it is tried again
+---@field kind "route"|"workflow"
+---@field calls table<string, integer> by need, this one included
+---@field deadline integer milliseconds of time.mono when the run ends
+
+local declared = {}
+
+---@param name string "kv.get", or one word
+---@param o Capability
+function M.declare(name, o)
+    assert(type(o.fn) == "function" and type(o.needs) == "string" and type(o.limit) == "number", name .. ": fn, needs and limit")
+    local ok, err = rules.capability(name, { takes_secrets = o.takes_secrets, gives_secret = o.gives_secret })
+    if not ok then error(err.message, 2) end
+    declared[name] = o
+end
+
+---@param name string
+---@return Capability|nil
+function M.get(name) return declared[name] end
+
+---@return string[] sorted
+function M.names()
+    local names = {}
+    for name in pairs(declared) do names[#names + 1] = name end
+    table.sort(names)
+    return names
+end
+
+--- The words that a manifest may need, beside those of what is declared: addresses go with customers.
+---@return table<string, boolean>
+function M.needs()
+    local needs = { ["customers.address"] = true }
+    for _, o in pairs(declared) do needs[o.needs] = true end
+    return needs
+end
+
+local refusal = {}
+
+--- Ends the call with an error in the rule; for a function of a capability.
+---@param message string "capability_denied: http.fetch: ..."
+function M.refuse(message) error(setmetatable({ refused = message }, refusal), 0) end
+
+-- Manifests ------------------------------------------------------------------------------------------------------------------
+
+local manifests, kept = {}, 0
+
+--- The manifest of a rule as plain data. Kept by version.
+---@param set userdata
+---@param rule table of set:list
+---@return table|nil manifest, table|nil failure
+function M.manifest(set, rule)
+    local key = rule.id .. "|" .. rule.version
+    local manifest = manifests[key]
+    if manifest then return manifest end
+    local failure
+    manifest, failure = set:describe(rule.index)
+    if not manifest then return nil, failure end
+    if kept >= MANIFESTS_MAX then manifests, kept = {}, 0 end
+    manifests[key], kept = manifest, kept + 1
+    return manifest
+end
+
+local function set_of(list)
+    local set = {}
+    for _, name in ipairs(type(list) == "table" and list or {}) do set[name] = true end
+    return set
+end
+
+--- What a manifest needs: {"kv", http = {"example.test"}, secrets = {"token"}} as sets.
+---@param manifest table
+---@return table<string, any>
+function M.needs_of(manifest)
+    local needs = {}
+    for key, value in pairs(type(manifest.needs) == "table" and manifest.needs or {}) do
+        if type(key) == "number" then
+            if type(value) == "string" then needs[value] = needs[value] or true end
+        else
+            needs[key] = set_of(value)
+        end
+    end
+    return needs
+end
+
+-- A run ----------------------------------------------------------------------------------------------------------------------
+
+local function pack(...) return { n = select("#", ...), ... } end
+
+local function text_of(why)
+    if type(why) ~= "table" then return tostring(why) end
+    return tostring(why.code or why.message or why.error or "failed")
+end
+
+-- Calls the capability in a task of its own that ends with the run. Answers what run:answer, run:refuse or run:stop answer.
+local function ask(ctx, run, c, name, call)
+    local left = ctx.deadline - time.mono() / 1000
+    if left < 1 then return run:stop("stopped: it took too long, waiting included") end
+    local ok, result = pcall(sched.parallel, { function()
+        sched.deadline(math.ceil(left))
+        return pack(c.fn(ctx, unpack(call, 3, call.n)))
+    end })
+    if ok then return run:answer(unpack(result[1], 1, result[1].n)) end
+    if getmetatable(result) == refusal then return run:refuse(result.refused) end
+    local cause = type(result) == "table" and (result.cause or result) or {}
+    if cause.kind == "deadline" or cause.kind == "cancelled" then
+        if time.mono() / 1000 >= ctx.deadline - 1 then
+            return run:stop(("stopped: %s took too long, waiting included"):format(name))
+        end
+        error(result, 0) -- the client went away, or its own time is over
+    end
+    if errors.is(result) and result.status < 500 then return run:answer(nil, text_of(result)) end
+    log.warn("a capability of a rule failed", { tenant = ctx.tenant, rule = ctx.rule.id, capability = name,
+        error = type(result) == "table" and tostring(result.message) or tostring(result) })
+    return run:answer(nil, "unavailable")
+end
+
+local function serve(ctx, run, call, preview)
+    local name = call[2]
+    local c = declared[name]
+    if not c then return run:refuse(("capability_denied: there is no %s here"):format(name)) end
+    if not ctx.needs[c.needs] then
+        return run:refuse(("capability_denied: %s: '%s' is not in needs"):format(name, c.needs))
+    end
+    local n = (ctx.calls[c.needs] or 0) + 1
+    ctx.calls[c.needs] = n
+    if n > c.limit then
+        return run:refuse(("capability_limit: %s: more than %d calls that need '%s' in one run"):format(name, c.limit, c.needs))
+    end
+    if preview then return run:answer(nil, "preview") end
+    return ask(ctx, run, c, name, call)
+end
+
+local function drive(ctx, run, input, form, entry, limits, preview)
+    local state = pack(run:start(input, form, entry and entry.step, entry and entry.kind == "undo", limits))
+    while state[1] == "call" do state = pack(serve(ctx, run, state, preview)) end
+    return state[2], state[3]
+end
+
+---@class CapabilityRunOptions
+---@field key string|nil idempotency key of this run or step
+---@field kind "route"|"workflow"|nil default "route"
+---@field preview boolean|nil nothing is asked, and nothing recorded
+---@field limits table|nil {instructions, wall_us}
+
+--- Runs one rule of a set. Its run is recorded as that of any hook; an answer of a route is judged by the hook's form.
+---@param scope Scope|nil nil: only in a preview
+---@param set userdata
+---@param rule table of set:list
+---@param entry {step: integer, kind: "run"|"undo"}|nil a function of a workflow's step; nil: the manifest's `run`
+---@param input table see hooks.input
+---@param opts CapabilityRunOptions|nil
+---@return any answer, RuleRun
+function M.run(scope, set, rule, entry, input, opts)
+    opts = opts or {}
+    local preview = opts.preview or not scope
+    local manifest, failure = M.manifest(set, rule)
+    local run
+    if manifest then run, failure = set:open(rule.index) end
+    local answer, report = nil, failure
+    if run then
+        local limits = opts.limits or rules.limits(rule.hook)
+        local ctx = { scope = scope, tenant = scope and scope.tenant, key = opts.key, kind = opts.kind or "route", calls = {},
+            rule = { id = rule.id, rule_id = rule.rule_id, number = rule.number }, needs = M.needs_of(manifest),
+            deadline = time.mono() / 1000 + (limits.wall_us or 2000000) / 1000 }
+        local hook = catalogue.get(rule.hook)
+        local ok
+        ok, answer, report = pcall(drive, ctx, run, input, hook and hook.form, entry, opts.limits, preview)
+        run:close()
+        if not ok then error(answer, 0) end
+    end
+    local told
+    answer, told = hooks.told(rule, answer, report, not entry)
+    if not preview then hooks.record(scope, told, input, answer) end
+    return answer, told
+end
+
+return M
