@@ -4,6 +4,7 @@ local db = require("kasma.db")
 local outbox = require("kasma.outbox")
 local support = require("api.support")
 local shop_of = require("api.shop")
+local time = require("core.time")
 local uuid = require("core.uuid")
 
 local must = shop_of.must
@@ -298,5 +299,132 @@ describe("the check of a workflow", function()
             source = source("\"order.gone\"", [[ { name = "a", run = function() end } ]]) }))
         local answer = post(shop.owner, "refused/publish", { revision = 1, note = "go" })
         assert.same({ 422, "rule_check_failed" }, { answer.status, answer.json.code })
+    end)
+end)
+
+describe("a workflow that waits", function()
+    local platform, shop
+
+    setup(function()
+        platform = support.platform()
+        shop = support.tenant()
+    end)
+    teardown(function() support.real_time(platform) end)
+
+    -- Sessions end with the shifted clock, so people sign in anew.
+    local function advance(seconds)
+        support.advance(platform, seconds)
+        support.sign_in(shop.owner)
+    end
+
+    local function due_of(run)
+        return db.one(shop.key, "select due_at from due_work where tenant_key = $1 and id = $2", shop.key, run.id)
+    end
+
+    it("sleeps for a time through one row of due_work, and through a restart of everybody's clock", function()
+        publish(shop, "sleeps", source("\"custom.sleep\"", [[
+            { name = "a", run = function() return { n = 1 } end },
+            { name = "b", wait = "24h", run = function(input)
+                log(input.subject.state.n, input.subject.waited.timed_out) return { n = 2 }
+            end },
+            { name = "pause", wait = "3d" },]]))
+        emit(shop, "custom.sleep", "x")
+        local run = run_in(shop, "sleeps", "x", "waiting")
+        assert.same({ run.wakeAt, "b", json.null }, { due_of(run).due_at, run.step, run.waitEvent })
+        advance(23 * 3600)
+        assert.equal("waiting", runs(shop, "sleeps")[1].state)
+        advance(3600 + 60)
+        support.eventually(function() return runs(shop, "sleeps")[1].step == "pause" end, 20)
+        assert.is_truthy(runs(shop, "sleeps")[1].steps[2].log:find("1%sfalse"))
+        advance(3 * 86400 + 60)
+        assert.equal(2, #run_in(shop, "sleeps", "x", "done").steps)
+        assert.is_nil(due_of(run))
+    end)
+
+    it("wakes on the event of its own entity, or when the time for it is over", function()
+        publish(shop, "awaits", source("\"custom.go\"", [[
+            { name = "a", wait = { event = "custom.reply", timeout = "48h" }, run = function(input)
+                local waited = input.subject.waited
+                log(waited.timed_out and "late" or waited.event.data.word)
+            end },]]))
+        for _, id in ipairs{ "answered", "silent" } do emit(shop, "custom.go", id) end
+        run_in(shop, "awaits", "answered", "waiting")
+        assert.equal("custom.reply", run_in(shop, "awaits", "silent", "waiting").waitEvent)
+        emit(shop, "custom.reply", "answered", { word = "tea" })
+        assert.equal("tea\n", run_in(shop, "awaits", "answered", "done").steps[1].log)
+        assert.equal("waiting", runs(shop, "awaits", "?entityId=silent")[1].state)
+        advance(48 * 3600 + 60)
+        assert.equal("late\n", run_in(shop, "awaits", "silent", "done").steps[1].log)
+    end)
+
+    it("takes an event that came before the step did, once", function()
+        publish(shop, "early", source("\"custom.begin\"", [[
+            { name = "a", wait = { event = "custom.early", timeout = "48h" }, run = function() end },
+            { name = "b", wait = { event = "custom.early", timeout = "48h" }, run = function() end },]]))
+        db.pipeline(shop.key, { outbox.event({ tenant = shop.key, app = shop.app }, "custom.begin", "x", {}),
+            outbox.event({ tenant = shop.key, app = shop.app }, "custom.early", "x", {}) })
+        local run = run_in(shop, "early", "x", "waiting")
+        assert.same({ "b", "run a 1 done" }, { run.step, trail(run)[1] })
+        emit(shop, "custom.early", "x")
+        run_in(shop, "early", "x", "done")
+    end)
+
+    it("tries a step that fails again, later each time, with one key", function()
+        publish(shop, "retries", source("\"custom.retry\"", [[
+            { name = "a", retries = 2, run = function(input)
+                if input.subject.attempt < 3 then error("attempt " .. input.subject.attempt) end
+                return { attempt = input.subject.attempt }
+            end },]]))
+        emit(shop, "custom.retry", "x")
+        for attempt = 1, 2 do
+            support.eventually(function()
+                local run = runs(shop, "retries")[1]
+                return run and run.attempts == attempt and run.wakeAt ~= json.null
+            end, 20)
+            advance(5 * 2 ^ (attempt - 1) + 1)
+        end
+        local run = run_in(shop, "retries", "x", "done")
+        assert.same({ "run a 1 failed", "run a 2 failed", "run a 3 done" }, trail(run))
+        local keys = db.read(shop.key, "select distinct key from workflow_steps where tenant_key = $1 and run_id = $2", shop.key, run.id)
+        assert.equal(1, #keys)
+    end)
+
+    it("ends failed when an undo fails; retry goes on with the undoing", function()
+        publish(shop, "stuck", source("\"custom.stick\"", [[
+            { name = "a", run = function() return { n = 1 } end, undo = function() log("a undone") end },
+            { name = "b", run = function() end, undo = function() error("stuck") end },
+            { name = "c", run = function() error("no") end },]]))
+        emit(shop, "custom.stick", "x")
+        local run = run_in(shop, "stuck", "x", "failed")
+        assert.same({ "run a 1 done", "run b 1 done", "run c 1 failed", "undo b 2 failed" }, trail(run))
+        assert.same({ "b", "undo", true }, { run.error.step, run.error.kind, run.undoing })
+        must(post(shop.owner, "workflows/" .. run.id .. "/retry", { reason = "again" }))
+        support.eventually(function() return #runs(shop, "stuck")[1].steps == 5 end, 20)
+        assert.equal("undo b 3 failed", trail(run_in(shop, "stuck", "x", "failed"))[5])
+    end)
+
+    it("lets a step under way come to its end before it is cancelled, and takes over from a process that died", function()
+        publish(shop, "taken", source("\"custom.take\"", [[
+            { name = "a", wait = { event = "custom.never", timeout = "48h" }, run = function() return { n = 7 } end,
+              undo = function(input) log("undone", input.subject.state.n) end },
+            { name = "b", run = function() error("never") end },]]))
+        emit(shop, "custom.take", "x")
+        local run = run_in(shop, "taken", "x", "waiting")
+        -- As a worker that took the step and died leaves it.
+        db.pipeline(shop.key, {
+            { [[update workflow_runs set state = 'running', wait_event = null, wake_at = null, waited = '{"timed_out": true}', tries = 1,
+              claim = id, claimed_until = $3::timestamptz where tenant_key = $1 and id = $2]], shop.key, run.id,
+                time.iso(time.real() + 600000) },
+            { [[insert into workflow_steps (tenant_key, app_key, run_id, position, attempt, n, name, kind, key, started_at)
+              values ($1, $2, $3, 1, 1, 1, 'a', 'run', 'k', $4::timestamptz)]], shop.key, shop.app, run.id, time.iso(time.now()) },
+        })
+        local answer = must(post(shop.owner, "workflows/" .. run.id .. "/cancel", { reason = "stop" }))
+        assert.same({ "running", false }, { answer.state, answer.undoing })
+        db.query(shop.key, "update workflow_runs set claimed_until = $3::timestamptz where tenant_key = $1 and id = $2", shop.key, run.id,
+            time.iso(time.real() - 1))
+        advance(3600)
+        local ended = run_in(shop, "taken", "x", "cancelled")
+        assert.same({ "run a 1 failed", "run a 2 done", "undo a 3 done" }, trail(ended))
+        assert.same({ "interrupted", true }, { ended.steps[1].error.code, ended.steps[3].log:find("undone%s7") ~= nil })
     end)
 end)
