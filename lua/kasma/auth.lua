@@ -197,7 +197,8 @@ local function jwt_identity(token)
         if err and err.code == "expired" then errors.unauthorized("Token expired") end
         bad()
     end
-    if claims.iss ~= M.ISSUER or claims.aud ~= M.ISSUER or not claims.sid or not claims.sub or not claims.tenant_key then bad() end
+    if claims.iss ~= M.ISSUER or claims.aud ~= M.ISSUER or type(claims.sid) ~= "string"
+        or type(claims.sub) ~= "string" or type(claims.tenant_key) ~= "string" or type(claims.exp) ~= "number" then bad() end
     local revoked, why = redis.call("GET", "sess:revoked:" .. claims.sid)
     if why then
         if settings.get(claims.tenant_key, "auth.jwt_stateless") ~= true then error(errors.from_store(why), 0) end

@@ -161,6 +161,11 @@ local function attempt(tenant, fn, ...)
     return { result }
 end
 
+--- A text as LIKE finds it: what a person typed is no pattern.
+---@param text string
+---@return string
+function M.like(text) return (text:gsub("[%%_\\]", "\\%0")) end
+
 --- Runs fn(tx, ...) in a transaction that holds a connection. It is run again after a serialisation failure or deadlock,
 --- so it must have no effect but through tx.
 ---@param tenant string|nil

@@ -130,10 +130,10 @@ end
 
 local function window_key(rule, subject) return ("rl:%s:%s"):format(rule, crypto.sha256(subject)) end
 
-local function ask(rule, subject, count)
+local function ask(rule, subject, count, hit)
     local r = RULES[rule]
     local answer = redis.eval(WINDOW, { window_key(rule, subject) },
-        { tostring(time.now()), tostring(r.window_s * 1000), tostring(r.limit), uuid.v4(), count and "1" or "0" })
+        { tostring(time.now()), tostring(r.window_s * 1000), tostring(r.limit), hit or uuid.v4(), count and "1" or "0" })
     if not answer then
         log.warn("rate limits without Redis", { rule = rule })
         local ok, wait = take(rule, subject, r.limit / 2, r.window_s, not count)
@@ -160,6 +160,28 @@ function M.check(rule, subject, address)
     if not M.applies(address) then return end
     local _, wait = ask(rule, subject, false)
     if wait > 0 then refuse(rule, wait / 1000, RULES[rule].limit) end
+end
+
+--- The same as auth for what counts only when it fails, but takes time until that is known: it is counted now, so that tries sent side
+--- by side do not all find the window open, and taken back by `release`.
+---@param rule string
+---@param subject string
+---@param address string
+---@return string|nil hit what release takes back; nil when nothing was counted
+function M.reserve(rule, subject, address)
+    if not M.applies(address) then return nil end
+    local hit = uuid.v4()
+    local _, wait = ask(rule, subject, true, hit)
+    if wait > 0 then refuse(rule, wait / 1000, RULES[rule].limit) end
+    return hit
+end
+
+--- Takes back what was counted.
+---@param rule string
+---@param subject string
+---@param hit string|nil
+function M.release(rule, subject, hit)
+    if hit then redis.call("ZREM", window_key(rule, subject), hit) end
 end
 
 --- Counts only (failures that are known after the fact).

@@ -337,6 +337,11 @@ local function settle_tenant(ctx, decl, identity)
         local host = tenants.by_host(req:header("host"))
         app = host and host.tenant_key == ctx.tenant and host.app_key or tenants.DEFAULT
     end
+    if app ~= wanted_app and app ~= tenants.DEFAULT then
+        -- What the key, the session or the host name says may have been switched off since.
+        local found = tenants.app(app)
+        if not found or not found.is_active or found.tenant_key ~= ctx.tenant then unavailable_tenant() end
+    end
     ctx.app = app
     ctx.user = identity
     if identity and not admitted(ctx, identity, ctx.tenant) then

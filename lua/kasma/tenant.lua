@@ -11,7 +11,8 @@ M.DEFAULT = "MASTER"
 local TENANT = [[select tenant_key, name, is_active and status = 'active' as is_active, status, country, default_currency, default_locale,
   timezone, settings, settings_epoch, plan, is_test from tenants where tenant_key = $1]]
 local APP = [[select app_key, tenant_key, name, kind, allowed_origins, hostnames, is_active from apps where app_key = $1]]
-local HOST = [[select app_key, tenant_key from apps where hostnames @> array[$1]::text[] and is_active order by app_key limit 1]]
+-- A host name of an app that is switched off still names it, so that its visitors are told so and see no other shop.
+local HOST = [[select app_key, tenant_key from apps where hostnames @> array[$1]::text[] order by is_active desc, app_key limit 1]]
 
 local tenants = cache.new{ ttl_ms = 1000, load = function(key) return db.one(nil, TENANT, key) end }
 local apps = cache.new{ ttl_ms = 1000, load = function(key) return db.one(nil, APP, key) end }
@@ -57,7 +58,8 @@ function M.by_host(host)
     if not host or #host > 260 then return nil end
     local name = names[host]
     if not name then
-        name = (host:match("^%[(.-)%]") or host:match("^[^:]+") or ""):lower()
+        -- As names are written: in any case, with a port, with the root's dot.
+        name = (host:match("^%[([%x:.]+)%]") or host:match("^[^:%[]+") or ""):lower():gsub("%.$", "")
         if named >= NAMES_MAX then names, named = {}, 0 end
         names[host], named = name, named + 1
     end

@@ -9,6 +9,7 @@ local M = {}
 local function v4_number(text)
     local a, b, c, d = text:match("^(%d+)%.(%d+)%.(%d+)%.(%d+)$")
     if not a then return nil end
+    if tonumber(a) > 255 or tonumber(b) > 255 or tonumber(c) > 255 or tonumber(d) > 255 then return nil end
     return ((tonumber(a) * 256 + tonumber(b)) * 256 + tonumber(c)) * 256 + tonumber(d)
 end
 
@@ -19,9 +20,8 @@ local function v6_groups(text)
     local function groups(part)
         local list = {}
         for group in part:gmatch("[^:]+") do
-            local value = tonumber(group, 16)
-            if not value or value > 0xFFFF then return nil end
-            list[#list + 1] = value
+            if not group:find("^%x%x?%x?%x?$") then return nil end
+            list[#list + 1] = tonumber(group, 16)
         end
         return list
     end
@@ -61,7 +61,7 @@ end
 
 -- Patterns are kept off the plain path: a request without proxies between costs two comparisons.
 local function plain(address)
-    if address:sub(1, 7) == "::ffff:" then address = address:sub(8) end
+    if address:sub(1, 7):lower() == "::ffff:" then address = address:sub(8) end
     if address:find("%", 1, true) then address = address:match("^[^%%]*") end
     return address
 end
@@ -78,7 +78,25 @@ local function is_proxy(address)
     return false
 end
 
---- The client's address: the peer, or behind trusted proxies the last forwarded address that is none of them.
+-- An address as proxies write it: bare, with a port, or in brackets.
+local function forwarded_address(text)
+    return plain(text:match("^%[([^%]]*)%]") or text:match("^([%d.]+):%d+$") or text)
+end
+
+-- The last address of the list that is no proxy's, and whether it is known to be the answer; what is no address ends the search.
+local function last_client(forwarded, address)
+    local list = {}
+    for part in forwarded:gmatch("[^,%s]+") do list[#list + 1] = forwarded_address(part) end
+    for i = #list, 1, -1 do
+        if not v4_number(list[i]) and not v6_groups(list[i]) then return address, true end
+        address = list[i]
+        if not is_proxy(address) then return address, true end
+    end
+    return address, false
+end
+
+--- The client's address: the peer, or behind trusted proxies the last forwarded address that is none of them. The header may stand
+--- several times, which is one list in the order of its lines.
 ---@param req table
 ---@return string
 function M.client_ip(req)
@@ -86,14 +104,10 @@ function M.client_ip(req)
     if (proxies and #proxies == 0) or not is_proxy(address) then return address end
     local forwarded = req:header("x-forwarded-for")
     if not forwarded then return address end
-    local list = {}
-    for part in forwarded:gmatch("[^,%s]+") do list[#list + 1] = plain(part) end
-    for i = #list, 1, -1 do
-        if not v4_number(list[i]) and not v6_groups(list[i]) then return address end
-        address = list[i]
-        if not is_proxy(address) then return address end
-    end
-    return address
+    -- The header's last line answers nearly always; when it names proxies alone the lines before it are looked at too.
+    local found, sure = last_client(forwarded, address)
+    if not sure then found = last_client(req:headers()["x-forwarded-for"] or forwarded, address) end
+    return found
 end
 
 ---@param address string

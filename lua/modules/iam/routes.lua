@@ -274,8 +274,9 @@ route.post("/auth/context", {
         local app = ctx.body.app_key
         if app then
             local found = tenants.app(app)
-            if not found or found.tenant_key ~= row.tenant_key then errors.forbidden{ message = "Tenant is not available",
-                code = "tenant_unavailable" } end
+            if not found or not found.is_active or found.tenant_key ~= row.tenant_key then
+                errors.forbidden{ message = "Tenant is not available", code = "tenant_unavailable" }
+            end
         end
         local session = ctx.user.session_id and store.session(ctx.user.session_id)
         if not session then errors.unauthorized("Access token required") end

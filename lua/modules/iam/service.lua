@@ -17,6 +17,7 @@ local mail = require("kasma.mail")
 local outbox = require("kasma.outbox")
 local ratelimit = require("kasma.ratelimit")
 local settings = require("kasma.settings")
+local tenants = require("kasma.tenant")
 local web = require("kasma.web")
 local failures = require("modules.iam.failures")
 local otp = require("modules.iam.otp")
@@ -216,7 +217,6 @@ end
 
 local function login_failed(scope, client, email, user, reason)
     failures.note(email, client.ip)
-    ratelimit.note("login_ip", web.limit_subject(client.ip), client.ip)
     local statements = { audit.auth_row(scope, { action = "LOGIN_FAILED", user_id = user and user.id,
         target = user and ("user:" .. user.id) or ("email:" .. email), metadata = { reason = reason } }) }
     if user and user.status == "active" and failures.must_suspend(email) then
@@ -255,16 +255,29 @@ local function ask_for_code(scope, user, type, client, message)
         { success = false, message = message, requiresOtp = true, identifier = user.email, type = type }))
 end
 
+-- The user of the address and whether the password is theirs. The try is counted before it is known to fail; one that does stays counted.
+local function prove(input, email, client)
+    failures.begin(email, client.ip)
+    local subject, hit = web.limit_subject(client.ip), nil
+    local ok, user, right = pcall(function()
+        hit = ratelimit.reserve("login_ip", subject, client.ip)
+        local found = store.login_user(email)
+        return found, passwords.verify(input.password, found and found.password)
+    end)
+    if ok and not (user and right) then return user, false end
+    failures.done(email, client.ip)
+    ratelimit.release("login_ip", subject, hit)
+    if not ok then error(user, 0) end
+    return user, true
+end
+
 ---@param scope Scope
 ---@param input {identifier: string, password: string}
 ---@param client kasma.Client
 ---@return kasma.Tokens tokens, table user; raises the 401 object when a code is needed
 function M.login(scope, input, client)
     local email = M.identifier(input.identifier)
-    failures.check(email, client.ip)
-    ratelimit.check("login_ip", web.limit_subject(client.ip), client.ip)
-    local user = store.login_user(email)
-    local right = passwords.verify(input.password, user and user.password)
+    local user, right = prove(input, email, client)
     if not user then return login_failed(scope, client, email, nil, "user_not_found") end
     if not right then return login_failed(scope, client, email, user, "invalid_password") end
     if user.status == "pending" and not user.is_locked then
@@ -460,7 +473,8 @@ end
 
 -- Passwords ------------------------------------------------------------------------------------------------------------------
 
-local function set_password(scope, user, password, action, except)
+-- With `once`, only while nobody else has changed the account meanwhile (raises KS409): of two who bring one reset token, one sets it.
+local function set_password(scope, user, password, action, except, once)
     passwords.check_policy(scope.tenant, password, user.user_type)
     local credential = store.credential(user.id)
     local now = time.iso(time.now())
@@ -473,8 +487,7 @@ local function set_password(scope, user, password, action, except)
     end
     statements[#statements + 1] = audit.auth_row(scope, { action = action, user_id = user.id, target = "user:" .. user.id })
     if user.status == "suspended" then statements[#statements + 1] = store.update_user(user.id, { status = "active" }, now) end
-    statements[#statements + 1] = { "update users set must_change_password = false, token_version = token_version + 1, "
-        .. "updated_at = $2::timestamptz where id = $1", user.id, now }
+    statements[#statements + 1] = store.password_set(user.id, once and user.token_version or nil, now)
     audit.append(statements, { tenant = scope.tenant, app = scope.app, actor_id = user.id, actor_kind = "user", actor_email = user.email,
         request = scope.request }, { action = "users.password", entity_type = "user", entity_id = user.id })
     sessions.revoke(scope, "user", user.id, "password_changed", statements, except)
@@ -494,7 +507,8 @@ function M.reset_password(scope, input, client)
         errors.unauthorized{ message = "Invalid or expired reset token", code = "reset_invalid" }
     end
     if not user or user.is_locked then errors.unauthorized("User not found or inactive") end
-    set_password(scope, user, input.new_password, "PASSWORD_RESET")
+    errors.state({ KS409 = { status = 401, message = "Invalid or expired reset token", code = "reset_invalid" } }, set_password, scope,
+        user, input.new_password, "PASSWORD_RESET", nil, true)
     redis.call("DEL", key)
     failures.clear(user.email)
 end
@@ -565,6 +579,8 @@ function M.introspect(scope, token)
         error(identity, 0)
     end
     if not identity or (scope.tenant ~= "MASTER" and identity.tenant_key ~= scope.tenant) then return INACTIVE end
+    local place = tenants.by_key(identity.tenant_key)
+    if not place or not place.is_active then return INACTIVE end
     local permissions = json.array({})
     local grants = identity.kind == "key" and identity.scopes or access.of(identity.tenant_key, identity.id).permissions
     for key in pairs(identity.restricted and {} or grants) do permissions[#permissions + 1] = key end

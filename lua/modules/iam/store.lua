@@ -153,7 +153,7 @@ function M.list_users(tenant, f)
         and ($3::text is null or u.status = $3) and ($4::text is null or u.user_type = $4)
         and ($5::text is null or exists (select from user_roles x join roles r on r.tenant_key = x.tenant_key and r.id = x.role_id
           where x.tenant_key = $1 and x.user_id = u.id and r.role_key = $5))
-      order by ]] .. (ORDER[f.sort] or ORDER["-created_at"]) .. " limit $6 offset $7", tenant, f.q or null, f.status or null,
+      order by ]] .. (ORDER[f.sort] or ORDER["-created_at"]) .. " limit $6 offset $7", tenant, f.q and db.like(f.q) or null, f.status or null,
         f.user_type or null,
         f.role_key or null, f.limit, f.offset)
     if #rows == 0 and f.offset > 0 then
@@ -294,6 +294,17 @@ function M.change_password(c)
     return { [[update user_credentials set password = $2, previous_hashes = $3::jsonb, password_changed_at = $4::timestamptz,
       updated_at = $4::timestamptz where user_id = $1 and provider = 'local']], c.user_id, c.password, pg.json(json.array(c.previous)),
           c.now }
+end
+
+--- Notes on the user that a password was set, which voids what was proven before.
+---@param user_id string
+---@param version integer|nil token_version that must still stand, else KS409 is raised
+---@param now string
+---@return table statement
+function M.password_set(user_id, version, now)
+    return { [[with done as (update users set must_change_password = false, token_version = token_version + 1,
+        updated_at = $3::timestamptz where id = $1 and ($2::int is null or token_version = $2::int) returning 1)
+      select kasma_must((select count(*) from done) = 1, 'KS409')]], user_id, version or null, now }
 end
 
 ---@param id string credential

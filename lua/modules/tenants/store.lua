@@ -22,7 +22,7 @@ function M.tenant(key) return db.one(nil, "select " .. TENANT .. " from tenants 
 function M.list(q, limit, offset)
     local rows = db.read(nil, "select " .. TENANT .. [[, count(*) over ()::int as total from tenants
       where ($1::text is null or name ilike '%' || $1 || '%' or tenant_key ilike '%' || $1 || '%')
-      order by created_at desc, id desc limit $2 offset $3]], q or null, limit, offset)
+      order by created_at desc, id desc limit $2 offset $3]], q and db.like(q) or null, limit, offset)
     if #rows == 0 and offset > 0 then return rows, select(2, M.list(q, 1, 0)) end
     local total = rows[1] and rows[1].total or 0
     for _, row in ipairs(rows) do row.total = nil end

@@ -1,0 +1,319 @@
+-- Attacks on the borders between tenants, apps and callers: whose key, whose host, whose answer.
+local crypto = require("core.crypto")
+local json = require("core.json")
+local redis = require("core.redis")
+local db = require("kasma.db")
+local shop_of = require("api.shop")
+local sockets = require("api.sockets")
+local support = require("api.support")
+
+local must = shop_of.must
+local function told(answer) return { answer.status, answer.json and answer.json.message } end
+
+local function key_of(tenant, fields)
+    local body = { name = "key", key_type = "secret", scopes = { "users.read" } }
+    for name, value in pairs(fields or {}) do body[name] = value end
+    return must(tenant.owner:post("/tenants/" .. tenant.key .. "/keys/create", body)).key
+end
+
+local function bearer(secret, headers)
+    local sent = { Authorization = "Bearer " .. secret }
+    for name, value in pairs(headers or {}) do sent[name] = value end
+    return support.client(sent)
+end
+
+-- The answer to bytes that no proper client sends: status and body.
+local function raw(lines, body)
+    local socket = sockets.connect(support.url)
+    socket:write(table.concat(lines, "\r\n") .. "\r\nConnection: close\r\n\r\n" .. (body or ""))
+    support.eventually(function()
+        socket:poll()
+        return socket.eof
+    end, 20)
+    local text = socket.input
+    socket:close()
+    return tonumber(text:match("^HTTP/1%.1 (%d+)")), json.decode(text:match("\r\n\r\n(.*)$") or "")
+end
+
+describe("rights of one tenant", function()
+    local mine, theirs = support.tenant(), support.tenant()
+    local both -- an owner in mine, a customer in theirs
+
+    setup(function()
+        both = support.user(mine, "tenant_owner")
+        must(theirs.owner:post("/tenants/" .. theirs.key .. "/members/add", { email = both.user.email }))
+        must(both:post("/auth/context", { tenant_key = theirs.key }, {}), 200)
+        both.headers = {}
+    end)
+
+    it("are not carried into another by a switch, a header, an app or a path", function()
+        assert.same({ theirs.key, {} }, { both:get("/auth/me").json.user.tenant_key,
+            { unpack(both:get("/auth/me").json.user.permissions) } })
+        for _, headers in ipairs{ {}, theirs.headers, { ["X-Tenant-Kasma-Id"] = theirs.key } } do
+            assert.same({ 403, "Forbidden resource" }, told(both:get("/users", headers)))
+            assert.equal(403, both:post("/roles", { code = "X", role_key = "x", display_name = "x" }, headers).status)
+            assert.equal(403, both:get("/tenants/" .. theirs.key .. "/keys", headers).status)
+        end
+        -- Another tenant's app beside a tenant's name is no such app.
+        for _, pair in ipairs{ { mine.key, theirs.app }, { theirs.key, mine.app }, { theirs.key, "MASTER2" } } do
+            assert.same({ 403, "Tenant is not available" }, told(both:get("/users", { ["X-Tenant-Kasma-Id"] = pair[1],
+                ["X-App-Kasma-Id"] = pair[2] })))
+        end
+        assert.equal(403, both:post("/auth/context", { tenant_key = theirs.key, app_key = mine.app }).status)
+        -- Where they are held they hold.
+        assert.equal(200, both:get("/users", mine.headers).status)
+        assert.equal(200, both:get("/tenants/" .. mine.key .. "/keys", theirs.headers).status)
+        assert.equal(403, both:get("/tenants/" .. theirs.key .. "/keys", mine.headers).status)
+    end)
+
+    it("are not made of another's roles", function()
+        local stranger = support.shopper(theirs)
+        local role = theirs.role_ids and theirs.role_ids.tenant_owner or must(theirs.owner:get("/roles"), 200).roles[1].id
+        local member = support.shopper(mine)
+        assert.equal(404, mine.owner:post("/users/" .. member.user.id .. "/roles/assign", { role_id = role }).status)
+        assert.equal(404, mine.owner:post("/users/" .. stranger.user.id .. "/roles/assign", { role_id = role }).status)
+        local platform = db.one(nil, "select id from platform_roles limit 1")
+        if platform then
+            assert.equal(404, mine.owner:post("/users/" .. member.user.id .. "/roles/assign", { role_id = platform.id }).status)
+        end
+        assert.equal(403, mine.owner:post("/permissions", { permission_key = "users.everything" }).status)
+    end)
+end)
+
+describe("a tenant's name that is smuggled", function()
+    local mine, theirs = support.tenant(), support.tenant()
+
+    it("in a second header is refused, and in a look-alike of the header not read", function()
+        local function ask(...)
+            return raw{ "GET /users HTTP/1.1", "Host: 127.0.0.1", "Cookie: access_token=" .. mine.owner.cookies.access_token, ... }
+        end
+        assert.equal(200, (ask("X-Tenant-Kasma-Id: " .. mine.key)))
+        for what, more in pairs{
+            twice = { "X-Tenant-Kasma-Id: " .. mine.key, "X-Tenant-Kasma-Id: " .. theirs.key },
+            ["twice the same"] = { "X-Tenant-Kasma-Id: " .. mine.key, "x-tenant-kasma-id: " .. mine.key },
+            ["two apps"] = { "X-App-Kasma-Id: " .. mine.app, "X-App-Kasma-Id: " .. theirs.app },
+            ["two credentials"] = { "Authorization: Bearer x", "Authorization: Bearer y" },
+            ["a folded line"] = { "X-Tenant-Kasma-Id: " .. mine.key, " " .. theirs.key },
+            ["a space before the colon"] = { "X-Tenant-Kasma-Id : " .. theirs.key },
+        } do assert.equal(400, (ask(unpack(more))), what) end
+        for what, value in pairs{ list = mine.key .. "," .. theirs.key, quoted = '"' .. theirs.key .. '"',
+            ["another case"] = theirs.key:upper(), escaped = "%74", sql = "x' or '1'='1", path = "../" .. theirs.key, long = ("a"):rep(300) } do
+            local status = ask("X-Tenant-Kasma-Id: " .. value)
+            assert.equal(403, status, what)
+        end
+        -- Not our header: the session's own tenant answers.
+        for _, name in ipairs{ "X_Tenant_Kasma_Id", "X-Tenant-Kasma-Id-", "Tenant-Kasma-Id", "X-Forwarded-Tenant" } do
+            local status, body = raw{ "GET /auth/me HTTP/1.1", "Host: 127.0.0.1", "Cookie: access_token="
+                .. mine.owner.cookies.access_token, name .. ": " .. theirs.key }
+            assert.same({ 200, mine.key }, { status, body and body.user.tenant_key }, name)
+        end
+    end)
+
+    it("in two bodies, a body of a GET or a path with dots leads nowhere else", function()
+        assert.equal(404, (raw{ "GET /tenants/" .. mine.key .. "/../" .. theirs.key .. "/keys HTTP/1.1", "Host: 127.0.0.1",
+            "Cookie: access_token=" .. mine.owner.cookies.access_token }))
+        assert.equal(400, (raw({ "POST /users/me/update HTTP/1.1", "Host: 127.0.0.1", "Content-Type: application/json",
+            "Cookie: access_token=" .. mine.owner.cookies.access_token, "Content-Length: 2", "Transfer-Encoding: chunked" }, "{}")))
+        assert.equal(403, mine.owner:get("/tenants/" .. theirs.key .. "/keys").status)
+        assert.equal(403, mine.owner:get("/registry?tenant_key=" .. theirs.key).status)
+    end)
+end)
+
+describe("a host name", function()
+    local host = support.unique("shop") .. ".test"
+    local shop = support.tenant{ hostnames = { host } }
+
+    local function tenant_at(text, headers)
+        local lines = { "GET /api/ecommerce/products/list HTTP/1.1" }
+        for _, line in ipairs(text and { "Host: " .. text } or {}) do lines[#lines + 1] = line end
+        for _, line in ipairs(headers or {}) do lines[#lines + 1] = line end
+        return raw(lines)
+    end
+
+    it("is one name in any case, with a port and with the root's dot", function()
+        shop_of.product(shop, { name = "Lamp of the host", price = 1 })
+        for _, text in ipairs{ host, host:upper(), host .. ":80", host .. ":65535", host .. ".", host:upper() .. ".:443" } do
+            local status, body = tenant_at(text)
+            assert.same({ 200, "Lamp of the host" }, { status, body and body[1] and body[1].name }, text)
+        end
+        for _, text in ipairs{ "x" .. host, host .. "x", host .. ".evil.example", "evil.example:" .. host, "[" .. host .. "]x",
+            host .. "..", "%", host:gsub("%.", "%%2e") } do
+            local status, body = tenant_at(text)
+            assert.is_true(status == 400 or (status == 200 and not (body[1] and body[1].name == "Lamp of the host")), text)
+        end
+        assert.equal(400, (raw{ "GET /healthz HTTP/1.1" }))
+        assert.equal(400, (raw{ "GET /healthz HTTP/1.1", "Host: a", "Host: b" }))
+        -- A name that a proxy was told is nobody's word.
+        local _, body = tenant_at("127.0.0.1", { "X-Forwarded-Host: " .. host })
+        assert.is_false(body[1] ~= nil and body[1].name == "Lamp of the host")
+    end)
+
+    it("of an app that is switched off opens no shop, its own or another", function()
+        local other = support.unique("off") .. ".test"
+        local off = support.tenant{ hostnames = { other } }
+        must(off.owner:post("/apps/" .. off.app .. "/update", { is_active = false }), 200)
+        support.eventually(function() return (tenant_at(other)) == 403 end)
+        assert.same({ 403, "Tenant is not available" }, told(off.owner:get("/users")))
+    end)
+end)
+
+describe("of a tenant that is no more", function()
+    it("no token, key or host opens anything", function()
+        local host = support.unique("gone") .. ".test"
+        local tenant, platform = support.tenant{ hostnames = { host } }, support.platform()
+        local shopper = support.shopper(tenant)
+        local key = key_of(tenant)
+        local entry = json.decode(redis.call("GET", "auth:at:" .. crypto.sha256(shopper.cookies.access_token)))
+        local watcher = must(platform:post("/tenants/MASTER/keys/create", { name = "watch", key_type = "secret",
+            scopes = { "auth.introspect" } }, { ["X-Tenant-Kasma-Id"] = "MASTER" })).key
+        local function introspected(token) return bearer(watcher.secret):post("/auth/introspect", { token = token }).json.active end
+        for _, token in ipairs{ shopper.cookies.access_token, entry.jwt, key.secret } do assert.is_true(introspected(token)) end
+
+        must(platform:post("/tenants/" .. tenant.key .. "/delete"), 200)
+        support.eventually(function() return shopper:get("/auth/me").status == 403 end)
+        local closed = { 403, "Tenant is not available" }
+        for _, client in ipairs{ shopper, tenant.owner, bearer(shopper.cookies.access_token), bearer(entry.jwt),
+            bearer(key.secret) } do
+            for _, path in ipairs{ "/auth/me", "/users/me", "/users", "/sales/orders/me", "/api/ecommerce/products/list" } do
+                local answer = client:get(path)
+                assert.same(closed, told(answer), path)
+            end
+        end
+        assert.same(closed, told(shopper:post("/auth/context", { tenant_key = tenant.key })))
+        for _, token in ipairs{ shopper.cookies.access_token, entry.jwt, key.secret } do assert.is_false(introspected(token)) end
+        assert.equal(403, (raw{ "GET /api/ecommerce/products/list HTTP/1.1", "Host: " .. host }))
+        shopper:post("/auth/refresh")
+        assert.same(closed, told(shopper:get("/auth/me")))
+    end)
+end)
+
+describe("a key", function()
+    it("whose scope names nothing any more opens nothing", function()
+        local tenant = support.tenant()
+        must(tenant.owner:post("/permissions", { permission_key = "custom.gone", description = "goes" }))
+        local key = key_of(tenant, { scopes = { "custom.gone" } })
+        db.query(nil, "update access_keys set scopes = $2::text[] where id = $1", key.id, "{gone.read,users,users.,*.read,.*}")
+        support.eventually(function() return bearer(key.secret):get("/users").status == 403 end)
+        for _, path in ipairs{ "/users", "/roles", "/tenants/" .. tenant.key .. "/keys", "/audit/logs" } do
+            assert.same({ 403, "Forbidden resource" }, told(bearer(key.secret):get(path)), path)
+        end
+    end)
+end)
+
+describe("an idempotency key", function()
+    local one, other = support.tenant(), support.tenant()
+    local function make(client, name, headers)
+        local sent = { ["X-Idempotency-Key"] = "the-same" }
+        for header, value in pairs(headers or {}) do sent[header] = value end
+        return client:post("/roles", { code = "C", role_key = name, display_name = name }, sent)
+    end
+
+    it("is its sender's alone: no other user, tenant, app, route or way in gets the answer", function()
+        local first = must(make(one.owner, "first")).role
+        local again = make(one.owner, "first")
+        assert.same({ 201, first.id, "true" }, { again.status, again.json.role.id, again.headers["idempotent-replayed"] })
+        local colleague = support.user(one, "tenant_owner")
+        assert.equal(409, make(colleague, "first").status) -- the role is there: it was asked, not replayed
+        local theirs = must(make(other.owner, "first"))
+        assert.is_true(theirs.role.id ~= first.id)
+        local key = key_of(one, { scopes = { "*" } })
+        assert.equal(409, make(bearer(key.secret), "first").status)
+        local app = support.unique("app")
+        must(one.owner:post("/apps", { app_key = app, name = app, kind = "storefront" }))
+        assert.equal(409, make(one.owner, "first", { ["X-App-Kasma-Id"] = app }).status)
+        for _, answer in ipairs{ make(colleague, "first"), make(bearer(key.secret), "first") } do
+            assert.same({ 409, "true" }, { answer.status, answer.headers["idempotent-replayed"] }) -- their own, this time
+        end
+        local elsewhere = one.owner:post("/permissions", { permission_key = "custom.idem" }, { ["X-Idempotency-Key"] = "the-same" })
+        assert.same({ 201, nil }, { elsewhere.status, elsewhere.headers["idempotent-replayed"] })
+    end)
+
+    it("of a guest is bound to the cart, and of nobody to nothing", function()
+        local shop, product = shop_of.simple(5)
+        local function add(client) return client:post("/sales/cart/add", { productId = product, quantity = 1 },
+            { ["X-Idempotency-Key"] = "guest-key" }) end
+        local first, second = support.guest(shop), support.guest(shop)
+        must(add(first))
+        local answer = add(second)
+        assert.same({ 201, nil }, { answer.status, answer.headers["idempotent-replayed"] })
+        assert.is_true(first.cookies.cart_token ~= second.cookies.cart_token)
+    end)
+
+    it("is not given out to who may no more", function()
+        local tenant = support.tenant()
+        local staff = support.user(tenant, "tenant_admin")
+        local body = { permission_key = "custom.first" }
+        local headers = { ["X-Idempotency-Key"] = "k" }
+        local made = staff:post("/permissions", body, headers)
+        if made.status == 201 then
+            must(tenant.owner:post("/tenants/" .. tenant.key .. "/members/remove", { user_id = staff.user.id }), 200)
+            assert.equal(403, staff:post("/permissions", body, headers).status)
+        end
+        assert.equal(201, made.status)
+    end)
+end)
+
+describe("a filter", function()
+    local tenant, other = support.tenant(), support.tenant()
+
+    it("is text and never SQL or a pattern", function()
+        local shopper = support.shopper(tenant)
+        db.query(nil, "update users set display_name = $2 where id = $1", shopper.user.id, "100%_sure\\")
+        local total = tenant.owner:get("/users").json.total
+        assert.equal(2, total)
+        local function found(query) return must(tenant.owner:get("/users?" .. query), 200).total end
+        for query, expected in pairs{ ["q=%25"] = 1, ["q=%5Fsure"] = 1, ["q=%5Fs_re"] = 0, ["q=%5C"] = 1, ["q=100%25_sure"] = 1, ["q=1%25s"] = 0,
+            ["q=%27%20or%201%3D1%20--"] = 0, ["role_key=customer%27%20or%20%271%27%3D%271"] = 0, ["role_key=%25"] = 0,
+            ["role_key=customer"] = 1 } do
+            assert.equal(expected, found(query), query)
+        end
+        for _, query in ipairs{ "sort=email%3Bdrop%20table%20users", "sort=password", "sort=created_at%20desc", "sort[]=email",
+            "status=active%27--", "user_type=KASMA_9", "q=a&q=b", "q[x]=1", "limit=1%3Bselect", "page=1%2F**%2F" } do
+            assert.equal(400, tenant.owner:get("/users?" .. query).status, query)
+        end
+        for _, query in ipairs{ "action=%27%20or%201%3D1--", "actor_id=x", "entity_type=%25", "from=now()", "limit=-1" } do
+            local answer = tenant.owner:get("/audit/logs?" .. query)
+            assert.is_true(answer.status == 400 or (answer.status == 200 and #answer.json.data == 0), query .. " " .. answer.body)
+        end
+        assert.equal(0, must(tenant.owner:get("/auth/logs/login?action=%25"), 200).total)
+    end)
+
+    it("by a cursor that is another tenant's, or made up, stays in its own tenant", function()
+        local cursor
+        support.eventually(function()
+            local page = other.owner:get("/audit/logs?limit=1")
+            cursor = page.json.next_cursor or page.headers["x-next-cursor"]
+            if not cursor then other.owner:get("/users") end
+            return cursor
+        end)
+        local answer = tenant.owner:get("/audit/logs?limit=100&cursor=" .. cursor:gsub("[^%w]", function(c)
+            return ("%%%02X"):format(c:byte())
+        end))
+        assert.is_true(answer.status == 200 or answer.status == 400)
+        for _, row in ipairs(answer.status == 200 and answer.json.data or {}) do
+            assert.equal(1, db.one(tenant.key, "select count(*)::int as n from audit_index where tenant_key = $1 and id = $2", tenant.key,
+                row.id).n)
+        end
+        for _, forged in ipairs{ "x", "%00", "eyJpZCI6MX0", ("A"):rep(5000), "..%2F", "-1", "%27", "null", crypto.base64url("[]"),
+            crypto.base64url('{"t":"' .. other.key .. '"}') } do
+            assert.equal(400, tenant.owner:get("/audit/logs?cursor=" .. forged).status, forged:sub(1, 40))
+        end
+    end)
+end)
+
+describe("an ETag", function()
+    it("of another tenant's answer does not stand for one's own", function()
+        local one, other = support.tenant(), support.tenant()
+        shop_of.product(one, { name = "Mine", price = 1 })
+        shop_of.product(other, { name = "Theirs", price = 1 })
+        local list = "/api/ecommerce/products/list"
+        local tag = support.guest(one):get(list).headers.etag
+        assert.matches('^W/"', tag)
+        assert.equal(304, support.guest(one):get(list, { ["If-None-Match"] = tag }).status)
+        local answer = support.guest(other):get(list, { ["If-None-Match"] = tag })
+        assert.same({ 200, "Theirs" }, { answer.status, answer.json[1].name })
+        local mine = support.shopper(one):get("/auth/me").headers.etag
+        if mine then assert.equal(401, support.client():get("/auth/me", { ["If-None-Match"] = mine }).status) end
+        assert.is_false(support.client():get("/auth/me", { ["If-None-Match"] = "*" }).status == 304)
+    end)
+end)
