@@ -1,6 +1,7 @@
 /* What the server tells about its requests: one JSON line each when the access log is on, and metrics. */
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "http/conn.h"
 #include "runtime/clock.h"
@@ -61,12 +62,28 @@ static void count(struct request *r, uint64_t us) {
     metric_observe(seconds, m->seconds, (double)us / 1e6);
 }
 
+/* A member of the path that is a token opens what it names to whoever reads it: the route's pattern stands for such a
+ * path. Members are named by the declaration (`:token`, `:link_token`). */
+static bool holds_token(const struct request *r) {
+    static const char word[] = "token";
+    const size_t n = sizeof word - 1;
+    struct str p = r->route ? r->route->pattern : (struct str){0};
+    for (size_t i = 0; i + n <= p.len; i++) {
+        if (memcmp(p.at + i, word, n) != 0 || (i + n < p.len && p.at[i + n] != '/')) continue;
+        size_t start = i;
+        while (start > 0 && p.at[start - 1] != '/') start--;
+        if (p.at[start] == ':') return true;
+    }
+    return false;
+}
+
 static void log_request(struct request *r, uint64_t us) {
     struct buf b = buf_take(r->server);
+    struct str path = holds_token(r) ? r->route->pattern : r->path.at ? r->path : STR("");
     struct str agent = r->target.at ? request_known(r, HEADER_USER_AGENT) : (struct str){0};
     bool ok = buf_add(&b, STR("\"req\":")) && buf_json_string(&b, request_id(r)) && buf_add(&b, STR(",\"method\":")) &&
               buf_json_string(&b, r->target.at ? request_method_name(r) : STR("")) && buf_add(&b, STR(",\"path\":")) &&
-              buf_json_string(&b, r->path.at ? r->path : STR("")) && buf_add(&b, STR(",\"route\":")) &&
+              buf_json_string(&b, path) && buf_add(&b, STR(",\"route\":")) &&
               buf_json_string(&b, r->route ? r->route->pattern : STR("")) && buf_add(&b, STR(",\"remote\":")) &&
               buf_json_string(&b, request_remote(r)) && buf_add(&b, STR(",\"agent\":")) &&
               buf_json_string(&b, agent.at ? agent : STR("")) &&

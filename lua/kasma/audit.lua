@@ -25,8 +25,12 @@ local AUTH = [[insert into audit_auth_log (tenant_key, app_key, id, user_id, act
   request_id,
   created_at) values ($1, $2, $3, $4, $5, $6, $7::jsonb, $8::inet, $9, $10, $11, $12::timestamptz)]]
 
-local SECRET = { "password", "secret", "token", "code", "hash", "authorization", "cookie" }
-local NOT_SECRET = { couponcode = true, couponcodes = true, zipcode = true, currencycode = true, code = true, phonecode = true }
+local SECRET = { "password", "passphrase", "passwd", "secret", "token", "code", "hash", "authorization", "cookie", "credential", "apikey",
+    "privatekey", "signingkey", "otp", "nonce" }
+-- Words that hold one of these and are none: codes that stand on every label. A bare `code` is a role's or a warehouse's; who audits
+-- what a person typed as a one-time code leaves it out.
+local NOT_SECRET = { couponcode = true, couponcodes = true, zipcode = true, currencycode = true, code = true, phonecode = true,
+    countrycode = true, trackingcode = true, carriercode = true, reasoncode = true, postalcode = true, shortcode = true }
 
 local function is_secret(name)
     local low = name:lower():gsub("[_%-]", "")
