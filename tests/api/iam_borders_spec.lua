@@ -97,7 +97,8 @@ describe("a tenant's name that is smuggled", function()
             ["a space before the colon"] = { "X-Tenant-Kasma-Id : " .. theirs.key },
         } do assert.equal(400, (ask(unpack(more))), what) end
         for what, value in pairs{ list = mine.key .. "," .. theirs.key, quoted = '"' .. theirs.key .. '"',
-            ["another case"] = theirs.key:upper(), escaped = "%74", sql = "x' or '1'='1", path = "../" .. theirs.key, long = ("a"):rep(300) } do
+            ["another case"] = theirs.key:upper(), escaped = "%74", sql = "x' or '1'='1", path = "../" .. theirs.key,
+            long = ("a"):rep(300) } do
             local status = ask("X-Tenant-Kasma-Id: " .. value)
             assert.equal(403, status, what)
         end
@@ -262,7 +263,8 @@ describe("a filter", function()
         local total = tenant.owner:get("/users").json.total
         assert.equal(2, total)
         local function found(query) return must(tenant.owner:get("/users?" .. query), 200).total end
-        for query, expected in pairs{ ["q=%25"] = 1, ["q=%5Fsure"] = 1, ["q=%5Fs_re"] = 0, ["q=%5C"] = 1, ["q=100%25_sure"] = 1, ["q=1%25s"] = 0,
+        for query, expected in pairs{ ["q=%25"] = 1, ["q=%5Fsure"] = 1, ["q=%5Fs_re"] = 0, ["q=%5C"] = 1, ["q=100%25_sure"] = 1,
+            ["q=1%25s"] = 0,
             ["q=%27%20or%201%3D1%20--"] = 0, ["role_key=customer%27%20or%20%271%27%3D%271"] = 0, ["role_key=%25"] = 0,
             ["role_key=customer"] = 1 } do
             assert.equal(expected, found(query), query)

@@ -153,7 +153,8 @@ function M.list_users(tenant, f)
         and ($3::text is null or u.status = $3) and ($4::text is null or u.user_type = $4)
         and ($5::text is null or exists (select from user_roles x join roles r on r.tenant_key = x.tenant_key and r.id = x.role_id
           where x.tenant_key = $1 and x.user_id = u.id and r.role_key = $5))
-      order by ]] .. (ORDER[f.sort] or ORDER["-created_at"]) .. " limit $6 offset $7", tenant, f.q and db.like(f.q) or null, f.status or null,
+      order by ]] .. (ORDER[f.sort] or ORDER["-created_at"]) .. " limit $6 offset $7", tenant,
+        f.q and db.like(f.q) or null, f.status or null,
         f.user_type or null,
         f.role_key or null, f.limit, f.offset)
     if #rows == 0 and f.offset > 0 then
