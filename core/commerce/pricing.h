@@ -165,6 +165,7 @@ struct pricing_shipping {
     struct shipping_place place;
     bool has_place;
     struct str method_id; /* empty: the cheapest */
+    bool list;            /* all offers are wanted, not only the chosen one */
     const struct shipping_zone *zone;
     size_t zones;
     const struct shipping_method *method;
@@ -264,12 +265,36 @@ struct bundle_answer {
     int64_t version, price; /* of one instance */
 };
 
+/* The class under which an item is taxed. */
+struct class_answer {
+    struct str rule_id, tax_class;
+    int64_t version;
+};
+
+/* A method that takes a parcel, as it is offered. */
+struct shipping_offer {
+    const struct shipping_method *method;
+    struct str name;
+    int64_t price; /* of the cart's currency, before any restatement */
+    int64_t days;  /* -1: not known */
+};
+/* The offers of a parcel after one rule. */
+struct rates_answer {
+    struct str rule_id;
+    int64_t version;
+    const struct shipping_offer *offer;
+    size_t offers;
+};
+
 struct pricing_view;
 
 /* Called in the middle of a quote, synchronously. What they hand back must live until the quote has been read (the
  * arena is there for that). False with `err` filled ends the quote with that error. NULL: no such hook. */
 struct pricing_hooks {
     void *data;
+    /* Once for each product or variant, by the first of its lines; its answer holds for the others too. */
+    bool (*tax_class)(void *data, const struct pricing_view *view, size_t line, struct class_answer *answer,
+                      bool *answered, struct error *err);
     /* Once a quote; `prices` one a line. Of several answers the first that names a line decides it. */
     bool (*price_lines)(void *data, const struct pricing_view *view, const struct line_price *prices, struct arena *a,
                         const struct price_answer **answers, size_t *n, struct error *err);
@@ -278,6 +303,11 @@ struct pricing_hooks {
                          struct bundle_answer *answer, bool *answered, struct error *err);
     bool (*promotion)(void *data, const struct pricing_view *view, struct arena *a, const struct rule_result **results,
                       size_t *n, struct error *err);
+    /* For each parcel that ships, the cheapest offer first. Each rule is given what the one before it left; the last
+     * answer holds, in its order. */
+    bool (*shipping_rates)(void *data, const struct pricing_view *view, size_t group,
+                           const struct shipping_offer *offers, size_t n, struct arena *a,
+                           const struct rates_answer **answers, size_t *count, struct error *err);
     /* *answered false: the built-in rates stand. */
     bool (*tax_resolve)(void *data, const struct pricing_view *view, struct arena *a, const struct tax_answer **answers,
                         size_t *n, bool *answered, struct error *err);
@@ -315,6 +345,7 @@ struct pricing_input {
 struct quote_line {
     const struct pricing_line *item; /* of the input, or of its gifts */
     struct str id, bundle_id, bundle_key;
+    struct str tax_class;
     struct str price_label;         /* of the rule that set the unit price */
     int64_t qty, listed_unit, unit; /* listed: before an exempt buyer's or keep_net restatement */
     int64_t gross, discount, net;
@@ -380,9 +411,12 @@ struct quote_group {
 };
 
 struct quote_shipping {
-    bool known;                           /* false: no address and no method yet */
+    bool known;                           /* false: no address and no method yet, or rules offer nothing */
     const struct shipping_method *method; /* NULL: nothing matches or nothing to ship */
-    const char *reason;                   /* why the method asked for was not taken, else NULL */
+    const char *reason;                   /* why the method asked for, or any, was not taken, else NULL */
+    struct str name;                      /* of the method, as it is offered */
+    const struct shipping_offer *offer;   /* all that is offered, with what it would be charged */
+    size_t offers;
     int64_t charge, discount, net, tax;
     const struct tax_rate *rate;
     size_t rates;
@@ -417,9 +451,14 @@ struct quote {
     bool inclusive;
 };
 
-/* What a hook sees. For `price_lines`: units and sums as they are listed, before a restatement. For `bundle_price`: the
- * state after stage 1 and the bundles before this one. For `promotion`: the state after stage 2. For `tax_resolve`: the
- * lines with their final nets and the built-in rates as candidates, and the shipping charge. */
+/* Whether an answer of shipping_rates is in order: offers of what was offered, each once, at a price in proportion. */
+bool rates_answer_check(const struct rates_answer *answer, const struct shipping_offer *offers, size_t n,
+                        const char **why);
+
+/* What a hook sees. For `tax_class` and `price_lines`: units and sums as they are listed, before a restatement. For
+ * `bundle_price`: the state after stage 1 and the bundles before this one. For `promotion`: the state after stage 2.
+ * For `shipping_rates`: the lines after their discounts. For `tax_resolve`: the lines with their final nets and the
+ * built-in rates as candidates, and the shipping charge. */
 struct pricing_view {
     const struct pricing_input *input;
     const struct currency *currency;

@@ -64,7 +64,7 @@ bool pricing_stored_price(struct work *w, const struct pricing_line *item, struc
 
 /* A line of the work at its listed price. */
 static bool line_list(struct work *w, const struct pricing_line *item, struct quote_line *line) {
-    *line = (struct quote_line){.item = item, .id = item->id, .qty = item->qty};
+    *line = (struct quote_line){.item = item, .id = item->id, .qty = item->qty, .tax_class = item->tax_class};
     if (!unit_price(w, item, line)) return false;
     line->unit = line->listed_unit;
     if (!minor_mul(line->unit, line->qty, &line->gross)) return work_range(w);
@@ -74,7 +74,7 @@ static bool line_list(struct work *w, const struct pricing_line *item, struct qu
 
 /* What this buyer pays for it. */
 static bool line_open(struct work *w, struct quote_line *line) {
-    const struct class_rates *class = pricing_class(w, line->item->tax_class);
+    const struct class_rates *class = pricing_class(w, line->tax_class);
     if (!class) return false;
     line->rate = class->rate;
     line->rates = class->rates;
@@ -104,7 +104,7 @@ bool pricing_base(struct work *w, struct world *x) {
         x->line[i].bundle_id = w->in->line[i].bundle_id;
         x->line[i].bundle_key = w->in->line[i].bundle_key;
     }
-    if (!pricing_ask_prices(w, x)) return false;
+    if (!pricing_ask_classes(w, x) || !pricing_ask_prices(w, x)) return false;
     for (size_t i = 0; i < x->lines; i++)
         if (!line_open(w, &x->line[i])) return false;
     return sum_in_range(w, x) && world_rank(w, x);

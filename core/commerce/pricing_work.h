@@ -90,6 +90,8 @@ bool work_convert(struct work *w, int64_t amount, struct str currency, int64_t *
 struct pricing_view work_view(const struct work *w, const struct world *x);
 /* What is stored as the price of a line. */
 bool pricing_stored_price(struct work *w, const struct pricing_line *item, struct line_price *out);
+/* Rules say under which class items are taxed. */
+bool pricing_ask_classes(struct work *w, struct world *x);
 /* Rules set units at their listed price, before the restatement. */
 bool pricing_ask_prices(struct work *w, struct world *x);
 /* What a rule says a bundle costs, as a copy of it with that price; the bundle itself when none answers. *answer is for
@@ -97,6 +99,9 @@ bool pricing_ask_prices(struct work *w, struct world *x);
 const struct pricing_bundle *pricing_ask_bundle(struct work *w, const struct world *x,
                                                 const struct pricing_bundle *bundle, const bool *member, int64_t count,
                                                 struct bundle_answer *answer);
+
+/* What is offered for a parcel, after the rules: in *offers, in the order in which it is offered. */
+bool pricing_ask_rates(struct work *w, struct world *x, size_t group, const struct shipping_offer **offers, size_t *n);
 
 /* Stages, in the order of their call. */
 bool pricing_base(struct work *w, struct world *x);                           /* 1 */

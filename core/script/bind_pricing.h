@@ -31,6 +31,10 @@ struct pricing_shot {
     /* What the hook decides about, where it is more than the view; NULL: not of this hook. */
     const struct line_price *prices; /* price.lines */
     const struct bundle_question *bundle;
+    const struct quote_line *item;    /* tax.class_for_item: a line of the item */
+    const struct quote_group *parcel; /* shipping.rates, with what is offered for it */
+    const struct shipping_offer *offer;
+    size_t offers;
 };
 
 /* Pushes on `L`, a sandbox's state, what a rule may know of a quote (sheet 02, 6.2); call it where Lua may raise. The
@@ -50,6 +54,7 @@ struct pricing_rules {
     int input;
     struct rule_set *set;
     struct arena *arena;
+    uint64_t class_serial;  /* of the shots of tax.class_for_item */
     uint64_t left;          /* instructions that the rules of this quote still share */
     uint64_t wall_us;       /* spent in rules */
     uint64_t began_us;      /* of this thread's own time */
@@ -71,6 +76,11 @@ bool pricing_read_prices(lua_State *L, struct arena *a, const struct pricing_vie
                          size_t *named, struct error *err);
 bool pricing_read_bundle(lua_State *L, const struct bundle_question *question, int64_t *price, bool *answered,
                          struct error *err);
+/* The text on top, of 1 to 64 bytes. As above. */
+bool pricing_read_class(lua_State *L, struct arena *a, struct str *tax_class, bool *answered, struct error *err);
+/* The list of {id, name, price, estimated_days, hidden} on top, each of one that was offered. As above. */
+bool pricing_read_rates(lua_State *L, struct arena *a, const struct shipping_offer *offers, size_t n,
+                        struct rates_answer *out, bool *answered, struct error *err);
 /* The list of {line, rate_ppm, name, jurisdiction, compound} on top of `L`; *answered false for nil. As above. */
 bool pricing_read_taxes(lua_State *L, struct arena *a, const struct pricing_view *view,
                         const struct tax_answer **answers, size_t *n, bool *answered, struct error *err);

@@ -267,6 +267,85 @@ bool pricing_read_bundle(lua_State *L, const struct bundle_question *question, i
     return ok;
 }
 
+bool pricing_read_class(lua_State *L, struct arena *arena, struct str *tax_class, bool *answered, struct error *err) {
+    *answered = false;
+    if (lua_isnil(L, -1)) return true;
+    struct answer a = {.L = L, .arena = arena, .err = err, .list = "class", .index = 1};
+    if (!take_str(&a, STR("text"), tax_class)) return false;
+    *answered = tax_class->len > 0 && tax_class->len <= 64;
+    return *answered || fault(&a, STR("text"), "1 to 64 bytes are expected");
+}
+
+static bool take_offer_member(struct answer *a, struct str key, struct str *id, struct shipping_offer *out,
+                              unsigned *seen, bool *hidden) {
+    if (str_eq(key, STR("id"))) return take_str(a, key, id);
+    if (str_eq(key, STR("hidden"))) return take_bool(a, key, hidden);
+    if (str_eq(key, STR("name")))
+        return take_str(a, key, &out->name) && (out->name.len <= 120 || fault(a, key, "longer than 120 bytes"));
+    if (str_eq(key, STR("price"))) {
+        *seen |= M_PRICE;
+        return take_int(a, key, &out->price);
+    }
+    if (!str_eq(key, STR("estimated_days"))) return fault(a, key, "an unknown key");
+    *seen |= M_UNITS;
+    return take_int(a, key, &out->days) && ((out->days >= 0 && out->days <= 3650) || fault(a, key, "0 to 3650"));
+}
+
+/* The offer on top: what it does not name stays as it was. */
+static bool take_offer(struct answer *a, const struct shipping_offer *offers, size_t n, struct shipping_offer *out,
+                       bool *hidden) {
+    struct str id = {0};
+    unsigned seen = 0;
+    if (lua_type(a->L, -1) != LUA_TTABLE)
+        return error_set(a->err, ERR_INVALID, "%s[%zu]: a table is expected", a->list, a->index);
+    lua_pushnil(a->L);
+    while (lua_next(a->L, -2)) {
+        struct str key = {0};
+        bool ok = take_key(a, &key) && take_offer_member(a, key, &id, out, &seen, hidden);
+        lua_pop(a->L, ok ? 1 : 2);
+        if (!ok) return false;
+    }
+    for (size_t i = 0; i < n; i++) {
+        if (!str_eq(offers[i].method->id, id)) continue;
+        out->method = offers[i].method;
+        if (out->name.len == 0) out->name = offers[i].name;
+        if (!(seen & M_PRICE)) out->price = offers[i].price;
+        if (!(seen & M_UNITS)) out->days = offers[i].days;
+        return true;
+    }
+    return fault(a, STR("id"), "is not among the methods");
+}
+
+bool pricing_read_rates(lua_State *L, struct arena *arena, const struct shipping_offer *offers, size_t n,
+                        struct rates_answer *out, bool *answered, struct error *err) {
+    *answered = false;
+    if (lua_isnil(L, -1)) return true;
+    if (lua_type(L, -1) != LUA_TTABLE) return error_set(err, ERR_INVALID, "the result: a list is expected");
+    if (!lua_checkstack(L, 10)) return error_set(err, ERR_MEMORY, "out of memory");
+    size_t count = lua_objlen(L, -1), keys = 0;
+    for (lua_pushnil(L); lua_next(L, -2); lua_pop(L, 1)) keys++;
+    if (keys != count) return error_set(err, ERR_INVALID, "the result: a list is expected");
+    if (count > n) return error_set(err, ERR_INVALID, "methods: more than were offered");
+    struct shipping_offer *list = arena_zalloc(arena, count ? count : 1, sizeof *list);
+    if (!list) return error_set(err, ERR_MEMORY, "out of memory");
+    struct answer a = {.L = L, .arena = arena, .err = err, .list = "methods"};
+    size_t shown = 0;
+    for (size_t i = 0; i < count; i++) {
+        bool hidden = false;
+        list[shown] = (struct shipping_offer){0};
+        a.index = i + 1;
+        lua_rawgeti(L, -1, (int)i + 1);
+        bool ok = take_offer(&a, offers, n, &list[shown], &hidden);
+        lua_pop(L, 1);
+        if (!ok) return false;
+        if (!hidden) shown++;
+    }
+    out->offer = list;
+    out->offers = shown;
+    *answered = true;
+    return true;
+}
+
 static bool take_tax_member(struct answer *a, struct str key, struct tax_answer *out, bool *rated) {
     if (str_eq(key, STR("line"))) return take_str(a, key, &out->line_id);
     if (str_eq(key, STR("name"))) return take_str(a, key, &out->rate.name);

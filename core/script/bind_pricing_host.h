@@ -23,7 +23,12 @@ bool pricing_attempt(struct attempt *a, size_t rule, bool (*read)(lua_State *L, 
 bool pricing_note(struct pricing_rules *h, size_t rule, const char *hook, const struct sandbox_report *report,
                   size_t operations, struct error *err);
 
-/* Hosts of stages 1 and 2, as struct pricing_hooks has them. */
+/* Hosts, as struct pricing_hooks has them. */
+bool pricing_host_class(void *data, const struct pricing_view *view, size_t line, struct class_answer *answer,
+                        bool *answered, struct error *err);
+bool pricing_host_rates(void *data, const struct pricing_view *view, size_t group, const struct shipping_offer *offers,
+                        size_t n, struct arena *a, const struct rates_answer **answers, size_t *count,
+                        struct error *err);
 bool pricing_host_prices(void *data, const struct pricing_view *view, const struct line_price *prices, struct arena *a,
                          const struct price_answer **answers, size_t *n, struct error *err);
 bool pricing_host_bundle(void *data, const struct pricing_view *view, const struct bundle_question *question,

@@ -1,5 +1,6 @@
-/* The hosts of rules that set stored prices anew: price.lines and bundle.price. They differ from those of promotions in
- * that nothing competes: rules are asked by priority, and who answers first decides. */
+/* The hosts of rules that say something in place of what is stored: classes of tax, prices of units and bundles, what
+ * is offered for shipping. They differ from those of promotions in that nothing competes: rules are asked by priority,
+ * and who answers first decides; but each rule of shipping goes on from what the one before it left. */
 #include "script/bind_pricing_host.h"
 #include "script/sandbox.h"
 
@@ -106,5 +107,82 @@ bool pricing_host_bundle(void *data, const struct pricing_view *view, const stru
         *answer = (struct bundle_answer){.rule_id = id_of(&b.ask.rule), .version = b.ask.rule.number, .price = b.price};
         *answered = true;
     }
+    return true;
+}
+
+struct class_asking {
+    struct asking ask;
+    struct str tax_class;
+    bool answered;
+};
+
+static bool read_class(lua_State *L, void *data, struct error *err) {
+    struct class_asking *c = data;
+    if (!pricing_read_class(L, c->ask.a.host->arena, &c->tax_class, &c->answered, err)) return false;
+    c->ask.said = c->answered;
+    return true;
+}
+
+bool pricing_host_class(void *data, const struct pricing_view *view, size_t line, struct class_answer *answer,
+                        bool *answered, struct error *err) {
+    struct pricing_rules *h = data;
+    *answered = false;
+    if (!lua_checkstack(h->L, 24)) return error_set(err, ERR_MEMORY, "out of memory");
+    struct class_asking c = {.ask = ask_open(h, "tax.class_for_item", view)};
+    /* What rules see of the quote is the same for all its items, and stays as the first of them built it. */
+    if (h->class_serial == 0) h->class_serial = c.ask.a.shot.serial;
+    c.ask.a.shot.serial = h->class_serial;
+    c.ask.a.shot.item = &view->line[line];
+    for (bool more = true; !*answered;) {
+        if (!ask_next(&c.ask, read_class, &more, err)) return false;
+        if (!more) break;
+        if (c.ask.said == 0) continue;
+        *answer = (struct class_answer){
+            .rule_id = id_of(&c.ask.rule), .version = c.ask.rule.number, .tax_class = c.tax_class};
+        *answered = true;
+    }
+    return true;
+}
+
+struct rates_asking {
+    struct asking ask;
+    struct rates_answer answer;
+    bool answered;
+};
+
+static bool read_rates(lua_State *L, void *data, struct error *err) {
+    struct rates_asking *r = data;
+    const struct pricing_shot *shot = &r->ask.a.shot;
+    const char *why = NULL;
+    if (!pricing_read_rates(L, r->ask.a.host->arena, shot->offer, shot->offers, &r->answer, &r->answered, err))
+        return false;
+    r->ask.said = r->answered;
+    return !r->answered || rates_answer_check(&r->answer, shot->offer, shot->offers, &why) ||
+           error_set(err, ERR_INVALID, "methods: %s", why ? why : "out of form");
+}
+
+bool pricing_host_rates(void *data, const struct pricing_view *view, size_t group, const struct shipping_offer *offers,
+                        size_t n, struct arena *arena, const struct rates_answer **answers, size_t *count,
+                        struct error *err) {
+    struct pricing_rules *h = data;
+    struct rates_answer *list = arena_zalloc(arena, RULES_PER_HOOK, sizeof *list);
+    *count = 0;
+    if (!list || !lua_checkstack(h->L, 24)) return error_set(err, ERR_MEMORY, "out of memory");
+    struct rates_asking r = {.ask = ask_open(h, "shipping.rates", view)};
+    r.ask.a.shot.parcel = &view->group[group];
+    r.ask.a.shot.offer = offers;
+    r.ask.a.shot.offers = n;
+    for (bool more = true; *count < RULES_PER_HOOK && r.ask.a.shot.offers;) {
+        r.answer = (struct rates_answer){0};
+        if (!ask_next(&r.ask, read_rates, &more, err)) return false;
+        if (!more) break;
+        if (r.ask.said == 0) continue;
+        r.answer.rule_id = id_of(&r.ask.rule);
+        r.answer.version = r.ask.rule.number;
+        list[(*count)++] = r.answer;
+        r.ask.a.shot.offer = r.answer.offer;
+        r.ask.a.shot.offers = r.answer.offers;
+    }
+    *answers = list;
     return true;
 }

@@ -246,7 +246,7 @@ static void build_line(lua_State *L, const struct quote_line *line) {
     set_str(L, "variant_id", item->variant_id);
     set_str(L, "sku", item->sku);
     set_str(L, "vendor_id", item->vendor_id);
-    set_str(L, "tax_class", item->tax_class);
+    set_str(L, "tax_class", line->tax_class);
     set_int(L, "qty", line->qty);
     set_int(L, "unit", line->unit);
     set_int(L, "gross", line->gross);

@@ -12,12 +12,12 @@ struct pusher {
 // clang-format off
 #define NAMES(X) \
     X(adjustment_rows) X(adjustments) X(after) X(amount) X(amount_minor) X(before) X(bundle_id) X(bundle_key) \
-    X(cash_rounding) X(charge) X(code) X(coupon_id) X(coupon_uses) X(currency) X(discount) X(due) X(earn_points) \
+    X(cash_rounding) X(charge) X(code) X(coupon_id) X(coupon_uses) X(currency) X(days) X(discount) X(due) X(earn_points) \
     X(gift_card) X(gross) X(groups) X(id) X(in_bundle) X(inclusive) X(is_gift) X(jurisdiction) X(kind) X(known) \
-    X(label) X(level) X(line_id) X(lines) X(merchandise) X(method_id) X(method_name) X(name) X(net) X(note) \
+    X(label) X(level) X(line_id) X(lines) X(merchandise) X(method_id) X(method_name) X(name) X(net) X(note) X(offers) \
     X(points_amount) X(points_cap) X(points_reason) X(points_used) X(ppm) X(price_label) X(product_id) X(promotion_id) \
     X(promotion_uses) X(purchase_type) X(qty) X(rate_ppm) X(reason) X(rejected) X(requires_shipping) X(rule) \
-    X(shipping) X(sku) X(source_id) X(stage) X(subtotal) X(tax) X(taxes) X(tenders) X(total) X(trace) X(unit) \
+    X(shipping) X(sku) X(source_id) X(stage) X(subtotal) X(tax) X(tax_class) X(taxes) X(tenders) X(total) X(trace) X(unit) \
     X(units) X(variant_id) X(vendor_id) X(version) X(wallet) X(wanted) X(warehouse_id) X(weight_g)
 // clang-format on
 
@@ -100,6 +100,7 @@ static void push_lines(struct pusher *p, const struct quote *q) {
         set_str(p, K_vendor_id, line->item->vendor_id);
         set_str(p, K_bundle_id, line->bundle_id);
         set_str(p, K_price_label, line->price_label);
+        set_str(p, K_tax_class, line->tax_class);
         set_str(p, K_bundle_key, line->bundle_key);
         set_bool(p, K_is_gift, line->is_gift);
         set_bool(p, K_in_bundle, line->in_bundle);
@@ -191,8 +192,18 @@ static void push_shipping(struct pusher *p, const struct quote_shipping *s) {
     set_bool(p, K_known, s->known);
     if (s->method) {
         set_str(p, K_method_id, s->method->id);
-        set_str(p, K_method_name, s->method->name);
+        set_str(p, K_method_name, s->name);
     }
+    lua_createtable(p->L, (int)s->offers, 0);
+    for (size_t i = 0; i < s->offers; i++) {
+        lua_createtable(p->L, 0, 4);
+        set_str(p, K_id, s->offer[i].method->id);
+        set_str(p, K_name, s->offer[i].name);
+        set_int(p, K_amount, s->offer[i].price);
+        if (s->offer[i].days >= 0) set_int(p, K_days, s->offer[i].days);
+        lua_rawseti(p->L, -2, (int)i + 1);
+    }
+    set_top(p, K_offers);
     set_text(p, K_reason, s->reason);
     set_int(p, K_charge, s->charge);
     set_int(p, K_discount, s->discount);

@@ -548,6 +548,7 @@ static const struct array methods = {.fields = method_fields,
 static const struct field shipping_fields[] = {
     SPECIAL("place", read_place),
     FIELD(pricing_shipping, method_id, STRING),
+    FIELD(pricing_shipping, list, BOOLEAN),
     ROWS(pricing_shipping, "zones", zone, &zones),
     ROWS(pricing_shipping, "methods", method, &methods),
     LAST,

@@ -13,6 +13,14 @@ static const char *const break_fields[] = {"min_qty", "price", "sale"};
 static const char *const bundle_subject_fields[] = {"bundle", "components", "qty"};
 static const char *const bundle_fields[] = {"id", "name", "pricing", "price", "percent_off_bps", "max_per_order"};
 static const char *const component_fields[] = {"line_id", "product_id", "variant_id", "sku", "qty", "unit", "gross"};
+static const char *const class_fields[] = {"product", "category", "customer", "address"};
+static const char *const product_fields[] = {
+    "id",       "variant_id",   "sku",     "name", "tax_class",        "vendor_id",
+    "weight_g", "category_ids", "tag_ids", "list", "requires_shipping"};
+static const char *const category_fields[] = {"id", "path"};
+static const char *const rates_fields[] = {"methods", "parcel", "address", "subtotal", "customer"};
+static const char *const method_fields[] = {"id", "name", "price", "estimated_days", "hidden"};
+static const char *const parcel_fields[] = {"warehouse_id", "weight_g", "net"};
 
 #define RECORD(where, list)                                                                                            \
     { .path = (where), .fields = (list), .count = sizeof(list) / sizeof *(list) }
@@ -22,7 +30,13 @@ static const struct sandbox_record prices_record = RECORD("input.subject", price
                                    break_record = RECORD("line.breaks[]", break_fields),
                                    bundle_subject_record = RECORD("input.subject", bundle_subject_fields),
                                    bundle_record = RECORD("input.subject.bundle", bundle_fields),
-                                   component_record = RECORD("input.subject.components[]", component_fields);
+                                   component_record = RECORD("input.subject.components[]", component_fields),
+                                   class_record = RECORD("input.subject", class_fields),
+                                   product_record = RECORD("input.subject.product", product_fields),
+                                   category_record = RECORD("input.subject.category", category_fields),
+                                   rates_record = RECORD("input.subject", rates_fields),
+                                   method_record = RECORD("input.subject.methods[]", method_fields),
+                                   parcel_record = RECORD("input.subject.parcel", parcel_fields);
 
 static void set_str(lua_State *L, const char *name, struct str s) {
     if (s.len == 0) return;
@@ -135,8 +149,77 @@ static void push_bundle(lua_State *L, const struct pricing_shot *shot) {
     sandbox_mark_record(L, &bundle_subject_record);
 }
 
+/* The buyer and the address of the input at `input`, as members of the table on top. */
+static void set_whereabouts(lua_State *L, int input) {
+    lua_getfield(L, input, "customer");
+    lua_setfield(L, -2, "customer");
+    lua_getfield(L, input, "shipping");
+    lua_getfield(L, -1, "address");
+    lua_setfield(L, -3, "address");
+    lua_pop(L, 1);
+}
+
+static void push_class(lua_State *L, int input, const struct quote_line *line) {
+    const struct pricing_line *item = line->item;
+    lua_createtable(L, 0, 4);
+    lua_createtable(L, 0, sizeof product_fields / sizeof *product_fields);
+    set_str(L, "id", item->product_id);
+    set_str(L, "variant_id", item->variant_id);
+    set_str(L, "sku", item->sku);
+    set_str(L, "name", item->name);
+    set_str(L, "tax_class", item->tax_class);
+    set_str(L, "vendor_id", item->vendor_id);
+    set_int(L, "weight_g", item->weight_g);
+    set_int(L, "list", line->listed_unit);
+    set_list(L, "category_ids", item->category_ids);
+    set_list(L, "tag_ids", item->tag_ids);
+    lua_pushboolean(L, item->requires_shipping);
+    lua_setfield(L, -2, "requires_shipping");
+    sandbox_mark_record(L, &product_record);
+    lua_setfield(L, -2, "product");
+    if (item->category_ids.n) { /* its own is the last of them, those above it come before */
+        lua_createtable(L, 0, 2);
+        set_str(L, "id", item->category_ids.at[item->category_ids.n - 1]);
+        set_list(L, "path", item->category_ids);
+        sandbox_mark_record(L, &category_record);
+        lua_setfield(L, -2, "category");
+    }
+    set_whereabouts(L, input);
+    sandbox_mark_record(L, &class_record);
+}
+
+static void push_rates(lua_State *L, int input, const struct pricing_shot *shot) {
+    lua_createtable(L, 0, sizeof rates_fields / sizeof *rates_fields);
+    lua_createtable(L, (int)shot->offers, 0);
+    for (size_t i = 0; i < shot->offers; i++) {
+        const struct shipping_offer *offer = &shot->offer[i];
+        lua_createtable(L, 0, sizeof method_fields / sizeof *method_fields);
+        set_str(L, "id", offer->method->id);
+        set_str(L, "name", offer->name);
+        set_int(L, "price", offer->price);
+        if (offer->days >= 0) set_int(L, "estimated_days", offer->days);
+        sandbox_mark_record(L, &method_record);
+        lua_rawseti(L, -2, (int)i + 1);
+    }
+    lua_setfield(L, -2, "methods");
+    lua_createtable(L, 0, 3);
+    set_str(L, "warehouse_id", shot->parcel->warehouse_id);
+    set_int(L, "weight_g", shot->parcel->weight_g);
+    set_int(L, "net", shot->parcel->merchandise);
+    sandbox_mark_record(L, &parcel_record);
+    lua_setfield(L, -2, "parcel");
+    set_int(L, "subtotal", shot->view->net);
+    set_whereabouts(L, input);
+    sandbox_mark_record(L, &rates_record);
+}
+
 void pricing_set_subject(lua_State *L, const struct pricing_shot *shot) {
-    if (shot->prices) {
+    int input = lua_gettop(L);
+    if (shot->item) {
+        push_class(L, input, shot->item);
+    } else if (shot->parcel) {
+        push_rates(L, input, shot);
+    } else if (shot->prices) {
         push_prices(L, shot);
     } else if (shot->bundle) {
         push_bundle(L, shot);
@@ -150,9 +233,12 @@ void pricing_add_subject_records(lua_State *L) {
     static const struct {
         const char *name;
         const struct sandbox_record *record;
-    } all[] = {{"prices", &prices_record},     {"price_line", &price_line_record},
-               {"price_break", &break_record}, {"bundle_subject", &bundle_subject_record},
-               {"bundle", &bundle_record},     {"component", &component_record}};
+    } all[] = {{"prices", &prices_record},       {"price_line", &price_line_record},
+               {"price_break", &break_record},   {"bundle_subject", &bundle_subject_record},
+               {"bundle", &bundle_record},       {"component", &component_record},
+               {"class_subject", &class_record}, {"product", &product_record},
+               {"category", &category_record},   {"rates_subject", &rates_record},
+               {"method", &method_record},       {"parcel", &parcel_record}};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
         lua_createtable(L, (int)all[i].record->count, 0);
         for (size_t k = 0; k < all[i].record->count; k++) {

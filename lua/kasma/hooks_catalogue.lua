@@ -53,6 +53,13 @@ local bundle = rec{ id = id, name = text(), pricing = enum{ "fixed", "percent_of
     max_per_order = int() }
 local component = rec{ line_id = id, product_id = id, variant_id = id, sku = text(), qty = int(), unit = minor, gross = minor }
 local bundle_subject = rec{ bundle = bundle, components = list(component), qty = int() }
+local product = rec{ id = id, variant_id = id, sku = text(), name = text(), tax_class = text(), vendor_id = id, weight_g = int(),
+    category_ids = list(id), tag_ids = list(id), list = minor, requires_shipping = bool }
+local category = rec{ id = id, path = list(id) }
+local class_subject = rec{ product = product, category = category, customer = customer, address = address }
+local method = rec{ id = id, name = text(), price = minor, estimated_days = int{ min = 0 }, hidden = bool }
+local parcel = rec{ warehouse_id = id, weight_g = int(), net = minor }
+local rates_subject = rec{ methods = list(method), parcel = parcel, address = address, subtotal = minor, customer = customer }
 local tax_subject = rec{ lines = list(line), address = address, customer = customer, candidates = list(candidate), date = int() }
 
 local happened = rec{ name = text(), id = id, data = any }
@@ -61,7 +68,8 @@ do -- The core's own names and these are the same, or nothing starts.
     local mine = { now = now, tenant = tenant, address = address, tier = tier, customer = customer, discount = discount, line = line,
         cart = cart, currency = currency, group = group, shipping = shipping, candidate = candidate, tax = tax_subject,
         prices = prices_subject, price_line = price_line, price_break = price_break, bundle_subject = bundle_subject, bundle = bundle,
-        component = component }
+        component = component, product = product, category = category, class_subject = class_subject, method = method,
+        parcel = parcel, rates_subject = rates_subject }
     for name, record in pairs(mine) do
         local left = {}
         for field in pairs(record.fields) do left[field] = true end
@@ -87,8 +95,6 @@ local order = rec{ id = id, order_number = text(), status = text(), payment_stat
     currency = text(),
     items = list(rec{ product_id = id, variant_id = id, sku = text(), qty = int(), net = minor, category_ids = list(id) }),
     placed_at = text(), customer_id = id, country = text() }
-local method = rec{ id = id, name = text(), price = minor, estimated_days = text(), hidden = bool }
-local parcel = rec{ warehouse_id = id, weight_g = int(), net = minor }
 
 local list_of_hooks = {
     -- commerce
@@ -106,12 +112,11 @@ local list_of_hooks = {
         either(rec{ points = int{ min = 0 } }, rec{ multiplier_pct = int{ min = 0, max = 1000 } }), "the programme's rate" },
     { "loyalty.limits", "commerce", "How many points may be spent", rec{ balance = int(), net = minor },
         rec{ max_points = int{ min = 0 }, value = opt(minor) }, "the programme's limit" },
-    { "shipping.rates", "commerce", "Which shipping methods are offered, and for how much", rec{ methods = list(method), parcel = parcel,
-        address = address, subtotal = minor, customer = customer }, list(rec{ id = id, name = opt(text{ max = 120 }), price = opt(minor),
-        estimated_days = opt(text()), hidden = opt(bool) }, { max = 100 }), "the methods as they are stored" },
-    { "tax.class_for_item", "commerce", "Tax class of an item", rec{ product = any, category = any, customer = customer,
-        address = address },
-        text{ max = 64 }, "the product's class" },
+    { "shipping.rates", "commerce", "Which shipping methods are offered, and for how much", rates_subject, list(rec{ id = id,
+        name = opt(text{ max = 120 }), price = opt(minor), estimated_days = opt(int{ min = 0, max = 3650 }), hidden = opt(bool) },
+        { max = 500 }), "the methods as they are stored", host = true, quote = true, stage = 6 },
+    { "tax.class_for_item", "commerce", "Tax class of an item", class_subject, text{ max = 64 }, "the product's class",
+        host = true, quote = true, stage = 1 },
     { "tax.resolve", "commerce", "Tax rates of the lines", tax_subject, list(rec{ line = id, rate_ppm = ppm, name = opt(text()),
         jurisdiction = opt(text()), compound = opt(bool) }, { max = 800 }), "the tax rules of the tenant",
         host = true, quote = true, stage = 7 },

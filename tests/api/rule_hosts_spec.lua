@@ -135,3 +135,134 @@ describe("bundle.price", function()
         assert.equal("no_saving", traced(quote(buyer), key).note)
     end)
 end)
+
+--- Publishes a rule that comes with the product.
+local function live_shipped(shop, path, config)
+    local file = assert(io.open("rules/" .. path .. ".lua"))
+    local text = file:read("*a")
+    file:close()
+    local key = path:match("[^/]+$")
+    must(post(shop.owner, "create", { key = key, hook = text:match("hook = \"([%w._]+)\""), name = key, source = text,
+        settings = { config = config } }))
+    must(post(shop.owner, key .. "/publish", { revision = 1, note = "go" }))
+    return key
+end
+
+--- A shop that ships one lamp of 1200 g to Viet Nam, by post (35000 + 5000 a kilo) or express (90000).
+local function shipping_shop()
+    local shop, product = shop_of.simple(0, { trackInventory = false, weightGrams = 1200 })
+    local zone = must(shop.owner:post("/api/logistics/shipping/zone/create", { name = "Home", countries = { "VN" } }))
+    local function method(name, base, per_kg)
+        return must(shop.owner:post("/api/logistics/shipping/method/add", { zoneId = zone.id, name = name, basePrice = base,
+            pricePerKg = per_kg })).id
+    end
+    return shop, product, method("Post", 35000, 5000), method("Express", 90000, 0)
+end
+
+describe("shipping.rates", function()
+    it("hides, renames, reprices and sorts what is offered, and the order is charged so", function()
+        local shop, product, by_post, express = shipping_shop()
+        taxed(shop, 10)
+        local buyer = shop_of.buyer(shop, product)
+        local before = quote(buyer)
+        assert.same({ 41000, "Post", "Express" }, { before.shippingMinor, before.shippingMethods[1].name, before.shippingMethods[2].name })
+        local key = live(shop, "shipping.rates", [[local list = {}
+            for _, m in ipairs(input.subject.methods) do
+                if m.name == "Express" then table.insert(list, 1, { id = m.id, name = "By air", price = m.price - 60001 })
+                else list[#list + 1] = m end
+            end
+            return list]])
+        local answer = quote(buyer)
+        assert.same({ express, "By air", 29999, by_post, 41000 }, { answer.shippingMethods[1].methodId, answer.shippingMethods[1].name,
+            answer.shippingMethods[1].priceMinor, answer.shippingMethods[2].methodId, answer.shippingMethods[2].priceMinor })
+        assert.same({ 29999, 13000, 142999, express }, { answer.shippingMinor, answer.taxMinor, answer.totalMinor,
+            answer.shippingMethodId })
+        assert.same({ 6, 41000, 29999, "applied" }, { traced(answer, key).stage, traced(answer, key).before, traced(answer, key).after,
+            traced(answer, key).note })
+        assert.equal(41000, quote(buyer, { shippingMethodId = by_post }).shippingMinor)
+        local placed = must(shop_of.checkout(buyer, { paymentMethod = "COD" }))
+        assert.same({ 29999, 142999 }, { placed.orders[1].shippingTotal, placed.orders[1].totalAmount })
+    end)
+
+    it("leaves the stored methods when it fails, and blocks where it says so", function()
+        local shop, product, by_post = shipping_shop()
+        local body = [[if input.subject.subtotal == 10000000 then return { { id = input.subject.methods[1].id, price = -1 } } end]]
+        local key = live(shop, "shipping.rates", body)
+        local buyer = shop_of.buyer(shop, product, 100)
+        local answer = quote(buyer)
+        assert.same({ 90000, "invalid_result", false }, { answer.shippingMinor, traced(answer, key).note, answer.blocked })
+        must(post(shop.owner, key .. "/disable", { reason = "x" }))
+        live(shop, "shipping.rates", body, { on_error = "block" })
+        assert.is_true(quote(buyer, { shippingMethodId = by_post }).blocked)
+        assert.equal("rule_failed", shop_of.checkout(buyer, { paymentMethod = "COD" }).json.code)
+        assert.equal(201, shop_of.checkout(shop_of.buyer(shop, product), { paymentMethod = "COD" }).status)
+    end)
+
+    it("sells nothing without shipping when it offers nothing, nor by a method that it hides", function()
+        local shop, product, by_post = shipping_shop()
+        live(shop, "shipping.rates", [[if input.subject.parcel.weight_g > 5000 then return {} end
+            return { input.subject.methods[2] }]])
+        local buyer = shop_of.buyer(shop, product, 5)
+        local answer = quote(buyer)
+        assert.same({ 0, 500000 }, { #answer.shippingMethods, answer.totalMinor })
+        assert.equal(require("core.json").null, answer.shipping)
+        local refused = shop_of.checkout(buyer, { paymentMethod = "COD" })
+        assert.same({ 409, "shipping_method_unavailable" }, { refused.status, refused.json.code })
+        local one = shop_of.buyer(shop, product)
+        assert.equal(90000, quote(one).shippingMinor)
+        assert.equal(409, one:post("/sales/cart/quote", { shippingAddress = { country = "VN" }, shippingMethodId = by_post }).status)
+    end)
+
+    it("asks for each parcel of an order that leaves two warehouses, and the parts sum to the whole", function()
+        local shop, product = shipping_shop()
+        local near, far = shop_of.product(shop, { name = "Near", price = 70000, weightGrams = 1000 }), shop_of.product(shop, { name = "Far",
+            price = 30000, weightGrams = 3000 })
+        shop_of.stock(shop, near, 5)
+        local other = must(shop.owner:post("/api/logistics/inventory/warehouse/create", { name = "South", code = "SOUTH" })).id
+        must(shop.owner:post("/api/logistics/inventory/adjust", { warehouseId = other, productId = far, quantity = 5, reason = "count" }))
+        live(shop, "shipping.rates", [[local list = {}
+            for i, m in ipairs(input.subject.methods) do list[i] = { id = m.id, price = input.subject.parcel.weight_g + 1 } end
+            return list]])
+        local buyer = shop_of.buyer(shop, near)
+        shop_of.buyer(shop, far, 1, buyer)
+        assert.is_string(product)
+        assert.same({ 4002, 104002 }, { quote(buyer).shippingMinor, quote(buyer).totalMinor })
+        local placed = must(shop_of.checkout(buyer, { paymentMethod = "COD" }))
+        assert.equal(2, #placed.orders)
+        assert.same({ 1001, 3001 }, { placed.orders[1].shippingTotal, placed.orders[2].shippingTotal })
+    end)
+end)
+
+describe("the shipped rule for shipping by zone and weight", function()
+    it("prices by kilos begun, and for nothing from a sum", function()
+        local shop, product = shipping_shop()
+        live_shipped(shop, "shipping/zone_weight", { max_weight_g = 30000, zones = { { name = "Home", countries = { "VN" }, base = 20000,
+            per_kg = 5000, free_from = 1000000 } } })
+        assert.same({ 30000, 130000 }, { quote(shop_of.buyer(shop, product)).shippingMinor,
+            quote(shop_of.buyer(shop, product)).totalMinor })
+        assert.equal(20000 + 5000 * 4, quote(shop_of.buyer(shop, product, 3)).shippingMinor)
+        assert.equal(0, quote(shop_of.buyer(shop, product, 10)).shippingMinor)
+        local heavy = quote(shop_of.buyer(shop, product, 26))
+        assert.same({ 0, "nothing_offered" }, { #heavy.shippingMethods, traced(heavy, "zone_weight").note })
+    end)
+end)
+
+describe("tax.class_for_item", function()
+    it("puts an item under a class, and its rate is charged", function()
+        local shop, product = shop_of.simple(0, { trackInventory = false })
+        local second = shop_of.product(shop, { name = "Mug", price = 50000, trackInventory = false, taxClass = "standard" })
+        taxed(shop, 10)
+        must(shop.owner:post("/api/finance/tax/rules/create", { name = "Reduced", country = "VN", rate = 5, taxClass = "reduced" }))
+        local buyer = shop_of.buyer(shop, product)
+        shop_of.buyer(shop, second, 1, buyer)
+        assert.equal(15000, quote(buyer).taxMinor)
+        local key = live(shop, "tax.class_for_item", [[if input.subject.product.tax_class == "standard"
+            and input.subject.address.country == "VN" then return "reduced" end]])
+        local answer = quote(buyer)
+        assert.same({ 10000, 2500, 12500, 162500 }, { answer.lines[1].taxTotalMinor, answer.lines[2].taxTotalMinor, answer.taxMinor,
+            answer.totalMinor })
+        assert.same({ 1, "applied" }, { traced(answer, key).stage, traced(answer, key).note })
+        local placed = must(shop_of.checkout(buyer, { paymentMethod = "COD" }))
+        assert.same({ 12500, 162500 }, { placed.orders[1].taxTotal, placed.orders[1].totalAmount })
+    end)
+end)

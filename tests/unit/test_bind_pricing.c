@@ -382,6 +382,64 @@ static void rules_set_prices_of_units_and_bundles(void **state) {
         "same(q.blocked_by, 'r') same(q.total, plain)\n");
 }
 
+static void rules_offer_shipping_and_put_items_into_classes(void **state) {
+    (void)state;
+    run(gamer);
+    run("local input = gamer() input.promotions, input.coupons, input.points = nil, nil, nil\n"
+        "input.lines[2].warehouse_id = 'south'\n"
+        "input.shipping.methods[2] = {id='x', name='Express', zone_id='z', base=90000, estimated_days=1}\n"
+        "input.shipping.list = true\n"
+        "local plain = assert(pricing.quote(input))\n"
+        "same(#plain.shipping.offers, 2) same(plain.shipping.offers[1].id, 'm') same(plain.shipping.charge, 80000)\n"
+        "same(plain.shipping.offers[2].amount, 180000)\n"
+        /* Each parcel is asked about; what a rule does not name stays; a list may be turned round. */
+        "local q = assert(pricing.quote(input, set{{id='a', priority=2, hook='shipping.rates', body=[[\n"
+        "  local s = input.subject\n"
+        "  assert(#s.methods == 2 and s.methods[1].id == 'm' and s.subtotal == 29720000)\n"
+        "  assert(s.address.country == 'VN' and s.address.city == 'Hanoi' and s.customer.groups[1] == 'vip')\n"
+        "  if s.parcel.warehouse_id == 'south' then assert(s.parcel.weight_g == 300 and s.parcel.net == 3870000) end\n"
+        "  return { { id = 'x', name = 'By air', price = s.methods[2].price + 7 }, s.methods[1] } ]]},\n"
+        "  {id='b', hook='shipping.rates', body=[[ local s = input.subject\n"
+        "  if s.parcel.warehouse_id ~= 'south' then return nil, 'not there' end\n"
+        "  assert(s.methods[1].name == 'By air')\n"
+        "  s.methods[1].price = 1 return s.methods ]]}}))\n"
+        "same(q.shipping.offers[1].name, 'By air') same(q.shipping.offers[1].amount, 90008)\n"
+        "same(q.shipping.offers[2].amount, 80000) same(q.shipping.charge, 80000) same(#q.rule_runs, 4)\n"
+        "input.shipping.method_id = 'x'\n"
+        "q = assert(pricing.quote(input, rule([[ return { { id = 'x', price = 50001 } } ]], 'shipping.rates')))\n"
+        "same(q.shipping.method_id, 'x') same(q.shipping.net, 100002) same(q.groups[1].net + q.groups[2].net, 100002)\n"
+        "same(#q.shipping.offers, 1) same(q.total - q.tax, 29720000 + 100002)\n"
+        "q = assert(pricing.quote(input, rule([[ return { { id = 'm' }, { id = 'x', hidden = true } } ]], "
+        "'shipping.rates')))\n"
+        "same(q.shipping.reason, 'method_not_available') same(q.shipping.net, 0)\n"
+        "input.shipping.method_id = nil\n"
+        "q = assert(pricing.quote(input, rule('return {}', 'shipping.rates')))\n"
+        "same(q.shipping.reason, 'nothing_offered') same(q.shipping.known, false) same(q.shipping.net, 0)\n"
+        "for _, answer in ipairs{\"{{id='m', price=-1}}\", \"{{id='m', price=0.5}}\", \"{{id='z'}}\", \"{{id='m'}, "
+        "{id='m'}}\",\n"
+        "  \"{{price=1}}\", \"{{id='m', price=9e15}}\", \"{m={id='m'}}\", '7', '{7}', \"{{id='m', cost=1}}\",\n"
+        "  \"{{id='m', name=('x'):rep(121)}}\"} do\n"
+        "  q = assert(pricing.quote(input, rule('return ' .. answer, 'shipping.rates')))\n"
+        "  same(q.rule_runs[1].outcome, 'invalid_result') same(q.total, plain.total)\n"
+        "end\n"
+        /* Classes: once for each item, whatever the lines. */
+        "input = gamer() input.promotions, input.coupons, input.points = nil, nil, nil\n"
+        "input.lines[5] = {id='l5', product_id='phone', qty=1, price=25000000}\n"
+        "input.tax.rules[2] = {id='lux', name='Luxury', country='VN', tax_class='luxury', ppm=200000}\n"
+        "q = assert(pricing.quote(input, rule([[ local s = input.subject\n"
+        "  assert(s.address.country == 'VN' and s.customer.id == 'u')\n"
+        "  if s.product.id == 'phone' then assert(s.category.id == 'phones' and s.product.list == 25000000)\n"
+        "    return 'luxury' end ]], 'tax.class_for_item')))\n"
+        "same(#q.rule_runs, 4) same(q.lines[1].tax, 5000000) same(q.lines[5].tax, 5000000) same(q.lines[2].tax, "
+        "387000)\n"
+        "same(q.lines[1].tax_class, 'luxury') same(q.trace[1].note, 'applied') same(q.trace[1].rule, 'r')\n"
+        "plain = assert(pricing.quote(input))\n"
+        "for _, answer in ipairs{'7', \"''\", \"('x'):rep(65)\", '{}', 'true'} do\n"
+        "  q = assert(pricing.quote(input, rule('return ' .. answer, 'tax.class_for_item')))\n"
+        "  same(q.rule_runs[1].outcome, 'invalid_result') same(q.total, plain.total)\n"
+        "end\n");
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(money_parses_and_formats),
@@ -395,6 +453,7 @@ int main(void) {
         cmocka_unit_test(forms_leave_out_what_they_do_not_name),
         cmocka_unit_test(tax_rules_override_the_lines_they_name),
         cmocka_unit_test(rules_set_prices_of_units_and_bundles),
+        cmocka_unit_test(rules_offer_shipping_and_put_items_into_classes),
     };
     return cmocka_run_group_tests(tests, open_state, close_state);
 }

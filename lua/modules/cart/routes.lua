@@ -201,6 +201,6 @@ route.post("/sales/cart/quote", {
         local lines = pricing.cart_lines(ctx.scope, items)
         if address then pricing.foresee(ctx.scope, lines, address) end
         return pricing.summary(pricing.quote(ctx.scope, { lines = lines, owner = owner, address = address,
-            shipping_method_id = ctx.body.shippingMethodId }), true)
+            shipping_method_id = ctx.body.shippingMethodId, list_methods = true }), true)
     end,
 })

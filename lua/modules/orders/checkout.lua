@@ -353,6 +353,7 @@ function M.place(scope, owner, input, complete)
         c.asked = { lines = lines, owner = owner, guest_hash = c.guest_hash, address = address,
             shipping_method_id = input.shippingMethodId, checkout = true }
         c.quote = pricing.quote(scope, c.asked)
+        if c.quote.shipping.reason == "nothing_offered" then pricing.method_unavailable() end
         if c.quote.blocked_by then M.rule_failed{ details = { rule = c.quote.blocked_by } } end
         ask_rules(scope, owner, input, address, c.quote)
         if input.expectedTotal and pricing.minor("expectedTotal", input.expectedTotal, c.quote.currency) ~= c.quote.total then

@@ -124,7 +124,7 @@ M.method_unavailable = errors.declare{ code = "shipping_method_unavailable", sta
     message = "This shipping method does not take the order to the address", cause = "the method's zone or weight does not fit",
     cure = "choose another method, or none for the cheapest that fits" }
 
-local function shipping_input(scope, address, method_id)
+local function shipping_input(scope, address, method_id, list)
     local zones, methods, bands = {}, {}, {}
     for _, rate in ipairs(shipping.rates(scope.tenant)) do
         bands[rate.method_id] = bands[rate.method_id] or {}
@@ -142,7 +142,7 @@ local function shipping_input(scope, address, method_id)
             step_grams = m.step_grams, volumetric_divisor = m.volumetric_divisor, free_over = m.free_over_minor, bands = bands[m.id] }
     end
     if not known then errors.not_found{ message = "Shipping method not found" } end
-    return { zones = zones, methods = methods, method_id = method_id, place = address and { country = address.country,
+    return { zones = zones, methods = methods, method_id = method_id, list = list, place = address and { country = address.country,
         region = address.region or address.city, city = address.city, zip = address.zipCode } }
 end
 
@@ -207,8 +207,9 @@ end
 --- Prices lines for an owner.
 ---@param scope Scope
 ---@param q { lines: table[], owner: CartOwner|nil, guest_hash: string|nil, address: table|nil, shipping_method_id: string|nil,
----   at_ms: integer|nil, customer: table|nil, rules: userdata|nil, checkout: boolean|nil }
---- at_ms, customer, rules: instead of what holds now, for previews; checkout: its runs are kept by the order's transaction
+---   at_ms: integer|nil, customer: table|nil, rules: userdata|nil, checkout: boolean|nil, list_methods: boolean|nil }
+--- at_ms, customer, rules: instead of what holds now, for previews; checkout: its runs are kept by the order's transaction;
+--- list_methods: quote.shipping.offers has all methods that the shopper may choose from
 ---@return table quote amounts in minor units; see core.pricing
 function M.quote(scope, q)
     local tenant = tenants.by_key(scope.tenant)
@@ -223,7 +224,7 @@ function M.quote(scope, q)
         priority_mode = settings.get(scope.tenant, "promotionMode") == "priority",
         max_coupons = settings.get(scope.tenant, "maxCouponsPerOrder"),
         lines = q.lines, bundles = bundle_inputs(scope, q.lines), promotions = promos,
-        customer = customer, shipping = shipping_input(scope, q.address, q.shipping_method_id),
+        customer = customer, shipping = shipping_input(scope, q.address, q.shipping_method_id, q.list_methods),
         tax = tax_input(scope, q.address, now), snapshot = snapshot_of(tenant, fields, now_ms, customer, q.owner),
     }, set)
     if not quote then
@@ -265,6 +266,17 @@ local function line_body(line, currency)
     return body
 end
 
+--- The methods that the shopper may choose from, with what each would cost before what reduces shipping.
+local function offers_body(quote)
+    local list = json.array({})
+    for i, offer in ipairs(quote.shipping and quote.shipping.offers or {}) do
+        local one = { methodId = offer.id, name = offer.name, estimatedDays = offer.days or json.null }
+        wire.amount(one, "price", offer.amount, quote.currency)
+        list[i] = one
+    end
+    return list
+end
+
 --- A quote as the cart routes answer it.
 ---@param quote table
 ---@param with_trace boolean|nil
@@ -293,6 +305,7 @@ function M.summary(quote, with_trace)
     for i, r in ipairs(quote.rejected) do body.rejected[i] = { code = r.code, reason = r.reason } end
     body.blocked = quote.blocked_by ~= nil
     if with_trace then
+        body.shippingMethods = offers_body(quote)
         body.trace = {}
         local keys = {}
         for _, run in ipairs(quote.rule_runs or {}) do keys[run.rule_id or run.id] = run.id end

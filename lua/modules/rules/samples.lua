@@ -38,7 +38,9 @@ function M.input(lines, o)
             tier_id = o.customer.tier and o.customer.tier.id } or {},
         shipping = { place = { country = country, region = o.region, city = o.city or o.region, zip = o.zip },
             zones = { { id = "z", countries = { country } } },
-            methods = { { id = "standard", name = "Standard", zone_id = "z", currency = o.currency or "VND", base = o.shipping or 0 } } },
+            methods = { { id = "standard", name = "Standard", zone_id = "z", currency = o.currency or "VND", base = o.shipping or 0 },
+                o.express and { id = "express", name = "Express", zone_id = "z", base = o.express, per_kg = 7000,
+                    estimated_days = 1 } or nil } },
         tax = { home_country = o.home_country or "VN", mode = "half_up", level = "line", shipping = "by_class", inclusive = o.inclusive,
             place = { country = country, region = o.region, zip = o.zip },
             rules = o.tax_ppm and { { id = "t", name = "VAT", country = country, ppm = o.tax_ppm } } or {} },
@@ -94,6 +96,10 @@ function M.quotes(hook, config)
             customer = shopper, tax_ppm = rate }) },
         { name = "every optional field absent", input = M.input({ { id = "l1", product_id = "p1", qty = 12, price = 10000 } }, {}) },
     }
+    if hook == "shipping.rates" then
+        list[#list + 1] = { name = "two methods", input = M.input(lines(3, categories), { customer = shopper, shipping = 30000,
+            express = 60000 }) }
+    end
     if hook == "bundle.price" then
         local parts, bundles = bundled(categories)
         list[#list + 1] = { name = "bundles", input = M.input(parts, { customer = shopper, bundles = bundles }) }
