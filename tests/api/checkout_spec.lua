@@ -18,6 +18,16 @@ local function orders_of(tenant)
     return db.read(tenant, "select count(*)::int as n from orders where tenant_key = $1", tenant)[1].n
 end
 
+-- The items that the event of an order's step named, and those of order.placed.
+local function told_items(tenant, order_id, step)
+    local said = {}
+    for _, row in ipairs(db.read(tenant, [[select payload from outbox where tenant_key = $1 and topic = 'event' and key = $2
+        order by seq]], tenant, order_id)) do
+        said[row.payload.name] = row.payload.data.items
+    end
+    return said[step], said["order.placed"]
+end
+
 local function report(order_id, fields, secret)
     local body = { orderId = order_id, provider = "STRIPE", status = "SUCCESS", currency = "VND" }
     for name, value in pairs(fields) do body[name] = value end
@@ -162,6 +172,9 @@ describe("a payment's report", function()
         assert.same({ false, "already_paid" }, { other.applied, other.reason })
         local now = shop_of.order_now(shop, order.id)
         assert.same({ "processing", "paid", amount }, { now.status, now.paymentStatus, now.paidTotalMinor })
+        local items, placed_items = told_items(shop.key, order.id, "order.paid")
+        assert.equal(1, #items)
+        assert.same(placed_items, items)
     end)
 
     it("of another amount or currency asks for a look and pays nothing", function()
@@ -233,6 +246,9 @@ describe("an order that nobody pays", function()
             assert.same({ 2, 3 }, { shop_of.stock_of(shop, product).availableQuantity, shop_of.stock_of(shop, product).quantity })
             assert.equal("processing", shop_of.order_now(shop, paid.id).status)
             assert.equal(1, reserved(shop.key).units)
+            local items, placed_items = told_items(shop.key, order.id, "order.cancelled")
+            assert.equal(2, items[1].quantity)
+            assert.same(placed_items, items)
         end)
     end)
 

@@ -37,7 +37,7 @@ end
 
 --- These orders are paid and go on.
 ---@param tenant string
----@param orders table[] rows as they were before
+---@param orders table[] rows as they were before, with their items
 ---@param to fun(order: table): string the status each has now
 ---@return table[] statements
 function M.paid(tenant, orders, to)
@@ -45,7 +45,7 @@ function M.paid(tenant, orders, to)
     for _, o in ipairs(orders) do
         local scope = { tenant = tenant, app = o.app_key }
         list[#list + 1] = outbox.event(scope, "order.paid", o.id, { checkoutId = o.checkout_id, userId = o.user_id or null,
-            currency = o.currency, paidMinor = o.amount_due_minor })
+            currency = o.currency, paidMinor = o.amount_due_minor, items = items_of(o) })
         if to(o) ~= o.status then list[#list + 1] = moved(scope, o, to(o), "paid") end
     end
     return list
@@ -53,7 +53,7 @@ end
 
 --- These orders are cancelled.
 ---@param tenant string
----@param orders table[] rows as they were before
+---@param orders table[] rows as they were before, with their items
 ---@param reason string
 ---@return table[] statements
 function M.cancelled(tenant, orders, reason)
@@ -61,7 +61,7 @@ function M.cancelled(tenant, orders, reason)
     for _, o in ipairs(orders) do
         local scope = { tenant = tenant, app = o.app_key }
         list[#list + 1] = outbox.event(scope, "order.cancelled", o.id, { checkoutId = o.checkout_id, userId = o.user_id or null,
-            reason = reason })
+            reason = reason, items = items_of(o) })
         list[#list + 1] = moved(scope, o, "cancelled", reason)
     end
     return list

@@ -107,7 +107,7 @@ local function apply_paid(tx, tenant, orders, payment, input, now)
     list[#list + 1] = store.move_tenders(tenant, payment.checkout_id, "held", "captured", now)
     list[#list + 1] = due.drop(tenant, "sales.checkout", payment.checkout_id)
     local function to(order) return order.status == "pending" and "processing" or order.status end
-    for _, event in ipairs(order_events.paid(tenant, orders, to)) do list[#list + 1] = event end
+    for _, event in ipairs(order_events.paid(tenant, store.items_in(tx, tenant, orders), to)) do list[#list + 1] = event end
     tx:pipeline(list)
     return { applied = true }
 end
@@ -179,7 +179,8 @@ local function take_again(tx, scope, checkout_id, event_id, claims, now)
     local result = { applied = true }
     list[#list + 1] = payments.event_result_statement(tenant, event_id, result, true, now)
     list[#list + 1] = outbox.job(scope, "sales-queue", "stock-sync", { orderId = orders[1].id, tenant_key = tenant, app_key = scope.app })
-    for _, event in ipairs(order_events.paid(tenant, orders, function() return "processing" end)) do list[#list + 1] = event end
+    local paid = order_events.paid(tenant, store.items_in(tx, tenant, orders), function() return "processing" end)
+    for _, event in ipairs(paid) do list[#list + 1] = event end
     tx:pipeline(list)
     return result
 end
@@ -256,7 +257,8 @@ local function expire(tx, tenant, checkout_id, now)
     end
     list[#list + 1] = store.release_promotions(tenant, checkout_id, now)
     list[#list + 1] = store.move_tenders(tenant, checkout_id, "held", "released", now)
-    for _, event in ipairs(order_events.cancelled(tenant, pending, "expired")) do list[#list + 1] = event end
+    local cancelled = order_events.cancelled(tenant, store.items_in(tx, tenant, pending), "expired")
+    for _, event in ipairs(cancelled) do list[#list + 1] = event end
     tx:pipeline(list)
 end
 

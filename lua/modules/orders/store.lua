@@ -169,6 +169,25 @@ function M.items(tenant, order_ids)
       order by i.order_id, i.position, i.id limit 20000]], tenant, pg.array(order_ids))
 end
 
+--- What events say of the items of these orders; read in the transaction that reports. Sets `items` of each.
+---@param tx kasma.Tx
+---@param tenant string
+---@param orders table[]
+---@return table[] the same orders
+function M.items_in(tx, tenant, orders)
+    local ids, by_id = {}, {}
+    for i, order in ipairs(orders) do
+        ids[i], by_id[order.id], order.items = order.id, order, {}
+    end
+    if #ids == 0 then return orders end
+    for _, item in ipairs(tx:query([[select i.id, i.order_id, i.product_id, i.variant_id, i.quantity, i.net_total_minor from order_items i
+      where i.tenant_key = $1 and i.order_id = any($2::uuid[]) order by i.order_id, i.position, i.id limit 20000]], tenant,
+          pg.array(ids))) do
+        table.insert(by_id[item.order_id].items, item)
+    end
+    return orders
+end
+
 ---@param tenant string
 ---@param order_id string
 ---@return table[] adjustments, table[] events, table[] payments
