@@ -47,6 +47,18 @@ function M.move(tenant, kind, id, due_at)
     return { "update due_work set due_at = $4::timestamptz where tenant_key = $1 and kind = $2 and id = $3", tenant, kind, id, due_at }
 end
 
+--- Moves the row for whoever read it as it is: of several who did, one gets it. Answers the row's kind when it was got.
+---@param tenant string
+---@param kind string
+---@param id string
+---@param from string ISO, the time that was read
+---@param to string ISO
+---@return table statement
+function M.claim(tenant, kind, id, from, to)
+    return { [[update due_work set due_at = $5::timestamptz where tenant_key = $1 and kind = $2 and id = $3
+      and due_at = $4::timestamptz returning kind]], tenant, kind, id, from, to }
+end
+
 ---@param tenant string
 ---@param kind string
 ---@param id string

@@ -1,6 +1,7 @@
 """A receiver of webhooks: keeps what it was sent and answers as each path was told to. Checks signatures by the standard's own library."""
 import json
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from standardwebhooks import Webhook
@@ -12,6 +13,7 @@ class Receiver:
         self.plans = {}  # path -> list of (status, headers, body), one an answer; then 204
         self.gates = {}  # path -> threading.Event that an answer waits for
         self.open = {}  # path -> how many requests wait
+        self.drips = set()  # paths whose answer comes byte by byte and never ends
         receiver = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -24,6 +26,8 @@ class Receiver:
                 if gate:
                     receiver.open[self.path] = receiver.open.get(self.path, 0) + 1
                     gate.wait(30)
+                if self.path in receiver.drips:
+                    return self.drip()
                 plan = receiver.plans.get(self.path)
                 status, headers, text = plan.pop(0) if plan else (204, {}, b"")
                 try:
@@ -35,6 +39,16 @@ class Receiver:
                     self.wfile.write(text)
                 except OSError:
                     self.close_connection = True
+
+            def drip(self):
+                self.close_connection = True
+                try:
+                    self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 8000\r\n\r\n")
+                    while self.path in receiver.drips:
+                        self.wfile.write(b"x")
+                        time.sleep(0.1)
+                except OSError:
+                    pass
 
             def log_message(self, *_):
                 pass

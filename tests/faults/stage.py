@@ -327,6 +327,23 @@ class Stage:
         row = self.rows(sql)[0]
         return next(iter(row.values()))
 
+    def sql(self, text):
+        done = subprocess.run(self.psql_words(), env=self.psql_env(), input=text, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                              timeout=60, check=False)
+        if done.returncode != 0:
+            raise Broken("psql: " + done.stderr)
+
+    def restart(self, role, **env):
+        """Ends a program as an operator does and starts it with more in its environment; None takes a name out."""
+        process = self.programs[role]
+        process.terminate()
+        process.wait(40)
+        kept = self.env
+        self.env = {name: value for name, value in dict(kept, **env).items() if value is not None}
+        self.start_program(role)
+        self.env = kept
+        self.wait_ready(60)
+
     def mails_to(self, domain):
         """The addressees of the mails that were written, one entry a mail."""
         found = []

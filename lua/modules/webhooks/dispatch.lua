@@ -1,6 +1,8 @@
 -- Tries of webhooks. The sweeper must not wait for receivers, and a receiver must not wait for another: a delivery that falls due takes
 -- a lease (its row of due_work is moved on a minute) and goes to its endpoint's lane, a few at a time there; the sweeper goes on at
 -- once. A process that dies leaves the lease: the row falls due again and the try is made again, under the same webhook-id.
+-- A lane may be slower than the lease is long, so it is taken anew when a try begins, which then has six times as long as it may take.
+-- Whoever takes a lease does so from the one that he knows: of two processes one gets it, and the other leaves the delivery alone.
 -- Bounded: tries at once in all and at an endpoint (one while it is failing), deliveries that wait in a lane and in all. What finds its
 -- lane full stays in due_work and comes again in a while.
 local http = require("core.http_client")
@@ -86,16 +88,31 @@ local function run(d, endpoint)
     if state then outcomes:add(1, state) end
 end
 
+local function claim(tenant, id, from, to) return unpack(due.claim(tenant, webhooks.KIND, id, from, to)) end
+
+-- Whether the delivery is still ours to try.
+local function lease(entry)
+    local from, to, tenant = entry.lease, time.iso(time.now() + LEASE_MS), entry.endpoint.tenant_key
+    entry.lease = to
+    return #db.query(tenant, claim(tenant, entry.d.id, from, to)) > 0
+end
+
+local function let_go(entry)
+    under_way[entry.d.id] = nil
+    held = held - 1
+end
+
 local function next_in(lane, endpoint_id)
     while lane.running < lane.width and #lane.queue > 0 do
         local entry = table.remove(lane.queue, 1)
         lane.running = lane.running + 1
         sched.spawn(function()
             slots:acquire()
-            local ok, why = pcall(run, entry.d, entry.endpoint)
+            local ok, why = pcall(function()
+                if lease(entry) then run(entry.d, entry.endpoint) end
+            end)
             slots:release()
-            under_way[entry.d.id] = nil
-            held = held - 1
+            let_go(entry)
             lane.running = lane.running - 1
             if not ok then
                 log.error("webhook try failed", { tenant = entry.endpoint.tenant_key, delivery = entry.d.id,
@@ -110,7 +127,14 @@ end
 --- Handler of due_work: takes the lease and hands the delivery to its endpoint's lane. Does not wait for the receiver.
 ---@param tenant string
 ---@param id string delivery
-function M.due(tenant, id)
+---@param due_at string ISO, the time of the row as it was read
+function M.due(tenant, id, due_at)
+    local mine = under_way[id]
+    if mine then
+        -- It waits in its lane, or its try is being made: it stays ours.
+        mine.lease = time.iso(time.now() + LEASE_MS)
+        return db.query(tenant, claim(tenant, id, due_at, mine.lease))
+    end
     local now = time.now()
     local d = store.delivery(tenant, id)
     if not d or d.state ~= "pending" then return db.pipeline(tenant, { due.drop(tenant, webhooks.KIND, id) }) end
@@ -120,13 +144,19 @@ function M.due(tenant, id)
     end
     local lane = lane_of(endpoint)
     local full = #lane.queue >= WAITING or held >= HELD
-    local wait = (under_way[id] or not full) and LEASE_MS or math.random(5000, 30000)
-    db.pipeline(tenant, { due.move(tenant, webhooks.KIND, id, time.iso(now + wait)) })
-    if under_way[id] or full then return end
-    crash.at("webhook.claimed")
-    under_way[id] = true
+    if full then return db.query(tenant, claim(tenant, id, due_at, time.iso(now + math.random(5000, 30000)))) end
+    local entry = { d = d, endpoint = endpoint, lease = time.iso(now + LEASE_MS) }
+    under_way[id] = entry
     held = held + 1
-    lane.queue[#lane.queue + 1] = { d = d, endpoint = endpoint }
+    local ok, got = pcall(db.query, tenant, claim(tenant, id, due_at, entry.lease))
+    if not ok or #got == 0 then
+        let_go(entry)
+        if not ok then error(got, 0) end
+        return
+    end
+    crash.at("webhook.claimed")
+    lane = lane_of(endpoint) -- the one from before may have ended meanwhile
+    lane.queue[#lane.queue + 1] = entry
     next_in(lane, endpoint.id)
 end
 
