@@ -265,6 +265,27 @@ function M.of_token(token)
     return bad()
 end
 
+--- Redis key that says that a sign-in has ended, through all rotations of its tokens.
+---@param family_id string
+---@return string
+function M.ended_key(family_id) return "sess:ended:" .. family_id end
+
+--- Whether what an identity was made from holds at this moment: for what was let in and stays. A token that was exchanged for a fresh
+--- one since has not ended. Raises when it cannot be told.
+---@param identity kasma.Identity
+---@return boolean
+function M.still(identity)
+    if identity.expires_at and identity.expires_at <= time.now() then return false end
+    if identity.kind == "key" then
+        local key = keys:get(identity.key)
+        return key ~= nil and key.is_active == true
+    end
+    if not identity.family_id then return gateway_users:get(identity.id) ~= nil end
+    local ended, err = redis.call("GET", M.ended_key(identity.family_id))
+    if err then error(errors.from_store(err), 0) end
+    return type(ended) ~= "string"
+end
+
 --- True when a header carries a secret of our own (service to service), compared in constant time.
 ---@param req table
 ---@param header string

@@ -103,6 +103,24 @@ describe("realtime", function()
             _, _, status = websocket(nil, nil, "/ws?ticket=" .. ("f"):rep(64))
             assert.equal(401, status)
         end)
+
+        it("let nobody in whose session has signed out since, and outlive an exchange of its tokens", function()
+            local user = support.shopper(shop)
+            local function ticket()
+                local answer = user:post("/api/social/realtime/ticket")
+                assert.equal(201, answer.status)
+                return "/ws?ticket=" .. answer.json.ticket
+            end
+            local exchanged, ended = ticket(), ticket()
+            assert.equal(200, user:post("/auth/refresh").status)
+            local socket, _, status = websocket(nil, nil, exchanged)
+            assert.equal(101, status)
+            socket:subscribe(notices_of(user))
+            assert.equal(200, user:post("/auth/logout").status)
+            assert.equal(1008, (socket:closed()))
+            _, _, status = websocket(nil, nil, ended)
+            assert.equal(401, status)
+        end)
     end)
 
     describe("frames", function()
@@ -260,6 +278,23 @@ describe("realtime", function()
             assert.equal(1, socket:hear{ type = "event" }.payload.n)
             assert.equal(200, user:post("/auth/logout").status)
             assert.equal(1008, (socket:closed()))
+        end)
+
+        it("close the connections of a key that is revoked, and end its tickets", function()
+            local key = shop.owner:post("/tenants/" .. shop.key .. "/keys/create", { name = "hub", key_type = "secret",
+                scopes = { "users.read" } }).json.key
+            local bearer = { Authorization = "Bearer " .. key.secret }
+            local socket, _, status = websocket(nil, bearer)
+            assert.equal(101, status)
+            socket:say{ type = "ping" }
+            socket:hear{ type = "pong" }
+            local ticket = support.client(bearer):post("/api/social/realtime/ticket")
+            assert.equal(201, ticket.status, ticket.body)
+            assert.equal(200, shop.owner:post(("/tenants/%s/keys/%s/revoke"):format(shop.key, key.id)).status)
+            local code, reason = socket:closed()
+            assert.same({ 1008, "key ended" }, { code, reason })
+            _, _, status = websocket(nil, nil, "/ws?ticket=" .. ticket.json.ticket)
+            assert.equal(401, status)
         end)
 
         it("close when the token expires, unless a fresh one was sent", function()

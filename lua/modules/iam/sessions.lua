@@ -137,13 +137,17 @@ local function drop_handles(rows)
             .. row.refresh_token }
         commands[#commands + 1] = { "SET", "sess:revoked:" .. row.id, tostring(time.now() + handle_ms()), "PX", tostring(handle_ms()) }
     end
-    errors.check(redis.pipeline(commands))
-    -- Connections that stay open were let in by them.
-    local told = {}
+    -- Connections that stay open were let in by one of the family, and outlive its rotation.
+    local families = {}
     for _, row in ipairs(rows) do
-        if not told[row.family_id] then invalidate.send("session", row.family_id) end
-        told[row.family_id] = true
+        if not families[row.family_id] then
+            commands[#commands + 1] = { "SET", auth.ended_key(row.family_id), tostring(time.now() + handle_ms()), "PX",
+                tostring(handle_ms()) }
+        end
+        families[row.family_id] = true
     end
+    errors.check(redis.pipeline(commands))
+    for family_id in pairs(families) do invalidate.send("session", family_id) end
     local hashes = {}
     for i, row in ipairs(rows) do hashes[i] = row.access_token end
     drop_compat(hashes)

@@ -69,6 +69,10 @@ local function enter(connection)
         tostring(config.get("REALTIME_CONNECTIONS")), tostring(PRESENCE_MS) })
     for _, id in ipairs(evicted or {}) do invalidate.send("rt_close", id) end
     if not connections[connection] then redis.call("ZREM", presence_of(connection), connection.id) end -- it has gone meanwhile
+    -- What ended between the look at the credential and this connection's place in the list was told to nobody. Redis away: asked
+    -- when it is back.
+    local ok, holds = pcall(auth.still, connection.who.identity)
+    if ok and not holds then connection:close(1008, connection.who.identity.kind == "key" and "key ended" or "session ended") end
 end
 
 --- Which of these users have a connection open, in any process.
@@ -400,6 +404,8 @@ function M.identify(req)
     if not entry or entry.exp <= time.now() then errors.unauthorized("Invalid or expired ticket") end
     entry.sub, entry.via = entry.id, "ticket"
     if entry.kind == "key" then entry.scopes = {} end -- a ticket is for listening
+    -- The session or key may have ended in the ticket's thirty seconds.
+    if not auth.still(entry) then errors.unauthorized("Invalid or expired ticket") end
     return entry
 end
 
@@ -464,29 +470,36 @@ invalidate.on("tenant", function(tenant)
     end)
 end)
 
--- Words may have been lost while Redis was away: every session is looked up again.
-local function check_sessions()
-    local list = {}
+-- Words may have been lost while Redis was away: every session and key is looked up again.
+local function check_credentials()
+    local sessions, others = {}, {}
     for connection in pairs(connections) do
-        if connection.who and connection.who.identity.session_id then list[#list + 1] = connection end
+        local identity = connection.who and connection.who.identity
+        if identity then
+            local list = identity.family_id and sessions or others
+            list[#list + 1] = connection
+        end
     end
-    for from = 1, #list, 500 do
+    for from = 1, #sessions, 500 do
         local commands = {}
-        for i = from, math.min(from + 499, #list) do
-            commands[#commands + 1] = { "GET", "sess:revoked:" .. list[i].who.identity.session_id }
+        for i = from, math.min(from + 499, #sessions) do
+            commands[#commands + 1] = { "GET", auth.ended_key(sessions[i].who.identity.family_id) }
         end
         local answers = errors.check(redis.pipeline(commands))
         for i, answer in ipairs(answers) do
-            if type(answer) == "string" then list[from + i - 1]:close(1008, "session ended") end
+            if type(answer) == "string" then sessions[from + i - 1]:close(1008, "session ended") end
         end
+    end
+    for _, connection in ipairs(others) do
+        if not auth.still(connection.who.identity) then connection:close(1008, "key ended") end
     end
 end
 
 invalidate.on_gap(function()
     check_again(function() return true end)
     sched.spawn(function()
-        local ok, why = pcall(check_sessions)
-        if not ok then log.warn("sessions of open connections could not be looked up", { error = tostring(why) }) end
+        local ok, why = pcall(check_credentials)
+        if not ok then log.warn("credentials of open connections could not be looked up", { error = tostring(why) }) end
     end)
 end)
 
