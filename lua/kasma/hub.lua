@@ -26,12 +26,11 @@ local push = require("core.push")
 local redis = require("core.redis")
 local sched = require("core.sched")
 local time = require("core.time")
-local config = require("core.config")
-local http = require("core.http_client")
 local errors = require("kasma.errors")
 local invalidate = require("kasma.invalidate")
 local log = require("kasma.log")
 local outbox = require("kasma.outbox")
+local remote = require("kasma.remote")
 
 local M = {}
 
@@ -168,10 +167,18 @@ function M.append(statements, scope, channel, event, payload)
     -- What could never be published must fail here and not in the relay, where it would hold up the channel.
     encode(channel, event, payload)
     statements[#statements + 1] = outbox.row(scope, event, channel, payload)
-    local remote = config.get("SOCKET_SERVICE_URL")
-    if remote and remote ~= "" then
-        statements[#statements + 1] = outbox.row(scope, "socket.forward", channel, { event = event, payload = payload })
-    end
+    M.append_forward(statements, scope, channel, event, payload)
+end
+
+--- Statement that hands an event, which is published otherwise, to the remote socket service, where one is configured.
+---@param statements table[]
+---@param scope Scope
+---@param channel string
+---@param event string
+---@param payload table
+function M.append_forward(statements, scope, channel, event, payload)
+    if not remote.url("SOCKET_SERVICE_URL") then return end
+    statements[#statements + 1] = outbox.row(scope, "socket.forward", channel, { event = event, payload = payload })
 end
 
 --- Declares events that are published from the outbox: topic = the event's name, key = the channel.
@@ -192,17 +199,11 @@ function M.declare(names)
     end
 end
 
-outbox.consumer("socket.forward", function(rows)
-    local remote, key = config.get("SOCKET_SERVICE_URL"), config.get("SOCKET_INTERNAL_API_KEY")
-    if not remote or remote == "" then return end -- switched off since
-    for _, row in ipairs(rows) do
-        local answer, err = http.request{ method = "POST", url = remote:gsub("/+$", "") .. "/api/socket/publish", timeout_ms = 10000,
-            headers = { ["Content-Type"] = "application/json", ["X-Internal-Api-Key"] = key or "" },
-            body = json.encode{ tenant_key = row.tenant_key, app_key = row.app_key, channel = row.key, event = row.payload.event,
-                payload = row.payload.payload } }
-        if not answer then error("the socket service does not answer: " .. tostring(err and err.message), 0) end
-        if answer.status >= 300 then error("the socket service answered " .. answer.status, 0) end
-    end
+outbox.slow("socket.forward", function(row)
+    local url = remote.url("SOCKET_SERVICE_URL")
+    if not url then return end -- switched off since
+    remote.post(url .. "/api/socket/publish", {}, { tenant_key = row.tenant_key, app_key = row.app_key, channel = row.key,
+        event = row.payload.event, payload = row.payload.payload }, "the socket service")
 end)
 
 -- Listening ----------------------------------------------------------------------------------------------------------------

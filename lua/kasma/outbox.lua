@@ -8,6 +8,7 @@
 --
 -- db.pipeline and db.transaction see such a statement and wake the relay after the commit (never a NOTIFY inside it: that
 -- takes a lock of the whole server). Polling is the net under the notice.
+-- A topic whose consumer talks to somebody else's service has a lane of its own (outbox.slow): however long that takes, nobody else waits.
 -- A row whose consumer fails waits a while, longer each time, with the rows of its key behind it; others pass. One that has failed
 -- twelve times over some six minutes is parked: it waits for an operator (`kasma outbox`), and the rows behind it go on. While a
 -- store is away, its topics wait as a whole and nothing counts as a failure.
@@ -28,6 +29,7 @@ local M = {}
 local CHANNEL = "kasma_outbox"
 local LOCK = 7205001 -- advisory lock of the relay
 local BATCH, POLL_MS, HELD_MAX, TRIES = 500, 250, 1000, 12
+local LANE_BATCH, LANE_AT_ONCE = 64, 8
 
 local INSERT = [[insert into outbox (tenant_key, app_key, id, topic, key, payload, created_at)
   values ($1, $2, $3, $4, $5, $6::jsonb, $7::timestamptz)]]
@@ -73,6 +75,18 @@ local listeners = {}
 ---@param topic string
 ---@param fn fun(rows: table[])
 function M.consumer(topic, fn) consumers[topic] = fn end
+
+local lanes = {}
+
+--- A consumer that waits for a service of others, row by row: fn(row). Rows of one key are handed over in order, those of several keys
+--- a few at a time. While it raises 503 its topic waits.
+---@param topic string
+---@param fn fun(row: table)
+function M.slow(topic, fn)
+    lanes[#lanes + 1] = topic
+    lanes[topic] = true
+    consumers[topic] = function(rows) fn(rows[1]) end
+end
 
 --- Hears every event row.
 ---@param fn fun(row: table)
@@ -154,7 +168,8 @@ end
 -- What waits behind a held row is left out too: enough of it would fill every batch and nobody's rows would move any more.
 local READ = [[select tenant_key, app_key, id, seq, topic, key, payload, created_at, attempts from outbox
   where sent_at is null and parked_at is null and not (id = any($1::uuid[])) and not (topic = any($5::text[]))
-    and (tenant_key, topic, key) not in (select * from unnest($2::text[], $3::text[], $4::text[])) order by seq limit ]] .. BATCH
+    and ($6::text is null or topic = $6)
+    and (tenant_key, topic, key) not in (select * from unnest($2::text[], $3::text[], $4::text[])) order by seq limit $7]]
 local SENT = [[update outbox set sent_at = $2::timestamptz where tenant_key = $1 and id = any($3::uuid[])]]
 local FAILED = [[update outbox set attempts = $3, error = $4, parked_at = $5::timestamptz where tenant_key = $1 and id = $2]]
 local COUNT = [[select count(*)::int as n, min(created_at) as oldest from (select created_at from outbox
@@ -254,14 +269,62 @@ local function deliver_group(group, blocked, sent, notes)
     end
 end
 
+local function is_away(topic)
+    local entry = away[topic]
+    return entry ~= nil and entry.until_ms > time.real()
+end
+
+-- Delivers the rows of a slow topic, a few keys at a time.
+local function deliver_lane(group, blocked, sent, notes)
+    local slots, work, by_place = sched.semaphore(LANE_AT_ONCE), {}, {}
+    for _, row in ipairs(group.rows) do
+        local queue = by_place[row.place]
+        if not queue then
+            queue = {}
+            by_place[row.place] = queue
+            work[#work + 1] = function()
+                slots:acquire()
+                for _, one in ipairs(queue) do
+                    if is_away(group.topic) then break end
+                    local ok, why = pcall(deliver, group.topic, { one })
+                    if ok then
+                        sent[#sent + 1] = one
+                    elseif errors.is_unavailable(why) then
+                        if not is_away(group.topic) then hold_topic(group.topic, why) end
+                        break
+                    else
+                        local note, gone = hold(one, why)
+                        notes[#notes + 1] = note
+                        if gone then
+                            forget(one.id)
+                        else
+                            blocked[one.place] = one.id
+                            break
+                        end
+                    end
+                end
+                slots:release()
+            end
+        end
+        queue[#queue + 1] = row
+    end
+    sched.parallel(work)
+    if #sent > 0 and not is_away(group.topic) then away[group.topic] = nil end
+end
+
 --- Delivers what waits, once through. Answers how many rows were sent.
+---@param lane string|nil a slow topic; nil: all others
 ---@return integer
-function M.relay_once()
+function M.relay_once(lane)
+    if lane and is_away(lane) then return 0 end
     local system = db.pool("system")
     delivered = delivered or metrics.counter("kasma_outbox_deliveries_total", "Rows of the outbox handed over", { "topic", "outcome" })
     local ids, blocked, behind, topics = held_back()
+    if not lane then
+        for _, topic in ipairs(lanes) do topics[#topics + 1] = topic end
+    end
     local rows = errors.check(system:read(nil, READ, pg.array(ids), pg.array(behind.tenants), pg.array(behind.topics),
-        pg.array(behind.keys), pg.array(topics)))
+        pg.array(behind.keys), pg.array(topics), lane or null, lane and LANE_BATCH or BATCH))
     if #rows == 0 then return 0 end
     crash.at("relay.read")
     -- Rows of one topic are handed over together; a key that failed holds back its later rows of this pass.
@@ -277,7 +340,7 @@ function M.relay_once()
         if not blocked[row.place] then group.rows[#group.rows + 1] = row end
     end
     for _, group in ipairs(groups) do
-        if #group.rows > 0 then deliver_group(group, blocked, sent, notes) end
+        if #group.rows > 0 then (lane and deliver_lane or deliver_group)(group, blocked, sent, notes) end
         crash.at("relay.delivered")
     end
     local by_tenant, counts = {}, {}
@@ -365,7 +428,16 @@ local function measure()
     for topic, n in pairs(shown) do gauge_rows:set(n, topic) end
 end
 
+local function run_lane(topic, relay)
+    while relay.on and not sched.stopping() do
+        local ok, sent = pcall(M.relay_once, topic)
+        if not ok then log.warn("a lane of the outbox begins anew", { topic = topic, error = describe(sent) }) end
+        if not ok or sent < LANE_BATCH then sched.sleep(POLL_MS) end
+    end
+end
+
 local function hold_and_relay()
+    local relay = { on = true }
     local session = errors.check(db.pool("system"):session())
     local ok, why = pcall(function()
         while not sched.stopping() do
@@ -376,6 +448,7 @@ local function hold_and_relay()
         if not sched.stopping() then log.info("outbox relay begins", {}) end
         -- What another relay knew of failures lies in the rows; what we knew may be old.
         held, held_count, away = {}, 0, {}
+        for _, topic in ipairs(lanes) do sched.spawn(run_lane, topic, relay) end
         local measured = 0
         while not sched.stopping() do
             -- The lock lives as long as its connection: a relay whose connection is gone must stop.
@@ -396,6 +469,7 @@ local function hold_and_relay()
             end
         end
     end)
+    relay.on = false
     session:close()
     if not ok then error(why, 0) end
 end

@@ -125,6 +125,29 @@ describe("the outbox", function()
         assert.same({ "here", 1, 2, 3 }, seen)
     end)
 
+    it("hands a slow topic over in a lane of its own: a key in order, others past it, all waiting while it is away", function()
+        local s, came, away = scope(), {}, true
+        outbox.slow("spec.slow", function(row)
+            came[#came + 1] = row.key .. row.payload.n
+            if away then errors.unavailable("the service is away") end
+            if row.payload.bad and row.attempts == 0 then error("refused") end
+        end)
+        for n = 1, 2 do db.pipeline(s.tenant, { outbox.row(s, "spec.slow", "a", { n = n, bad = n == 1 }) }) end
+        db.pipeline(s.tenant, { outbox.row(s, "spec.slow", "b", { n = 1 }) })
+        drain()
+        assert.same({}, came)
+        assert.equal(0, outbox.relay_once("spec.slow"))
+        assert.is_true(#came <= 2)
+        assert.equal(0, outbox.list{ tenant = s.tenant }[1].attempts)
+        away, came = false, {}
+        for _ = 1, 300 do
+            if #outbox.list{ tenant = s.tenant } == 0 then break end
+            outbox.relay_once("spec.slow")
+            sched.sleep(20)
+        end
+        assert.same({ "a1", "b1", "a1", "a2" }, came)
+    end)
+
     it("mirrors the newest state and never an older one", function()
         local s, id = scope(), uuid.v7()
         local name = "spec_mirror"

@@ -1,8 +1,6 @@
 -- Notices: what a person is told in the app. One is written in the transaction of what it tells of; the outbox then takes it to
 -- the recipient's realtime channel, and by mail where they wish that. `notices.append` is for every module.
-local config = require("core.config")
 local crypto = require("core.crypto")
-local http = require("core.http_client")
 local json = require("core.json")
 local sched = require("core.sched")
 local time = require("core.time")
@@ -16,6 +14,7 @@ local invalidate = require("kasma.invalidate")
 local mail = require("kasma.mail")
 local null = require("kasma.null")
 local outbox = require("kasma.outbox")
+local remote = require("kasma.remote")
 local schema = require("kasma.schema")
 local iam = require("modules.iam.service")
 local store = require("modules.notices.store")
@@ -137,8 +136,7 @@ function M.append(statements, scope, notice)
     hub.append(statements, scope, "notice:user:" .. notice.recipient_id, "notice.new", { notice = { id = id, notice_type = kind,
         title = notice.title, body = notice.body, actor_id = notice.actor_id or null, reference_type = notice.reference_type or null,
         reference_id = notice.reference_id or null, metadata = notice.metadata or null, created_at = now } })
-    local remote = config.get("NOTI_SERVICE_URL")
-    if remote and remote ~= "" and not notice.here then
+    if remote.url("NOTI_SERVICE_URL") and not notice.here then
         for _, channel in ipairs{ "IN_APP", "PUSH" } do
             statements[#statements + 1] = outbox.row(scope, "notice.forward", notice.recipient_id, { type = channel, title = notice.title,
                 content = notice.body, userId = notice.recipient_id, metadata = { social_notice_id = id, notice_type = kind,
@@ -151,17 +149,11 @@ function M.append(statements, scope, notice)
     return id
 end
 
-outbox.consumer("notice.forward", function(rows)
-    local remote = config.get("NOTI_SERVICE_URL")
-    if not remote or remote == "" then return end -- switched off since
-    for _, row in ipairs(rows) do
-        local answer, err = http.request{ method = "POST", url = remote:gsub("/+$", "") .. "/api/notification/create", timeout_ms = 10000,
-            headers = { ["Content-Type"] = "application/json", ["X-Tenant-Kasma-Id"] = row.tenant_key, ["X-App-Kasma-Id"] = row.app_key,
-                ["X-User-Id"] = row.payload.userId, ["X-Internal-Api-Key"] = config.get("SOCKET_INTERNAL_API_KEY") or "" },
-            body = json.encode(row.payload) }
-        if not answer then error("the notice service does not answer: " .. tostring(err and err.message), 0) end
-        if answer.status >= 300 then error("the notice service answered " .. answer.status, 0) end
-    end
+outbox.slow("notice.forward", function(row)
+    local url = remote.url("NOTI_SERVICE_URL")
+    if not url then return end -- switched off since
+    remote.post(url .. "/api/notification/create", { ["X-Tenant-Kasma-Id"] = row.tenant_key, ["X-App-Kasma-Id"] = row.app_key,
+        ["X-User-Id"] = row.payload.userId }, row.payload, "the notice service")
 end)
 
 --- A notice that a service of the platform asks for.

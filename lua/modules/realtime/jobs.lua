@@ -23,9 +23,13 @@ outbox.on_event(function(row)
     local channel = "order:user:" .. order.user_id
     local payload = { id = row.id, order_id = order.id, order_number = order.order_number, step = name, status = order.status,
         payment_status = order.payment_status }
+    local scope, statements = { tenant = row.tenant_key, app = order.app_key }, {}
+    hub.append_forward(statements, scope, channel, "order.changed", payload)
     local ok, why = pcall(hub.publish, row.tenant_key, order.app_key, channel, "order.changed", payload)
-    if ok then return end
-    if not errors.is_unavailable(why) then error(why, 0) end
-    -- Redis is away. Other listeners of this row must not wait for it: it waits by itself.
-    db.pipeline(row.tenant_key, { outbox.row({ tenant = row.tenant_key, app = order.app_key }, "order.changed", channel, payload) })
+    if not ok then
+        if not errors.is_unavailable(why) then error(why, 0) end
+        -- Redis is away. Other listeners of this row must not wait for it: it waits by itself.
+        statements[#statements + 1] = outbox.row(scope, "order.changed", channel, payload)
+    end
+    if #statements > 0 then db.pipeline(row.tenant_key, statements) end
 end)
