@@ -6,7 +6,6 @@
 local json = require("core.json")
 local pricing = require("core.pricing")
 local rules = require("core.rules")
-local time = require("core.time")
 local check = require("modules.rules.check")
 local samples = require("modules.rules.samples")
 local shipped = require("modules.rules.shipped")
@@ -36,15 +35,18 @@ for i = 1, 10 do
 end
 local input = samples.input(lines, { customer = { id = "u", groups = { "vip" } }, shipping = 30000 })
 
+-- The CPU time of this process, which nothing else on the machine adds to.
+local function cpu_us() return os.clock() * 1e6 end
+
 -- Microseconds a call: the best of several rounds, which is the one that nothing else disturbed.
 local function measure(fn, n)
     for _ = 1, math.min(n, 200) do fn() end
     local best = math.huge
     local some = math.max(1, math.floor(n / 30))
     for _ = 1, 120 do
-        local began = time.mono()
+        local began = cpu_us()
         for _ = 1, some do fn() end
-        best = math.min(best, (time.mono() - began) / some)
+        best = math.min(best, (cpu_us() - began) / some)
     end
     return best
 end
@@ -148,16 +150,16 @@ end
 local one = { specs()[1] }
 local n, made = 1000, {}
 local before = resident()
-local began = time.mono()
+local began = cpu_us()
 for i = 1, n do
     local key = "bench-tenant-" .. i
     assert(rules.publish(key, 1, one))
     made[i] = assert(rules.pin(key))
 end
-local published = (time.mono() - began) / n
-began = time.mono()
+local published = (cpu_us() - began) / n
+began = cpu_us()
 for i = 1, n do pricing.quote(input, made[i]) end
-local first = (time.mono() - began) / n
+local first = (cpu_us() - began) / n
 local after = resident()
 local state_bytes = made[1]:memory()
 

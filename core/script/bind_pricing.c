@@ -105,7 +105,7 @@ static int l_quote(lua_State *L) {
     }
     pricing_push(L, lua_upvalueindex(3), q);
     if (!set) return 1;
-    pricing_push_runs(L, &rules);
+    pricing_push_runs(L, lua_upvalueindex(4), &rules);
     lua_setfield(L, -2, "rule_runs");
     if (rules.blocked_by) {
         lua_pushstring(L, rules.blocked_by);
@@ -124,7 +124,8 @@ int luaopen_core_pricing(lua_State *L) {
     lua_setmetatable(L, -2);
     pricing_push_names(L);
     pricing_push_keys(L);
-    lua_pushcclosure(L, l_quote, 3);
+    pricing_push_run_keys(L);
+    lua_pushcclosure(L, l_quote, 4);
     lua_setfield(L, -2, "quote");
     pricing_push_records(L);
     pricing_add_subject_records(L);

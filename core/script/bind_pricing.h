@@ -42,8 +42,8 @@ struct pricing_shot {
 bool pricing_push_shot(lua_State *L, struct pricing_shot *shot, struct error *err);
 /* Pushes {record = {field, ...}} of everything a shot holds: for the catalogue of hooks. */
 void pricing_push_records(lua_State *L);
-/* Gives the input on top of L the subject of a hook that has one of its own. */
-void pricing_set_subject(lua_State *L, const struct pricing_shot *shot);
+/* The input is on top: pushes the subject of a hook that has one of its own; it is the run's. False: it has none. */
+bool pricing_push_subject(lua_State *L, const struct pricing_shot *shot);
 /* Adds the records of these subjects to the table on top. */
 void pricing_add_subject_records(lua_State *L);
 
@@ -64,8 +64,10 @@ struct pricing_rules {
 };
 
 void pricing_rules_begin(struct pricing_rules *r, lua_State *L, int input, struct rule_set *set, struct arena *a);
-/* Pushes the list of runs, in their order. */
-void pricing_push_runs(lua_State *L, const struct pricing_rules *r);
+/* Pushes the list of runs, in their order; `keys` is the index of the table that pricing_push_run_keys pushes once a
+ * state. */
+void pricing_push_runs(lua_State *L, int keys, const struct pricing_rules *r);
+void pricing_push_run_keys(lua_State *L);
 
 /* The operations in the table on top of `L` ({operations = {...}} or nil), copied into the arena. Allocates nothing in
  * L. False: the first fault, also an unknown key or a number that is not an integer. */

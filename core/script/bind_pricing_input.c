@@ -1,6 +1,5 @@
-/* What rules of a quote are given: built once for all rules of a hook call, straight from the structs of the pipeline.
- *
- * Scalars lie in sources; lists and maps are made each time they are read (see sandbox_input.c). */
+/* What rules of a quote are given, straight from the structs of the pipeline, when they ask for it (see
+ * sandbox_input.c). */
 #include <lauxlib.h>
 #include <string.h>
 
@@ -9,36 +8,70 @@
 
 #define COPY_BYTES ((size_t)64 * 1024)
 
-static const char *const input_fields[] = {"hook",     "now",  "currency", "tenant",
-                                           "customer", "cart", "shipping", "subject"};
-static const char *const now_fields[] = {"epoch", "year", "month", "day", "hour", "min", "sec", "wday", "tz"};
-static const char *const currency_fields[] = {"code", "exponent"};
-static const char *const tenant_fields[] = {"id", "country", "settings"};
-static const char *const customer_fields[] = {
-    "id", "guest", "groups", "tier", "orders_count", "lifetime_spent", "first_order", "locale", "points_available"};
+/* The members of each source and their numbers. */
+// clang-format off
+#define INPUT_FIELDS(X) X(hook) X(now) X(currency) X(tenant) X(customer) X(cart) X(shipping) X(subject)
+#define NOW_FIELDS(X) X(epoch) X(year) X(month) X(day) X(hour) X(min) X(sec) X(wday) X(tz)
+#define CURRENCY_FIELDS(X) X(code) X(exponent)
+#define TENANT_FIELDS(X) X(id) X(country) X(settings)
+#define CUSTOMER_FIELDS(X) \
+    X(id) X(guest) X(groups) X(tier) X(orders_count) X(lifetime_spent) X(first_order) X(locale) X(points_available)
+#define CART_FIELDS(X) X(id) X(version) X(gross) X(net) X(item_count) X(coupon_codes) X(lines)
+#define LINE_FIELDS(X) \
+    X(id) X(product_id) X(variant_id) X(sku) X(category_ids) X(tag_ids) X(vendor_id) X(tax_class) X(qty) X(unit) \
+    X(gross) X(net) X(weight_g) X(attributes) X(is_gift) X(properties) X(bundle_id) X(discounts) X(purchase_type)
+#define ADDRESS_FIELDS(X) X(country) X(province) X(region) X(city) X(zip)
+#define SHIPPING_FIELDS(X) X(address) X(method_id) X(net) X(groups)
+#define TAX_FIELDS(X) X(lines) X(address) X(customer) X(candidates) X(date)
+// clang-format on
+
+#define NAME(field) #field,
+static const char *const input_fields[] = {INPUT_FIELDS(NAME)}, *const now_fields[] = {NOW_FIELDS(NAME)},
+                         *const currency_fields[] = {CURRENCY_FIELDS(NAME)},
+                         *const tenant_fields[] = {TENANT_FIELDS(NAME)},
+                         *const customer_fields[] = {CUSTOMER_FIELDS(NAME)}, *const cart_fields[] = {CART_FIELDS(NAME)},
+                         *const line_fields[] = {LINE_FIELDS(NAME)}, *const address_fields[] = {ADDRESS_FIELDS(NAME)},
+                         *const shipping_fields[] = {SHIPPING_FIELDS(NAME)}, *const tax_fields[] = {TAX_FIELDS(NAME)};
 static const char *const tier_fields[] = {"id", "name", "multiplier_pct"};
-static const char *const cart_fields[] = {"id", "version", "gross", "net", "item_count", "coupon_codes", "lines"};
-static const char *const line_fields[] = {"id",         "product_id", "variant_id", "sku",          "category_ids",
-                                          "tag_ids",    "vendor_id",  "tax_class",  "qty",          "unit",
-                                          "gross",      "net",        "weight_g",   "attributes",   "is_gift",
-                                          "properties", "bundle_id",  "discounts",  "purchase_type"};
 static const char *const discount_fields[] = {"kind", "source_id", "amount"};
-static const char *const address_fields[] = {"country", "province", "region", "city", "zip"};
-static const char *const shipping_fields[] = {"address", "method_id", "net", "groups"};
 static const char *const group_fields[] = {"warehouse_id", "weight_g", "net"};
 static const char *const promotion_fields[] = {"promotion"};
-static const char *const tax_fields[] = {"lines", "address", "customer", "candidates", "date"};
 static const char *const candidate_fields[] = {"line", "rate_ppm", "name", "jurisdiction", "compound"};
+
+#define NUMBER(field) NOW_##field,
+enum now_field { NOW_FIELDS(NUMBER) };
+#undef NUMBER
+#define NUMBER(field) CURRENCY_##field,
+enum currency_field { CURRENCY_FIELDS(NUMBER) };
+#undef NUMBER
+#define NUMBER(field) TENANT_##field,
+enum tenant_field { TENANT_FIELDS(NUMBER) };
+#undef NUMBER
+#define NUMBER(field) CUSTOMER_##field,
+enum customer_field { CUSTOMER_FIELDS(NUMBER) };
+#undef NUMBER
+#define NUMBER(field) CART_##field,
+enum cart_field { CART_FIELDS(NUMBER) };
+#undef NUMBER
+#define NUMBER(field) LINE_##field,
+enum line_field { LINE_FIELDS(NUMBER) };
+#undef NUMBER
+#define NUMBER(field) ADDRESS_##field,
+enum address_field { ADDRESS_FIELDS(NUMBER) };
+#undef NUMBER
+#define NUMBER(field) SHIPPING_##field,
+enum shipping_field { SHIPPING_FIELDS(NUMBER) };
+#undef NUMBER
+#define NUMBER(field) TAX_##field,
+enum tax_field { TAX_FIELDS(NUMBER) };
+#undef NUMBER
 
 #define RECORD(where, list)                                                                                            \
     { .path = (where), .fields = (list), .count = sizeof(list) / sizeof *(list) }
 
-static const struct sandbox_record input_record = RECORD("input", input_fields),
-                                   tier_record = RECORD("input.customer.tier", tier_fields),
+static const struct sandbox_record tier_record = RECORD("input.customer.tier", tier_fields),
                                    discount_record = RECORD("line.discounts[]", discount_fields),
                                    group_record = RECORD("input.shipping.groups[]", group_fields),
-                                   promotion_record = RECORD("input.subject", promotion_fields),
-                                   tax_record = RECORD("input.subject", tax_fields),
                                    candidate_record = RECORD("input.subject.candidates[]", candidate_fields);
 
 static void set_str(lua_State *L, const char *name, struct str s) {
@@ -67,29 +100,28 @@ static void push_list(lua_State *L, struct str_list list) {
 
 /* ---- what the caller gave beside the figures ---- */
 
-/* Sets the plain members of snapshot[name] that the record has on the table on top of L. */
-static void set_given(lua_State *L, const struct pricing_shot *shot, const char *name, const struct sandbox_record *r) {
+/* Pushes snapshot[part][name] when it is plain. */
+static bool push_given(lua_State *L, const struct pricing_shot *shot, const char *part, const char *name) {
     lua_State *from = shot->source;
     int top = lua_gettop(from);
+    bool there = true;
     lua_getfield(from, shot->idx, "snapshot");
+    if (lua_istable(from, -1)) lua_getfield(from, -1, part);
     if (lua_istable(from, -1)) lua_getfield(from, -1, name);
-    for (size_t i = 0; lua_istable(from, -1) && i < r->count; i++) {
+    int type = lua_gettop(from) == top + 3 ? lua_type(from, -1) : LUA_TNIL;
+    if (type == LUA_TSTRING) {
         size_t len;
-        const char *text;
-        lua_getfield(from, -1, r->fields[i]);
-        int type = lua_type(from, -1);
-        if (type == LUA_TSTRING) {
-            text = lua_tolstring(from, -1, &len);
-            lua_pushlstring(L, text, len);
-        } else if (type == LUA_TNUMBER) {
-            lua_pushnumber(L, lua_tonumber(from, -1));
-        } else if (type == LUA_TBOOLEAN) {
-            lua_pushboolean(L, lua_toboolean(from, -1));
-        }
-        if (type == LUA_TSTRING || type == LUA_TNUMBER || type == LUA_TBOOLEAN) lua_setfield(L, -2, r->fields[i]);
-        lua_pop(from, 1);
+        const char *text = lua_tolstring(from, -1, &len);
+        lua_pushlstring(L, text, len);
+    } else if (type == LUA_TNUMBER) {
+        lua_pushnumber(L, lua_tonumber(from, -1));
+    } else if (type == LUA_TBOOLEAN) {
+        lua_pushboolean(L, lua_toboolean(from, -1));
+    } else {
+        there = false;
     }
     lua_settop(from, top);
+    return there;
 }
 
 /* Pushes a copy of what lies on top of the platform's stack when it is a table, else an empty one. */
@@ -99,11 +131,51 @@ static void push_copy(lua_State *L, lua_State *from) {
     lua_newtable(L);
 }
 
-static bool more_of_tenant(lua_State *L, const char *name, size_t place, void *context) {
+static bool push_text(lua_State *L, struct str s) {
+    if (s.len == 0) return false;
+    lua_pushlstring(L, s.at, s.len);
+    return true;
+}
+
+static bool push_int(lua_State *L, int64_t n) {
+    lua_pushnumber(L, (lua_Number)n);
+    return true;
+}
+
+static bool push_bool(lua_State *L, bool value) {
+    lua_pushboolean(L, value);
+    return true;
+}
+
+static bool more_of_now(lua_State *L, size_t field, size_t line, void *context) {
+    const struct pricing_shot *shot = context;
+    const struct pricing_input *in = shot->view->input;
+    (void)line;
+    switch (field) {
+    case NOW_epoch:
+        return push_int(L, in->now_ms / 1000);
+    case NOW_wday:
+        return push_int(L, in->weekday);
+    case NOW_hour:
+        return push_int(L, in->hour);
+    default:
+        return push_given(L, shot, "now", now_fields[field]);
+    }
+}
+
+static bool more_of_currency(lua_State *L, size_t field, size_t line, void *context) {
+    const struct pricing_shot *shot = context;
+    (void)line;
+    if (field == CURRENCY_exponent) return push_int(L, shot->view->currency->exponent);
+    lua_pushstring(L, shot->view->currency->code);
+    return true;
+}
+
+static bool more_of_tenant(lua_State *L, size_t field, size_t line, void *context) {
     const struct pricing_shot *shot = context;
     lua_State *from = shot->source;
-    (void)place;
-    if (strcmp(name, "settings") != 0) return false;
+    (void)line;
+    if (field != TENANT_settings) return push_given(L, shot, "tenant", tenant_fields[field]);
     int top = lua_gettop(from);
     lua_getfield(from, shot->idx, "snapshot");
     if (lua_istable(from, -1)) lua_getfield(from, -1, "tenant");
@@ -113,15 +185,8 @@ static bool more_of_tenant(lua_State *L, const char *name, size_t place, void *c
     return true;
 }
 
-static bool more_of_customer(lua_State *L, const char *name, size_t place, void *context) {
-    const struct pricing_shot *shot = context;
+static bool push_tier(lua_State *L, const struct pricing_shot *shot) {
     lua_State *from = shot->source;
-    (void)place;
-    if (strcmp(name, "groups") == 0) {
-        push_list(L, shot->view->input->customer.groups);
-        return true;
-    }
-    if (strcmp(name, "tier") != 0) return false;
     int top = lua_gettop(from);
     lua_getfield(from, shot->idx, "snapshot");
     if (lua_istable(from, -1)) lua_getfield(from, -1, "customer");
@@ -135,24 +200,89 @@ static bool more_of_customer(lua_State *L, const char *name, size_t place, void 
     return has;
 }
 
-static bool more_of_cart(lua_State *L, const char *name, size_t place, void *context) {
+static bool more_of_customer(lua_State *L, size_t field, size_t line, void *context) {
     const struct pricing_shot *shot = context;
     const struct pricing_input *in = shot->view->input;
-    (void)place;
-    if (strcmp(name, "coupon_codes") != 0) return false;
-    lua_createtable(L, (int)in->coupons, 0);
-    for (size_t i = 0; i < in->coupons; i++) {
-        lua_pushlstring(L, in->coupon[i].code.at, in->coupon[i].code.len);
-        lua_rawseti(L, -2, (int)i + 1);
+    (void)line;
+    switch (field) {
+    case CUSTOMER_id:
+        return push_text(L, in->customer.id) || push_given(L, shot, "customer", "id");
+    case CUSTOMER_guest:
+        return push_bool(L, in->customer.id.len == 0);
+    case CUSTOMER_first_order:
+        return push_bool(L, in->customer.first_order);
+    case CUSTOMER_points_available:
+        return push_int(L, in->points.available);
+    case CUSTOMER_groups:
+        push_list(L, in->customer.groups);
+        return true;
+    case CUSTOMER_tier:
+        return push_tier(L, shot);
+    default:
+        return push_given(L, shot, "customer", customer_fields[field]);
     }
-    return true;
 }
 
-static bool more_of_shipping(lua_State *L, const char *name, size_t place, void *context) {
+static int64_t items_in(const struct pricing_view *view) {
+    int64_t n = 0;
+    for (size_t i = 0; i < view->lines; i++) n += view->line[i].qty;
+    return n;
+}
+
+static bool more_of_cart(lua_State *L, size_t field, size_t line, void *context) {
     const struct pricing_shot *shot = context;
     const struct pricing_view *view = shot->view;
-    (void)place;
-    if (strcmp(name, "groups") != 0) return false;
+    const struct pricing_input *in = view->input;
+    (void)line;
+    switch (field) {
+    case CART_gross:
+        return push_int(L, view->gross);
+    case CART_net:
+        return push_int(L, view->net);
+    case CART_item_count:
+        return push_int(L, items_in(view));
+    case CART_coupon_codes:
+        lua_createtable(L, (int)in->coupons, 0);
+        for (size_t i = 0; i < in->coupons; i++) {
+            lua_pushlstring(L, in->coupon[i].code.at, in->coupon[i].code.len);
+            lua_rawseti(L, -2, (int)i + 1);
+        }
+        return true;
+    default:
+        return push_given(L, shot, "cart", cart_fields[field]);
+    }
+}
+
+/* The address without names, streets and phones. */
+static bool more_of_address(lua_State *L, size_t field, size_t line, void *context) {
+    const struct pricing_shot *shot = context;
+    const struct pricing_input *in = shot->view->input;
+    const struct shipping_place *place = &in->shipping.place;
+    (void)line;
+    switch ((enum address_field)field) {
+    case ADDRESS_country:
+        return push_text(L, place->country.len ? place->country : in->tax.home_country);
+    case ADDRESS_province:
+        return push_text(L, place->province);
+    case ADDRESS_region:
+        return push_text(L, place->region);
+    case ADDRESS_city:
+        return push_text(L, place->city);
+    case ADDRESS_zip:
+        return push_text(L, place->zip);
+    }
+    return false;
+}
+
+static bool more_of_shipping(lua_State *L, size_t field, size_t line, void *context) {
+    const struct pricing_shot *shot = context;
+    const struct pricing_view *view = shot->view;
+    (void)line;
+    if (field == SHIPPING_method_id)
+        return push_text(L, view->shipping && view->shipping->method ? view->shipping->method->id
+                                                                     : view->input->shipping.method_id);
+    if (field == SHIPPING_net) return view->shipping && push_int(L, view->shipping->net);
+    if (field != SHIPPING_groups) return false;
     lua_createtable(L, (int)view->groups, 0);
     for (size_t i = 0; i < view->groups; i++) {
         lua_createtable(L, 0, 3);
@@ -198,148 +328,79 @@ static void push_line_extra(lua_State *L, const struct pricing_shot *shot, const
     lua_settop(from, top);
 }
 
-static bool more_of_line(lua_State *L, const char *name, size_t place, void *context) {
+static bool more_of_line(lua_State *L, size_t field, size_t number, void *context) {
     const struct pricing_shot *shot = context;
-    const struct pricing_line *item = shot->view->line[place].item;
-    if (strcmp(name, "category_ids") == 0) {
+    const struct quote_line *line = &shot->view->line[number];
+    const struct pricing_line *item = line->item;
+    switch ((enum line_field)field) {
+    case LINE_id:
+        return push_text(L, line->id);
+    case LINE_product_id:
+        return push_text(L, item->product_id);
+    case LINE_variant_id:
+        return push_text(L, item->variant_id);
+    case LINE_sku:
+        return push_text(L, item->sku);
+    case LINE_category_ids:
         push_list(L, item->category_ids);
-    } else if (strcmp(name, "tag_ids") == 0) {
+        return true;
+    case LINE_tag_ids:
         push_list(L, item->tag_ids);
-    } else if (strcmp(name, "discounts") == 0) {
-        push_discounts(L, shot->view, place);
-    } else if (strcmp(name, "attributes") == 0 || strcmp(name, "properties") == 0) {
-        push_line_extra(L, shot, item, name);
-    } else {
-        return false;
+        return true;
+    case LINE_vendor_id:
+        return push_text(L, item->vendor_id);
+    case LINE_tax_class:
+        return push_text(L, line->tax_class);
+    case LINE_qty:
+        return push_int(L, line->qty);
+    case LINE_unit:
+        return push_int(L, line->unit);
+    case LINE_gross:
+        return push_int(L, line->gross);
+    case LINE_net:
+        return push_int(L, line->net);
+    case LINE_weight_g:
+        return push_int(L, item->weight_g);
+    case LINE_is_gift:
+        return push_bool(L, line->is_gift);
+    case LINE_attributes:
+    case LINE_properties:
+        push_line_extra(L, shot, item, line_fields[field]);
+        return true;
+    case LINE_bundle_id:
+        return push_text(L, line->bundle_id);
+    case LINE_discounts:
+        push_discounts(L, shot->view, number);
+        return true;
+    case LINE_purchase_type:
+        return push_text(L, item->purchase_type.len ? item->purchase_type : STR("one_time"));
     }
-    return true;
+    return false;
 }
 
 /* ---- the sources ---- */
 
-static const struct sandbox_source now_source = {.record = RECORD("input.now", now_fields)},
-                                   currency_source = {.record = RECORD("input.currency", currency_fields)},
-                                   tenant_source = {.record = RECORD("input.tenant", tenant_fields),
-                                                    .more = more_of_tenant},
-                                   customer_source = {.record = RECORD("input.customer", customer_fields),
-                                                      .more = more_of_customer},
-                                   cart_source = {.record = RECORD("input.cart", cart_fields), .more = more_of_cart},
-                                   address_source = {.record = RECORD("input.shipping.address", address_fields)},
-                                   shipping_source = {.record = RECORD("input.shipping", shipping_fields),
-                                                      .more = more_of_shipping},
-                                   line_source = {.record = RECORD("input.cart.lines[]", line_fields),
-                                                  .more = more_of_line};
+#define BIT(field) (UINT64_C(1) << LINE_##field)
+static const struct sandbox_source
+    input_source = {.record = RECORD("input", input_fields)},
+    now_source = {.record = RECORD("input.now", now_fields), .more = more_of_now},
+    currency_source = {.record = RECORD("input.currency", currency_fields), .more = more_of_currency},
+    tenant_source = {.record = RECORD("input.tenant", tenant_fields), .more = more_of_tenant},
+    customer_source = {.record = RECORD("input.customer", customer_fields), .more = more_of_customer},
+    cart_source = {.record = RECORD("input.cart", cart_fields), .more = more_of_cart},
+    address_source = {.record = RECORD("input.shipping.address", address_fields), .more = more_of_address},
+    shipping_source = {.record = RECORD("input.shipping", shipping_fields), .more = more_of_shipping},
+    promotion_source = {.record = RECORD("input.subject", promotion_fields)},
+    tax_source = {.record = RECORD("input.subject", tax_fields)},
+    line_source = {.record = RECORD("input.cart.lines[]", line_fields),
+                   .more = more_of_line,
+                   .kept = BIT(id) | BIT(product_id) | BIT(variant_id) | BIT(sku) | BIT(vendor_id) | BIT(tax_class) |
+                           BIT(qty) | BIT(unit) | BIT(gross) | BIT(net) | BIT(weight_g) | BIT(is_gift) |
+                           BIT(bundle_id) | BIT(purchase_type)};
+#undef BIT
 
-/* Places in the list of sources; the lines follow. */
-enum { NOW = 1, CURRENCY, TENANT, CUSTOMER, CART, ADDRESS, SHIPPING, LINES };
-
-static void keep(lua_State *L, int sources, const struct sandbox_source *kind, int place, size_t line) {
-    sandbox_make_source(L, kind, line);
-    lua_rawseti(L, sources, place);
-}
-
-static void build_line(lua_State *L, const struct quote_line *line) {
-    const struct pricing_line *item = line->item;
-    lua_createtable(L, 1, 16);
-    set_str(L, "id", line->id);
-    set_str(L, "product_id", item->product_id);
-    set_str(L, "variant_id", item->variant_id);
-    set_str(L, "sku", item->sku);
-    set_str(L, "vendor_id", item->vendor_id);
-    set_str(L, "tax_class", line->tax_class);
-    set_int(L, "qty", line->qty);
-    set_int(L, "unit", line->unit);
-    set_int(L, "gross", line->gross);
-    set_int(L, "net", line->net);
-    set_int(L, "weight_g", item->weight_g);
-    set_str(L, "bundle_id", line->bundle_id);
-    set_str(L, "purchase_type", item->purchase_type.len ? item->purchase_type : STR("one_time"));
-    set_bool(L, "is_gift", line->is_gift);
-}
-
-/* Pushes the list of sources of a shot. */
-static void build_sources(lua_State *L, const struct pricing_shot *shot) {
-    const struct pricing_view *view = shot->view;
-    const struct pricing_input *in = view->input;
-    const struct shipping_place *place = &in->shipping.place;
-    lua_createtable(L, (int)view->lines + LINES, 0);
-    int list = lua_gettop(L);
-    lua_createtable(L, 0, 9);
-    set_given(L, shot, "now", &now_source.record);
-    set_int(L, "epoch", in->now_ms / 1000);
-    set_int(L, "wday", in->weekday);
-    set_int(L, "hour", in->hour);
-    keep(L, list, &now_source, NOW, 0);
-    lua_createtable(L, 0, 2);
-    lua_pushstring(L, view->currency->code);
-    lua_setfield(L, -2, "code");
-    set_int(L, "exponent", view->currency->exponent);
-    keep(L, list, &currency_source, CURRENCY, 0);
-    lua_createtable(L, 0, 2);
-    set_given(L, shot, "tenant", &tenant_source.record);
-    keep(L, list, &tenant_source, TENANT, 0);
-    lua_createtable(L, 0, 8);
-    set_given(L, shot, "customer", &customer_source.record);
-    set_str(L, "id", in->customer.id);
-    set_bool(L, "guest", in->customer.id.len == 0);
-    set_bool(L, "first_order", in->customer.first_order);
-    set_int(L, "points_available", in->points.available);
-    keep(L, list, &customer_source, CUSTOMER, 0);
-    lua_createtable(L, 0, 6);
-    set_given(L, shot, "cart", &cart_source.record);
-    int64_t items = 0;
-    for (size_t i = 0; i < view->lines; i++) items += view->line[i].qty;
-    set_int(L, "gross", view->gross);
-    set_int(L, "net", view->net);
-    set_int(L, "item_count", items);
-    keep(L, list, &cart_source, CART, 0);
-    lua_createtable(L, 0, 5); /* the address without names, streets and phones */
-    set_str(L, "country", place->country.len ? place->country : in->tax.home_country);
-    set_str(L, "province", place->province);
-    set_str(L, "region", place->region);
-    set_str(L, "city", place->city);
-    set_str(L, "zip", place->zip);
-    keep(L, list, &address_source, ADDRESS, 0);
-    lua_createtable(L, 0, 3);
-    set_str(L, "method_id",
-            view->shipping && view->shipping->method ? view->shipping->method->id : in->shipping.method_id);
-    if (view->shipping) set_int(L, "net", view->shipping->net);
-    keep(L, list, &shipping_source, SHIPPING, 0);
-    for (size_t i = 0; i < view->lines; i++) {
-        build_line(L, &view->line[i]);
-        keep(L, list, &line_source, LINES + (int)i, i);
-    }
-}
-
-static char sources_key, serial_key; /* of the registry */
-
-/* Pushes the sources of the shot, made when the state does not have them yet. */
-static void push_sources(lua_State *L, const struct pricing_shot *shot) {
-    lua_pushlightuserdata(L, &serial_key);
-    lua_rawget(L, LUA_REGISTRYINDEX);
-    bool mine = lua_tonumber(L, -1) == (lua_Number)shot->serial;
-    lua_pop(L, 1);
-    if (mine) {
-        lua_pushlightuserdata(L, &sources_key);
-        lua_rawget(L, LUA_REGISTRYINDEX);
-        return;
-    }
-    build_sources(L, shot);
-    lua_pushlightuserdata(L, &sources_key);
-    lua_pushvalue(L, -2);
-    lua_rawset(L, LUA_REGISTRYINDEX);
-    lua_pushlightuserdata(L, &serial_key);
-    lua_pushnumber(L, (lua_Number)shot->serial);
-    lua_rawset(L, LUA_REGISTRYINDEX);
-}
-
-static void push_lines(lua_State *L, const struct pricing_view *view, int sources) {
-    lua_createtable(L, (int)view->lines, 0);
-    for (size_t i = 0; i < view->lines; i++) {
-        sandbox_push_view(L, sources, LINES + (int)i);
-        lua_rawseti(L, -2, (int)i + 1);
-    }
-}
+/* Places of the sources; the lines follow. */
+enum { INPUT = 1, NOW, CURRENCY, TENANT, CUSTOMER, CART, ADDRESS, SHIPPING, PROMOTION, TAX, LINES };
 
 static void push_candidates(lua_State *L, const struct pricing_view *view) {
     lua_newtable(L);
@@ -359,49 +420,53 @@ static void push_candidates(lua_State *L, const struct pricing_view *view) {
     }
 }
 
-static void set_view(lua_State *L, int sources, int place, const char *name) {
-    sandbox_push_view(L, sources, place);
-    lua_setfield(L, -2, name);
+/* Gives the source at a place a view of another as a member. */
+static void set_view(lua_State *L, int place, const char *name, int of) {
+    sandbox_push_view(L, of);
+    sandbox_set_member(L, place, name);
+}
+
+static void fill_sources(lua_State *L, const struct pricing_shot *shot) {
+    static const struct sandbox_source *const kinds[] = {
+        [INPUT] = &input_source,     [NOW] = &now_source,           [CURRENCY] = &currency_source,
+        [TENANT] = &tenant_source,   [CUSTOMER] = &customer_source, [CART] = &cart_source,
+        [ADDRESS] = &address_source, [SHIPPING] = &shipping_source, [PROMOTION] = &promotion_source,
+        [TAX] = &tax_source};
+    const struct pricing_view *view = shot->view;
+    for (int place = INPUT; place < LINES; place++) sandbox_fill_source(L, place, kinds[place], 0);
+    for (size_t i = 0; i < view->lines; i++) sandbox_fill_source(L, LINES + (int)i, &line_source, i);
+    lua_pushstring(L, shot->hook);
+    sandbox_set_member(L, INPUT, "hook");
+    set_view(L, INPUT, "now", NOW);
+    set_view(L, INPUT, "currency", CURRENCY);
+    set_view(L, INPUT, "tenant", TENANT);
+    set_view(L, INPUT, "customer", CUSTOMER);
+    set_view(L, INPUT, "cart", CART);
+    set_view(L, INPUT, "shipping", SHIPPING);
+    set_view(L, INPUT, "subject", view->shipping ? TAX : PROMOTION);
+    set_view(L, SHIPPING, "address", ADDRESS);
+    set_view(L, TAX, "address", ADDRESS);
+    set_view(L, TAX, "customer", CUSTOMER);
+    int64_t seconds = view->input->now_ms / 1000;
+    lua_pushnumber(L, (lua_Number)seconds);
+    sandbox_set_member(L, TAX, "date");
 }
 
 bool pricing_push_shot(lua_State *L, struct pricing_shot *shot, struct error *err) {
     const struct pricing_view *view = shot->view;
     if (!lua_checkstack(L, 24) || !lua_checkstack(shot->source, 24)) return error_set(err, ERR_MEMORY, "out of memory");
-    push_sources(L, shot);
-    int sources = lua_gettop(L);
-    sandbox_set_context(L, shot);
-    lua_createtable(L, 0, 8);
-    lua_pushstring(L, shot->hook);
-    lua_setfield(L, -2, "hook");
-    set_view(L, sources, NOW, "now");
-    set_view(L, sources, CURRENCY, "currency");
-    set_view(L, sources, TENANT, "tenant");
-    set_view(L, sources, CUSTOMER, "customer");
-    sandbox_push_view(L, sources, CART);
-    push_lines(L, view, sources);
-    lua_setfield(L, -2, "lines");
-    lua_setfield(L, -2, "cart");
-    sandbox_push_view(L, sources, SHIPPING);
-    set_view(L, sources, ADDRESS, "address");
-    lua_setfield(L, -2, "shipping");
+    if (sandbox_begin_shot(L, shot->serial, shot)) fill_sources(L, shot);
+    /* Lists are plain tables: a rule may do with them what it likes, so each run has its own. */
+    sandbox_push_views(L, LINES, (int)view->lines);
+    sandbox_set_member(L, CART, "lines");
     if (view->shipping) { /* tax.resolve comes when shipping is known */
-        lua_createtable(L, 0, 5);
-        push_lines(L, view, sources);
-        lua_setfield(L, -2, "lines");
-        set_view(L, sources, ADDRESS, "address");
-        set_view(L, sources, CUSTOMER, "customer");
+        sandbox_push_views(L, LINES, (int)view->lines);
+        sandbox_set_member(L, TAX, "lines");
         push_candidates(L, view);
-        lua_setfield(L, -2, "candidates");
-        set_int(L, "date", view->input->now_ms / 1000);
-        sandbox_mark_record(L, &tax_record);
-    } else {
-        lua_newtable(L);
-        sandbox_mark_record(L, &promotion_record);
+        sandbox_set_member(L, TAX, "candidates");
     }
-    lua_setfield(L, -2, "subject");
-    sandbox_mark_record(L, &input_record);
-    lua_remove(L, sources);
-    pricing_set_subject(L, shot);
+    sandbox_push_view(L, INPUT);
+    if (pricing_push_subject(L, shot)) sandbox_set_member(L, INPUT, "subject");
     return true;
 }
 
@@ -409,20 +474,13 @@ void pricing_push_records(lua_State *L) {
     static const struct {
         const char *name;
         const struct sandbox_record *record;
-    } all[] = {{"input", &input_record},
-               {"now", &now_source.record},
-               {"currency", &currency_source.record},
-               {"tenant", &tenant_source.record},
-               {"customer", &customer_source.record},
-               {"tier", &tier_record},
-               {"cart", &cart_source.record},
-               {"line", &line_source.record},
-               {"discount", &discount_record},
-               {"address", &address_source.record},
-               {"shipping", &shipping_source.record},
-               {"group", &group_record},
-               {"tax", &tax_record},
-               {"candidate", &candidate_record}};
+    } all[] = {{"input", &input_source.record},       {"now", &now_source.record},
+               {"currency", &currency_source.record}, {"tenant", &tenant_source.record},
+               {"customer", &customer_source.record}, {"tier", &tier_record},
+               {"cart", &cart_source.record},         {"line", &line_source.record},
+               {"discount", &discount_record},        {"address", &address_source.record},
+               {"shipping", &shipping_source.record}, {"group", &group_record},
+               {"tax", &tax_source.record},           {"candidate", &candidate_record}};
     lua_createtable(L, 0, sizeof all / sizeof *all);
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
         lua_createtable(L, (int)all[i].record->count, 0);

@@ -209,43 +209,68 @@ void pricing_rules_begin(struct pricing_rules *h, lua_State *L, int input, struc
                                       .tax_resolve = count_of(set, "tax.resolve") ? tax_resolve : NULL};
 }
 
-static void set_text(lua_State *L, const char *name, const char *value) {
+// clang-format off
+#define RUN_FIELDS(X) \
+    X(id) X(rule_id) X(name) X(hook) X(version) X(on_error) X(outcome) X(message) X(reason) X(number) X(line) \
+    X(instructions) X(micros) X(heap) X(operations) X(tripped) X(log)
+// clang-format on
+#define X(name) RUN_##name,
+enum run_field { RUN_none, RUN_FIELDS(X) RUN_fields };
+#undef X
+
+void pricing_push_run_keys(lua_State *L) {
+#define X(name) #name,
+    static const char *const names[] = {RUN_FIELDS(X)};
+#undef X
+    lua_createtable(L, sizeof names / sizeof *names, 0);
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        lua_pushstring(L, names[i]);
+        lua_rawseti(L, -2, (int)i + 1);
+    }
+}
+
+/* Each sets a member of the run on top. */
+static void set_text(lua_State *L, int keys, enum run_field field, const char *value) {
     if (!value || !*value) return;
+    lua_rawgeti(L, keys, (int)field);
     lua_pushstring(L, value);
-    lua_setfield(L, -2, name);
+    lua_rawset(L, -3);
 }
 
-static void set_number(lua_State *L, const char *name, double value) {
+static void set_number(lua_State *L, int keys, enum run_field field, double value) {
+    lua_rawgeti(L, keys, (int)field);
     lua_pushnumber(L, value);
-    lua_setfield(L, -2, name);
+    lua_rawset(L, -3);
 }
 
-void pricing_push_runs(lua_State *L, const struct pricing_rules *h) {
+void pricing_push_runs(lua_State *L, int keys, const struct pricing_rules *h) {
     int n = 0;
     lua_newtable(L);
     for (const struct pricing_run *run = h->run; run; run = run->next) {
         struct rule_info rule = rules_at(h->set, run->rule);
-        lua_createtable(L, 0, 16);
-        set_text(L, "id", rule.id);
-        set_text(L, "rule_id", rule.rule_id);
-        set_text(L, "name", rule.name);
-        set_text(L, "hook", run->hook);
-        set_text(L, "version", rule.version);
-        set_text(L, "on_error", rule.on_error);
-        set_text(L, "outcome", outcome_name(run->outcome));
-        set_text(L, "message", run->message);
-        set_text(L, "reason", run->reason);
-        set_number(L, "number", (double)rule.number);
-        if (run->line) set_number(L, "line", run->line);
-        set_number(L, "instructions", (double)run->instructions);
-        set_number(L, "micros", (double)run->micros);
-        set_number(L, "heap", (double)run->heap);
-        set_number(L, "operations", (double)run->operations);
+        lua_createtable(L, 0, RUN_fields - 1);
+        set_text(L, keys, RUN_id, rule.id);
+        set_text(L, keys, RUN_rule_id, rule.rule_id);
+        set_text(L, keys, RUN_name, rule.name);
+        set_text(L, keys, RUN_hook, run->hook);
+        set_text(L, keys, RUN_version, rule.version);
+        set_text(L, keys, RUN_on_error, rule.on_error);
+        set_text(L, keys, RUN_outcome, outcome_name(run->outcome));
+        set_text(L, keys, RUN_message, run->message);
+        set_text(L, keys, RUN_reason, run->reason);
+        set_number(L, keys, RUN_number, (double)rule.number);
+        if (run->line) set_number(L, keys, RUN_line, run->line);
+        set_number(L, keys, RUN_instructions, (double)run->instructions);
+        set_number(L, keys, RUN_micros, (double)run->micros);
+        set_number(L, keys, RUN_heap, (double)run->heap);
+        set_number(L, keys, RUN_operations, (double)run->operations);
+        lua_rawgeti(L, keys, RUN_tripped);
         lua_pushboolean(L, run->tripped);
-        lua_setfield(L, -2, "tripped");
+        lua_rawset(L, -3);
         if (run->log.len) {
+            lua_rawgeti(L, keys, RUN_log);
             lua_pushlstring(L, run->log.at, run->log.len);
-            lua_setfield(L, -2, "log");
+            lua_rawset(L, -3);
         }
         lua_rawseti(L, -2, ++n);
     }

@@ -213,7 +213,7 @@ static void push_rates(lua_State *L, int input, const struct pricing_shot *shot)
     sandbox_mark_record(L, &rates_record);
 }
 
-void pricing_set_subject(lua_State *L, const struct pricing_shot *shot) {
+bool pricing_push_subject(lua_State *L, const struct pricing_shot *shot) {
     int input = lua_gettop(L);
     if (shot->item) {
         push_class(L, input, shot->item);
@@ -224,9 +224,9 @@ void pricing_set_subject(lua_State *L, const struct pricing_shot *shot) {
     } else if (shot->bundle) {
         push_bundle(L, shot);
     } else {
-        return;
+        return false;
     }
-    lua_setfield(L, -2, "subject");
+    return true;
 }
 
 void pricing_add_subject_records(lua_State *L) {

@@ -15,6 +15,7 @@
 #include "runtime/log.h"
 #include "script/rules_internal.h"
 #include "script/rules_watch.h"
+#include "script/sandbox_cache.h"
 
 #define TENANTS_MAX 10000
 #define KEEP_US UINT64_C(60000000)   /* a replaced set can still be found by version */
@@ -237,6 +238,7 @@ void tenant_rebuild(struct tenant *t) {
 static void look(void) {
     uint64_t now = clock_mono_us();
     rules_wait_rest(now, false);
+    if (now > IDLE_US) compiled_sweep(now - IDLE_US);
     for (struct tenant *t = tenants; t; t = t->next) {
         drop_replaced(t, now);
         if (files_watched && t->loaded && rule_files_changed(t)) rule_files_load(t);

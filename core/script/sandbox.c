@@ -9,6 +9,7 @@
 
 #include "runtime/clock.h"
 #include "script/json.h"
+#include "script/sandbox_cache.h"
 #include "script/sandbox_run.h"
 #include "script/sandbox_value.h"
 
@@ -282,7 +283,11 @@ struct sandbox *sandbox_new_waiting(struct error *err) {
     return make(true, WAITING_PIECE_MAX, err);
 }
 
-static void free_libs(struct rule *r) {
+/* What a rule has outside of the state. */
+static void free_rule(struct rule *r) {
+    buf_free(&r->config);
+    compiled_release(r->compiled);
+    r->compiled = NULL;
     for (size_t i = 0; i < r->nlibs; i++) buf_free(&r->libs[i].source);
     free(r->libs);
     r->libs = NULL;
@@ -293,10 +298,7 @@ void sandbox_free(struct sandbox *sb) {
     if (!sb) return;
     struct sandbox_state *st = sandbox_state_of(sb);
     if (sb->L) lua_close(sb->L);
-    for (int i = 0; i < st->rules.count; i++) {
-        buf_free(&st->rules.at[i].config);
-        free_libs(&st->rules.at[i]);
-    }
+    for (int i = 0; i < st->rules.count; i++) free_rule(&st->rules.at[i]);
     free(st->rules.at);
     buf_free(&sb->log);
     free(st);
@@ -316,15 +318,20 @@ struct str sandbox_log(const struct sandbox *sb) {
 
 /* ---- running ---- */
 
-void sandbox_compile(lua_State *L, const char *name, struct str source) {
+struct compiled *sandbox_compile(lua_State *L, const char *name, struct str source) {
     if (source.len > SOURCE_MAX) luaL_error(L, "the file is longer than 64 KiB");
     char chunk[140];
     int n = snprintf(chunk, sizeof chunk, "=%s", name);
     if (n < 0) luaL_error(L, "the file's name cannot be used");
-    /* "t": text only; crafted bytecode can do anything. */
-    if (luaL_loadbufferx(L, source.at, source.len, chunk, "t") != 0) lua_error(L);
+    struct compiled *known = compiled_find(source);
+    if (!known || !compiled_push(known, L, chunk)) {
+        /* "t": text only; crafted bytecode can do anything. */
+        if (luaL_loadbufferx(L, source.at, source.len, chunk, "t") != 0) lua_error(L);
+        known = known ? known : compiled_keep(L, chunk, source);
+    }
     lua_rawgeti(L, LUA_REGISTRYINDEX, sandbox_state_of(sandbox_of(L))->env);
     if (!lua_setfenv(L, -2)) luaL_error(L, "the chunk has no environment");
+    return known;
 }
 
 bool sandbox_find_lib(const struct sandbox *sb, const char *key, struct str *source) {
@@ -354,19 +361,32 @@ static void push_manifest(lua_State *L, const struct rule *r) {
 }
 
 static int load(lua_State *L, struct call *c) {
-    sandbox_compile(L, c->name, c->source);
-    lua_pushvalue(L, -1);
-    run_chunk(L, c->rule);
-    sandbox_read_manifest(L, c->manifest);
-    sandbox_keep_run(L, c->rule);
-    lua_pop(L, 1);
-    c->rule->chunk = luaL_ref(L, LUA_REGISTRYINDEX);
+    struct rule *r = c->rule;
+    struct compiled *known = sandbox_compile(L, c->name, c->source);
+    if (known && r->nlibs == 0) { /* else what it means depends on others */
+        compiled_hold(known);
+        r->compiled = known;
+    }
+    const struct sandbox_manifest *manifest = compiled_manifest(r->compiled);
+    if (manifest) {
+        *c->manifest = *manifest;
+    } else {
+        lua_pushvalue(L, -1);
+        run_chunk(L, r);
+        sandbox_read_manifest(L, c->manifest);
+        sandbox_keep_run(L, r);
+        lua_pop(L, 1);
+        compiled_set_manifest(r->compiled, c->manifest);
+    }
+    r->chunk = luaL_ref(L, LUA_REGISTRYINDEX);
     return 0;
 }
 
 static int configure(lua_State *L, struct call *c) {
     struct error err = {0};
     char message[256];
+    struct str known = compiled_config(c->rule->compiled, c->source);
+    if (known.len) return buf_add(&c->config, known) ? 0 : luaL_error(L, "no memory for the config");
     push_manifest(L, c->rule);
     lua_getfield(L, -1, "config");
     if (!json_decode(L, c->source, &err)) luaL_error(L, "config_invalid: %s", err.message);
@@ -379,6 +399,7 @@ static int configure(lua_State *L, struct call *c) {
     }
     sandbox_end(L);
     if (!json_encode_sorted(L, -1, &c->config, &err)) luaL_error(L, "config_invalid: %s", err.message);
+    compiled_set_config(c->rule->compiled, c->source, buf_str(&c->config));
     return 0;
 }
 
@@ -404,6 +425,7 @@ void sandbox_push_run(lua_State *L, struct call *c) {
         lua_rawgeti(L, LUA_REGISTRYINDEX, c->rule->run);
     } else {
         push_manifest(L, c->rule);
+        if (!c->rule->looked) sandbox_keep_run(L, c->rule);
         lua_getfield(L, -1, "run");
         lua_remove(L, -2);
         if (!lua_isfunction(L, -1)) luaL_error(L, "this kind of rule has no run function");
@@ -561,6 +583,7 @@ bool sandbox_conclude(struct sandbox_state *st, const char *name, lua_State *L, 
     report->heap_peak = sb->peak;
     report->log_lines = sb->log_lines;
     if (rc == 0 && sb->stop == OUTCOME_OK) return true;
+    sb->serial = 0; /* should its input have been left half filled */
     report->outcome = sb->stop != OUTCOME_OK ? sb->stop : rc == LUA_ERRMEM ? OUTCOME_HEAP : OUTCOME_ERROR;
     report->line = st->error_line ? st->error_line : sb->line;
     if (report->outcome == OUTCOME_HEAP) {
@@ -585,16 +608,21 @@ static bool perform(struct call *c, size_t heap, struct sandbox_report *report) 
     return true;
 }
 
+static void collect(struct sandbox *sb) {
+    lua_gc(sb->L, LUA_GCCOLLECT, 0);
+    sb->idle = sb->live;
+}
+
 /* Garbage of many runs is collected at once, never carried into another's budget. */
 void sandbox_tidy(struct sandbox *sb) {
     lua_settop(sb->L, 0);
-    if (!sb->broken && sb->live > sb->idle + GARBAGE_MAX) sandbox_rest(sb);
+    if (!sb->broken && sb->live > sb->idle + GARBAGE_MAX && !sandbox_state_of(sb)->thread) collect(sb);
 }
 
 void sandbox_rest(struct sandbox *sb) {
     if (sb->broken || sb->live == sb->idle || sandbox_state_of(sb)->thread) return;
-    lua_gc(sb->L, LUA_GCCOLLECT, 0);
-    sb->idle = sb->live;
+    sandbox_clear_desk(sb);
+    collect(sb);
 }
 
 struct rule *sandbox_rule_at(struct sandbox_state *st, int handle) {
@@ -645,7 +673,7 @@ int sandbox_load_with(struct sandbox *sb, const char *name, struct str source, c
     if (!ok) *report = (struct sandbox_report){.outcome = OUTCOME_HEAP, .message = "no memory for a rule"};
     ok = ok && n > 0 && perform(&c, HEAP_MAX, report);
     sandbox_tidy(sb);
-    if (!ok) free_libs(r);
+    if (!ok) free_rule(r);
     return ok ? at + 1 : 0;
 }
 
@@ -654,8 +682,7 @@ void sandbox_unload(struct sandbox *sb, int rule) {
     if (!r) return;
     luaL_unref(sb->L, LUA_REGISTRYINDEX, r->chunk);
     sandbox_forget_run(sb->L, r);
-    buf_free(&r->config);
-    free_libs(r);
+    free_rule(r);
     r->chunk = 0;
 }
 

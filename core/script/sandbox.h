@@ -128,21 +128,30 @@ struct str sandbox_log(const struct sandbox *sb);
 
 /* For `build`: gives the new table on top of L the fields of a record (see above). */
 void sandbox_mark_record(lua_State *L, const struct sandbox_record *record);
-/* A record that several runs are given, as views (sandbox_input.c). `more` may push the value of a field that the
- * source table does not hold; false: there is none. It may raise. */
+/* A record that several runs are given, as views (sandbox_input.c). */
 struct sandbox_source {
     struct sandbox_record record;
-    bool (*more)(lua_State *L, const char *name, size_t place, void *context);
+    /* Pushes the value of a field (its number in the record), of the thing that sandbox_fill_source was told; false: it
+     * is absent. It may raise. */
+    bool (*more)(lua_State *L, size_t field, size_t line, void *context);
+    /* Fields, as bits, that are numbers, texts or booleans and that the source may keep once somebody has asked for
+     * one. At most one kind of a state has any. */
+    uint64_t kept;
 };
 
-/* For `build`: turns the new table on top of L into a source, replacing it by what sandbox_push_view needs; `place` is
- * what `more` is told. */
-void sandbox_make_source(lua_State *L, const struct sandbox_source *kind, size_t place);
-/* For `build`: pushes a private view of the source that sandbox_make_source left in table[place], `sources` being the
- * index of the table. */
-void sandbox_push_view(lua_State *L, int sources, int place);
-/* For `build`: what `more` gets as its context, until the run ends. */
-void sandbox_set_context(lua_State *L, void *context);
+/* For `build`: begins the input of a run. `serial` is another for each shot, which is what runs of one hook call share;
+ * `context` is what `more` gets until the run ends. True: the sources are to be filled; false: they are as this shot
+ * left them. */
+bool sandbox_begin_shot(lua_State *L, uint64_t serial, void *context);
+/* For `build`: makes the source at a place (from 1), or fills the one that is there. A place is always of one kind.
+ * `line` is what `more` is told. */
+void sandbox_fill_source(lua_State *L, int place, const struct sandbox_source *kind, size_t line);
+/* For `build`: pops a value and gives it to the source as a member. */
+void sandbox_set_member(lua_State *L, int place, const char *name);
+/* For `build`: pushes the view of a source. */
+void sandbox_push_view(lua_State *L, int place);
+/* For `build`: pushes a list, for this run alone, of the views of `count` places. */
+void sandbox_push_views(lua_State *L, int place, int count);
 
 /* Copies the plain value at `idx` of `from` and pushes it on `to`, another VM's state or the same's. json.null becomes
  * nil. At most `bytes` (strings count their length, other values 8, tables 16) and 32 deep. False: `err` says what and

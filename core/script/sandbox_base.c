@@ -272,7 +272,7 @@ static int l_pairs(lua_State *L) {
     return 1;
 }
 
-static int l_log(lua_State *L) {
+int sandbox_log_call(lua_State *L) {
     struct sandbox *sb = sandbox_of(L);
     sandbox_charge(L, 10);
     if (++sb->log_lines > SANDBOX_LOG_LINES) return 0;
@@ -293,8 +293,7 @@ static int l_log(lua_State *L) {
 
 void sandbox_open_base(lua_State *L) {
     static const luaL_Reg functions[] = {{"pcall", l_pcall},   {"tostring", l_tostring}, {"tonumber", l_tonumber},
-                                         {"unpack", l_unpack}, {"pairs", l_pairs},       {"log", l_log},
-                                         {NULL, NULL}};
+                                         {"unpack", l_unpack}, {"pairs", l_pairs},       {NULL, NULL}};
     luaL_setfuncs(L, functions, 0);
     if (sandbox_of(L)->waits) open_waiting_pcall(L);
 }

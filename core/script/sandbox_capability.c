@@ -222,3 +222,17 @@ void sandbox_open_capabilities(lua_State *L) {
     }
     lua_settop(L, top);
 }
+
+void sandbox_push_capability_word(lua_State *L, size_t i) {
+    lua_pushlstring(L, known[i].name, strcspn(known[i].name, "."));
+}
+
+bool sandbox_open_capability(lua_State *L, const char *name) {
+    size_t i = 0, len = strlen(name);
+    while (i < count && (strcspn(known[i].name, ".") != len || strncmp(known[i].name, name, len) != 0)) i++;
+    if (i == count || sandbox_of(L)->waits) return false;
+    sandbox_open_capabilities(L);
+    lua_pushstring(L, name);
+    lua_rawget(L, 1);
+    return !lua_isnil(L, -1);
+}

@@ -15,6 +15,9 @@
 #define SANDBOX_LOG_LINES 20
 #define SANDBOX_LOG_LINE 200
 
+struct compiled;
+struct rule;
+
 struct sandbox {
     lua_State *L;
     size_t live, peak;                 /* bytes of the state */
@@ -35,6 +38,11 @@ struct sandbox {
     size_t piece_max;        /* largest single allocation */
     int runner;              /* registry reference of the protected entry */
     void *context;           /* of input that is made when it is asked for; NULL when nothing runs */
+    int desk;                /* registry reference of sources and views, 0: none; see sandbox_input.c */
+    int places;              /* that are laid out on it */
+    uint64_t serial;         /* of the shot it holds */
+    uint64_t wanted;         /* fields that rules have asked for, of the kind of source that keeps any */
+    bool soiled;             /* a view is not empty any more */
     const struct rule *rule; /* whose chunk is being run: it says which libraries lib() may give; NULL otherwise */
     unsigned lib_depth;
     unsigned samples, hot[64]; /* how often the hook saw each line, lines that share a place together */
@@ -42,8 +50,6 @@ struct sandbox {
     struct buf log;
     int log_lines;
 };
-
-struct rule;
 
 /* The sandbox of a state: it is the allocator's user data. */
 struct sandbox *sandbox_of(lua_State *L);
@@ -60,12 +66,17 @@ void sandbox_check_writable(lua_State *L, int idx);
 /* The text of a value as rule code sees it: no addresses; integers in full. Into out[32] for numbers. */
 const char *sandbox_text(lua_State *L, int idx, char number[32], size_t *len);
 
-/* Compiles text (never bytecode) as a chunk that sees the rules' globals, and pushes it. Raises what is wrong. */
-void sandbox_compile(lua_State *L, const char *name, struct str source);
+/* Compiles text (never bytecode) as a chunk that sees the rules' globals, and pushes it; gives what the cache knows of
+ * it (sandbox_cache.h), or NULL. Raises what is wrong. */
+struct compiled *sandbox_compile(lua_State *L, const char *name, struct str source);
 /* The source of a library that the rule whose chunk is being run may use. False: none of that name. */
 bool sandbox_find_lib(const struct sandbox *sb, const char *key, struct str *source);
 /* Replaces the table on top by plain data: bare schemas resolved, functions as true. May raise. */
 void sandbox_make_plain(lua_State *L, int depth);
+/* Takes sources and views off the desk; they are made again when they are needed. */
+void sandbox_clear_desk(struct sandbox *sb);
+/* A table whose metatable is on top is about to be changed by one of our functions. */
+void sandbox_note_write(lua_State *L);
 /* Fills the raw table at `idx` with what a view of it shows; other tables are left alone. May raise. */
 void sandbox_fill_view(lua_State *L, int idx);
 /* Whether the function at `idx` is a schema that stands bare, without options. */
@@ -81,6 +92,10 @@ void sandbox_open_case(lua_State *L);
 
 /* Adds the tables of capabilities to the globals at index 1. */
 void sandbox_open_capabilities(lua_State *L);
+/* Does so when the global name is one of theirs, and pushes it. For states whose runs never wait; others have them. */
+bool sandbox_open_capability(lua_State *L, const char *name);
+/* Pushes the global name of a capability: the group's, when it is in one. */
+void sandbox_push_capability_word(lua_State *L, size_t i);
 /* Pushes the function of this text, without lines, so that errors and counters name those of the rule. */
 void sandbox_push_trusted(lua_State *L, const char *text);
 /* Whether the value is what a capability gave as a secret; its name. */
@@ -100,8 +115,10 @@ void sandbox_open_set(lua_State *L);
 void sandbox_open_schema(lua_State *L);
 void sandbox_open_text(lua_State *L);
 void sandbox_open_dt(lua_State *L);
-/* Adds pcall, pairs, tostring, tonumber, unpack, log to the table on top. */
+/* Adds pcall, pairs, tostring, tonumber, unpack to the table on top. */
 void sandbox_open_base(lua_State *L);
+/* log(...) */
+int sandbox_log_call(lua_State *L);
 /* find, match, gmatch, gsub, added to the table on top. */
 void sandbox_open_patterns(lua_State *L);
 

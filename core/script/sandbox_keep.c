@@ -39,6 +39,7 @@ static bool keep_upvalues(lua_State *L, int list, int *n) {
 
 void sandbox_keep_run(lua_State *L, struct rule *r) {
     int top = lua_gettop(L), n = 0;
+    r->looked = true;
     lua_newtable(L);
     lua_getfield(L, top, "run");
     lua_pushvalue(L, -1);

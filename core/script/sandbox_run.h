@@ -2,6 +2,7 @@
 #ifndef KASMA_SCRIPT_SANDBOX_RUN_H
 #define KASMA_SCRIPT_SANDBOX_RUN_H
 
+#include "script/sandbox_cache.h"
 #include "script/sandbox_internal.h"
 #include "script/sandbox_wait.h"
 
@@ -15,6 +16,8 @@ struct rule {
     int chunk; /* registry reference; 0: the place is free */
     struct lib *libs;
     size_t nlibs;
+    struct compiled *compiled; /* what its text compiled to, held; NULL: not kept */
+    bool looked;               /* sandbox_keep_run has been there */
     int run;  /* registry reference of a run function that keeps no state; 0: the chunk is run each time */
     int kept; /* registry reference of what its upvalues must hold: function, index, value, ... */
     int nkept;

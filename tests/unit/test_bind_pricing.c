@@ -246,6 +246,40 @@ static void a_rule_sees_nothing_of_what_another_wrote(void **state) {
         "same(q.rule_runs[2].reason, '1 29720000 2 4 vip phones Hanoi')\n");
 }
 
+/* Views are handed out again, to the next rule and in the next quote: whichever way one was written to. */
+static void views_are_clean_for_the_next_rule_and_the_next_quote(void **state) {
+    (void)state;
+    run(gamer);
+    run("local ways = {'input.hook = 1 input.cart = nil', 'input.now.hour = 77', 'table.insert(input.cart.lines[1], "
+        "1)',\n"
+        "  'table.insert(input.cart.lines, 1, {}) table.remove(input.cart.lines, 3)',\n"
+        "  'for k in pairs(input.cart.lines[1]) do input.cart.lines[1][k] = 0 end',\n"
+        "  'for k in pairs(input) do input[k] = 0 end',\n"
+        "  'local l = input.cart.lines for i = 1, #l do l[i] = l[1] end', 'input.cart.lines = {}',\n"
+        "  'table.sort(input.cart.lines, function(a, b) return a.id > b.id end)',\n"
+        "  'schema.string(input.cart)', 'schema.list(schema.string, input.cart.lines[2])',\n"
+        "  'text.template(\"{qty}\", input.cart.lines[1]) input.cart.lines[1].qty = 5',\n"
+        "  'input.cart.lines[1].qty = 9 error(1)', 'input.cart.lines[1].nothing_such = 9',\n"
+        "  'for _, l in ipairs(input.cart.lines) do l.net = 0 end while true do end'}\n"
+        "local look = [[local c, t = input.cart, {} for i, l in ipairs(c.lines) do t[i] = l.id .. l.qty .. l.net end\n"
+        "  return nil, table.concat({input.hook, c.net, input.now.hour, #c.lines, #c.lines[1], table.concat(t, '+'),\n"
+        "  tostring(pcall(function() return input.cart.lines[1].nothing_such end)),\n"
+        "  tostring(pcall(function() return c.kind end)), tostring(pcall(function() return c.lines[2].item end))}, ' "
+        "')]]\n"
+        "local want = assert(pricing.quote(gamer(), rule(look))).rule_runs[1].reason\n"
+        "same(want:match('false false false$'), 'false false false')\n"
+        "for i, way in ipairs(ways) do\n"
+        "  local rules = set{{id='a', priority=2, body=way}, {id='b', body=look}}\n"
+        "  for again = 1, 2 do\n"
+        "    local q = assert(pricing.quote(gamer(), rules))\n"
+        "    same(way .. (q.rule_runs[2].reason or q.rule_runs[2].message), way .. want)\n"
+        "  end\n"
+        "  local other = gamer() other.lines[1].qty = 2\n"
+        "  local seen = assert(pricing.quote(other, rules)).rule_runs[2].reason\n"
+        "  same(seen ~= want and seen ~= nil, true)\n"
+        "end\n");
+}
+
 static void an_unknown_field_is_an_error_with_the_nearest_name(void **state) {
     (void)state;
     run(gamer);
@@ -448,6 +482,7 @@ int main(void) {
         cmocka_unit_test(faults_of_the_input_name_the_member),
         cmocka_unit_test(promotion_rules_see_the_snapshot_and_are_checked),
         cmocka_unit_test(a_rule_sees_nothing_of_what_another_wrote),
+        cmocka_unit_test(views_are_clean_for_the_next_rule_and_the_next_quote),
         cmocka_unit_test(an_unknown_field_is_an_error_with_the_nearest_name),
         cmocka_unit_test(rules_of_a_quote_share_a_budget_and_a_failing_one_has_its_policy),
         cmocka_unit_test(forms_leave_out_what_they_do_not_name),

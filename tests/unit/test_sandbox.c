@@ -15,6 +15,7 @@
 
 #include "script/json.h"
 #include "script/sandbox.h"
+#include "script/sandbox_cache.h"
 
 static struct sandbox *sb;
 static lua_State *P; /* stands for the platform's state */
@@ -285,6 +286,72 @@ static void bytecode_is_refused(void **state) {
     assert_int_equal(sandbox_load(sb, "t.lua", str_n(code, len), &m, &report), 0);
     assert_int_equal(report.outcome, OUTCOME_ERROR);
     lua_close(L);
+}
+
+/* What the process has compiled once is used for every other state: it must act as its text does. */
+static void a_text_that_is_known_acts_the_same(void **state) {
+    (void)state;
+    static const char text[] = "local t = {1, 2, 'x', k = {deep = true}}\n"
+                               "local function bad() error('far down') end\n"
+                               "return { hook = 'promotion', name = 'Known', priority = 7, config = schema.object{ n = "
+                               "schema.integer{ default = 3 } },\n"
+                               "  run = function(input, config)\n"
+                               "    local ok, why = pcall(bad)\n"
+                               "    t[#t + 1] = config.n\n"
+                               "    if config.n == 9 then bad() end\n"
+                               "    return { why = why, n = #t, pi = 3.25, big = 9007199254740991, k = t.k }\n"
+                               "  end }";
+    static char first[sizeof result];
+    size_t bytes = 0, before = compiled_count(&bytes);
+    for (int i = 0; i < 3; i++) {
+        struct sandbox_manifest m;
+        struct error err;
+        struct sandbox *mine = sb;
+        sb = sandbox_new(&err);
+        assert_non_null(sb);
+        const char *name = i == 1 ? "another.lua" : "t.lua";
+        int rule = sandbox_load(sb, name, str_of(text), &m, &report);
+        assert_int_not_equal(rule, 0);
+        assert_string_equal(m.name, "Known");
+        assert_int_equal(m.priority, 7);
+        assert_false(sandbox_configure(sb, rule, STR("{\"m\":1}"), &report));
+        assert_true(sandbox_configure(sb, rule, STR("{}"), &report));
+        assert_true(run_rule(rule) && run_rule(rule)); /* the second sees nothing of the first */
+        if (i == 0) memcpy(first, result, strlen(result) + 1);
+        if (i != 1) assert_string_equal(result, first);
+        if (i == 1) assert_non_null(strstr(result, "another.lua:2: far down"));
+        assert_true(sandbox_configure(sb, rule, STR("{\"n\":9}"), &report));
+        assert_false(run_rule(rule));
+        assert_int_equal(report.line, 2);
+        assert_string_equal(report.message, "far down");
+        assert_int_equal(compiled_count(&bytes), before + 1);
+        sandbox_free(sb);
+        sb = mine;
+    }
+    compiled_sweep(UINT64_MAX);
+    assert_int_equal(compiled_count(&bytes), 0);
+    assert_int_equal(bytes, 0);
+}
+
+static void what_is_kept_of_texts_is_bounded(void **state) {
+    (void)state;
+    size_t bytes;
+    for (int i = 0; i < 1500; i++) {
+        char text[120];
+        int n = snprintf(text, sizeof text, "return { hook = 'x', name = 'x', run = function() return %d end }", i);
+        assert_true(n > 0);
+        int rule = load(text);
+        assert_int_not_equal(rule, 0);
+        assert_true(run_rule(rule));
+        n = snprintf(text, sizeof text, "%d", i);
+        assert_true(n > 0);
+        assert_string_equal(result, text);
+        sandbox_unload(sb, rule);
+    }
+    assert_true(compiled_count(&bytes) <= 512);
+    assert_true(bytes <= (size_t)9 * 1024 * 1024);
+    compiled_sweep(UINT64_MAX);
+    assert_int_equal(compiled_count(&bytes), 0);
 }
 
 static void nothing_survives_a_run(void **state) {
@@ -709,6 +776,8 @@ int main(void) {
         TEST(what_is_absent_says_so),
         TEST(numbers_of_64_bits_open_no_door),
         TEST(bytecode_is_refused),
+        TEST(a_text_that_is_known_acts_the_same),
+        TEST(what_is_kept_of_texts_is_bounded),
         TEST(nothing_survives_a_run),
         TEST(run_functions_keep_no_state_however_they_try),
         TEST(bad_results_are_refused),
