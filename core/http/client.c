@@ -15,12 +15,14 @@ enum {
     MAX_HEADER_BYTES = 64 * 1024, /* of an answer, all lines */
     MAX_URL = 8192,
     CONNECT_MS = 5000,
+    SILENT_S = 60, /* of an answer that comes piece by piece */
     IDLE_CONNECTIONS = 64,
 };
 
 struct http_call {
     struct transfer transfer; /* first: what libcurl ends is a transfer */
     http_done *done;
+    http_piece *piece;
     void *data;
     struct curl_slist *headers_out;
     struct buf body;  /* of the answer */
@@ -108,6 +110,13 @@ static curl_socket_t on_open(void *data, curlsocktype purpose, struct curl_socka
 static size_t on_body(char *at, size_t size, size_t n, void *data) {
     struct http_call *call = data;
     size_t len = size * n;
+    if (call->piece) {
+        long status = 0;
+        if (curl_easy_getinfo(call->transfer.easy, CURLINFO_RESPONSE_CODE, &status) != CURLE_OK) return 0;
+        if (call->piece(call->data, (int)status, str_n(at, len))) return len;
+        call->too_large = true;
+        return 0;
+    }
     if (call->body.len + len > call->max_bytes) {
         if (call->cut) { /* by ending the transfer: nobody must be able to make us read on and on */
             call->was_cut = buf_add(&call->body, str_n(at, call->max_bytes - call->body.len));
@@ -296,13 +305,20 @@ static bool set_url(CURL *e, struct str url, struct error *err) {
     return curl_easy_setopt(e, CURLOPT_URL, text) == CURLE_OK ? true : error_set(err, ERR_MEMORY, "out of memory");
 }
 
+static bool set_times(CURL *e, const struct http_ask *ask) {
+    long timeout = ask->timeout_ms ? (long)ask->timeout_ms : 10000;
+    if (ask->piece)
+        return curl_easy_setopt(e, CURLOPT_CONNECTTIMEOUT_MS, (long)CONNECT_MS) == CURLE_OK &&
+               curl_easy_setopt(e, CURLOPT_LOW_SPEED_LIMIT, 1L) == CURLE_OK &&
+               curl_easy_setopt(e, CURLOPT_LOW_SPEED_TIME, (long)SILENT_S) == CURLE_OK;
+    return curl_easy_setopt(e, CURLOPT_TIMEOUT_MS, timeout) == CURLE_OK &&
+           curl_easy_setopt(e, CURLOPT_CONNECTTIMEOUT_MS, timeout < CONNECT_MS ? timeout : CONNECT_MS) == CURLE_OK;
+}
+
 static bool set_rest(struct http_call *call, const struct http_ask *ask) {
     CURL *e = call->transfer.easy;
-    long timeout = ask->timeout_ms ? (long)ask->timeout_ms : 10000;
     return curl_easy_setopt(e, CURLOPT_NOSIGNAL, 1L) == CURLE_OK &&
-           curl_easy_setopt(e, CURLOPT_HTTPHEADER, call->headers_out) == CURLE_OK &&
-           curl_easy_setopt(e, CURLOPT_TIMEOUT_MS, timeout) == CURLE_OK &&
-           curl_easy_setopt(e, CURLOPT_CONNECTTIMEOUT_MS, timeout < CONNECT_MS ? timeout : CONNECT_MS) == CURLE_OK &&
+           curl_easy_setopt(e, CURLOPT_HTTPHEADER, call->headers_out) == CURLE_OK && set_times(e, ask) &&
            curl_easy_setopt(e, CURLOPT_PROTOCOLS_STR, "http,https") == CURLE_OK &&
            curl_easy_setopt(e, CURLOPT_REDIR_PROTOCOLS_STR, "http,https") == CURLE_OK &&
            curl_easy_setopt(e, CURLOPT_FOLLOWLOCATION, ask->redirects ? 1L : 0L) == CURLE_OK &&
@@ -330,6 +346,7 @@ struct http_call *http_request(const struct http_ask *ask, http_done *done, void
         return NULL;
     }
     call->done = done;
+    call->piece = ask->piece;
     call->data = data;
     call->transfer.ended = ended;
     call->max_bytes = ask->max_bytes ? ask->max_bytes : (size_t)1024 * 1024;

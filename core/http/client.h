@@ -18,6 +18,10 @@ struct http_field {
     struct str name, value;
 };
 
+/* A piece of a body as it has come. Called from inside the client: no request may be begun or ended in it. False: the
+ * request ends with ERR_LIMIT. */
+typedef bool http_piece(void *data, int status, struct str bytes);
+
 struct http_ask {
     struct str method; /* empty: GET, or POST with a body */
     struct str url;
@@ -29,6 +33,10 @@ struct http_ask {
     bool cut;            /* a longer body is cut off there and the answer counts, instead of ERR_LIMIT */
     unsigned redirects;  /* most to follow; 0: none */
     bool public_only;
+    /* Not NULL: the body is handed out piece by piece, with the `data` of http_request, and the answer's own is empty.
+     * Time and size of the whole have no bound then (timeout_ms and max_bytes are not looked at); a peer that is silent
+     * for a minute is taken for gone. */
+    http_piece *piece;
 };
 
 struct http_answer {

@@ -1,6 +1,11 @@
 /* core.http_client: request{url=, method=, headers={}, body=, form={}, timeout_ms=10000, max_bytes=1048576,
  * follow=false, public_only=false, cut=false} -> {status=, headers={[lower case] = text}, body=} | nil, err.
  *
+ * stream{url=, method=, headers={}, body=, follow=, public_only=} -> stream | nil, err: an answer that is read as it
+ * comes. stream:read() -> text | nil (it has ended) | nil, err; waits until there is some stream:status() -> the
+ * answer's status; 0 until its first bytes were read stream:close() ends it. At most 4 MiB wait unread: who is slower
+ * than that gets an error.
+ *
  * `form` is sent urlencoded. A header that comes several times is joined with ", ", set-cookie with line breaks.
  * `follow` is true (5 redirects) or their number. `cut`: a body above max_bytes is cut off there and is no error. */
 #include <lauxlib.h>
@@ -8,6 +13,7 @@
 #include <string.h>
 
 #include "http/client.h"
+#include "runtime/loop.h"
 #include "script/bind.h"
 #include "script/task.h"
 
@@ -174,10 +180,9 @@ static void cancel(void *op) {
     http_cancel(op);
 }
 
-static int l_request(lua_State *L) {
-    struct task *t = task_current(L);
+/* The options of the table at 1; texts stay where they lie, in the table or on the stack. */
+static struct http_ask take_ask(lua_State *L, struct http_field headers[MAX_FIELDS + 1]) {
     luaL_checktype(L, 1, LUA_TTABLE);
-    struct http_field headers[MAX_FIELDS + 1];
     struct http_ask ask = {.url = option_text(L, "url"),
                            .method = option_text(L, "method"),
                            .body = option_text(L, "body"),
@@ -192,14 +197,132 @@ static int l_request(lua_State *L) {
     if (take_form(L, &ask.body))
         headers[ask.header_count++] =
             (struct http_field){STR("Content-Type"), STR("application/x-www-form-urlencoded")};
+    return ask;
+}
+
+static int l_request(lua_State *L) {
+    struct task *t = task_current(L);
+    struct http_field headers[MAX_FIELDS + 1];
+    struct http_ask ask = take_ask(L, headers);
     struct error err = {0};
     struct http_call *call = http_request(&ask, done, t, &err);
     if (!call) return task_fail(L, &err);
     return task_suspend(L, t, cancel, call);
 }
 
+/* ---- streams ---- */
+
+#define STREAM "core.http_client.stream"
+#define QUEUE_MAX ((size_t)4 * 1024 * 1024)
+
+struct stream {
+    struct http_call *call; /* NULL: it has ended, or was closed */
+    struct buf queue;       /* come, and not read yet */
+    struct task *waiter;    /* in read(); its stack keeps the userdata, and so this */
+    struct loop_hook wake;  /* pieces come inside libcurl's callbacks, where Lua must not run */
+    struct error err;
+    int status;
+};
+
+/* What read() answers: text, nil, or nil and the error. */
+static int push_next(lua_State *L, struct stream *s) {
+    if (s->queue.len) {
+        lua_pushlstring(L, s->queue.data, s->queue.len);
+        buf_clear(&s->queue);
+        return 1;
+    }
+    if (s->err.kind == ERR_NONE) {
+        lua_pushnil(L);
+        return 1;
+    }
+    return task_fail(L, &s->err);
+}
+
+static void wake(void *data) {
+    struct stream *s = data;
+    struct task *t = s->waiter;
+    if (!t || (s->call && s->queue.len == 0)) return;
+    s->waiter = NULL;
+    task_resume(t, push_next(task_lua(t), s));
+}
+
+static bool came(void *data, int status, struct str bytes) {
+    struct stream *s = data;
+    s->status = status;
+    if (s->queue.len + bytes.len > QUEUE_MAX || !buf_add(&s->queue, bytes)) return false;
+    loop_at_turn_end(&s->wake);
+    return true;
+}
+
+static void stream_ended(void *data, const struct http_answer *answer, const struct error *err) {
+    struct stream *s = data;
+    s->call = NULL;
+    if (answer) s->status = answer->status;
+    if (err) s->err = *err;
+    loop_at_turn_end(&s->wake);
+}
+
+static void stop_waiting(void *op) {
+    struct stream *s = op;
+    s->waiter = NULL;
+}
+
+static int l_read(lua_State *L) {
+    struct stream *s = luaL_checkudata(L, 1, STREAM);
+    struct task *t = task_current(L);
+    if (s->waiter) return luaL_error(L, "another task reads this stream");
+    if (!s->call || s->queue.len) return push_next(L, s);
+    s->waiter = t;
+    return task_suspend(L, t, stop_waiting, s);
+}
+
+static int l_status(lua_State *L) {
+    const struct stream *s = luaL_checkudata(L, 1, STREAM);
+    lua_pushinteger(L, s->status);
+    return 1;
+}
+
+static int l_close(lua_State *L) {
+    struct stream *s = luaL_checkudata(L, 1, STREAM);
+    if (s->call) http_cancel(s->call);
+    s->call = NULL;
+    buf_clear(&s->queue);
+    if (s->waiter) loop_at_turn_end(&s->wake);
+    return 0;
+}
+
+static int l_stream_gc(lua_State *L) {
+    struct stream *s = luaL_checkudata(L, 1, STREAM);
+    if (s->call) http_cancel(s->call);
+    s->call = NULL;
+    loop_forget(&s->wake);
+    buf_free(&s->queue);
+    return 0;
+}
+
+static int l_stream(lua_State *L) {
+    struct http_field headers[MAX_FIELDS + 1];
+    struct http_ask ask = take_ask(L, headers);
+    struct error err = {0};
+    struct stream *s = lua_newuserdata(L, sizeof *s);
+    *s = (struct stream){.wake = {.fn = wake, .data = s}};
+    luaL_getmetatable(L, STREAM);
+    lua_setmetatable(L, -2);
+    ask.piece = came;
+    s->call = http_request(&ask, stream_ended, s, &err);
+    return s->call ? 1 : task_fail(L, &err);
+}
+
 int luaopen_core_http_client(lua_State *L) {
-    static const luaL_Reg functions[] = {{"request", l_request}, {NULL, NULL}};
+    static const luaL_Reg functions[] = {{"request", l_request}, {"stream", l_stream}, {NULL, NULL}};
+    static const luaL_Reg methods[] = {
+        {"read", l_read}, {"status", l_status}, {"close", l_close}, {"__gc", l_stream_gc}, {NULL, NULL}};
+    if (luaL_newmetatable(L, STREAM)) {
+        lua_pushvalue(L, -1);
+        lua_setfield(L, -2, "__index");
+        luaL_register(L, NULL, methods);
+    }
+    lua_pop(L, 1);
     lua_newtable(L);
     luaL_register(L, NULL, functions);
     return 1;

@@ -232,7 +232,7 @@ describe("a server that means harm", function()
 
     setup(function()
         dir = command.folder()
-        os.execute("mkdir " .. dir .. "/work")
+        os.execute("mkdir " .. dir .. "/mine")
         command.save(dir .. "/fake.py", FAKE)
         command.save(dir .. "/answer", "{}")
         local pipe = assert(io.popen(("timeout 120 python3 %s/fake.py %s/answer %s/port >/dev/null 2>&1 & echo $!"):format(dir, dir, dir)))
@@ -247,7 +247,7 @@ describe("a server that means harm", function()
 
     local function pull(files)
         command.save(dir .. "/answer", type(files) == "string" and files or json.encode{ files = json.array(files) })
-        return command.run({ dir = dir .. "/work", env = { KASMA_URL = "http://127.0.0.1:" .. port,
+        return command.run({ dir = dir .. "/mine", env = { KASMA_URL = "http://127.0.0.1:" .. port,
             KASMA_KEY = "ksk_test_00000000_" .. ("0"):rep(32) } }, { "rules", "pull" })
     end
 
@@ -276,14 +276,14 @@ describe("a server that means harm", function()
     end)
 
     it("writes through no link, and never the editor's settings", function()
-        os.execute(("mkdir -p %s/work/rules %s/elsewhere && ln -s ../../elsewhere %s/work/rules/promotions"):format(dir, dir, dir))
+        os.execute(("mkdir -p %s/mine/rules %s/elsewhere && ln -s ../../elsewhere %s/mine/rules/promotions"):format(dir, dir, dir))
         local status, _, said = pull{ file("rules/promotions/fine.lua", "return {}") }
         assert.same({ 2, true }, { status, said:find("by a link", 1, true) ~= nil })
-        os.execute(("rm %s/work/rules/promotions"):format(dir))
+        os.execute(("rm %s/mine/rules/promotions"):format(dir))
         status = pull{ file("rules/promotions/fine.lua", "return {}"), file(".luarc.json", "{\"runtime.plugin\":\"evil.lua\"}") }
         assert.equal(0, status)
-        assert.is_nil(command.read(dir .. "/work/.luarc.json"):find("evil", 1, true))
-        assert.equal("return {}", command.read(dir .. "/work/rules/promotions/fine.lua"))
+        assert.is_nil(command.read(dir .. "/mine/.luarc.json"):find("evil", 1, true))
+        assert.equal("return {}", command.read(dir .. "/mine/rules/promotions/fine.lua"))
         assert.is_nil(command.read(dir .. "/elsewhere/fine.lua"))
     end)
 end)

@@ -236,6 +236,47 @@ static void silence_refusal_and_a_cut_answer_are_told_apart(void **state) {
     assert_int_equal(ask((struct http_ask){.url = str_of(nobody)}).err.kind, ERR_UNAVAILABLE);
 }
 
+struct pieces {
+    char text[64];
+    int count, status;
+    bool refuse;
+};
+
+static struct pieces pieces;
+
+static bool take_piece(void *data, int status, struct str bytes) {
+    (void)data;
+    pieces.count++;
+    pieces.status = status;
+    if (pieces.refuse) return false;
+    size_t used = strlen(pieces.text);
+    assert_true(used + bytes.len < sizeof pieces.text);
+    memcpy(pieces.text + used, bytes.at, bytes.len);
+    return true;
+}
+
+static void a_body_is_handed_out_as_it_comes(void **state) {
+    (void)state;
+    struct answer a = {0};
+    struct error err;
+    char url[64];
+    (void)snprintf(url, sizeof url, "http://127.0.0.1:%d/hello", port);
+    struct http_ask ask = {.url = str_of(url), .piece = take_piece};
+    pieces = (struct pieces){0};
+    assert_non_null(http_request(&ask, keep, &a, &err));
+    assert_true(run_until(answered, &a, 20));
+    assert_string_equal(pieces.text, "hello");
+    assert_int_equal(pieces.status, 200);
+    assert_int_equal(a.status, 200);
+    assert_int_equal(a.body_len, 0);
+    pieces = (struct pieces){.refuse = true};
+    a = (struct answer){0};
+    assert_non_null(http_request(&ask, keep, &a, &err));
+    assert_true(run_until(answered, &a, 20));
+    assert_int_equal(a.err.kind, ERR_LIMIT);
+    assert_int_equal(pieces.count, 1);
+}
+
 static void a_cancelled_request_does_not_answer(void **state) {
     (void)state;
     struct answer a = {0};
@@ -363,6 +404,7 @@ int main(void) {
         cmocka_unit_test(redirects_are_followed_only_on_request),
         cmocka_unit_test(answers_are_bounded),
         cmocka_unit_test(silence_refusal_and_a_cut_answer_are_told_apart),
+        cmocka_unit_test(a_body_is_handed_out_as_it_comes),
         cmocka_unit_test(a_cancelled_request_does_not_answer),
         cmocka_unit_test(too_many_at_once_are_busy),
         cmocka_unit_test(a_request_for_public_addresses_never_reaches_this_machine),
