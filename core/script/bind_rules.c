@@ -405,6 +405,11 @@ static int l_folder(lua_State *L) {
     return 1;
 }
 
+static int l_loads(lua_State *L) {
+    lua_pushnumber(L, (lua_Number)rules_loads());
+    return 1;
+}
+
 static int l_reload(lua_State *L) {
     (void)L;
     rules_reload();
@@ -466,10 +471,10 @@ static void make_type(lua_State *L, const char *name, const luaL_Reg *methods, l
 }
 
 int luaopen_core_rules(lua_State *L) {
-    static const luaL_Reg functions[] = {
-        {"pin", l_pin},       {"publish", l_publish}, {"epoch", l_epoch},   {"holds", l_holds},
-        {"form", l_form},     {"globals", l_globals}, {"limits", l_limits}, {"reload", l_reload},
-        {"folder", l_folder}, {"status", l_status},   {NULL, NULL}};
+    static const luaL_Reg functions[] = {{"pin", l_pin},       {"publish", l_publish}, {"epoch", l_epoch},
+                                         {"holds", l_holds},   {"form", l_form},       {"globals", l_globals},
+                                         {"limits", l_limits}, {"reload", l_reload},   {"folder", l_folder},
+                                         {"loads", l_loads},   {"status", l_status},   {NULL, NULL}};
     static const luaL_Reg methods[] = {
         {"list", l_set_list},     {"count", l_set_count},     {"epoch", l_set_epoch},
         {"memory", l_set_memory}, {"run", l_set_run},         {"describe", l_set_describe},

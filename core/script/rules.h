@@ -52,6 +52,9 @@ void rules_close(void);
 bool rules_are_open(void);
 /* The folder of rule files; good until rules_close. */
 const char *rules_folder(void);
+/* How often files of some tenant were loaded in this process: a change says that something may be live, or broken, now.
+ */
+uint64_t rules_loads(void);
 /* Looks at all files of all loaded tenants now. */
 void rules_reload(void);
 

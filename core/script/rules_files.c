@@ -31,6 +31,11 @@ struct listing {
 
 static char root[PATH_MAX];
 static lua_State *platform;
+static uint64_t loads;
+
+uint64_t rules_loads(void) {
+    return loads;
+}
 
 const char *rules_folder(void) {
     return root;
@@ -265,6 +270,7 @@ void rule_files_load(struct tenant *t) {
     struct version_list fresh = {0};
     t->nwatched = t->nproblems = 0;
     t->loaded = true;
+    loads++;
     if (!load_listing(t, &list)) {
         /* What is live stays live; its files are looked at again when they or the list change. */
         for (size_t i = 0; i < t->files.count; i++) watch(t, t->files.at[i]->file);

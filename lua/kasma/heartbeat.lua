@@ -27,7 +27,7 @@ local BURY = "delete from worker_heartbeats where host = $1 and pid = $2 and wor
 local SWEEP = "delete from worker_heartbeats where seen_at < $1::timestamptz"
 
 local me = { clock_version = 0, epochs = {}, state = "starting", queues = {} }
-local live = 1
+local live, serving = 1, 1
 
 local function hostname()
     local file = io.open("/proc/sys/kernel/hostname", "r")
@@ -66,7 +66,8 @@ local function beat()
         return
     end
     live = math.max(1, results[2][1].n)
-    ratelimit.set_workers(math.max(1, results[2][1].serving))
+    serving = math.max(1, results[2][1].serving)
+    ratelimit.set_workers(serving)
 end
 
 --- Starts to beat.
@@ -95,6 +96,14 @@ end
 --- Live worker processes, as of the last beat.
 ---@return integer
 function M.live() return live end
+
+--- Live processes that answer requests, as of the last beat.
+---@return integer
+function M.serving() return serving end
+
+--- What this process is called among the workers; nil where it is none (a command), or ends.
+---@return string|nil
+function M.id() return me.id end
 
 ---@param version integer version of the clock's row that this process runs on
 function M.set_clock(version)

@@ -156,6 +156,19 @@ function M.whisper(tenant, app, channel, event, payload)
     redis.call("PUBLISH", key_of(tenant, app, channel), "- " .. encode(channel, event, payload))
 end
 
+--- How many processes listen to a channel of each of these tenants. Redis away: none is known.
+---@param tenants string[]
+---@param app string
+---@param channel string
+---@return table<string, integer>
+function M.audience(tenants, app, channel)
+    local words, counts = { "PUBSUB", "NUMSUB" }, {}
+    for i, tenant in ipairs(tenants) do words[i + 2] = key_of(tenant, app, channel) end
+    local answer = #tenants > 0 and redis.call(unpack(words)) or {}
+    for i = 1, #tenants do counts[tenants[i]] = tonumber(answer[2 * i]) or 0 end
+    return counts
+end
+
 --- Statements that publish the event when the caller's transaction has committed, and hand it to the remote socket service
 --- where one is configured. The event's name must be declared.
 ---@param statements table[]

@@ -341,15 +341,9 @@ local function wanted_channels(who, text)
     return list
 end
 
---- Options of core.push for an event stream.
----@param ctx kasma.Context
----@return table
-function M.events(ctx)
-    check_origin(ctx)
-    local who = who_of(ctx.tenant, ctx.app, ctx.user)
-    local me = ctx.user.id
-    local order = wanted_channels(who, ctx.query.channels or ("notice:user:" .. me .. ",feed:user:" .. me))
+local function event_stream(ctx, app, order, first)
     local connection = new(ctx, "events")
+    connection.app = app
     connection.identity, connection.order, connection.positions = ctx.user, order, {}
     local positions = {}
     local last_id = ctx.req:header("last-event-id") or ctx.query.lastEventId
@@ -370,8 +364,28 @@ function M.events(ctx)
             self.channel_count = self.channel_count + 1
             hub.subscribe(self, channel, positions[channel])
         end
+        if first then sched.spawn(first, socket) end
     end
     return { state = connection, opened = open, closed = closed }
+end
+
+--- Options of core.push for an event stream.
+---@param ctx kasma.Context
+---@return table
+function M.events(ctx)
+    check_origin(ctx)
+    local who = who_of(ctx.tenant, ctx.app, ctx.user)
+    local me = ctx.user.id
+    return event_stream(ctx, ctx.app, wanted_channels(who, ctx.query.channels or ("notice:user:" .. me .. ",feed:user:" .. me)))
+end
+
+--- The same for a route of another module, which says what is listened to. What ends a session or a right ends it as well.
+---@param ctx kasma.Context
+---@param o {app: string, channels: string[], first: fun(socket: table)|nil} first: a task that runs once it listens
+---@return table
+function M.stream(ctx, o)
+    check_origin(ctx)
+    return event_stream(ctx, o.app, wanted_channels(who_of(ctx.tenant, o.app, ctx.user), table.concat(o.channels, ",")), o.first)
 end
 
 -- Tickets: what a browser puts into a URL, where a token would be written into logs. One use, thirty seconds.

@@ -7,6 +7,7 @@ local start = require("kasma.start")
 local preview = require("modules.rules.preview")
 local runs = require("modules.rules.runs")
 local rules = require("modules.rules.service")
+local stream = require("modules.rules.stream")
 local workflow_start = require("modules.rules.workflow_start")
 local workflows = require("modules.rules.workflows")
 
@@ -25,4 +26,7 @@ settings.declare("rules", {
     { key = "rules.http_hosts", type = "list", item = "text", default = {}, help = "Host names that rules may call" },
 })
 
-start.add("rules", function() runs.start() end)
+start.add("rules", function(role)
+    runs.start()
+    stream.start(role)
+end)

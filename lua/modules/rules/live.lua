@@ -13,6 +13,7 @@ local log = require("kasma.log")
 local check = require("modules.rules.check")
 local drafts = require("modules.rules.drafts")
 local store = require("modules.rules.store")
+local stream = require("modules.rules.stream")
 
 local M = {}
 
@@ -43,7 +44,10 @@ local function load(tenant, epoch)
         log.error("rules could not be loaded", { tenant = tenant, epoch = epoch, error = err.message })
         return
     end
-    if epoch > 0 then heartbeat.set_epoch(tenant, epoch) end
+    if epoch > 0 then
+        heartbeat.set_epoch(tenant, epoch)
+        stream.loaded(tenant, epoch)
+    end
 end
 
 local epochs = cache.new{ ttl_ms = 1000, load = function(tenant)

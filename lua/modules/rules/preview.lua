@@ -11,6 +11,7 @@ local catalogue = require("kasma.hooks_catalogue")
 local outbox = require("kasma.outbox")
 local pricing = require("modules.pricing.service")
 local store = require("modules.rules.store")
+local stream = require("modules.rules.stream")
 
 local M = {}
 
@@ -382,19 +383,23 @@ function M.work(tenant, app, id)
     local scope = { tenant = tenant, app = app, actor_kind = "system" }
     local function now() return time.iso(time.now()) end
     if not store.move_preview(tenant, id, "running", 0, nil, now()) then return end
+    local function tell(state, done) stream.progress(tenant, id, { state = state, done = done, total = row.total }) end
+    tell("running", 0)
     local rule = store.find(tenant, row.rule_id)
     local body = row.spec
     local ok, result = pcall(over_orders, scope, rule, body, function(n)
         sched.sleep(1) -- at low priority: others go first
+        tell("running", n)
         return store.move_preview(tenant, id, "running", n, nil, now()) ~= nil
     end)
     if not ok then
         if errors.is_unavailable(result) then error(result, 0) end
         store.move_preview(tenant, id, "failed", row.done, { message = type(result) == "table" and tostring(result.message)
             or tostring(result) }, now())
+        tell("failed", row.done)
         return
     end
-    store.move_preview(tenant, id, "done", result.against.asked, result, now())
+    if store.move_preview(tenant, id, "done", result.against.asked, result, now()) then tell("done", result.against.asked) end
 end
 
 -- Replay -------------------------------------------------------------------------------------------------------------------------------

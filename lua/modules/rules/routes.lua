@@ -14,6 +14,7 @@ local preview = require("modules.rules.preview")
 local rules = require("modules.rules.service")
 local shipped = require("modules.rules.shipped")
 local store = require("modules.rules.store")
+local stream = require("modules.rules.stream")
 
 local READ, WRITE, PUBLISH = { permission = "rules.read" }, { permission = "rules.write" }, { permission = "rules.publish" }
 local Ref = schema.string{ not_empty = true, max = 64 }
@@ -270,7 +271,9 @@ route.post("/rules/previews/:id/cancel", {
     returns = { [201] = Any },
     handler = function(ctx)
         local row = preview_of(ctx)
-        store.cancel_preview(ctx.tenant, row.id, time.iso(time.now()))
+        if store.cancel_preview(ctx.tenant, row.id, time.iso(time.now())) then
+            stream.progress(ctx.tenant, row.id, { state = "cancelled", done = row.done, total = row.total })
+        end
         return { id = row.id, state = preview_of(ctx).state }
     end,
 })

@@ -10,6 +10,7 @@ local hooks = require("kasma.hooks")
 local log = require("kasma.log")
 local outbox = require("kasma.outbox")
 local store = require("modules.rules.store")
+local stream = require("modules.rules.stream")
 
 local M = {}
 
@@ -74,6 +75,8 @@ local function trip(scope, run)
             db.pipeline(tenant, { store.bump(own, time.iso(now)),
                 outbox.event(own, row.state == "off" and "rule.off" or "rule.breaker_opened", run.rule_id, { key = row.key,
                     version = run.number, message = run.message, line = run.line, opensToday = row.opens_today }) })
+            stream.tell(tenant, row.state == "off" and "off" or "breaker", { key = row.key, version = run.number, line = run.line,
+                message = run.message, opensToday = row.opens_today })
             log.warn("a rule failed too often", { tenant = tenant, rule = row.key, version = run.number, state = row.state,
                 opens_today = row.opens_today })
             require("modules.rules.live").changed(tenant)
@@ -83,6 +86,7 @@ local function trip(scope, run)
 end
 
 hooks.set_sink(function(scope, run)
+    stream.run(scope, run)
     if not run.rule_id or run.number == 0 then return end -- a file, or a draft
     count_hour(scope, run, time.now())
     if run.tripped then trip(scope, run) end

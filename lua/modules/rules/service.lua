@@ -17,6 +17,7 @@ local check = require("modules.rules.check")
 local drafts = require("modules.rules.drafts")
 local live = require("modules.rules.live")
 local store = require("modules.rules.store")
+local stream = require("modules.rules.stream")
 local tests = require("modules.rules.tests")
 
 local M = {}
@@ -181,6 +182,7 @@ function M.create(scope, input)
     local row, statements = M.new_rule(scope, input)
     errors.unique({ rules_key_once = M.key_taken.code }, db.pipeline, scope.tenant, statements)
     local report = M.check(scope.tenant, { source = row.source, hook = row.hook, settings = row.settings, key = row.key })
+    stream.tell(scope.tenant, "saved", { key = row.key, revision = 1, ok = report.ok })
     return store.find(scope.tenant, row.id), store.draft(scope.tenant, row.id), report
 end
 
@@ -206,6 +208,7 @@ function M.save(scope, ref, input)
         tx:at_commit(last)
     end)
     local report = M.check(scope.tenant, { source = fresh.source, hook = rule.hook, settings = fresh.settings, key = rule.key })
+    stream.tell(scope.tenant, "saved", { key = rule.key, revision = input.revision + 1, ok = report.ok })
     if report.manifest and type(report.manifest.name) == "string" and report.manifest.name ~= rule.name and rule.state == "draft" then
         db.pipeline(scope.tenant, { store.rename(scope.tenant, rule.id, report.manifest.name, now) })
     end
@@ -316,6 +319,7 @@ function M.make_live(scope, rule, o, report)
                 sourceVersion = o.source_version } })
         epoch = tx:pipeline(statements)[3][1].epoch
     end)
+    stream.tell(scope.tenant, "published", { key = rule.key, version = number, epoch = epoch })
     live.changed(scope.tenant)
     return { version = number, epoch = epoch, live = await_live(scope.tenant, epoch) }
 end
