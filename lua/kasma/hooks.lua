@@ -140,11 +140,21 @@ function M.record(scope, run, input, answer)
     sink(scope, run)
 end
 
+--- Whether the tenant has a rule of the hook; for hosts whose subject costs something to make. Unsure counts as yes: the call tells.
+---@param scope Scope
+---@param hook string
+---@return boolean
+function M.any(scope, hook)
+    local ok, set = pcall(M.pin, scope)
+    return not ok or set:count(hook) > 0
+end
+
 ---@param scope Scope
 ---@param hook string
 ---@param subject table as the catalogue names it; what it does not name is not handed out
+---@param judge nil|fun(answer: any): boolean, string|nil whether an answer of the right form fits; false counts as failed
 ---@return any answer, table|nil info {failed: boolean, blocked: boolean, rule: string|nil}; nil info: no rule of this hook
-function M.call(scope, hook, subject)
+function M.call(scope, hook, subject, judge)
     local ok, set = pcall(M.pin, scope)
     if not ok then
         log.warn("rules could not be asked", { tenant = scope.tenant, hook = hook,
@@ -157,9 +167,14 @@ function M.call(scope, hook, subject)
     for _, rule in ipairs(set:list(hook)) do
         input = input or M.input(scope.tenant, hook, subject)
         local answer, run = M.run(set, rule, input)
+        if answer ~= nil and judge then
+            local fits, why = judge(answer)
+            if not fits then run.outcome, run.message, answer = "invalid_result", why, nil end
+        end
         M.record(scope, run, input, answer)
         if run.outcome ~= "ok" then
-            info.failed, info.rule = true, rule.id
+            info.failed = true
+            if not info.blocked then info.rule = rule.id end
             if rule.on_error == "block" then info.blocked = true end
         elseif answer ~= nil then
             return answer, { failed = false, blocked = false, rule = rule.id }

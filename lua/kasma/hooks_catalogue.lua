@@ -121,9 +121,9 @@ local list_of_hooks = {
         jurisdiction = opt(text()), compound = opt(bool) }, { max = 800 }), "the tax rules of the tenant",
         host = true, quote = true, stage = 7 },
     { "stock.allocate", "commerce", "Which warehouse each line comes from", rec{ lines = list(rec{ id = id, product_id = id,
-        variant_id = id,
-        qty = int() }), address = address, warehouses = list(rec{ id = id, available = int(), distance_class = int() }) },
-        list(rec{ line = id, warehouse = id, qty = int{ min = 1 } }), "the allocation of the house" },
+        variant_id = id, qty = int(), warehouse_id = id }), address = address, warehouses = list(rec{ id = id, available = map(int()),
+        distance_class = int{ min = 0, max = 2 }, priority = int() }) },
+        list(rec{ line = id, warehouse = id, qty = int{ min = 1 } }), "the allocation of the house", host = true },
     { "checkout.validate", "commerce", "Refuses a checkout", rec{ quote = rec{ total = minor, merchandise = minor, currency = text(),
         payment_method = text(), guest = bool, coupon_codes = list(text()), address = address,
         lines = list(rec{ id = id, product_id = id, variant_id = id, sku = text(), qty = int(), net = minor,
@@ -158,7 +158,7 @@ local list_of_hooks = {
     { "stock.buffer", "operations", "Units kept back from a channel", rec{ product = any, quantity = int(), sales_30d = int(),
         channel = text() }, int{ min = 0 }, "the stored buffer" },
     { "stock.reservation_ttl", "operations", "How long an order holds its stock", rec{ customer = customer, payment_method = text(),
-        total = minor }, int{ min = 300, max = 7200 }, "the setting" },
+        total = minor }, int{ min = 300, max = 7200 }, "the setting", host = true },
     { "fulfillment.carrier", "operations", "Which carrier's quote is taken", rec{ order = order, parcel = parcel, quotes = list(any) },
         int{ min = 1 }, "the cheapest" },
     { "rma.eligible", "operations", "Whether an item may be returned", rec{ order = order, item = any, reason = text(), days = int() },
@@ -353,6 +353,8 @@ local function sample(type_, name)
         return type_.values[1]
     elseif t == "list" then
         return { sample(type_.item, name) }
+    elseif t == "map" and type_.of.t == "integer" then
+        return { id = sample(type_.of, name) } -- what a sample's id is
     elseif t == "record" then
         local out = {}
         for field, of in pairs(type_.fields) do out[field] = sample(of, field) end

@@ -1,4 +1,5 @@
 -- Hooks of selling, asked by the product: what a published rule answers is what the shopper pays, to the unit.
+local time = require("core.time")
 local support = require("api.support")
 local shop_of = require("api.shop")
 
@@ -264,5 +265,96 @@ describe("tax.class_for_item", function()
         assert.same({ 1, "applied" }, { traced(answer, key).stage, traced(answer, key).note })
         local placed = must(shop_of.checkout(buyer, { paymentMethod = "COD" }))
         assert.same({ 12500, 162500 }, { placed.orders[1].taxTotal, placed.orders[1].totalAmount })
+    end)
+end)
+
+describe("stock.allocate", function()
+    -- Two warehouses, each with units of one lamp.
+    local function two_houses(near, far)
+        local shop, product = shop_of.simple(near)
+        local other = must(shop.owner:post("/api/logistics/inventory/warehouse/create", { name = "South", code = "SOUTH",
+            country = "VN", region = "Hue" })).id
+        if far > 0 then
+            must(shop.owner:post("/api/logistics/inventory/adjust", { warehouseId = other, productId = product, quantity = far,
+                reason = "count" }))
+        end
+        return shop, product, other
+    end
+    local function houses_of(shop, placed)
+        local ids = {}
+        for i, item in ipairs(shop_of.order_now(shop, placed.orders[1].id).items) do ids[i] = item.warehouseId end
+        return ids
+    end
+    local FAR = [[local s, out = input.subject, {}
+        for i, line in ipairs(s.lines) do
+            for _, w in ipairs(s.warehouses) do
+                if w.distance_class < 2 and w.available[line.id] >= line.qty then
+                    out[i] = { line = line.id, warehouse = w.id, qty = line.qty }
+                end
+            end
+        end
+        return out]]
+
+    it("chooses the warehouse of each line", function()
+        local shop, product, other = two_houses(10, 10)
+        assert.same({ shop.warehouse_id }, houses_of(shop, must(shop_of.checkout(shop_of.buyer(shop, product),
+            { paymentMethod = "COD" }))))
+        live(shop, "stock.allocate", FAR)
+        assert.same({ other }, houses_of(shop, must(shop_of.checkout(shop_of.buyer(shop, product, 4), { paymentMethod = "COD",
+            shippingAddress = { country = "VN", region = "Hue" } }))))
+        local left = {}
+        for _, row in ipairs(must(shop.owner:post("/api/logistics/inventory/list", { productId = product }))) do
+            left[row.warehouseId] = row.availableQuantity
+        end
+        assert.same({ 9, 6 }, { left[shop.warehouse_id], left[other] })
+    end)
+
+    it("is the house's work again when the answer does not cover the lines from what is there", function()
+        local shop, product, other = two_houses(20, 2)
+        local wrong = { ("{ line = id, warehouse = %q, qty = 3 }"):format(other), "{ line = id, warehouse = 'nowhere', qty = 3 }",
+            ("{ line = id, warehouse = %q, qty = 2 }"):format(other), "" }
+        for i, answer in ipairs(wrong) do
+            local key = live(shop, "stock.allocate", "local id = input.subject.lines[1].id return { " .. answer .. " }")
+            assert.same({ shop.warehouse_id }, houses_of(shop, must(shop_of.checkout(shop_of.buyer(shop, product, 3),
+                { paymentMethod = "COD" }))), i)
+            local run = support.eventually(function() return must(shop.owner:get("/rules/" .. key .. "/runs?outcome=failed"), 200)[1] end)
+            assert.equal("invalid_result", run.outcome)
+            must(post(shop.owner, key .. "/disable", { reason = "x" }))
+        end
+        live(shop, "stock.allocate", "return { { line = input.subject.lines[1].id, warehouse = 'nowhere', qty = 3 } }",
+            { on_error = "block" })
+        local buyer = shop_of.buyer(shop, product, 3)
+        local refused = shop_of.checkout(buyer, { paymentMethod = "COD" })
+        assert.same({ 422, "rule_failed" }, { refused.status, refused.json.code })
+        assert.is_true(quote(buyer).blocked)
+    end)
+
+    it("moves the shipping of a quote with the parcel", function()
+        local shop, product, other = two_houses(10, 10)
+        live(shop, "stock.allocate", FAR)
+        live(shop, "shipping.rates", ([[return { { id = input.subject.methods[1].id,
+            price = input.subject.parcel.warehouse_id == %q and 777 or 1 } }]]):format(other))
+        local zone = must(shop.owner:post("/api/logistics/shipping/zone/create", { name = "Home", countries = { "VN" } }))
+        must(shop.owner:post("/api/logistics/shipping/method/add", { zoneId = zone.id, name = "Post", basePrice = 5 }))
+        local buyer = shop_of.buyer(shop, product)
+        local to = { shippingAddress = { country = "VN", region = "Hue" }, paymentMethod = "COD" }
+        assert.equal(777, quote(buyer, { shippingAddress = to.shippingAddress }).shippingMinor)
+        assert.equal(777, must(shop_of.checkout(buyer, to)).orders[1].shippingTotal)
+    end)
+end)
+
+describe("stock.reservation_ttl", function()
+    it("says for how long an unpaid order holds its stock", function()
+        local shop, product = shop_of.simple(10)
+        local function waits(buyer)
+            local order = must(shop_of.checkout(buyer)).orders[1]
+            return math.floor((time.parse(order.expiresAt) - time.parse(order.placedAt)) / 1000 + 0.2)
+        end
+        assert.equal(3600, waits(shop_of.buyer(shop, product)))
+        live(shop, "stock.reservation_ttl", [[if input.subject.total >= 300000 then return 1 end
+            if input.subject.payment_method == "STRIPE" and input.subject.customer.guest then return 420 end]])
+        assert.equal(420, waits(shop_of.buyer(shop, product)))
+        assert.equal(3600, waits(shop_of.buyer(shop, product, 1, support.shopper(shop))))
+        assert.equal(3600, waits(shop_of.buyer(shop, product, 3))) -- one second is out of form: the setting holds
     end)
 end)

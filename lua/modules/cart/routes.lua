@@ -158,8 +158,8 @@ route.get("/sales/cart/summary", {
         local q = ctx.query
         local address = q.country and { country = q.country:upper(), region = q.region, zipCode = q.zipCode } or nil
         local lines = pricing.cart_lines(ctx.scope, row and row.items or {})
-        if address then pricing.foresee(ctx.scope, lines, address) end
-        return pricing.summary(pricing.quote(ctx.scope, { lines = lines, owner = owner,
+        local blocked_by = address and pricing.foresee(ctx.scope, lines, address)
+        return pricing.summary(pricing.quote(ctx.scope, { lines = lines, owner = owner, blocked_by = blocked_by,
             address = address, shipping_method_id = q.shippingMethodId }))
     end,
 })
@@ -199,8 +199,8 @@ route.post("/sales/cart/quote", {
         local address = ctx.body.shippingAddress
         if type(address) == "string" then address = { line1 = address } end
         local lines = pricing.cart_lines(ctx.scope, items)
-        if address then pricing.foresee(ctx.scope, lines, address) end
-        return pricing.summary(pricing.quote(ctx.scope, { lines = lines, owner = owner, address = address,
+        local blocked_by = address and pricing.foresee(ctx.scope, lines, address)
+        return pricing.summary(pricing.quote(ctx.scope, { lines = lines, owner = owner, address = address, blocked_by = blocked_by,
             shipping_method_id = ctx.body.shippingMethodId, list_methods = true }), true)
     end,
 })

@@ -16,6 +16,7 @@ local hooks = require("kasma.hooks")
 local outbox = require("kasma.outbox")
 local settings = require("kasma.settings")
 local allocation = require("modules.inventory.allocation")
+local choice = require("modules.inventory.choice")
 local cart_service = require("modules.cart.service")
 local customers = require("modules.customers.service")
 local inventory = require("modules.inventory.service")
@@ -77,8 +78,9 @@ local function plan_stock(scope, lines, address)
         end
     end
     if #tracked == 0 then return {}, {} end
-    local chosen, short = allocation.plan(tracked, reservations.stock_rows(scope.tenant, product_ids), address,
+    local chosen, short, blocked_by = choice.plan(scope, tracked, reservations.stock_rows(scope.tenant, product_ids), address,
         inventory.default_warehouse(scope.tenant))
+    if blocked_by then M.rule_failed{ details = { rule = blocked_by } } end
     if not chosen then
         local details = {}
         for i, line in ipairs(short) do
@@ -155,8 +157,21 @@ local function spread_rounding(quote, orders)
     end
 end
 
+--- How long an unpaid order holds its stock: a rule's word, else the setting.
+local function hold_ms(scope, method, quote, owner)
+    if hooks.any(scope, "stock.reservation_ttl") then
+        local c = quote.customer or {}
+        local seconds, info = hooks.call(scope, "stock.reservation_ttl", { payment_method = method, total = quote.total, customer = {
+            id = c.id, guest = not owner.user_id, groups = c.groups, first_order = c.first_order, orders_count = c.orders_count } })
+        if info and info.blocked then M.rule_failed{ details = { rule = info.rule } } end
+        if seconds then return seconds * 1000 end
+    end
+    return settings.get(scope.tenant, "orderExpiryMinutes") * MINUTE_MS
+end
+
 --- Who pays how, and until when the order waits for it.
-local function terms(scope, input, amount_due)
+local function terms(scope, input, quote, owner)
+    local amount_due = quote.due
     local method = input.paymentMethod:upper()
     local allowed = settings.get(scope.tenant, "paymentMethods")
     if method == "INTERNAL_WALLET" then method = "WALLET" end
@@ -173,7 +188,7 @@ local function terms(scope, input, amount_due)
     if amount_due == 0 then
         t.status, t.payment_status, t.online = "processing", "paid", false
     elseif t.online then
-        t.expires_ms = now + settings.get(scope.tenant, "orderExpiryMinutes") * MINUTE_MS
+        t.expires_ms = now + hold_ms(scope, method, quote, owner)
         t.due_kind = "sales.checkout"
     else
         if method == "COD" and settings.get(scope.tenant, "codAutoConfirm") then
@@ -359,7 +374,7 @@ function M.place(scope, owner, input, complete)
         if input.expectedTotal and pricing.minor("expectedTotal", input.expectedTotal, c.quote.currency) ~= c.quote.total then
             errors.conflict{ message = "The price has changed", code = "price_changed", details = pricing.summary(c.quote) }
         end
-        c.terms = terms(scope, input, c.quote.due)
+        c.terms = terms(scope, input, c.quote, owner)
         c.promotion_uses = c.quote.promotion_uses
         -- The order in which rows are locked, whatever order the promotions were applied in.
         table.sort(c.promotion_uses, function(a, b) return a.promotion_id < b.promotion_id end)

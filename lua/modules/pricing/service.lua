@@ -10,6 +10,7 @@ local errors = require("kasma.errors")
 local catalogue = require("kasma.hooks_catalogue")
 local hooks = require("kasma.hooks")
 local allocation = require("modules.inventory.allocation")
+local choice = require("modules.inventory.choice")
 local inventory = require("modules.inventory.service")
 local reservations = require("modules.inventory.reservations")
 local promotions = require("modules.promotions.service")
@@ -189,6 +190,7 @@ end
 ---@param scope Scope
 ---@param lines table[]
 ---@param address table
+---@return string|nil blocked_by a rule of stock.allocate that failed, and without which nothing is sold: for quote
 function M.foresee(scope, lines, address)
     local tracked, ids = {}, {}
     for _, line in ipairs(lines) do
@@ -200,16 +202,19 @@ function M.foresee(scope, lines, address)
     end
     local rows = reservations.stock_rows(scope.tenant, ids)
     if #rows == 0 then return end
-    local chosen = allocation.plan(tracked, rows, address, inventory.default_warehouse(scope.tenant))
+    local chosen, _, blocked_by = choice.plan(scope, tracked, rows, address, inventory.default_warehouse(scope.tenant))
     if chosen then allocation.place(lines, chosen) end
+    return blocked_by
 end
 
 --- Prices lines for an owner.
 ---@param scope Scope
 ---@param q { lines: table[], owner: CartOwner|nil, guest_hash: string|nil, address: table|nil, shipping_method_id: string|nil,
----   at_ms: integer|nil, customer: table|nil, rules: userdata|nil, checkout: boolean|nil, list_methods: boolean|nil }
+---   at_ms: integer|nil, customer: table|nil, rules: userdata|nil, checkout: boolean|nil, list_methods: boolean|nil,
+---   blocked_by: string|nil }
 --- at_ms, customer, rules: instead of what holds now, for previews; checkout: its runs are kept by the order's transaction;
---- list_methods: quote.shipping.offers has all methods that the shopper may choose from
+--- list_methods: quote.shipping.offers has all methods that the shopper may choose from;
+--- blocked_by: of foresee
 ---@return table quote amounts in minor units; see core.pricing
 function M.quote(scope, q)
     local tenant = tenants.by_key(scope.tenant)
@@ -235,6 +240,7 @@ function M.quote(scope, q)
         error(err, 0)
     end
     if quote.shipping and quote.shipping.reason == "method_not_available" then M.method_unavailable() end
+    quote.blocked_by = quote.blocked_by or q.blocked_by
     quote.rules = versions_of(set)
     quote.at_ms, quote.customer = now_ms, customer
     if not q.rules then hooks.note_quote(scope, quote.rule_runs, q.checkout) end
