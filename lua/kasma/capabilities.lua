@@ -177,6 +177,7 @@ end
 ---@field kind "route"|"workflow"|nil default "route"
 ---@field preview boolean|nil nothing is asked, and nothing recorded
 ---@field limits table|nil {instructions, wall_us}
+---@field judge (fun(answer: any): boolean, string|nil)|nil what an answer must be beside the hook's form, and why it is not
 
 --- Runs one rule of a set. Its run is recorded as that of any hook; an answer of a route is judged by the hook's form.
 ---@param scope Scope|nil nil: only in a preview
@@ -206,6 +207,10 @@ function M.run(scope, set, rule, entry, input, opts)
     end
     local told
     answer, told = hooks.told(rule, answer, report, not entry)
+    if opts.judge and told.outcome == "ok" and answer ~= nil then
+        local ok, why = opts.judge(answer)
+        if not ok then told.outcome, told.message, answer = "invalid_result", why, nil end
+    end
     if not preview then hooks.record(scope, told, input, answer) end
     return answer, told
 end

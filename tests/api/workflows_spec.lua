@@ -428,3 +428,25 @@ describe("a workflow that waits", function()
         assert.same({ "interrupted", true }, { ended.steps[1].error.code, ended.steps[3].log:find("undone%s7") ~= nil })
     end)
 end)
+
+describe("the breaker of a workflow", function()
+    it("holds back the steps of a rule that fails again and again; their runs wait and lose nothing", function()
+        local shop = support.tenant()
+        publish(shop, "breaks", source("\"custom.go\"", [[
+            { name = "a", run = function(input) if input.subject.event.id ~= "good" then error("no") end end },]]))
+        local opened
+        for n = 1, 40 do
+            emit(shop, "custom.go", "bad" .. n)
+            run_in(shop, "breaks", "bad" .. n, "failed")
+            opened = db.one(shop.key, "select breaker_until from rules where tenant_key = $1 and breaker_until is not null", shop.key)
+            if opened then break end
+        end
+        assert.is_truthy(opened)
+        emit(shop, "custom.go", "good")
+        local run = support.eventually(function()
+            local one = runs(shop, "breaks", "?entityId=good")[1]
+            return one and one.wakeAt ~= json.null and one
+        end, 20)
+        assert.same({ "running", 0, 0 }, { run.state, run.attempts, #run.steps })
+    end)
+end)

@@ -2,8 +2,8 @@
 -- it still is (its failures count for the breaker), else that version beside the live ones.
 local json = require("core.json")
 local rules = require("core.rules")
+local capabilities = require("kasma.capabilities")
 local hooks = require("kasma.hooks")
-local catalogue = require("kasma.hooks_catalogue")
 local check = require("modules.rules.check")
 local live = require("modules.rules.live")
 local plans = require("modules.rules.workflow_plan")
@@ -46,22 +46,16 @@ function M.version(tenant, rule_id, version)
     return found
 end
 
-local WRAP = [[
-
-end)()
-return { hook = "route", name = "step", config = W.config, run = function(input, config)
-  return W.steps[%d].%s(input, config)
-end }]]
-
--- A state that the next step is to find: what JSON can say of it, 64 KiB at most.
-local function state_of(answer)
-    if type(answer) ~= "table" then return nil, "a step returns its state, a table, or nothing" end
+--- Whether an answer is a state that the next step can find: what JSON can say of it, 64 KiB at most.
+---@param answer any not nil
+---@return boolean, string|nil why
+function M.judge(answer)
+    if type(answer) ~= "table" then return false, "a step returns its state, a table, or nothing" end
     local ok, encoded = pcall(json.encode, answer)
-    if not ok then return nil, "state: " .. tostring(encoded):gsub("^.-:%d+: ", "") end
-    if #encoded > M.STATE_MAX then return nil, ("state: %d bytes of JSON; 65536 at most"):format(#encoded) end
-    return answer
+    if not ok then return false, "state: " .. tostring(encoded):gsub("^.-:%d+: ", "") end
+    if #encoded > M.STATE_MAX then return false, ("state: %d bytes of JSON; 65536 at most"):format(#encoded) end
+    return true
 end
-M.state_of = state_of
 
 ---@class WorkflowAct
 ---@field run_id string
@@ -72,46 +66,28 @@ M.state_of = state_of
 ---@field key string idempotency key of what it writes
 ---@field subject table
 
+-- The live set where it still holds the version: then its breaker counts, and holds. Else that version beside the live ones.
+local function rule_of(tenant, act)
+    live.ensure(tenant)
+    local set = assert(rules.pin(tenant))
+    for _, rule in ipairs(set:list("workflow")) do
+        if rule.rule_id == act.rule_id and rule.number == act.version then return set, rule end
+    end
+    local spec = M.version(tenant, act.rule_id, act.version).spec
+    set = assert(set:with(spec))
+    for _, rule in ipairs(set:list("workflow")) do
+        if rule.id == spec.id then return set, rule end
+    end
+end
+
 ---@param scope Scope
 ---@param act WorkflowAct
 ---@return {ok: boolean, state: table|nil, run: RuleRun}
 function M.step(scope, act)
-    local version = M.version(scope.tenant, act.rule_id, act.version)
-    local spec = {}
-    for name, value in pairs(version.spec) do spec[name] = value end
-    spec.hook = "route"
-    spec.source = "local W = (function() " .. spec.source .. WRAP:format(act.step, act.kind)
-    live.ensure(scope.tenant)
-    local set = assert(assert(rules.pin(scope.tenant)):with(spec))
-    local index
-    for _, rule in ipairs(set:list("route")) do
-        if rule.id == spec.id then index = rule.index end
-    end
-    local input = hooks.input(scope.tenant, "workflow", act.subject)
-    local answer, report = set:run(index, input, catalogue.get("workflow").form)
-    local run = { id = spec.id, rule_id = act.rule_id, hook = "workflow", number = act.version, outcome = report.outcome,
-        line = report.line, message = report.message, reason = report.reason, instructions = report.instructions,
-        micros = report.micros, heap = report.heap, log = report.log ~= "" and report.log or nil, tripped = report.tripped == true }
-    return M.judged(scope, run, answer, input)
-end
-
---- What a run of a step amounts to; kept with the rule's runs.
----@param scope Scope
----@param run RuleRun
----@param answer any
----@param input table
----@return {ok: boolean, state: table|nil, run: RuleRun}
-function M.judged(scope, run, answer, input)
-    local state
-    if run.outcome == "ok" and answer ~= nil then
-        local why
-        state, why = state_of(answer)
-        if not state then run.outcome, run.message = "invalid_result", why end
-    end
-    if run.outcome ~= "ok" then run.input = input end
-    run.output = state
-    hooks.note_quote(scope, { run })
-    return { ok = run.outcome == "ok", state = state, run = run }
+    local set, rule = rule_of(scope.tenant, act)
+    local answer, run = capabilities.run(scope, set, rule, { step = act.step, kind = act.kind },
+        hooks.input(scope.tenant, "workflow", act.subject), { key = act.key, kind = "workflow", judge = M.judge })
+    return { ok = run.outcome == "ok", state = answer, run = run }
 end
 
 return M
