@@ -52,12 +52,12 @@ function M.load()
     return names
 end
 
---- Loads the catalogue of events alone, for what checks without serving.
-function M.load_events()
+--- Loads what rules are checked against, for who checks them without serving: the catalogue of events and the capabilities.
+function M.load_for_rules()
     local names, folder = module_names()
     for _, name in ipairs(names) do
         for _, file in ipairs(files_of(folder, name)) do
-            if file == "jobs_events" then require("modules." .. name .. "." .. file) end
+            if file == "jobs_events" or file:find("^jobs_capabilities") then require("modules." .. name .. "." .. file) end
         end
     end
 end

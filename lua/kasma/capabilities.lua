@@ -10,9 +10,11 @@
 -- takes longer is cancelled with its run. A client that goes away cancels the run at the call that waits.
 --
 -- In previews, tests and checks nothing is asked: every call answers nil, "preview".
+local crypto = require("core.crypto")
 local rules = require("core.rules")
 local sched = require("core.sched")
 local time = require("core.time")
+local uuid = require("core.uuid")
 local errors = require("kasma.errors")
 local hooks = require("kasma.hooks")
 local catalogue = require("kasma.hooks_catalogue")
@@ -76,6 +78,21 @@ local refusal = {}
 --- Ends the call with an error in the rule; for a function of a capability.
 ---@param message string "capability_denied: http.fetch: ..."
 function M.refuse(message) error(setmetatable({ refused = message }, refusal), 0) end
+
+--- What names this call of the run, for what is written once however often the run or the step is tried again. Nil: the run has no key.
+---@param ctx CapabilityContext
+---@param need string
+---@return string|nil
+function M.call_key(ctx, need) return ctx.key and ("%s:%s:%d"):format(ctx.key, need, ctx.calls[need]) end
+
+--- An id that always comes out of the same key; a fresh one without a key.
+---@param key string|nil
+---@return string uuid
+function M.once_id(key)
+    if not key then return uuid.v7() end
+    local hex = crypto.sha256(key)
+    return ("%s-%s-8%s-a%s-%s"):format(hex:sub(1, 8), hex:sub(9, 12), hex:sub(14, 16), hex:sub(18, 20), hex:sub(21, 32))
+end
 
 -- Manifests ------------------------------------------------------------------------------------------------------------------
 

@@ -35,11 +35,16 @@ function M.find(name) return events[name] end
 ---@return string[] sorted
 function M.names() return names end
 
+--- Whether a name is one that rules of a shop may give to events of their own.
+---@param name string
+---@return boolean
+function M.is_custom(name) return #name <= 100 and name:find("^custom%.[a-z0-9_][a-z0-9_.]*$") ~= nil end
+
 --- True for a name of the catalogue, `<entity>.*` that covers some of it, or `*`.
 ---@param pattern string
 ---@return boolean
 function M.is_pattern(pattern)
-    if pattern == "*" or events[pattern] then return true end
+    if pattern == "*" or events[pattern] or M.is_custom(pattern) then return true end
     local head = pattern:match("^([a-z0-9_.]+%.)%*$")
     if not head then return false end
     for _, name in ipairs(names) do

@@ -7,7 +7,7 @@ local forms = {}
 
 ---@param template string
 ---@param locale string
----@param form {subject: string, html: string, text: string}
+---@param form {subject: string, html: string, text: string, rules: boolean|nil} rules: a rule of the shop may send it
 function M.add(template, locale, form) forms[template .. "|" .. locale] = form end
 
 --- Names of the shipped templates, sorted, and the locales of each.
@@ -170,5 +170,30 @@ M.add("order-confirmation", "vi", {
     text = "Cảm ơn bạn. Chúng tôi đã nhận đơn hàng {{number}}.\n\n{{#lines}}{{quantity}} x {{name}}: {{total}}\n{{/lines}}\n"
         .. "Tổng cộng: {{total}} {{currency}}\n",
 })
+
+-- What a shop's own rules may send.
+M.add("thank-you", "en", {
+    rules = true,
+    subject = "Thank you for your order {{number}}",
+    html = page("<p>Thank you for your order <b>{{number}}</b> at {{shop}}.</p>{{#note}}<p>{{note}}</p>{{/note}}"),
+    text = "Thank you for your order {{number}} at {{shop}}.\n{{#note}}\n{{note}}\n{{/note}}",
+})
+M.add("thank-you", "vi", {
+    rules = true,
+    subject = "Cảm ơn bạn đã đặt hàng {{number}}",
+    html = page("<p>Cảm ơn bạn đã đặt hàng <b>{{number}}</b> tại {{shop}}.</p>{{#note}}<p>{{note}}</p>{{/note}}"),
+    text = "Cảm ơn bạn đã đặt hàng {{number}} tại {{shop}}.\n{{#note}}\n{{note}}\n{{/note}}",
+})
+M.add("shop-message", "en", {
+    rules = true, subject = "{{title}}", html = page("<p>{{body}}</p><p>{{shop}}</p>"), text = "{{body}}\n\n{{shop}}\n",
+})
+M.add("shop-message", "vi", {
+    rules = true, subject = "{{title}}", html = page("<p>{{body}}</p><p>{{shop}}</p>"), text = "{{body}}\n\n{{shop}}\n",
+})
+
+--- Whether a rule of a shop may send it.
+---@param template string
+---@return boolean
+function M.for_rules(template) return forms[template .. "|en"] ~= nil and forms[template .. "|en"].rules == true end
 
 return M

@@ -55,6 +55,15 @@ function M.event(scope, name, entity_id, data)
     return M.row(scope, "event", entity_id, { name = name, data = data, hops = scope.hops })
 end
 
+--- The same row, written once however often it is asked for under this id (for as long as sent rows are kept: seven days).
+---@param statement table of row or event
+---@param id string uuid
+---@return table statement
+function M.once(statement, id)
+    statement[1], statement[4] = statement[1] .. " on conflict (tenant_key, id) do nothing", id
+    return statement
+end
+
 --- A queue job.
 ---@param scope Scope
 ---@param queue string

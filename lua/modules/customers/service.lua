@@ -27,4 +27,6 @@ function M.pricing_input(tenant, owner, guest_hash)
         orders_count = row and row.orders_count or 0 }
 end
 
+M.consents = store.consents
+
 return M

@@ -16,6 +16,14 @@ end
 
 ---@param tenant string
 ---@param user_id string
+---@return boolean whether they agreed to be written to
+function M.consents(tenant, user_id)
+    return db.one(tenant, "select 1 as one from customers where tenant_key = $1 and user_id = $2 and marketing_consent_at is not null",
+        tenant, user_id) ~= nil
+end
+
+---@param tenant string
+---@param user_id string
 ---@return table[]
 function M.personal(tenant, user_id)
     return db.read(tenant, [[select id, groups, tags, orders_count, first_order_at, lifetime_spent_minor, marketing_consent_at, created_at

@@ -119,6 +119,7 @@ end
 ---@field metadata table|nil flat
 ---@field email string|nil the recipient's address, for those who wish mail
 ---@field here boolean|nil never by the remote notice service
+---@field id string|nil of the notice, where it comes out of the caller's key; the caller sees first that it is not there
 
 --- Appends the statements of a notice to the caller's pipeline. Answers its id, or nil when the recipient wants none of that type.
 ---@param statements table[]
@@ -129,7 +130,7 @@ function M.append(statements, scope, notice)
     local kind = notice.notice_type
     local wish = preferences:get(preference_key(scope, notice.recipient_id))[kind] or DEFAULT
     if not wish.in_app then return nil end
-    local id, now = uuid.v7(), time.iso(time.now())
+    local id, now = notice.id or uuid.v7(), time.iso(time.now())
     statements[#statements + 1] = store.insert{ tenant_key = scope.tenant, app_key = scope.app, id = id,
         recipient_id = notice.recipient_id, actor_id = notice.actor_id, notice_type = kind, title = notice.title, body = notice.body,
         reference_type = notice.reference_type, reference_id = notice.reference_id, metadata = notice.metadata, created_at = now }
@@ -169,6 +170,22 @@ function M.create(scope, input)
     if #statements > 0 then db.pipeline(scope.tenant, statements) end
     -- Who wants no notices of the system gets none, which is no failure of the service that asked.
     return id or uuid.v7()
+end
+
+--- Tells a member of the tenant something, once however often it is said under the same id.
+---@param scope Scope
+---@param id string
+---@param notice {user_id: string, title: string, body: string, metadata: table|nil}
+---@return boolean|nil, string|nil why
+function M.tell(scope, id, notice)
+    local user = iam.user(notice.user_id)
+    if not user or not access.of(scope.tenant, user.id).member then return nil, "not_found" end
+    if store.exists(scope.tenant, id) then return true end
+    local statements = {}
+    if not M.append(statements, scope, { id = id, recipient_id = user.id, notice_type = "SYSTEM", title = notice.title, body = notice.body,
+        metadata = notice.metadata, email = user.email }) then return nil, "not_wanted" end
+    db.pipeline(scope.tenant, statements)
+    return true
 end
 
 -- Reading --------------------------------------------------------------------------------------------------------------------

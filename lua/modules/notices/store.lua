@@ -18,6 +18,13 @@ function M.insert(n)
         n.reference_id or null, n.metadata and pg.json(n.metadata) or null, n.group_key or null, n.created_at }
 end
 
+---@param tenant string
+---@param id string
+---@return boolean
+function M.exists(tenant, id)
+    return db.one(tenant, "select 1 as one from social_notices where tenant_key = $1 and id = $2", tenant, id) ~= nil
+end
+
 -- One text with and one without the condition, so that each has a plan of its own; a page from the start is one from the end of time.
 local PAGE = "select " .. NOTICE .. [[ from social_notices n where n.tenant_key = $1 and n.app_key = $2 and n.recipient_id = $3
   and (n.created_at, n.id) < ($4::timestamptz, $5::uuid)]]

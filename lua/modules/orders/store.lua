@@ -122,6 +122,29 @@ function M.insert_event(e)
         e.reason or null, pg.json(e.data or {}), e.now }
 end
 
+--- An event of an order that is written once by its id; answers the id when it was not there.
+function M.insert_event_once(e)
+    local statement = M.insert_event(e)
+    statement[1] = statement[1] .. " on conflict (tenant_key, id) do nothing returning id"
+    return statement
+end
+
+--- Adds a line to what staff notes of an order.
+function M.add_note(tenant, id, text, now)
+    return { [[update orders set internal_notes = concat_ws(E'\n', nullif(internal_notes, ''), $3::text), version = version + 1,
+        updated_at = $4::timestamptz where tenant_key = $1 and id = $2]], tenant, id, text, now }
+end
+
+function M.set_workflow_state(tenant, id, state, now)
+    return { [[update orders set workflow_state = $3, version = version + 1, updated_at = $4::timestamptz
+      where tenant_key = $1 and id = $2]], tenant, id, state, now }
+end
+
+function M.lock_order(tx, tenant, id)
+    return tx:one("select id, app_key, status, workflow_state, octet_length(internal_notes) as notes_bytes from orders "
+        .. "where tenant_key = $1 and id = $2 for update", tenant, id)
+end
+
 function M.insert_order_payment(p)
     return { [[insert into order_payments (tenant_key, app_key, id, checkout_id, order_id, kind, ref_id, amount_minor, currency, state,
       created_at, updated_at) values ($1, $2, $3, $4, $5, 'external', $6, $7, $8, $9, $10, $10)]],
@@ -198,8 +221,8 @@ function M.beside(tenant, order_id)
             a.created_at, a.updated_at, a.tenant_key, a.app_key from order_adjustments a where a.tenant_key = $1 and a.order_id = $2
             order by a.position, a.id limit 5000]], tenant, order_id },
         { [[select e.id, e.order_id, e.type, e.from_status, e.to_status, e.actor_id, e.actor_kind, e.reason, e.data, e.created_at,
-            e.updated_at, e.tenant_key, e.app_key from order_events e where e.tenant_key = $1 and e.order_id = $2 order by e.id
-            limit 1000]], tenant, order_id },
+            e.updated_at, e.tenant_key, e.app_key from order_events e where e.tenant_key = $1 and e.order_id = $2
+            order by e.created_at, e.id limit 1000]], tenant, order_id },
         { [[select p.id, p.checkout_id, p.order_id, p.kind, p.ref_id, p.amount_minor, p.refunded_minor, p.currency, p.state, p.created_at,
             p.updated_at, p.tenant_key, p.app_key from order_payments p where p.tenant_key = $1 and p.order_id = $2 order by p.id
             limit 100]], tenant, order_id },

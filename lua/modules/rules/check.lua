@@ -271,6 +271,8 @@ end
 ---@param o RuleCheckInput
 ---@return {ok: boolean, diagnostics: table[], manifest: table|nil, sampleRuns: table[], spec: table|nil}
 function M.run(o)
+    -- The command line checks without having loaded the modules.
+    if #capabilities.names() == 0 then require("kasma.boot").load_for_rules() end
     local file, settings = o.file or (o.id or "rule") .. ".lua", o.settings or {}
     local report = { ok = true, diagnostics = {}, sampleRuns = {} }
     local lines = {}

@@ -38,7 +38,7 @@ local NAME_MAX = 80
 
 -- The catalogue is declared by the modules; the command line checks without having loaded them.
 local function catalogue()
-    if #events.names() == 0 then require("kasma.boot").load_events() end
+    if #events.names() == 0 then require("kasma.boot").load_for_rules() end
     return events
 end
 
@@ -52,10 +52,6 @@ function M.duration(text)
     return ms and ms > 0 and ms <= WAIT_MAX and ms or nil
 end
 
----@param name string
----@return boolean
-function M.is_custom(name) return name:find("^custom%.[a-z0-9_][a-z0-9_.]*$") ~= nil and #name <= 100 end
-
 --- The member of an event's data that names an entity: order -> orderId.
 ---@param of string
 ---@return string|nil
@@ -63,7 +59,7 @@ function M.id_member(of) return of:find("^%l+$") and of .. "Id" or nil end
 
 local function event_problem(name, where, nearest)
     if type(name) ~= "string" then return { message = where .. " must be the name of an event" } end
-    if catalogue().find(name) or M.is_custom(name) then return nil end
+    if catalogue().find(name) or events.is_custom(name) then return nil end
     local known = {}
     for _, other in ipairs(events.names()) do known[other] = true end
     local near = nearest(name, known)
@@ -73,7 +69,7 @@ end
 
 -- Whether an event of that name can ever be of the entity that the workflow is about.
 local function can_be_of(name, starts)
-    if M.is_custom(name) or #starts == 0 then return true end
+    if events.is_custom(name) or #starts == 0 then return true end
     local event = events.find(name)
     for _, start in ipairs(starts) do
         local first = events.find(start)

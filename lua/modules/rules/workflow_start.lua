@@ -53,14 +53,38 @@ function M.insert(tx, starts)
     return fresh
 end
 
+--- Starts a live workflow rule without an event, for another rule: its run's event is `job`.
+---@param scope Scope with what it was caused by: hops, entity {type, id}
+---@param key string of the rule
+---@param o {id: string, payload: table, delay_ms: integer|nil} the same id starts the rule once
+---@return boolean|nil started false: it was started before, string|nil why
+function M.enqueue(scope, key, o)
+    local hops = scope.hops or 1
+    if hops >= M.HOPS_MAX then return nil, "too_many_hops" end
+    local rule = store.live_rule(scope.tenant, key)
+    if not rule then return nil, "not_found" end
+    local plan = runner.version(scope.tenant, rule.id, rule.version).plan
+    local now_ms, entity = time.now(), scope.entity or { type = "job", id = o.id }
+    local data = {}
+    for name, value in pairs(o.payload) do data[name] = value end
+    data.id = entity.id
+    local fresh = db.transaction(scope.tenant, function(tx)
+        return M.insert(tx, { { scope = { tenant = scope.tenant, app = scope.app, actor_kind = "system" }, row = {
+            tenant_key = scope.tenant, app_key = scope.app, id = uuid.v7(), rule_id = rule.id, version = rule.version, event = "job",
+            event_id = o.id, event_data = data, entity_type = entity.type, entity_id = entity.id, awaits = plan.awaits, hops = hops,
+            wake_at = (o.delay_ms or 0) > 0 and time.iso(now_ms + o.delay_ms) or nil, now = time.iso(now_ms) } } })
+    end)
+    return #fresh > 0
+end
+
 -- Of what an event is.
 local function kind_of(row, name)
-    local event = events.find(name)
+    local event = events.find(name) -- one of a rule says itself of what it is
     return event and event.of or type(row.payload.of) == "string" and row.payload.of or "custom"
 end
 
 local function is_about(row, name, data, run)
-    if row.key == run.entity_id and (kind_of(row, name) == run.entity_type or plans.is_custom(name)) then return true end
+    if row.key == run.entity_id and (kind_of(row, name) == run.entity_type or events.is_custom(name)) then return true end
     local member = plans.id_member(run.entity_type)
     return member ~= nil and data[member] == run.entity_id
 end

@@ -30,6 +30,15 @@ function M.look(tenant, entities)
     return results[1][1] and results[1][1].paused or {}, results[2], results[3]
 end
 
+--- A live workflow rule by its key; none when it is paused.
+---@return table|nil {id, key, version}
+function M.live_rule(tenant, key)
+    return db.one(tenant, [[select r.id, r.key, r.active_version as version from rules r
+      left join rule_epochs e on e.tenant_key = $1
+      where r.tenant_key = $1 and r.key = $2 and r.hook = 'workflow' and r.state = 'active'
+        and not coalesce(e.paused && array['*', 'workflow'], false)]], tenant, key)
+end
+
 --- A version with its rule, as live.spec takes it; the newest active one when no number is given.
 ---@param tenant string
 ---@param rule_id string

@@ -42,7 +42,11 @@ local function given(value)
     return value
 end
 
-local function scope_of(tenant, run) return { tenant = tenant, app = run.app_key, actor_kind = "system", hops = run.hops + 1 } end
+-- Who acts for a run, and what it was caused by.
+local function scope_of(tenant, run)
+    return { tenant = tenant, app = run.app_key, actor_kind = "system", hops = run.hops + 1, entity = { type = run.entity_type,
+        id = run.entity_id } }
+end
 
 -- Claiming ---------------------------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,235 @@
+-- What the steps of a workflow can do: orders, mails, notices, other rules and events. All of it is written once, however often a step is
+-- tried.
+local json = require("core.json")
+local time = require("core.time")
+local uuid = require("core.uuid")
+local db = require("kasma.db")
+local outbox = require("kasma.outbox")
+local support = require("api.support")
+local shop_of = require("api.shop")
+
+local must = shop_of.must
+
+local function post(who, path, body) return who:post("/rules/" .. path, body or {}) end
+
+local function publish(shop, key, needs, on, steps)
+    must(post(shop.owner, "create", { key = key, hook = "workflow", name = key, source = ([[return { hook = "workflow", name = "Flow",
+        needs = { %s }, on = { %s }, steps = { %s } }]]):format(needs, on, steps) }))
+    return must(post(shop.owner, key .. "/publish", { revision = 1, note = "go" }))
+end
+
+local function emit(shop, name, id, data)
+    db.pipeline(shop.key, { outbox.event({ tenant = shop.key, app = shop.app }, name, id, data or {}) })
+end
+
+local function runs(shop, key, query) return must(shop.owner:get("/rules/" .. key .. "/workflows" .. (query or "")), 200) end
+
+local function run_in(shop, key, id, state)
+    local seen
+    local ok, run = pcall(support.eventually, function()
+        seen = runs(shop, key, "?entityId=" .. id)[1]
+        return seen and seen.state == state and seen
+    end, 30)
+    if not ok then error(("no run that is %s: %s"):format(state, seen and json.encode(seen) or "none"), 2) end
+    return run
+end
+
+-- Runs a step that does something and then fails, twice: by retry of the run. The log of the last attempt.
+local function twice(shop, key, needs, body, data)
+    publish(shop, key, needs, "\"custom." .. key .. "\"", ([[{ name = "a", run = function(input)
+        local data = input.subject.event.data
+        %s
+        if data.fails then error("once more") end
+    end }]]):format(body))
+    local id = uuid.v4()
+    data.fails = true
+    emit(shop, "custom." .. key, id, data)
+    local run = run_in(shop, key, id, "failed")
+    must(post(shop.owner, "workflows/" .. run.id .. "/retry", { reason = "again" }))
+    support.eventually(function()
+        run = runs(shop, key)[1]
+        return run.state == "failed" and #run.steps == 2
+    end, 20)
+    assert.equal("once more", run.error.message)
+    return run.steps[2].log
+end
+
+-- Runs a step of one event and answers what it logged.
+local function once(shop, key, needs, body, data)
+    publish(shop, key, needs, "\"custom." .. key .. "\"", ([[{ name = "a", run = function(input)
+        local data = input.subject.event.data
+        %s
+    end }]]):format(body))
+    local id = uuid.v4()
+    emit(shop, "custom." .. key, id, data)
+    local run
+    support.eventually(function()
+        run = runs(shop, key, "?entityId=" .. id)[1]
+        return run and run.finishedAt ~= json.null
+    end, 30)
+    return run.steps[1].log, run
+end
+
+local function words(log) return (tostring(log):gsub("%s+", " "):gsub(" $", "")) end
+
+describe("orders in a workflow", function()
+    local shop, order
+
+    setup(function()
+        local product
+        shop, product = shop_of.simple(0, { trackInventory = false })
+        order = must(shop_of.checkout(shop_of.buyer(shop, product, 2), { paymentMethod = "COD" })).orders[1]
+    end)
+
+    it("are read without names and addresses, and only the shop's own", function()
+        local log = once(shop, "reads", "\"orders\"", [[local order = orders.get(data.order)
+            log(order.number, order.status, order.total, order.currency, #order.items, order.items[1].qty, order.country)
+            log(orders.get(data.other), select(2, orders.get(data.other)), select(2, orders.get("nonsense")))
+            local fields = {} for name in pairs(order) do fields[#fields + 1] = name end
+            log(table.concat(fields, ","))]], { order = order.id, other = uuid.v7() })
+        local lines = {}
+        for line in log:gmatch("[^\n]+") do lines[#lines + 1] = words(line) end
+        assert.equal(("%s pending 200000 VND 1 2 VN"):format(order.orderNumber), lines[1])
+        assert.equal("nil not_found not_found", lines[2])
+        for _, word in ipairs{ "address", "email", "phone", "notes" } do assert.is_nil(lines[3]:find(word, 1, true), word) end
+        local other = support.tenant()
+        assert.equal("nil not_found", words(once(other, "reads", "\"orders\"", [[log(orders.get(data.order))]], { order = order.id })))
+    end)
+
+    it("take a note and a state once, however often the step is tried", function()
+        twice(shop, "notes", "\"orders\"", [[assert(orders.note(data.order, "Gift wrap")) assert(orders.note(data.order, "Call first"))
+            assert(orders.set_workflow_state(data.order, "packing"))]], { order = order.id })
+        local details = must(shop.owner:post("/sales/orders/details", { id = order.id }))
+        assert.same({ "Gift wrap\nCall first", "packing" }, { details.internalNotes, details.workflowState })
+        local noted = {}
+        for _, event in ipairs(details.events) do
+            if event.actorKind == "script" then noted[#noted + 1] = event.type .. " " .. event.reason end
+        end
+        assert.same({ "note Gift wrap", "note Call first", "workflow_state packing" }, noted)
+    end)
+
+    it("are not there for a rule that does not need them", function()
+        local answer = must(post(shop.owner, "check", { source = [[return { hook = "workflow", name = "x", on = { "order.placed" },
+            steps = { { name = "a", run = function(input) orders.note(input.subject.event.id, "x") end } } }]] }))
+        assert.same({ "capability_denied", 2 }, { answer.diagnostics[1].code, answer.diagnostics[1].line })
+    end)
+end)
+
+describe("people in a workflow", function()
+    local shop, buyer
+
+    setup(function()
+        local product
+        shop, product = shop_of.simple(0, { trackInventory = false })
+        buyer = support.shopper(shop)
+        must(shop_of.checkout(shop_of.buyer(shop, product, 1, buyer), { paymentMethod = "COD" }))
+    end)
+
+    local function mails()
+        local list = {}
+        for i, row in ipairs(db.read(shop.key, [[select template, state, recipient from mail_messages where tenant_key = $1
+          and key like 'rule:%']], shop.key)) do
+            list[i] = row
+        end
+        return list
+    end
+
+    it("get a mail of the shop only when they agreed, once, and never after they left the list", function()
+        assert.equal("nil no_consent", words(once(shop, "unasked", "\"mail\"", [[log(mail.send("thank-you", data.user, {}))]],
+            { user = buyer.user.id })))
+        assert.same({}, mails())
+        db.query(shop.key, "update customers set marketing_consent_at = $3::timestamptz where tenant_key = $1 and user_id = $2", shop.key,
+            buyer.user.id, time.iso(time.now()))
+        twice(shop, "mails", "\"mail\"", [[assert(mail.send("shop-message", data.user, { title = "About N-1", body = "See you" }))]],
+            { user = buyer.user.id })
+        support.eventually(function() return mails()[1].state == "sent" end, 20)
+        assert.same({ { template = "shop-message", state = "sent", recipient = buyer.user.email } }, mails())
+        local text = support.mail_to(buyer.user.email, "About N-1")
+        assert.is_truthy(text and text:find("See you", 1, true))
+        must(shop.owner:post("/mail/suppressions/create", { email = buyer.user.email }))
+        assert.equal("nil suppressed", words(once(shop, "left", "\"mail\"", [[log(mail.send("thank-you", data.user, {}))]],
+            { user = buyer.user.id })))
+        local stranger = support.user(support.tenant())
+        assert.equal("nil not_found", words(once(shop, "stranger", "\"mail\"", [[log(mail.send("thank-you", data.user, {}))]],
+            { user = stranger.user.id })))
+        local _, run = once(shop, "codes", "\"mail\"", [[mail.send("otp", data.user, { code = "123456" })]], { user = buyer.user.id })
+        assert.same({ "failed", "mail.send: there is no template 'otp' for rules" }, { run.state, run.error.message })
+        assert.equal(1, #mails())
+    end)
+
+    it("are told something in the app, once", function()
+        twice(shop, "tells", "\"notify\"", [[assert(notify.user(data.user, "Your tea", "is on its way"))]], { user = buyer.user.id })
+        local notices = must(buyer:get("/api/social/notices"), 200)
+        local told = {}
+        for _, notice in ipairs(notices.data) do
+            if notice.title == "Your tea" then told[#told + 1] = notice.body end
+        end
+        assert.same({ "is on its way" }, told)
+        local stranger = support.user(support.tenant())
+        assert.equal("nil not_found", words(once(shop, "others", "\"notify\"", [[log(notify.user(data.user, "a", "b"))]],
+            { user = stranger.user.id })))
+    end)
+end)
+
+describe("what a workflow causes", function()
+    it("starts another rule once by a name that it gives, and later when it says so", function()
+        local shop = support.tenant()
+        publish(shop, "target", "", "", [[{ name = "t", run = function(input)
+            log(input.subject.event.name, input.subject.event.data.word) end }]])
+        local log = twice(shop, "asks", "\"jobs\"", [[
+            log(jobs.enqueue("target", { word = "tea" }, { dedupe = "same" }).started,
+              jobs.enqueue("target", { word = "again" }, { dedupe = "same" }).started, jobs.enqueue("target", { word = "plain" }).started)
+            log(jobs.enqueue("target", { word = "late" }, { delay_s = 86400 }).started, select(2, jobs.enqueue("nothing", {})))]], {})
+        assert.equal("false false false false not_found", words(log)) -- of the second attempt
+        local list = support.eventually(function()
+            local all = runs(shop, "target")
+            local done = 0
+            for _, run in ipairs(all) do done = done + (run.state == "done" and 1 or 0) end
+            return #all == 3 and done == 2 and all
+        end, 20)
+        local said, late = {}, nil
+        for _, run in ipairs(list) do
+            if run.state == "done" then said[#said + 1] = words(run.steps[1].log) else late = run end
+        end
+        table.sort(said)
+        assert.same({ "job plain", "job tea" }, said)
+        assert.same({ "running", {} }, { late.state, late.steps })
+        assert.is_true(time.parse(late.wakeAt) > time.now() + 86000000)
+    end)
+
+    it("is an event that workflows and webhooks hear once, of the same entity", function()
+        local shop = support.tenant()
+        local endpoint = must(shop.owner:post("/webhooks/endpoints/create", { name = "x", url = "https://hooks.shop.example.org/x",
+            events = { "custom.packed" } }))
+        publish(shop, "hears", "", "\"custom.packed\"", [[{ name = "h", run = function(input) log(input.subject.event.data.boxes) end }]])
+        twice(shop, "packs", "\"events\"", [[assert(events.emit("packed", { boxes = 3 }))]], {})
+        local heard = support.eventually(function() return runs(shop, "hears")[1] end, 20)
+        local source = runs(shop, "packs")[1]
+        assert.same({ source.entity.id, 1, "3" }, { heard.entity.id, heard.hops, words(run_in(shop, "hears", source.entity.id,
+            "done").steps[1].log) })
+        assert.equal(1, #runs(shop, "hears"))
+        local deliveries = support.eventually(function()
+            local list = must(shop.owner:get("/webhooks/deliveries?endpointId=" .. endpoint.id), 200)
+            return #list > 0 and list
+        end, 20)
+        assert.equal("custom.packed", deliveries[1].event)
+    end)
+
+    it("ends after eight hops where rules cause each other", function()
+        local shop = support.tenant()
+        publish(shop, "loops", "\"events\"", "\"custom.loop\"", [[{ name = "a", run = function()
+            assert(events.emit("custom.loop", { round = 1 })) end }]])
+        emit(shop, "custom.loop", "x")
+        support.eventually(function()
+            local list = runs(shop, "loops")
+            return #list == 8 and list[1].state == "done"
+        end, 30)
+        -- The last event is out, and nobody follows.
+        support.eventually(function()
+            return db.one(shop.key, [[select 1 as one from outbox where tenant_key = $1 and sent_at is not null
+              and payload ->> 'name' = 'custom.loop' and payload ->> 'hops' = '8']], shop.key)
+        end, 20)
+        local list = runs(shop, "loops")
+        assert.same({ 8, 7 }, { #list, list[1].hops })
+    end)
+end)
