@@ -20,4 +20,5 @@ return {
     "0018_rules",
     "0019_history_guard",
     "0020_workflows",
+    "0021_rule_approval",
 }

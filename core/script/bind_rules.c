@@ -5,10 +5,11 @@
  * highest priority first set:count(hook), set:epoch(), set:memory() (bytes of the tenant's state) set:run(index, input
  * [, form [, {instructions, bytes}]]) -> output, info | nil, {outcome, code, message, line, ...} `form` from
  * rules.form: what it does not name is left out of the input. The output may be nil, which is an answer: look at
- * info.outcome. info = {outcome, instructions, micros, heap, log, log_lines, reason, tripped} set:describe(index) ->
- * manifest as plain data, schemas included | nil, failure set:with(spec) -> set                     one rule added or
- * replaced, for trying it: failures are nobody's set:without(id) -> set rules.publish(tenant, epoch, specs) -> true |
- * nil, err spec = {id, rule_id, hook, name, number, priority, on_error, source, config = JSON text, fallback = JSON
+ * info.outcome. info = {outcome, instructions, micros, heap, log, log_lines, reason, tripped} set:fault(index, why) ->
+ * whether the breaker opened: the answer of its last run is out of form, which counts as a failure set:describe(index)
+ * -> manifest as plain data, schemas included | nil, failure set:with(spec) -> set                     one rule added
+ * or replaced, for trying it: failures are nobody's set:without(id) -> set rules.publish(tenant, epoch, specs) -> true
+ * | nil, err spec = {id, rule_id, hook, name, number, priority, on_error, source, config = JSON text, fallback = JSON
  * text, open_until_ms, libs = {{key, source}}} rules.epoch(tenant) -> integer or nil; rules.holds(tenant, id, number)
  * -> bool rules.form(definition [, path]) -> form   {fields = {name = definition}}, {item = definition}, else plain
  * data rules.globals() -> {name = true, or {member = true} of a library} rules.limits(hook) -> {instructions, heap,
@@ -17,6 +18,7 @@
 #include "script/bind_rules.h"
 
 #include <lauxlib.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -226,6 +228,15 @@ static int l_set_run(lua_State *L) {
     }
     bind_rule_report(L, &report, report.log_lines ? rules_log(set) : (struct str){0});
     return 2;
+}
+
+static int l_set_fault(lua_State *L) {
+    struct rule_set *set = bind_rule_set(L, 1);
+    size_t i = bind_rule_index(L, set, 2);
+    struct sandbox_report report = {.outcome = OUTCOME_INVALID_RESULT};
+    int n = snprintf(report.message, sizeof report.message, "%s", luaL_checkstring(L, 3));
+    lua_pushboolean(L, n >= 0 && rules_fault(set, i, &report));
+    return 1;
 }
 
 static int l_set_describe(lua_State *L) {
@@ -475,10 +486,11 @@ int luaopen_core_rules(lua_State *L) {
                                          {"holds", l_holds},   {"form", l_form},       {"globals", l_globals},
                                          {"limits", l_limits}, {"reload", l_reload},   {"folder", l_folder},
                                          {"loads", l_loads},   {"status", l_status},   {NULL, NULL}};
-    static const luaL_Reg methods[] = {
-        {"list", l_set_list},     {"count", l_set_count},     {"epoch", l_set_epoch},
-        {"memory", l_set_memory}, {"run", l_set_run},         {"describe", l_set_describe},
-        {"with", l_set_with},     {"without", l_set_without}, {NULL, NULL}};
+    static const luaL_Reg methods[] = {{"list", l_set_list},         {"count", l_set_count},
+                                       {"epoch", l_set_epoch},       {"memory", l_set_memory},
+                                       {"run", l_set_run},           {"fault", l_set_fault},
+                                       {"describe", l_set_describe}, {"with", l_set_with},
+                                       {"without", l_set_without},   {NULL, NULL}};
     make_type(L, SET_TYPE, methods, set_gc);
     make_type(L, FORM_TYPE, NULL, NULL);
     if (!rules_are_open()) {

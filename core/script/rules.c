@@ -548,6 +548,7 @@ static void log_failure(const struct tenant *t, struct version *v, const struct 
 void version_note_run(const struct rule_set *s, struct version *v, bool ok, struct sandbox_report *report) {
     if (s->trial || !s->tenant) return;
     if (ok) {
+        v->breaker.tried_ms = v->breaker.open_until_ms;
         v->breaker.open_until_ms = 0;
     } else {
         report->tripped = count_failure(&v->breaker, clock_now());
@@ -570,6 +571,16 @@ bool rules_run(struct rule_set *s, size_t i, const struct sandbox_limits *limits
         sandbox_run(t->sandbox, v->handle, limits ? limits : rules_limits(v->manifest.hook), build, read, data, report);
     version_note_run(s, v, ok, report);
     return ok;
+}
+
+bool rules_fault(struct rule_set *s, size_t i, const struct sandbox_report *report) {
+    if (!s->tenant || i >= s->count || s->trial) return false;
+    struct version *v = s->at[i];
+    if (v->breaker.open_until_ms == 0)
+        v->breaker.open_until_ms = v->breaker.tried_ms; /* the one try failed after all */
+    bool tripped = count_failure(&v->breaker, clock_now());
+    log_failure(s->tenant, v, report);
+    return tripped;
 }
 
 bool rules_describe(struct rule_set *s, size_t i, bool (*read)(lua_State *L, void *data, struct error *err), void *data,

@@ -85,6 +85,9 @@ struct rule_set *rules_without(struct rule_set *base, const char *id, struct err
 bool rules_run(struct rule_set *set, size_t i, const struct sandbox_limits *limits,
                bool (*build)(lua_State *L, void *data, struct error *err),
                bool (*read)(lua_State *L, void *data, struct error *err), void *data, struct sandbox_report *report);
+/* The last run of the rule went well, but its caller finds that the answer is out of the hook's form: it counts as a
+ * failure, which is logged. True: it opened the breaker. */
+bool rules_fault(struct rule_set *set, size_t i, const struct sandbox_report *report);
 /* Hands the manifest to `read` as plain data; see sandbox_describe. */
 bool rules_describe(struct rule_set *set, size_t i, bool (*read)(lua_State *L, void *data, struct error *err),
                     void *data, struct sandbox_report *report);

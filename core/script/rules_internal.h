@@ -15,6 +15,7 @@ struct lib_source {
 struct breaker {
     int64_t failed_ms[BREAKER_FAILURES]; /* business time, the newest first */
     int64_t open_until_ms;               /* 0: closed */
+    int64_t tried_ms; /* what open_until_ms was before the last run that went well: should that turn out wrong */
 };
 
 struct version {

@@ -125,7 +125,10 @@ function M.run(set, rule, input, limits)
         return require("kasma.capabilities").run(nil, set, rule, nil, input, { preview = true, limits = limits })
     end
     local answer, report = set:run(rule.index, input, hook and hook.form, limits)
-    return M.told(rule, answer, report)
+    local run
+    answer, run = M.told(rule, answer, report)
+    if run.outcome ~= report.outcome then run.tripped = set:fault(rule.index, run.message) end -- out of form: it failed after all
+    return answer, run
 end
 
 --- Hands a run to whoever keeps them; of one that failed the input too.

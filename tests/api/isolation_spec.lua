@@ -24,7 +24,6 @@ local OTHERWISE = {
     ["POST /rules/:rule/preview customerId"] = { 201, "the cart of a customer that this tenant does not have is a newcomer's" },
     ["POST /rules/:rule/preview cart.items.productId"] = { 409, "what is not there is not for sale" },
     ["POST /rules/:rule/preview cart.items.variantId"] = { 409, "what is not there is not for sale" },
-    ["POST /rules/:rule/publish previewId"] = { 201, "the preview is only named and opens nothing" },
     ["POST /api/logistics/inventory/list productId"] = { 201, "a filter that finds nothing" },
     ["POST /api/logistics/inventory/list warehouseId"] = { 201, "a filter that finds nothing" },
 }

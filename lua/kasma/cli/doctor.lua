@@ -6,10 +6,10 @@ local M = {}
 M.usage = [[
 kasma doctor [--group NAME]... [--fix-hints] [--json]
 
-Looks at the settings and at PostgreSQL, Redis, MongoDB and the work behind the requests. A line for each check: OK, WARN or
-FAIL, what was found, what comes of it, what to try. It changes nothing and may run beside a live system.
+Looks at the settings, at PostgreSQL, Redis and MongoDB, at the work behind the requests and at the shops' rules. A line for each
+check: OK, WARN or FAIL, what was found, what comes of it, what to try. It changes nothing and may run beside a live system.
 
-  --group NAME   config, postgres, redis, mongo or work; may be given several times
+  --group NAME   config, postgres, redis, mongo, work or rules; may be given several times
   --fix-hints    print nothing but what to try
   --json         one JSON object: checks, ok, warnings, failed
 
@@ -21,7 +21,7 @@ Ends with 0 when all is well, 1 with warnings, 2 when something failed.
 ]]
 
 local GROUPS = { { "config", "kasma.doctor.settings" }, { "postgres", "kasma.doctor.postgres" }, { "redis", "kasma.doctor.redis" },
-    { "mongo", "kasma.doctor.mongo" }, { "work", "kasma.doctor.work" } }
+    { "mongo", "kasma.doctor.mongo" }, { "work", "kasma.doctor.work" }, { "rules", "kasma.doctor.rules" } }
 local WORD = { ok = "OK", warn = "WARN", fail = "FAIL" }
 
 local function look(wanted)

@@ -214,4 +214,19 @@ function M.create_permission(scope, input)
     return { id = id, permission_key = input.permission_key, description = input.description or "" }
 end
 
+--- The active members of a tenant whose roles grant a permission; at most 100.
+---@param tenant string
+---@param permission string
+---@return string[] ids of users
+function M.holders(tenant, permission)
+    local grants, at = { "*", permission }, permission:find(".", 1, true)
+    while at do
+        grants[#grants + 1] = permission:sub(1, at) .. "*"
+        at = permission:find(".", at + 1, true)
+    end
+    local ids = {}
+    for i, row in ipairs(role_store.holders_of(tenant, grants, time.iso(time.now()))) do ids[i] = row.user_id end
+    return ids
+end
+
 return M

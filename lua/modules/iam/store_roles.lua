@@ -1,4 +1,5 @@
 -- SQL of roles and permissions: those of a tenant, and those of the platform.
+local pg = require("core.pg")
 local db = require("kasma.db")
 local null = require("kasma.null")
 
@@ -144,6 +145,20 @@ function M.owners(tenant, now)
         join user_tenants m on m.user_id = x.user_id and m.tenant_key = x.tenant_key and m.status = 'active'
       where x.tenant_key = $1 and (x.expires_at is null or x.expires_at > $2::timestamptz)
         and u.status = 'active' and not u.is_locked and u.deleted_at is null limit 100]], tenant, now)
+end
+
+--- Active members of a tenant whose roles there grant one of these.
+---@param tenant string
+---@param grants string[] a permission and what covers it
+---@param now string
+---@return table[] {user_id}
+function M.holders_of(tenant, grants, now)
+    return db.read(tenant, [[select distinct x.user_id from user_roles x
+        join role_permissions p on p.tenant_key = x.tenant_key and p.role_id = x.role_id and p.permission_key = any($2::text[])
+        join users u on u.id = x.user_id
+        join user_tenants m on m.user_id = x.user_id and m.tenant_key = x.tenant_key and m.status = 'active'
+      where x.tenant_key = $1 and (x.expires_at is null or x.expires_at > $3::timestamptz)
+        and u.status = 'active' and not u.is_locked and u.deleted_at is null order by x.user_id limit 100]], tenant, pg.array(grants), now)
 end
 
 --- Whether an active owner is left when this role grants everything no more, or whether it makes no owner.

@@ -15,6 +15,7 @@ local plans = require("modules.rules.workflow_plan")
 local M = {}
 
 local SOURCE_MAX = 65536
+M.DOCS = "docs/rules.md#findings"
 local SCRATCH = "rules-check" -- a tenant of nobody's: what is tried runs in its state
 
 -- Bytecode ---------------------------------------------------------------------------------------------------------------------
@@ -214,7 +215,7 @@ end
 local function budget_of(run, hook)
     local limits = rules.limits(hook)
     return { instructions = { used = run.instructions, limit = limits.instructions }, heap = { used = run.heap, limit = limits.heap },
-        wallMicros = { used = run.micros, limit = limits.wall_us } }
+        wallMicros = { used = run.micros, limit = limits.wall_us }, result = { limit = limits.result } }
 end
 M.budget_of = budget_of
 
@@ -251,6 +252,15 @@ local function try(set, id, hook, out, inputs)
     return results
 end
 
+--- Adds a finding of others to a report; an error makes it a failed one.
+---@param report table
+---@param d table severity, code, message and what else is known
+function M.add(report, d)
+    d.file, d.docsUrl = d.file or report.file, M.DOCS
+    if d.severity == "error" then report.ok = false end
+    report.diagnostics[#report.diagnostics + 1] = d
+end
+
 -- The check --------------------------------------------------------------------------------------------------------------------
 
 --- The JSON text of a config for the core; an empty table is an object.
@@ -266,7 +276,6 @@ end
 ---@field file string|nil what findings call it
 ---@field id string|nil key
 ---@field libs table[]|nil {key, source}
----@field inputs table[]|nil more inputs to try it with: {name, input}
 
 ---@param o RuleCheckInput
 ---@return {ok: boolean, diagnostics: table[], manifest: table|nil, sampleRuns: table[], spec: table|nil}
@@ -274,7 +283,7 @@ function M.run(o)
     -- The command line checks without having loaded the modules.
     if #capabilities.names() == 0 then require("kasma.boot").load_for_rules() end
     local file, settings = o.file or (o.id or "rule") .. ".lua", o.settings or {}
-    local report = { ok = true, diagnostics = {}, sampleRuns = {} }
+    local report = { ok = true, diagnostics = {}, sampleRuns = {}, file = file }
     local lines = {}
     for text in (o.source .. "\n"):gmatch("(.-)\r?\n") do lines[#lines + 1] = text end
     local function out(code, message, place, hint)
@@ -285,7 +294,7 @@ function M.run(o)
         report.diagnostics[#report.diagnostics + 1] = { severity = severity, code = code, file = file, line = line,
             column = place.column or hint and column_of(lines, line, message:match("'([%w_]+)'")) or column_of(lines, line,
                 message:match("'([%w_]+)'")), message = message, hint = hint, budget = place.budget, sample = place.sample,
-            docsUrl = "docs/rules.md#findings" }
+            docsUrl = M.DOCS }
     end
     local function done()
         json.array(report.diagnostics)
@@ -374,7 +383,6 @@ function M.run(o)
     end
     if hook.kind == "hook" then
         local inputs = hook.quote and samples.quotes(hook_name, settings.config) or catalogue.samples(hook)
-        for _, more in ipairs(o.inputs or {}) do inputs[#inputs + 1] = more end
         report.sampleRuns = try(set, id, hook, out, inputs)
     end
     return done()

@@ -17,6 +17,11 @@ local stream = require("modules.rules.stream")
 
 local M = {}
 
+local LOOK_MS = 500
+
+local held, order, turn = {}, {}, 0 -- tenants whose rules this process holds, and the one that is looked at next
+local stale = {}                    -- those whose newest rules it could not load: {epoch, why}
+
 --- A row of a rule with its version, as the core takes it.
 ---@param row table id, key, hook, name, breaker_until, version, source, settings, libs
 ---@return table spec
@@ -42,7 +47,13 @@ local function load(tenant, epoch)
     if not ok then
         -- What was live stays live; the next look tries again.
         log.error("rules could not be loaded", { tenant = tenant, epoch = epoch, error = err.message })
+        stale[tenant] = { epoch = epoch, why = err.message }
         return
+    end
+    stale[tenant] = nil
+    if not held[tenant] then
+        held[tenant] = true
+        order[#order + 1] = tenant
     end
     if epoch > 0 then
         heartbeat.set_epoch(tenant, epoch)
@@ -67,6 +78,21 @@ function M.ensure(tenant)
     end
     error(why, 0)
 end
+
+--- Tenants whose newest rules this process could not load: it goes on with those it had.
+---@return table<string, {epoch: integer, why: string}>
+function M.stale() return stale end
+
+-- A word that was lost is made good when the tenant's next request comes. Where none comes, the worker looks by itself, at one tenant
+-- after the other, so that whoever publishes does not see a worker that seems to be left behind.
+local function look()
+    if #order == 0 then return end
+    turn = turn % #order + 1
+    pcall(M.ensure, order[turn])
+end
+
+--- Starts to look. Once a process.
+function M.start() sched.every(LOOK_MS, look) end
 
 --- Something that is live has changed: here now, elsewhere as fast as word gets about.
 ---@param tenant string

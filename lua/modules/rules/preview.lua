@@ -138,10 +138,64 @@ local function run_of(quote, key)
     return nil
 end
 
+M.price, M.run_of = price, run_of
+
+--- Counts, over quotes in which a rule takes part, what else gave something on the same orders.
+---@param rule table
+---@return {add: fun(quote: table), interactions: (fun(): table[]), warnings: fun(orders: integer): table[]}
+function M.companions(rule)
+    local counts, promotion = {}, {}
+
+    local function name_of(a, quote)
+        local name = a.label or a.source_id
+        if a.kind == "script" then
+            for _, run in ipairs(quote.rule_runs or {}) do
+                if (run.rule_id or run.id) == a.source_id then name = run.name end
+            end
+        end
+        name = (a.kind == "coupon" and "coupon '%s'" or "promotion '%s'"):format(name)
+        promotion[name] = a.kind ~= "coupon"
+        return name
+    end
+
+    local function add(quote)
+        local own, others = false, {}
+        for _, a in ipairs(quote.adjustments) do
+            if a.source_id == rule.id or a.source_id == rule.key then
+                own = own or a.amount > 0
+            elseif a.kind == "script" or a.kind == "promotion" or a.kind == "coupon" then
+                local name = name_of(a, quote)
+                others[name] = others[name] or a.amount > 0
+            end
+        end
+        for name, gave in pairs(others) do counts[name] = (counts[name] or 0) + (own and gave and 1 or 0) end
+    end
+
+    local function interactions()
+        local list = json.array{}
+        for name, n in pairs(counts) do list[#list + 1] = { with = name, orders = n } end
+        table.sort(list, function(a, b) return a.orders > b.orders or a.orders == b.orders and a.with < b.with end)
+        return list
+    end
+
+    local function warnings(orders)
+        local list = json.array{}
+        for _, i in ipairs(interactions()) do
+            if i.orders > 0 and promotion[i.with] then
+                list[#list + 1] = { severity = "warning", code = "stacks_with", with = i.with, orders = i.orders, of = orders,
+                    message = ("stacks with %s: %d of %d orders got both"):format(i.with, i.orders, orders) }
+            end
+        end
+        return list
+    end
+    return { add = add, interactions = interactions, warnings = warnings }
+end
+
 --- A tally of previews.
-local function tally_new(key, from, to, kind)
-    return { key = key, against = { kind = kind, asked = 0, used = 0, skipped = {} }, compare = { from = from, to = to },
-        before = 0, after = 0, net = 0, tax = 0, changed = 0, same = 0, failed = 0, orders = {}, instructions = {}, with = {} }
+local function tally_new(rule, from, to, kind)
+    return { key = rule.key, both = M.companions(rule), against = { kind = kind, asked = 0, used = 0, skipped = {} },
+        compare = { from = from, to = to }, before = 0, after = 0, net = 0, tax = 0, changed = 0, same = 0,
+        failed = 0, orders = {}, instructions = {} }
 end
 
 local function tally_add(t, ref, before, after, why)
@@ -160,17 +214,13 @@ local function tally_add(t, ref, before, after, why)
     end
     t.before, t.after = t.before + before.total, t.after + after.total
     t.net, t.tax = t.net + after.merchandise - before.merchandise, t.tax + after.tax - before.tax
+    t.both.add(after)
     if before.total == after.total and before.merchandise == after.merchandise then
         t.same = t.same + 1
         return
     end
     t.changed = t.changed + 1
     local was, is = adjustments_of(before), adjustments_of(after)
-    for _, a in ipairs(after.adjustments) do
-        if a.kind == "promotion" and run and run.operations and run.operations > 0 then
-            t.with[a.label or a.source_id] = (t.with[a.label or a.source_id] or 0) + 1
-        end
-    end
     t.orders[#t.orders + 1] = { orderNumber = ref.number or null, orderId = ref.order_id or null, before = before.total,
         after = after.total,
         delta = after.total - before.total, reason = run and run.reason or null, added = beyond(is, was), removed = beyond(was, is) }
@@ -188,15 +238,12 @@ local function tally_result(t)
         return tostring(a.orderNumber) < tostring(b.orderNumber)
     end)
     while #t.orders > SHOWN do t.orders[#t.orders] = nil end
-    local interactions = {}
-    for label, n in pairs(t.with) do interactions[#interactions + 1] = { with = "promotion " .. label, orders = n } end
-    table.sort(interactions, function(a, b) return a.with < b.with end)
     json.array(t.against.skipped)
     return { against = t.against, compare = t.compare, totals = { before = t.before, after = t.after, delta = t.after - t.before,
         merchandiseNet = t.net, tax = t.tax, currency = t.currency or null }, changed = t.changed, same = t.same, failed = t.failed,
-        firstFailure = t.first_failure or null, orders = json.array(t.orders), interactions = json.array(interactions),
+        firstFailure = t.first_failure or null, orders = json.array(t.orders), interactions = t.both.interactions(),
         budget = { instructions = { p50 = quantile(t.instructions, 0.5), p99 = quantile(t.instructions, 0.99),
-            max = t.instructions[#t.instructions] or 0, limit = 200000 } }, warnings = json.array{} }
+            max = t.instructions[#t.instructions] or 0, limit = 200000 } }, warnings = t.both.warnings(t.against.used) }
 end
 
 -- What is compared ---------------------------------------------------------------------------------------------------------------------
@@ -230,28 +277,7 @@ local function sides(scope, rule, body)
         return type(which) == "number" and "version " .. which or which
     end
     local from_text = from == "active" and "version " .. tostring(rule.active_version) or told(from, row)
-    return before, after, from_text, told(to, row)
-end
-
---- The last inputs that rules of a hook were asked about, for publishing: each as core.pricing takes it.
----@param tenant string
----@param hook string
----@return table[] {name, input}
-function M.stored_inputs(tenant, hook)
-    local samples = require("modules.rules.samples")
-    local list = {}
-    if not catalogue.get(hook).quote then return list end
-    for _, s in ipairs(store.snapshots(tenant, nil, nil, nil, 200)) do
-        local ask = ask_of(s.input)
-        local a = s.input.address or {}
-        local input = samples.input(ask.lines, { currency = s.currency, customer = ask.customer.id and { id = ask.customer.id,
-            groups = ask.customer.groups, first_order = ask.customer.first_order, orders_count = ask.customer.orders_count } or nil,
-            country = present(a.country), region = present(a.region), zip = present(a.zipCode),
-            tax_ppm = hook == "tax.resolve" and 100000 or nil })
-        input.now_ms = s.input.at
-        list[#list + 1] = { name = s.order_number, input = input }
-    end
-    return list
+    return { before = before, after = after, from = from_text, to = told(to, row), revision = to == "draft" and row.revision or nil }
 end
 
 local function each_snapshot(tenant, o, visit)
@@ -279,8 +305,9 @@ local function each_snapshot(tenant, o, visit)
 end
 
 local function over_orders(scope, rule, body, progress)
-    local before_set, after_set, from, to = sides(scope, rule, body)
-    local t = tally_new(rule.key, from, to, "orders")
+    local both = sides(scope, rule, body)
+    local before_set, after_set = both.before, both.after
+    local t = tally_new(rule, both.from, both.to, "orders")
     local at = body.at and time.parse(body.at)
     local n = 0
     each_snapshot(scope.tenant, body.orders, function(s, id)
@@ -295,15 +322,15 @@ local function over_orders(scope, rule, body, progress)
         if progress and n % 20 == 0 then return progress(n) end
         return true
     end)
-    return tally_result(t)
+    return tally_result(t), both.revision
 end
 
 local function one(scope, rule, body, input, ref, kind)
-    local before_set, after_set, from, to = sides(scope, rule, body)
-    local t = tally_new(rule.key, from, to, kind)
+    local both = sides(scope, rule, body)
+    local t = tally_new(rule, both.from, both.to, kind)
     local at = body.at and time.parse(body.at)
-    local before, why = price(scope, input, before_set, at)
-    local after, why_after = price(scope, input, after_set, at)
+    local before, why = price(scope, input, both.before, at)
+    local after, why_after = price(scope, input, both.after, at)
     if not before or not after then errors.unprocessable{ message = why or why_after, code = "no_price" } end
     tally_add(t, ref, before, after)
     local result = tally_result(t)
@@ -348,8 +375,16 @@ function M.run(scope, ref, body)
     local asked = o.ids and #o.ids or o.last or M.SYNC_MAX
     o.last = asked
     if not o.ids and #store.snapshots(scope.tenant, o.from, o.to, nil, 1) == 0 then M.no_snapshots() end
-    if asked <= M.SYNC_MAX then return 201, over_orders(scope, rule, body) end
     local id, now = uuid.v7(), time.iso(time.now())
+    if asked <= M.SYNC_MAX then
+        local result, revision = over_orders(scope, rule, body)
+        -- Kept like a job's, so that a publication can name it.
+        db.pipeline(scope.tenant, { store.insert_preview{ tenant_key = scope.tenant, app_key = scope.app, id = id, rule_id = rule.id,
+            spec = body, total = asked, created_by = scope.actor_id, now = now, state = "done", done = result.against.asked,
+            result = result, revision = revision } })
+        result.previewId = id
+        return 201, result
+    end
     db.pipeline(scope.tenant, { store.insert_preview{ tenant_key = scope.tenant, app_key = scope.app, id = id, rule_id = rule.id,
         spec = body, total = asked, created_by = scope.actor_id, now = now },
         outbox.job(scope, "rules-queue", "preview", { previewId = id, tenant_key = scope.tenant, app_key = scope.app },
@@ -387,7 +422,7 @@ function M.work(tenant, app, id)
     tell("running", 0)
     local rule = store.find(tenant, row.rule_id)
     local body = row.spec
-    local ok, result = pcall(over_orders, scope, rule, body, function(n)
+    local ok, result, revision = pcall(over_orders, scope, rule, body, function(n)
         sched.sleep(1) -- at low priority: others go first
         tell("running", n)
         return store.move_preview(tenant, id, "running", n, nil, now()) ~= nil
@@ -399,7 +434,28 @@ function M.work(tenant, app, id)
         tell("failed", row.done)
         return
     end
-    if store.move_preview(tenant, id, "done", result.against.asked, result, now()) then tell("done", result.against.asked) end
+    if store.move_preview(tenant, id, "done", result.against.asked, result, now(), revision) then tell("done", result.against.asked) end
+end
+
+M.mismatch = errors.declare{ code = "preview_mismatch", status = 409, message = "The preview is not of this draft",
+    cause = "it is of another rule or revision, or has no result", cure = "preview the draft as it is now, or leave previewId out" }
+
+--- What a preview of a draft said, in short, for the version that is published on its strength. Raises not found, preview_mismatch.
+---@param tenant string
+---@param id string
+---@param rule table
+---@param revision integer of the draft
+---@return table
+function M.cited(tenant, id, rule, revision)
+    local row = store.preview(tenant, id)
+    if not row then errors.not_found{ message = "Preview not found" } end
+    if row.rule_id ~= rule.id or row.state ~= "done" or row.revision ~= revision then
+        M.mismatch{ details = { state = row.state, revision = row.revision ~= null and row.revision or null, draft = revision } }
+    end
+    local r = row.result
+    return { id = row.id, at = row.created_at, against = { kind = r.against.kind, asked = r.against.asked, used = r.against.used },
+        compare = r.compare, totals = r.totals, changed = r.changed, same = r.same, failed = r.failed,
+        interactions = r.interactions }
 end
 
 -- Replay -------------------------------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ local route = require("kasma.route")
 local schema = require("kasma.schema")
 local audit_store = require("modules.audit.store")
 local diff = require("modules.rules.diff")
+local facts = require("modules.rules.facts")
 local preview = require("modules.rules.preview")
 local rules = require("modules.rules.service")
 local shipped = require("modules.rules.shipped")
@@ -122,18 +123,20 @@ route.get("/rules", {
         local list, q = json.array{}, ctx.query.q and ctx.query.q:lower()
         local epoch = store.epoch(ctx.tenant)
         local live = store.live(ctx.tenant, epoch)
-        local since = time.iso(time.now() - 86400000)
-        for _, rule in ipairs(store.list(ctx.tenant, ctx.query.hook, ctx.query.state)) do
+        local now = time.now()
+        local rows = store.list(ctx.tenant, ctx.query.hook, ctx.query.state)
+        local lost, health = facts.lost(ctx.tenant, rows), facts.health(ctx.tenant, now)
+        for _, rule in ipairs(rows) do
             if not q or (rule.key .. " " .. rule.name:lower()):find(q, 1, true) then
-                local health = { runs24h = 0, failures24h = 0, p99Micros = null,
-                    breaker = rule.breaker_until ~= null and rule.breaker_until and time.parse(rule.breaker_until) > time.now() and "open"
-                        or "closed" }
-                for _, h in ipairs(store.hours(ctx.tenant, rule.id, since)) do
-                    health.runs24h = health.runs24h + h.n
-                    if h.outcome ~= "ok" then health.failures24h = health.failures24h + h.n end
+                local open = rule.breaker_until ~= null and rule.breaker_until and time.parse(rule.breaker_until) > now
+                local h = health[rule.id] or { runs24h = 0, failures24h = 0, p50Micros = null, p99Micros = null }
+                h.breaker = open and "open" or "closed"
+                local findings = json.array{}
+                for i, what in ipairs(lost[rule.id] or {}) do
+                    findings[i] = { severity = "warning", code = "config_invalid", message = what }
                 end
                 list[#list + 1] = rule_body(rule, { draft = { revision = or_null(rule.revision), dirty = rule.dirty == true },
-                    health = health,
+                    health = h, findings = findings,
                     lastError = rule.error_at and rule.error_at ~= null and { line = or_null(rule.error_line), message = rule.error_message,
                         at = rule.error_at } or null,
                     live = { epoch = epoch, workers = live.workers, stale = live.workers - live.loaded } })
@@ -220,7 +223,12 @@ route.post("/rules/:rule/test", {
     returns = { [201] = Any, [422] = { rules.check_failed, rules.tests_failed } },
     handler = function(ctx)
         local rule = rules.find(ctx.tenant, ctx.params.rule)
-        local from = ctx.body.version and store.version(ctx.tenant, rule.id, ctx.body.version) or store.draft(ctx.tenant, rule.id)
+        local from
+        if ctx.body.version then
+            from = store.version(ctx.tenant, rule.id, ctx.body.version) or errors.not_found{ message = "Version not found" }
+        else
+            from = store.draft(ctx.tenant, rule.id)
+        end
         return rules.test(ctx.tenant, { source = from.source, hook = rule.hook, settings = from.settings, key = rule.key,
             tests = ctx.body.tests or from.tests ~= "" and from.tests or "return { tests = {} }", only = ctx.body.only })
     end,
@@ -285,8 +293,8 @@ route.post("/rules/:rule/publish", {
     body = schema.object{ revision = schema.integer{ min = 1 }, note = Note:example("weekend tea"), at = schema.date():optional(),
         ["until"] = schema.date():optional(), acceptWarnings = schema.array(schema.string{ max = 40 }, { max = 20 }):optional(),
         previewId = schema.uuid():optional() },
-    returns = { [201] = Any, [202] = Any, [409] = { rules.draft_conflict, rules.hook_limit, rules.warning_not_accepted },
-        [422] = { rules.check_failed, rules.tests_failed } },
+    returns = { [201] = Any, [202] = Any, [409] = { rules.draft_conflict, rules.hook_limit, rules.rule_off, rules.warning_not_accepted,
+        preview.mismatch }, [422] = { rules.check_failed, rules.tests_failed } },
     handler = function(ctx)
         local status, body = rules.publish(ctx.scope, ctx.params.rule, ctx.body)
         return body, status
@@ -296,7 +304,7 @@ route.post("/rules/:rule/publish", {
 route.post("/rules/:rule/rollback", {
     summary = "Publish an older version again", access = PUBLISH, module = "rules", params = { rule = Ref }, timeout_ms = 30000,
     body = schema.object{ toVersion = schema.integer{ min = 1 }, note = Note },
-    returns = { [201] = Any, [422] = rules.check_failed },
+    returns = { [201] = Any, [409] = { rules.hook_limit, rules.rule_off }, [422] = rules.check_failed },
     handler = function(ctx) return rules.rollback(ctx.scope, ctx.params.rule, ctx.body) end,
 })
 
@@ -304,7 +312,9 @@ for verb, summary in pairs{ disable = "Take a rule out of service", enable = "Pu
     remove = "Remove a rule; it is restorable for 30 days", restore = "Bring a removed rule back" } do
     route.post("/rules/:rule/" .. verb, {
         summary = summary, access = PUBLISH, module = "rules", params = { rule = Ref }, body = schema.object{ reason = Note },
-        returns = { [201] = Any, [409] = { rules.rule_active, rules.rule_off, rules.hook_limit } },
+        returns = { [201] = Any, [409] = { rules.rule_active, rules.rule_off, rules.hook_limit, rules.rule_limit },
+            [410] = verb == "restore" and rules.too_late or nil,
+            [422] = verb == "enable" and { rules.check_failed, rules.tests_failed } or nil },
         handler = function(ctx) return rule_body(rules[verb](ctx.scope, ctx.params.rule, ctx.body.reason)) end,
     })
 end
@@ -320,7 +330,8 @@ end
 route.post("/rules/requests/:id/approve", {
     summary = "Approve a publication that somebody else asked for", access = PUBLISH, module = "rules", timeout_ms = 30000,
     params = { id = schema.uuid{ on_bad = 404, what = "Request" } }, body = schema.object{ note = Note },
-    returns = { [201] = Any, [202] = Any, [403] = rules.same_person, [409] = rules.request_decided },
+    returns = { [201] = Any, [202] = Any, [403] = rules.same_person, [409] = { rules.request_decided, rules.hook_limit, rules.rule_off,
+        rules.warning_not_accepted }, [422] = { rules.check_failed, rules.tests_failed } },
     handler = function(ctx)
         local status, body = rules.approve(ctx.scope, ctx.params.id, ctx.body.note)
         return body, status
@@ -331,7 +342,7 @@ for verb, state in pairs{ reject = "rejected", cancel = "cancelled" } do
     route.post("/rules/requests/:id/" .. verb, {
         summary = verb == "reject" and "Reject a publication" or "Withdraw a publication", access = PUBLISH, module = "rules",
         params = { id = schema.uuid{ on_bad = 404, what = "Request" } }, body = schema.object{ note = Note },
-        returns = { [201] = Any, [409] = rules.request_decided },
+        returns = { [201] = Any, [403] = verb == "reject" and rules.same_person or nil, [409] = rules.request_decided },
         handler = function(ctx) return rules.refuse(ctx.scope, ctx.params.id, state, ctx.body.note) end,
     })
 end
@@ -342,6 +353,7 @@ local function version_body(v, rule, full)
     local body = { version = v.version, sha256 = v.sha256, note = v.note, publishedBy = or_null(v.published_by),
         approvedBy = or_null(v.approved_by), publishedAt = v.published_at, sourceVersion = or_null(v.source_version),
         active = rule.active_version == v.version and rule.state == "active" }
+    if v.preview and v.preview ~= null then body.preview = v.preview end
     if full then body.source, body.settings, body.tests, body.checkReport = v.source, v.settings, v.tests, v.check_report end
     return body
 end
@@ -391,18 +403,6 @@ route.get("/rules/:rule/versions/:a/diff/:b", {
 
 local WINDOWS = { ["1h"] = 3600000, ["24h"] = 86400000, ["7d"] = 604800000, ["30d"] = 2592000000 }
 
--- A percentile out of 16 buckets: the upper bound of the one it falls into.
-local function percentile(buckets, p)
-    local total, sum = 0, 0
-    for i = 1, 16 do total = total + buckets[i] end
-    if total == 0 then return null end
-    for i = 1, 16 do
-        sum = sum + buckets[i]
-        if sum >= total * p then return 4 ^ i end
-    end
-    return 4 ^ 16
-end
-
 route.get("/rules/:rule/stats", {
     summary = "Runs of a rule in figures", access = READ, module = "rules", params = { rule = Ref },
     query = schema.object{ window = schema.enum{ "1h", "24h", "7d", "30d" }:default("24h") }, returns = Any,
@@ -419,8 +419,8 @@ route.get("/rules/:rule/stats", {
             end
             body.series[#body.series + 1] = { hour = h.hour, version = h.version, outcome = h.outcome, n = h.n }
         end
-        body.instructions = { p50 = percentile(instructions, 0.5), p99 = percentile(instructions, 0.99) }
-        body.micros = { p50 = percentile(micros, 0.5), p99 = percentile(micros, 0.99) }
+        body.instructions = { p50 = facts.percentile(instructions, 0.5), p99 = facts.percentile(instructions, 0.99) }
+        body.micros = { p50 = facts.percentile(micros, 0.5), p99 = facts.percentile(micros, 0.99) }
         return body
     end,
 })

@@ -9,13 +9,14 @@ local db = require("kasma.db")
 local hooks = require("kasma.hooks")
 local log = require("kasma.log")
 local outbox = require("kasma.outbox")
+local breaker = require("modules.rules.breaker")
 local store = require("modules.rules.store")
 local stream = require("modules.rules.stream")
 
 local M = {}
 
 local EVERY_MS, HOURS_EVERY, WAITING_MAX, BATCH = 500, 20, 5000, 200
-local BREAKER_MS, HOUR_MS = 300000, 3600000
+local HOUR_MS = 3600000
 
 local waiting, lost = {}, 0
 local hours, successes = {}, 0
@@ -62,34 +63,11 @@ local function body_of(row, run)
         heapPeak = row.heap, opsIn = run.operations, input = run.input, output = run.output, log = run.log, created_at = row.at }
 end
 
-local function trip(scope, run)
-    local now = time.now()
-    local tenant, app = scope.tenant, scope.app
-    sched.spawn(function()
-        local ok, why = pcall(function()
-            local results = db.pipeline(tenant, { store.open_breaker(tenant, run.rule_id, run.number, time.iso(now + BREAKER_MS),
-                time.iso(now):sub(1, 10), time.iso(now)) })
-            local row = results[1][1]
-            if not row then return end -- another worker was faster
-            local own = { tenant = tenant, app = app, actor_kind = "system" }
-            db.pipeline(tenant, { store.bump(own, time.iso(now)),
-                outbox.event(own, row.state == "off" and "rule.off" or "rule.breaker_opened", run.rule_id, { key = row.key,
-                    version = run.number, message = run.message, line = run.line, opensToday = row.opens_today }) })
-            stream.tell(tenant, row.state == "off" and "off" or "breaker", { key = row.key, version = run.number, line = run.line,
-                message = run.message, opensToday = row.opens_today })
-            log.warn("a rule failed too often", { tenant = tenant, rule = row.key, version = run.number, state = row.state,
-                opens_today = row.opens_today })
-            require("modules.rules.live").changed(tenant)
-        end)
-        if not ok then log.warn("the breaker of a rule is open here only", { tenant = tenant, error = tostring(why) }) end
-    end)
-end
-
 hooks.set_sink(function(scope, run)
     stream.run(scope, run)
     if not run.rule_id or run.number == 0 then return end -- a file, or a draft
     count_hour(scope, run, time.now())
-    if run.tripped then trip(scope, run) end
+    if run.tripped then breaker.trip(scope, run) end
     if run.in_checkout then return end -- the order's transaction writes it
     if run.outcome == "ok" then
         successes = successes + 1

@@ -13,12 +13,13 @@ local catalogue = require("kasma.hooks_catalogue")
 local outbox = require("kasma.outbox")
 local settings = require("kasma.settings")
 local keys = require("modules.iam.keys")
-local check = require("modules.rules.check")
 local drafts = require("modules.rules.drafts")
+local examine = require("modules.rules.examine")
+local facts = require("modules.rules.facts")
 local live = require("modules.rules.live")
+local preview = require("modules.rules.preview")
 local store = require("modules.rules.store")
 local stream = require("modules.rules.stream")
-local tests = require("modules.rules.tests")
 
 local M = {}
 
@@ -40,18 +41,15 @@ M.draft_conflict = errors.declare{ code = "draft_conflict", status = 409, messag
     cause = "the revision is not the newest", cure = "read the draft again" }
 M.rule_locked = errors.declare{ code = "rule_locked", status = 409, message = "The rule comes from a file", cause = "its origin is file",
     cure = "change the file" }
-M.check_failed = errors.declare{ code = "rule_check_failed", status = 422, message = "The rule does not pass its check",
-    cause = "see details.diagnostics", cure = "mend what it names" }
-M.tests_failed = errors.declare{ code = "rule_tests_failed", status = 422, message = "The rule does not pass its tests",
-    cause = "see details.diagnostics", cure = "mend the rule or the test" }
-M.warning_not_accepted = errors.declare{ code = "warning_not_accepted", status = 409, message = "The check warns",
-    cause = "a warning's code is not in acceptWarnings", cure = "mend it, or accept the code" }
+M.check_failed, M.tests_failed, M.warning_not_accepted = examine.check_failed, examine.tests_failed, examine.warning_not_accepted
 M.rule_active = errors.declare{ code = "rule_active", status = 409, message = "The rule is active", cause = "it is live",
     cure = "disable it first" }
 M.rule_off = errors.declare{ code = "rule_off", status = 409, message = "The rule is not in that state",
     cause = "it was never published, or is archived", cure = "publish or restore it" }
 M.same_person = errors.declare{ code = "same_person", status = 403, message = "Somebody else has to approve",
     cause = "the approver is the author", cure = "ask a colleague" }
+M.too_late = errors.declare{ code = "restore_too_late", status = 410, message = "A removed rule is restorable for 30 days",
+    cause = "it was removed longer ago", cure = "make it anew; its versions are kept" }
 M.request_decided = errors.declare{ code = "request_decided", status = 409, message = "The request is decided already",
     cause = "it is done, rejected or cancelled", cure = "none is needed" }
 M.secret_in_use = errors.declare{ code = "secret_in_use", status = 409, message = "A live rule needs this secret",
@@ -66,90 +64,8 @@ function M.find(tenant, ref)
     return rule
 end
 
---- The libraries that a source takes from, and those they take from. Raises nothing: what is missing the check tells.
----@param tenant string
----@param source string
----@param given table<string, string>|nil sources that go before those that are live: key -> source
----@return table[] {key, version, sha256, source}
-function M.libraries(tenant, source, given)
-    local list, seen = {}, {}
-    local function take(text, depth)
-        if depth > 3 or #list >= 20 then return end
-        for key in text:gmatch("%f[%w_]lib%s*%(?%s*[\"']([%w_-]+)[\"']") do
-            if not seen[key] then
-                seen[key] = true
-                local text_given = given and given[key]
-                local row = text_given and { version = 0, sha256 = crypto.sha256(text_given), source = text_given }
-                    or store.library(tenant, key)
-                if row then
-                    list[#list + 1] = { key = key, version = row.version, sha256 = row.sha256, source = row.source }
-                    take(row.source, depth + 1)
-                end
-            end
-        end
-    end
-    take(source, 1)
-    return list
-end
-
--- Which rows a config points at: pickers of the manifest whose table is known here.
-local function lost_rows(tenant, manifest, config)
-    local lost = {}
-    local wanted, paths = {}, {}
-    local function look(schema, value, path)
-        if type(schema) ~= "table" or value == nil then return end
-        if schema.kind == "optional" or schema.kind == "list" or schema.kind == "map" then
-            if schema.kind == "optional" then return look(schema.item, value, path) end
-            if type(value) ~= "table" then return end
-            for k, v in pairs(value) do look(schema.item, v, path .. "[" .. tostring(k) .. "]") end
-        elseif schema.kind == "object" then
-            for name, of in pairs(schema.fields or {}) do look(of, type(value) == "table" and value[name] or nil, path .. "." .. name) end
-        elseif schema.kind == "category" and type(value) == "string" and #value == 36 then
-            wanted[#wanted + 1], paths[value] = value, path
-        end
-    end
-    look(manifest and manifest.config, config, "config")
-    if #wanted == 0 then return lost end
-    local there = require("modules.catalog.service").categories_exist(tenant, wanted)
-    for _, id in ipairs(wanted) do
-        if not there[id] then
-            lost[#lost + 1] = { severity = "error", code = "config_invalid",
-                message = ("%s: category %s does not exist"):format(paths[id], id) }
-        end
-    end
-    return lost
-end
-
---- Checks a draft as publishing does, without its tests.
----@param tenant string
----@param o {source: string, hook: string|nil, settings: table|nil, key: string|nil, inputs: table[]|nil, file: string|nil,
----given: table<string, string>|nil} file: what findings call it; given: see M.libraries
----@return table report see check.run
-function M.check(tenant, o)
-    local report = check.run{ source = o.source, hook = o.hook, settings = o.settings, id = o.key, file = o.file,
-        libs = M.libraries(tenant, o.source, o.given), inputs = o.inputs }
-    if report.ok then
-        for _, d in ipairs(lost_rows(tenant, report.manifest, o.settings and o.settings.config)) do
-            report.ok = false
-            report.diagnostics[#report.diagnostics + 1] = d
-        end
-    end
-    return report
-end
-
---- Runs tests against a source.
----@param tenant string
----@param o {source: string, hook: string, settings: table, key: string, tests: string, only: string|nil}
----@return table report
-function M.test(tenant, o)
-    local checked = M.check(tenant, o)
-    if not checked.spec then
-        M.check_failed{ details = { diagnostics = checked.diagnostics } }
-    end
-    local report, finding = tests.run{ spec = checked.spec, hook = o.hook, tests = o.tests, only = o.only }
-    if not report then M.tests_failed{ details = { diagnostics = json.array{ finding } } } end
-    return report
-end
+M.doctor = facts.of
+M.libraries, M.check, M.test, M.examine = examine.libraries, examine.check, examine.test, examine.all
 
 -- Drafts -----------------------------------------------------------------------------------------------------------------------
 
@@ -243,51 +159,16 @@ local function await_live(tenant, epoch)
     end
 end
 
---- All checks of publishing. Raises what fails.
----@param tenant string
----@param rule table hook, key
----@param draft table source, settings, tests
----@param accepted string[]|nil codes of warnings
----@param more {file: string|nil, given: table<string, string>|nil}|nil see M.check
----@return table report
-function M.examine(tenant, rule, draft, accepted, more)
-    more = more or {}
-    local report = M.check(tenant, { source = draft.source, hook = rule.hook, settings = draft.settings, key = rule.key,
-        file = more.file, given = more.given, inputs = require("modules.rules.preview").stored_inputs(tenant, rule.hook) })
-    if not report.ok then M.check_failed{ details = { diagnostics = report.diagnostics } } end
-    if draft.tests ~= "" and report.spec then
-        local test_file = more.file and more.file:gsub("%.lua$", "_test.lua")
-        local result, finding = tests.run{ spec = report.spec, hook = rule.hook, tests = draft.tests, file = test_file }
-        if not result then M.tests_failed{ details = { diagnostics = json.array{ finding } } } end
-        if result.failed > 0 then
-            local failed = {}
-            for _, c in ipairs(result.cases) do
-                if not c.ok then
-                    failed[#failed + 1] = { severity = "error", code = "test_failed", file = test_file,
-                        message = c.name .. ": " .. table.concat(c.diff, "; ") }
-                end
-            end
-            M.tests_failed{ details = { diagnostics = json.array(failed) } }
-        end
-        report.tests = { passed = result.passed, failed = result.failed }
-    end
-    local allowed = {}
-    for _, code in ipairs(accepted or {}) do allowed[code] = true end
-    for _, d in ipairs(report.diagnostics) do
-        if d.severity == "warning" and not allowed[d.code] then
-            M.warning_not_accepted{ details = { diagnostics = report.diagnostics } }
-        end
-    end
-    return report
-end
-
--- The transaction that makes a version live. `o`: source, settings, tests, note, source_version, revision, approved_by, published_by;
--- `before(tx)`, what comes first in that transaction; `claim`, a statement that takes the request which asked for it (no row: somebody
--- decided it meanwhile), and `also`, which makes the statements that belong to it from the version's number.
+-- The transaction that makes a version live. `o`: source, settings, tests, note, source_version, revision (of the draft that must still
+-- be the present one), saved (the revision that this is, for who wrote it), preview, approved_by, published_by; `before(tx)`, what comes
+-- first in that transaction; `claim`, a statement that takes the request which asked for it (no row: somebody decided it meanwhile), and
+-- `also`, which makes the statements that belong to it from the version's number.
 function M.make_live(scope, rule, o, report)
     local now, epoch, number = time.iso(time.now()), nil, nil
-    local libs = {}
-    for i, l in ipairs(M.libraries(scope.tenant, o.source)) do libs[i] = l end
+    local libs = report.libs -- those that it was checked with; one that was given with it has been published meanwhile
+    for _, library in ipairs(libs) do
+        if library.version == 0 then libs = M.libraries(scope.tenant, o.source) break end
+    end
     local name = report.manifest and type(report.manifest.name) == "string" and report.manifest.name or rule.name
     local set = clean_settings(o.settings)
     local priority = set.priority or report.manifest and tonumber(report.manifest.priority) or 0
@@ -307,12 +188,14 @@ function M.make_live(scope, rule, o, report)
         local statements = {
             store.insert_version{ tenant_key = scope.tenant, app_key = scope.app, rule_id = rule.id, version = number, source = o.source,
                 settings = set, tests = o.tests or "", libs = libs, sha256 = sha_of(o.source, set), note = o.note,
-                source_version = o.source_version, check_report = { samples = #report.sampleRuns, tests = report.tests },
+                source_version = o.source_version, check_report = { samples = #report.sampleRuns, tests = report.tests,
+                    stored = report.stored, warnings = examine.warnings(report), picks = report.picks }, preview = o.preview,
                 published_by = o.published_by or scope.actor_id, approved_by = o.approved_by, now = now },
             store.activate(scope.tenant, rule.id, number, priority, name, now),
             store.bump(scope, now),
             outbox.event(scope, "rule.published", rule.id, { key = rule.key, hook = rule.hook, version = number }),
         }
+        if o.saved then statements[#statements + 1] = store.forget_authors(scope.tenant, rule.id, o.saved) end
         for _, statement in ipairs(o.also and o.also(number) or {}) do statements[#statements + 1] = statement end
         audit.append(statements, scope, { action = o.source_version and "rules.rollback" or "rules.publish", entity_type = "rule",
             entity_id = rule.id, before = { version = row.active_version }, after = { version = number, note = o.note,
@@ -335,13 +218,14 @@ end
 
 ---@param scope Scope
 ---@param ref string
----@param input table revision, note, at, until, acceptWarnings
+---@param input table revision, note, at, until, acceptWarnings, previewId
 ---@return integer status, table body
 function M.publish(scope, ref, input)
     local rule = M.find(scope.tenant, ref)
     local draft = store.draft(scope.tenant, rule.id)
     if draft.revision ~= input.revision then M.draft_conflict{ details = { yours = input.revision, theirs = draft.revision } } end
-    local report = M.examine(scope.tenant, rule, draft, input.acceptWarnings)
+    local cited = input.previewId and preview.cited(scope.tenant, input.previewId, rule, draft.revision)
+    local report = examine.all(scope.tenant, rule, draft, input.acceptWarnings)
     local now = time.now()
     local at, until_ms = input.at and time.parse(input.at), input["until"] and time.parse(input["until"])
     if until_ms and until_ms <= (at or now) then
@@ -358,13 +242,14 @@ function M.publish(scope, ref, input)
                 due.put(scope, "rules.schedule", id, until_ms) }
         end
         return 201, M.make_live(scope, rule, { source = draft.source, settings = draft.settings, tests = draft.tests, note = input.note,
-            revision = input.revision, also = window }, report)
+            revision = input.revision, saved = input.revision, preview = cited, also = window }, report)
     end
     local id = uuid.v7()
     local state = approval and "pending_approval" or "scheduled"
     local statements = { store.insert_request{ tenant_key = scope.tenant, app_key = scope.app, id = id, rule_id = rule.id,
         source = draft.source, settings = draft.settings, tests = draft.tests, note = input.note, publish_at = at and input.at,
-        until_at = input["until"], accepted = input.acceptWarnings, state = state, requested_by = scope.actor_id, now = time.iso(now) } }
+        until_at = input["until"], accepted = input.acceptWarnings, state = state, requested_by = scope.actor_id, now = time.iso(now),
+        authors = draft.authors, revision = draft.revision, preview = cited } }
     if state == "scheduled" then statements[2] = due.put(scope, "rules.schedule", id, at) end
     audit.append(statements, scope, { action = "rules.request", entity_type = "rule", entity_id = rule.id, after = { note = input.note,
         state = state, at = input.at, ["until"] = input["until"] } })
@@ -377,7 +262,9 @@ end
 local function publish_request(scope, request, o)
     local rule = M.find(scope.tenant, request.rule_id)
     local snapshot = { source = request.source, settings = request.settings, tests = request.tests }
-    local report = M.examine(scope.tenant, rule, snapshot, request.accepted)
+    local report = examine.all(scope.tenant, rule, snapshot, request.accepted)
+    local revision = request.revision ~= json.null and request.revision or nil
+    local cited = request.preview ~= json.null and request.preview or nil
     local now = time.iso(time.now())
     local function also(number)
         local until_at = request.until_at ~= json.null and request.until_at
@@ -391,7 +278,8 @@ local function publish_request(scope, request, o)
         return statements
     end
     return M.make_live(scope, rule, { source = snapshot.source, settings = snapshot.settings, tests = snapshot.tests, note = request.note,
-        approved_by = o.approved_by, published_by = request.requested_by ~= json.null and request.requested_by or nil,
+        saved = revision, preview = cited, approved_by = o.approved_by,
+        published_by = request.requested_by ~= json.null and request.requested_by or nil,
         claim = store.decide(scope.tenant, request.id, { request.state }, "done", o.approved_by, nil, o.note, now), also = also }, report)
 end
 
@@ -412,10 +300,15 @@ local function decide(scope, request, state, note, statements, action)
     end)
 end
 
--- Whether the approver is who asked: in person, or by a key of their own.
+-- Whether who decides is who asked, or one of those who wrote what is asked for: in person, or by a key of their own.
 local function one_person(scope, request)
     local function person(id) return keys.maker(scope.tenant, id) or id end
-    return request.requested_by ~= json.null and person(request.requested_by) == person(scope.actor_id)
+    local me = person(scope.actor_id)
+    if request.requested_by ~= json.null and person(request.requested_by) == me then return true end
+    for author in pairs(type(request.authors) == "table" and request.authors or {}) do
+        if person(author) == me then return true end
+    end
+    return false
 end
 
 ---@param scope Scope
@@ -441,6 +334,7 @@ end
 ---@param note string
 function M.refuse(scope, id, state, note)
     local request = open_request(scope.tenant, id)
+    if state == "rejected" and one_person(scope, request) then M.same_person{ message = "Your own request is cancelled, not rejected" } end
     decide(scope, request, state, note, { due.drop(scope.tenant, "rules.schedule", id) },
         "rules." .. (state == "rejected" and "reject" or "cancel"))
     return { state = state, requestId = id }
@@ -484,6 +378,7 @@ function M.rollback(scope, ref, input)
     local rule = M.find(scope.tenant, ref)
     local version = store.version(scope.tenant, rule.id, input.toVersion)
     if not version then errors.not_found{ message = "Version not found" } end
+    -- The shop's past is not asked: what was live before must be so again within a second.
     local report = M.check(scope.tenant, { source = version.source, hook = rule.hook, settings = version.settings, key = rule.key })
     if not report.ok then M.check_failed{ details = { diagnostics = report.diagnostics } } end
     local done = M.make_live(scope, rule, { source = version.source, settings = version.settings, tests = version.tests, note = input.note,
@@ -527,8 +422,12 @@ function M.enable(scope, ref, reason)
     local rule = M.find(scope.tenant, ref)
     if rule.state ~= "disabled" and rule.state ~= "off" then M.rule_off() end
     local version = store.version(scope.tenant, rule.id, rule.active_version)
-    local report = M.check(scope.tenant, { source = version.source, hook = rule.hook, settings = version.settings, key = rule.key })
-    if not report.ok then M.check_failed{ details = { diagnostics = report.diagnostics } } end
+    if rule.state == "off" then
+        examine.all(scope.tenant, rule, version, nil, { warnings = true }) -- it failed too often: everything has to be well first
+    else
+        local report = M.check(scope.tenant, { source = version.source, hook = rule.hook, settings = version.settings, key = rule.key })
+        if not report.ok then M.check_failed{ details = { diagnostics = report.diagnostics } } end
+    end
     return M.set_state(scope, rule, "active", reason)
 end
 
@@ -543,7 +442,8 @@ local RESTORE_MS = 30 * 86400000
 function M.restore(scope, ref, reason)
     local rule = M.find(scope.tenant, ref)
     if rule.state ~= "archived" then M.rule_off{ message = "The rule is not removed" } end
-    if time.parse(rule.archived_at) + RESTORE_MS < time.now() then errors.gone{ message = "A removed rule is restorable for 30 days" } end
+    if time.parse(rule.archived_at) + RESTORE_MS < time.now() then M.too_late() end
+    if store.count(scope.tenant) >= RULES_MAX then M.rule_limit() end
     return M.set_state(scope, rule, rule.last_version > 0 and "disabled" or "draft", reason)
 end
 

@@ -12,7 +12,7 @@ local M = {}
 local RULE = [[r.id, r.tenant_key, r.app_key, r.key, r.hook, r.name, r.state, r.active_version, r.last_version, r.priority, r.origin,
   r.state_reason, r.breaker_until, r.opens_today, r.archived_at, r.created_by, r.created_at, r.updated_at]]
 local VERSION = [[v.rule_id, v.version, v.source, v.settings, v.tests, v.libs, v.sha256, v.note, v.source_version, v.check_report,
-  v.published_by, v.approved_by, v.published_at]]
+  v.published_by, v.approved_by, v.published_at, v.preview]]
 
 --- What a worker needs of a tenant: its epoch and what is active, in one transaction.
 ---@param tenant string
@@ -25,6 +25,23 @@ function M.active(tenant)
           where r.tenant_key = $1 and r.state = 'active' order by r.key]], tenant },
     })
     return results[1][1], results[2]
+end
+
+--- What the doctor asks: the epoch, the rules that are live or were switched off (with the most that a kept run since then used), and the
+--- libraries as they are now.
+---@return table|nil epoch {epoch, paused, updated_at}, table[] rules, table[] libraries {key, sha256}
+function M.overview(tenant, since)
+    local results = db.pipeline(tenant, {
+        { "select epoch, paused, updated_at from rule_epochs where tenant_key = $1", tenant },
+        { [[select r.id, r.key, r.hook, r.state, r.breaker_until, v.source, v.libs, v.check_report, (select max(n.instructions)
+            from rule_runs n where n.tenant_key = $1 and n.rule_id = r.id and n.at >= $2::timestamptz) as instructions
+          from rules r join rule_versions v on v.tenant_key = $1 and v.rule_id = r.id and v.version = r.active_version
+          where r.tenant_key = $1 and r.state in ('active', 'off') order by r.key limit 400]], tenant, since },
+        { [[select r.key, v.sha256 from rules r
+          join rule_versions v on v.tenant_key = $1 and v.rule_id = r.id and v.version = r.active_version
+          where r.tenant_key = $1 and r.hook = 'library' and r.state = 'active' order by r.key limit 400]], tenant },
+    })
+    return results[1][1], results[2], results[3]
 end
 
 ---@param tenant string
@@ -80,7 +97,7 @@ end
 
 function M.list(tenant, hook, state)
     return db.read(tenant, "select " .. RULE .. [[, d.revision, (v.sha256 is null or d.source <> v.source or d.settings <> v.settings
-        or d.tests <> v.tests) as dirty, f.line as error_line, f.message as error_message, f.last_at as error_at
+        or d.tests <> v.tests) as dirty, v.check_report, f.line as error_line, f.message as error_message, f.last_at as error_at
       from rules r left join rule_drafts d on d.tenant_key = $1 and d.rule_id = r.id
       left join rule_versions v on v.tenant_key = $1 and v.rule_id = r.id and v.version = r.active_version
       left join lateral (select line, message, last_at from rule_failures f where f.tenant_key = $1 and f.rule_id = r.id
@@ -105,7 +122,8 @@ function M.count(tenant)
 end
 
 function M.draft(tenant, rule_id)
-    return db.one(tenant, [[select d.rule_id, d.source, d.settings, d.tests, d.revision, d.updated_by, d.updated_at from rule_drafts d
+    return db.one(tenant, [[select d.rule_id, d.source, d.settings, d.tests, d.revision, d.authors, d.updated_by, d.updated_at
+      from rule_drafts d
       where d.tenant_key = $1 and d.rule_id = $2]], tenant, rule_id)
 end
 
@@ -116,17 +134,25 @@ function M.insert_rule(row)
 end
 
 function M.insert_draft(row)
-    return { [[insert into rule_drafts (tenant_key, app_key, rule_id, source, settings, tests, updated_by, updated_at)
-      values ($1, $2, $3, $4, $5::jsonb, $6, $7, $8::timestamptz)]], row.tenant_key, row.app_key, row.id, row.source,
+    return { [[insert into rule_drafts (tenant_key, app_key, rule_id, source, settings, tests, updated_by, updated_at, authors)
+      values ($1, $2, $3, $4, $5::jsonb, $6, $7, $8::timestamptz, case when $7::uuid is null then '{}' else
+        jsonb_build_object($7::uuid::text, 1) end)]], row.tenant_key, row.app_key, row.id, row.source,
         pg.json(row.settings), row.tests, row.created_by or null, row.now }
 end
 
 --- Saves over the revision it was made from; no row: somebody else was faster.
 function M.save_draft(row)
     return { [[update rule_drafts set source = $4, settings = $5::jsonb, tests = $6, revision = revision + 1, updated_by = $7,
-        updated_at = $8::timestamptz
+        updated_at = $8::timestamptz,
+        authors = case when $7::uuid is null then authors else authors || jsonb_build_object($7::uuid::text, revision + 1) end
       where tenant_key = $1 and rule_id = $2 and revision = $3 returning revision]], row.tenant_key, row.rule_id, row.revision, row.source,
         pg.json(row.settings), row.tests, row.updated_by or null, row.now }
+end
+
+--- What was saved up to a revision is published: those who saved later are the authors of what is not.
+function M.forget_authors(tenant, rule_id, revision)
+    return { [[update rule_drafts d set authors = coalesce((select jsonb_object_agg(a.key, a.value) from jsonb_each(d.authors) a
+        where a.value::text::int > $3), '{}') where d.tenant_key = $1 and d.rule_id = $2]], tenant, rule_id, revision }
 end
 
 function M.rename(tenant, rule_id, name, now)
@@ -153,11 +179,11 @@ end
 
 function M.insert_version(row)
     return { [[insert into rule_versions (tenant_key, app_key, rule_id, version, source, settings, tests, libs, sha256, note,
-        source_version,
-        check_report, published_by, approved_by, published_at)
-      values ($1, $2, $3, $4, $5, $6::jsonb, $7, $8::jsonb, $9, $10, $11, $12::jsonb, $13, $14, $15::timestamptz)]], row.tenant_key,
-        row.app_key, row.rule_id, row.version, row.source, pg.json(row.settings), row.tests, pg.json(row.libs), row.sha256, row.note,
-        row.source_version or null, pg.json(row.check_report), row.published_by or null, row.approved_by or null, row.now }
+        source_version, check_report, published_by, approved_by, published_at, preview)
+      values ($1, $2, $3, $4, $5, $6::jsonb, $7, $8::jsonb, $9, $10, $11, $12::jsonb, $13, $14, $15::timestamptz, $16::jsonb)]],
+        row.tenant_key, row.app_key, row.rule_id, row.version, row.source, pg.json(row.settings), row.tests, pg.json(row.libs), row.sha256,
+        row.note, row.source_version or null, pg.json(row.check_report), row.published_by or null, row.approved_by or null, row.now,
+        row.preview and pg.json(row.preview) or null }
 end
 
 function M.activate(tenant, rule_id, version, priority, name, now)
@@ -206,15 +232,17 @@ end
 -- Requests ---------------------------------------------------------------------------------------------------------------------
 
 local REQUEST = [[q.id, q.rule_id, q.source, q.settings, q.tests, q.note, q.publish_at, q.until_at, q.accepted, q.state, q.version, q.why,
-  q.requested_by, q.decided_by, q.created_at]]
+  q.requested_by, q.decided_by, q.authors, q.revision, q.preview, q.created_at]]
 
 function M.insert_request(row)
     return { [[insert into rule_publish_requests (tenant_key, app_key, id, rule_id, source, settings, tests, note, publish_at, until_at,
-        accepted, state, version, requested_by, created_at, updated_at)
+        accepted, state, version, requested_by, created_at, updated_at, authors, revision, preview)
       values ($1, $2, $3, $4, $5, $6::jsonb, $7, $8, $9::timestamptz, $10::timestamptz, $11::text[], $12, $13, $14, $15::timestamptz,
-        $15::timestamptz)]], row.tenant_key, row.app_key, row.id, row.rule_id, row.source, pg.json(row.settings), row.tests, row.note,
+        $15::timestamptz, $16::jsonb, $17, $18::jsonb)]],
+        row.tenant_key, row.app_key, row.id, row.rule_id, row.source, pg.json(row.settings), row.tests, row.note,
         row.publish_at or null, row.until_at or null, pg.array(row.accepted or {}), row.state, row.version or null,
-        row.requested_by or null, row.now }
+        row.requested_by or null, row.now, pg.json(row.authors or {}), row.revision or null,
+        row.preview and pg.json(row.preview) or null }
 end
 
 function M.request(tenant, id)
@@ -276,6 +304,18 @@ function M.run(tenant, id)
     return db.one(tenant, "select " .. RUN .. " from rule_runs n where n.tenant_key = $1 and n.id = $2", tenant, id)
 end
 
+--- The last kept inputs of a hook, from the bodies of its runs. None with MongoDB away.
+---@return table[] bodies {_id, input}
+function M.inputs(tenant, hook, limit)
+    local list = {}
+    for _, row in ipairs(db.read(tenant, [[select document from rule_runs where tenant_key = $1 and hook = $2 and document is not null
+        order by id desc limit $3::int]], tenant, hook, limit)) do
+        local body = M.body(tenant, row.document)
+        if body and type(body.input) == "table" then list[#list + 1] = body end
+    end
+    return list
+end
+
 function M.failures(tenant, rule_id)
     return db.read(tenant, [[select fingerprint, version, outcome, line, message, n, first_at, last_at, last_run_id from rule_failures
       where tenant_key = $1 and rule_id = $2 order by last_at desc limit 200]], tenant, rule_id)
@@ -284,6 +324,12 @@ end
 function M.hours(tenant, rule_id, since)
     return db.read(tenant, [[select hour, version, outcome, n, discount_minor, instructions, micros from rule_run_hours
       where tenant_key = $1 and rule_id = $2 and hour >= $3::timestamptz order by hour limit 20000]], tenant, rule_id, since)
+end
+
+--- The same of all rules of the tenant, an hour's outcomes apart.
+function M.hours_of_all(tenant, since)
+    return db.read(tenant, [[select rule_id, outcome, n, micros from rule_run_hours
+      where tenant_key = $1 and hour >= $2::timestamptz limit 100000]], tenant, since)
 end
 
 local BODIES = "rule_runs"
@@ -335,21 +381,23 @@ function M.snapshots(tenant, from, to, before, limit)
 end
 
 function M.insert_preview(row)
-    return { [[insert into rule_previews (tenant_key, app_key, id, rule_id, spec, total, created_by, created_at, updated_at)
-      values ($1, $2, $3, $4, $5::jsonb, $6, $7, $8::timestamptz, $8::timestamptz)]], row.tenant_key, row.app_key, row.id, row.rule_id,
-        pg.json(row.spec), row.total, row.created_by or null, row.now }
+    return { [[insert into rule_previews (tenant_key, app_key, id, rule_id, spec, total, created_by, created_at, updated_at, state, done,
+        result, revision)
+      values ($1, $2, $3, $4, $5::jsonb, $6, $7, $8::timestamptz, $8::timestamptz, $9, $10, $11::jsonb, $12)]], row.tenant_key,
+        row.app_key, row.id, row.rule_id, pg.json(row.spec), row.total, row.created_by or null, row.now, row.state or "queued",
+        row.done or 0, row.result and pg.json(row.result) or null, row.revision or null }
 end
 
 function M.preview(tenant, id)
-    return db.one(tenant, [[select id, rule_id, spec, state, done, total, result, created_by, created_at from rule_previews
+    return db.one(tenant, [[select id, rule_id, spec, state, done, total, result, revision, created_by, created_at from rule_previews
       where tenant_key = $1 and id = $2]], tenant, id)
 end
 
 --- Moves a preview on; no row: it was cancelled.
-function M.move_preview(tenant, id, state, done, result, now)
+function M.move_preview(tenant, id, state, done, result, now, revision)
     return db.query(tenant, [[update rule_previews set state = $3, done = $4, result = coalesce($5::jsonb, result),
-        updated_at = $6::timestamptz where tenant_key = $1 and id = $2 and state in ('queued', 'running') returning id]], tenant, id, state,
-        done, result and pg.json(result) or null, now)[1]
+        updated_at = $6::timestamptz, revision = $7 where tenant_key = $1 and id = $2 and state in ('queued', 'running') returning id]],
+        tenant, id, state, done, result and pg.json(result) or null, now, revision or null)[1]
 end
 
 function M.cancel_preview(tenant, id, now)

@@ -12,6 +12,7 @@ local M = {}
 
 M.zones = store.zones
 M.methods = store.methods
+M.existing_methods = store.existing_methods
 M.rates = store.rates
 
 ---@param scope Scope

@@ -59,6 +59,17 @@ function M.methods(tenant)
       limit 1000]], tenant)
 end
 
+--- Which of these methods there are, active or not.
+---@param tenant string
+---@param ids string[]
+---@return string[]
+function M.existing_methods(tenant, ids)
+    local found = {}
+    for i, row in ipairs(db.read(tenant, "select id from shipping_methods where tenant_key = $1 and id = any($2::uuid[])", tenant,
+        pg.array(ids))) do found[i] = row.id end
+    return found
+end
+
 ---@param tenant string
 ---@return table[] weight bands of all methods, by method and weight
 function M.rates(tenant)

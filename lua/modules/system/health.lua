@@ -5,6 +5,7 @@ local sched = require("core.sched")
 local db = require("kasma.db")
 local migrations = require("modules.system.migrations")
 local outbox = require("kasma.outbox")
+local rules = require("modules.rules.live")
 
 local M = {}
 
@@ -47,6 +48,13 @@ function M.check()
     if checks.postgres == "ok" then
         local read, waiting = pcall(outbox.waiting)
         if read and waiting.n > 10000 then checks.outbox = "more than 10000 rows wait" end
+    end
+    -- Such a worker sells on by the rules it had before: it is told, and is no reason to take it out.
+    local stale = {}
+    for tenant in pairs(rules.stale()) do stale[#stale + 1] = tenant end
+    if #stale > 0 then
+        table.sort(stale)
+        checks.rules = ("stale: %d tenants keep older rules, first %s"):format(#stale, stale[1])
     end
     local ok = not sched.stopping()
     for _, name in ipairs{ "postgres", "mongo", "redis", "migrations" } do ok = ok and checks[name] == "ok" end

@@ -1,0 +1,79 @@
+-- The breaker of rules. core/script/rules.c counts failures in its own worker: five within a minute, and the rule is not run for five
+-- minutes, then tried once, which decides. This file writes an opening down, so that every worker holds the rule back, and tells the
+-- people who write rules. The third opening in a day switches the rule off until somebody enables it.
+local sched = require("core.sched")
+local time = require("core.time")
+local audit = require("kasma.audit")
+local db = require("kasma.db")
+local log = require("kasma.log")
+local outbox = require("kasma.outbox")
+local notices = require("modules.notices.service")
+local roles = require("modules.iam.roles")
+local live = require("modules.rules.live")
+local store = require("modules.rules.store")
+local stream = require("modules.rules.stream")
+
+local M = {}
+
+M.OPEN_MS = 300000
+
+local function notice(row, run)
+    local off = row.state == "off"
+    return { notice_type = "SYSTEM",
+        title = (off and "Rule %s is switched off" or "Rule %s rests for five minutes"):format(row.key),
+        body = ("Version %d failed five times within a minute%s: %s%s"):format(run.number, off and ", the third time today" or "",
+            tostring(run.message or run.outcome):sub(1, 300), run.line and (" (line %d)"):format(run.line) or ""),
+        metadata = { rule = row.key, version = run.number, outcome = run.outcome, state = row.state, opensToday = row.opens_today } }
+end
+
+--- Writes the opening down, in one transaction with the epoch, the event and the notices.
+---@param scope Scope in which the rule failed
+---@param run RuleRun the failure that was one too many
+---@return table|nil row {key, state, opens_today}; nil: another worker was faster, or another version is live by now
+function M.open(scope, run)
+    local now = time.now()
+    local iso = time.iso(now)
+    local own = { tenant = scope.tenant, app = scope.app, actor_kind = "system" }
+    local staff = roles.holders(scope.tenant, "rules.write")
+    local row
+    db.transaction(scope.tenant, function(tx)
+        row = tx:pipeline{ store.open_breaker(scope.tenant, run.rule_id, run.number, time.iso(now + M.OPEN_MS), iso:sub(1, 10), iso) }[1][1]
+        if not row then return end
+        local off = row.state == "off"
+        local statements = { store.bump(own, iso), outbox.event(own, off and "rule.off" or "rule.breaker_opened", run.rule_id, {
+            key = row.key, version = run.number, message = run.message, line = run.line, opensToday = row.opens_today }) }
+        for _, user_id in ipairs(staff) do
+            local told = notice(row, run)
+            told.recipient_id = user_id
+            notices.append(statements, own, told)
+        end
+        if off then
+            audit.append(statements, own, { action = "rules.off", entity_type = "rule", entity_id = run.rule_id,
+                before = { state = "active" }, after = { state = "off", version = run.number, reason = "failed too often" } })
+        end
+        tx:at_commit(statements)
+    end)
+    if not row then return nil end
+    stream.tell(scope.tenant, row.state == "off" and "off" or "breaker", { key = row.key, version = run.number, line = run.line,
+        message = run.message, opensToday = row.opens_today })
+    log.warn("a rule failed too often", { tenant = scope.tenant, rule = row.key, version = run.number, state = row.state,
+        opens_today = row.opens_today })
+    live.changed(scope.tenant)
+    return row
+end
+
+--- The same beside the request: it never waits for it. Without a store the rule is held back in this worker alone.
+---@param scope Scope
+---@param run RuleRun
+function M.trip(scope, run)
+    local place = { tenant = scope.tenant, app = scope.app }
+    sched.spawn(function()
+        local ok, why = pcall(M.open, place, run)
+        if not ok then
+            log.warn("the breaker of a rule is open here only", { tenant = place.tenant, rule = run.id,
+                error = type(why) == "table" and tostring(why.message) or tostring(why) })
+        end
+    end)
+end
+
+return M
