@@ -1,5 +1,8 @@
 -- Keys derived from SERVER_KEY: `[<version>:]<base64>` with commas between, newest first; the first makes, all open.
 -- A tenant's key is HKDF-SHA256(SERVER_KEY, "<tenant>|<purpose>"), one purpose for each use.
+--
+-- A module that keeps what was made with a key declares it (`kept`), so that `kasma secrets rotate` can bring it under the newest
+-- version, or say why it cannot: what was sealed is sealed anew, a hash of an address that nobody holds is not.
 local config = require("core.config")
 local crypto = require("core.crypto")
 
@@ -11,6 +14,7 @@ local function load()
     list = {}
     for part in tostring(config.get("SERVER_KEY") or ""):gmatch("[^,%s]+") do
         local version, encoded = part:match("^(%d+):(.+)$")
+        assert(not version or (tonumber(version) >= 1 and tonumber(version) <= 255), "a version of SERVER_KEY is 1 to 255")
         local raw = crypto.unbase64(encoded or part)
         assert(raw and #raw == 32, "SERVER_KEY holds a key that is not 32 bytes of base64")
         list[#list + 1] = { version = tonumber(version) or 1, raw = raw }
@@ -66,6 +70,35 @@ function M.open(purpose, sealed, aad)
     local ok, key = pcall(key_of, sealed:byte(1))
     if not ok then return nil end
     return (crypto.open(crypto.hkdf(key.raw, "server|" .. purpose, 32), sealed:sub(2), aad))
+end
+
+--- Seals anew, under the newest key, what an older one sealed.
+---@param purpose string
+---@param sealed string
+---@param aad string
+---@return string|nil sealed the same when it is under the newest already; nil: no key in the list opens it
+function M.reseal(purpose, sealed, aad)
+    if sealed:byte(1) == key_of().version then return sealed end
+    local plain = M.open(purpose, sealed, aad)
+    return plain and M.seal(purpose, plain, aad)
+end
+
+---@class kasma.Kept what a module keeps that was made with SERVER_KEY
+---@field name string for people: "second factors"
+---@field count fun(newest: integer): table<integer, integer> how many rows of each version there are
+---@field rotate (fun(newest: integer): integer, integer)|nil brings rows under the newest; answers how many were, and how many no key
+---  opens. nil: it cannot be done
+---@field lost string what is lost with a version that is taken out of the list
+
+local kept = {}
+
+---@param how kasma.Kept
+function M.kept(how) kept[#kept + 1] = how end
+
+---@return kasma.Kept[]
+function M.all_kept()
+    table.sort(kept, function(a, b) return a.name < b.name end)
+    return kept
 end
 
 return M

@@ -24,6 +24,19 @@ invalidate.on("app", function(key)
     hosts:clear()
 end)
 
+--- Calls fn with the key of every tenant, in their order; what is made meanwhile may be left out.
+---@param fn fun(key: string)
+function M.each(fn)
+    local after = ""
+    repeat
+        local rows = db.read(nil, "select tenant_key from tenants where tenant_key > $1 order by tenant_key limit 500", after)
+        for _, row in ipairs(rows) do
+            fn(row.tenant_key)
+            after = row.tenant_key
+        end
+    until #rows < 500
+end
+
 --- The form of every tenant key; what does not fit is no tenant.
 ---@param key any
 ---@return boolean

@@ -1,19 +1,44 @@
 -- Customers of a tenant: users who bought, and guests, who are known by a keyed hash of their e-mail and by nothing else.
 local crypto = require("core.crypto")
 local secrets = require("kasma.secrets")
+local tenants = require("kasma.tenant")
 local store = require("modules.customers.store")
 
 local M = {}
 
---- HMAC-SHA256 of the lower-cased e-mail under a key of the tenant.
+local function hash_under(tenant, email, version)
+    local key, used = secrets.tenant_key(tenant, "guest_email", version)
+    return crypto.hmac_sha256(key, email:lower()), used
+end
+
+--- HMAC-SHA256 of the lower-cased e-mail under a key of the tenant. A guest who is known under an older version of SERVER_KEY stays
+--- that guest: what they have bought and used up is found under it.
 ---@param tenant string
 ---@param email string
 ---@return string hex
 ---@return integer key_version of SERVER_KEY
 function M.guest_hash(tenant, email)
-    local key, version = secrets.tenant_key(tenant, "guest_email")
-    return crypto.hmac_sha256(key, email:lower()), version
+    local versions = secrets.versions()
+    if #versions > 1 then
+        local hashes, by_hash = {}, {}
+        for i, version in ipairs(versions) do
+            hashes[i] = hash_under(tenant, email, version)
+            by_hash[hashes[i]] = version
+        end
+        local known = store.known_guest(tenant, hashes)
+        if known and by_hash[known] then return known, by_hash[known] end
+    end
+    return hash_under(tenant, email)
 end
+
+secrets.kept{ name = "guests who bought", lost = "they count as new: first-order prices and limits a customer begin anew",
+    count = function()
+        local counts = {}
+        tenants.each(function(tenant)
+            for _, row in ipairs(store.guests_by_version(tenant)) do counts[row.version] = (counts[row.version] or 0) + row.n end
+        end)
+        return counts
+    end }
 
 --- What prices may depend on: who buys, in which groups, for the first time or not.
 ---@param tenant string

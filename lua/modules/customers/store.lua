@@ -1,5 +1,6 @@
 -- Customers' rows.
 local json = require("core.json")
+local pg = require("core.pg")
 local db = require("kasma.db")
 
 local M = {}
@@ -12,6 +13,23 @@ function M.find(tenant, user_id, guest_hash)
     return db.read(tenant, [[select c.id, c.user_id, c.groups, c.tags, c.orders_count, c.first_order_at, c.lifetime_spent_minor
       from customers c where c.tenant_key = $1 and (c.user_id = $2::uuid or c.guest_hash = $3::text) limit 1]],
         tenant, user_id or json.null, guest_hash or json.null)[1]
+end
+
+--- The hash under which a guest is known, the oldest if several are.
+---@param tenant string
+---@param hashes string[]
+---@return string|nil
+function M.known_guest(tenant, hashes)
+    local row = db.one(tenant, [[select guest_hash from customers where tenant_key = $1 and guest_hash = any($2::text[])
+      order by guest_key_version, created_at limit 1]], tenant, pg.array(hashes))
+    return row and row.guest_hash
+end
+
+---@param tenant string
+---@return table[] {version, n}
+function M.guests_by_version(tenant)
+    return db.query(tenant, [[select guest_key_version as version, count(*)::int as n from customers where tenant_key = $1
+      and guest_hash is not null group by 1]], tenant)
 end
 
 ---@param tenant string

@@ -121,6 +121,37 @@ function M.verify(user_id, code, ip)
     return used[1] ~= nil
 end
 
+local BATCH = 200
+local FIRST_ID = "00000000-0000-0000-0000-000000000000"
+
+-- Factors that another version than `newest` sealed, a batch at a time. What is set up anew meanwhile keeps its own.
+local function rotate(newest)
+    local done, lost, after = 0, 0, FIRST_ID
+    repeat
+        local rows = db.query(nil, [[select id, user_id, secret_enc from user_credentials where provider = 'totp'
+          and secret_enc is not null and get_byte(secret_enc, 0) <> $1 and id > $2 order by id limit $3]], newest, after, BATCH)
+        for _, row in ipairs(rows) do
+            local sealed = secrets.reseal("totp", row.secret_enc, row.user_id)
+            if sealed then
+                done = done + db.query(nil, [[update user_credentials set secret_enc = $3, updated_at = $4::timestamptz
+                  where id = $1 and secret_enc = $2]], row.id, pg.bytea(row.secret_enc), pg.bytea(sealed), time.iso(time.now())).affected
+            else
+                lost = lost + 1
+            end
+            after = row.id
+        end
+    until #rows < BATCH
+    return done, lost
+end
+
+secrets.kept{ name = "second factors", rotate = rotate, lost = "their holders sign in by recovery code, or staff helps",
+    count = function()
+        local counts = {}
+        for _, row in ipairs(db.query(nil, [[select get_byte(secret_enc, 0) as version, count(*)::int as n from user_credentials
+          where provider = 'totp' and secret_enc is not null group by 1]])) do counts[row.version] = row.n end
+        return counts
+    end }
+
 ---@param user_id string
 ---@return boolean
 function M.is_on(user_id)

@@ -26,6 +26,28 @@ function M.endpoint(tenant, id)
     return db.one(tenant, "select " .. ENDPOINT .. " from webhook_endpoints e where e.tenant_key = $1 and e.id = $2", tenant, id)
 end
 
+--- How many secrets of the tenant's endpoints each version of SERVER_KEY sealed.
+---@param tenant string
+---@return table[] {version, n}
+function M.sealed_by(tenant)
+    return db.query(tenant, [[select get_byte(s.sealed, 0) as version, count(*)::int as n from webhook_endpoints e
+      cross join lateral (values (e.secret_enc), (e.old_secret_enc)) s (sealed)
+      where e.tenant_key = $1 and s.sealed is not null group by 1]], tenant)
+end
+
+--- Puts sealed secrets in the place of the ones that were read.
+---@param tenant string
+---@param e table endpoint as it was read
+---@param secret string
+---@param old string|nil
+---@param now string
+---@return integer changed 0 when it was rotated meanwhile
+function M.reseal(tenant, e, secret, old, now)
+    return db.query(tenant, [[update webhook_endpoints set secret_enc = $4, old_secret_enc = $5, updated_at = $6::timestamptz
+      where tenant_key = $1 and id = $2 and secret_enc = $3]], tenant, e.id, pg.bytea(e.secret_enc), pg.bytea(secret),
+        old and pg.bytea(old) or null, now).affected
+end
+
 --- How many endpoints there are, told to one asker at a time until the end of the transaction.
 ---@param tenant string
 ---@return table[] statements
