@@ -6,6 +6,8 @@
 --         erase = function(tenant, user, now) return { statement, ... } end,        -- run in one transaction of the tenant
 --     })
 --
+-- What must still wait (an order that is to be sent) answers `nil, true`: the account is asked for again the next night.
+--
 -- A declaration with `account = true` is asked once, with the tenant nil, for what belongs to the account over all tenants.
 local db = require("kasma.db")
 
@@ -14,7 +16,8 @@ local M = {}
 ---@class kasma.Personal
 ---@field account boolean|nil
 ---@field export fun(tenant: string|nil, user: table, emit: fun(store: string, kind: string, data: table))|nil
----@field erase fun(tenant: string|nil, user: table, now: string): table[]|nil statements; documents are erased by the function itself
+---@field erase (fun(tenant: string|nil, user: table, now: string): table[]|nil, boolean|nil)|nil statements, and true to wait; documents
+---  are erased by the function itself
 
 local areas = {}
 
@@ -53,12 +56,16 @@ end
 ---@param user {id: string, email: string}
 ---@param tenants string[]
 ---@param now string
+---@return boolean whole false: something has to wait, so that the account itself stays as it is
 function M.erase(user, tenants, now)
+    local whole = true
     for_each(tenants, function(how, tenant)
         if not how.erase then return end
-        local statements = how.erase(tenant, user, now)
+        local statements, later = how.erase(tenant, user, now)
+        if later then whole = false end
         if statements and #statements > 0 then db.pipeline(tenant, statements) end
     end)
+    return whole
 end
 
 return M

@@ -479,7 +479,9 @@ describe("a deleted account", function()
         local platform = support.platform()
         local buyer = shop_of.buyer(shop, product, 1, support.shopper(shop))
         must(buyer:post("/users/me/update", { first_name = "Lan" }), 200)
-        local order = must(shop_of.checkout(buyer)).orders[1]
+        local address = { country = "VN", region = "Hanoi", zipCode = "100000", street = "1 Trang Tien", phone = "0912345678",
+            receiverName = "Lan Nguyen" }
+        local order = must(shop_of.checkout(buyer, { shippingAddress = address, billingAddress = address, notes = "ring twice" })).orders[1]
         must(buyer:post("/users/me/delete"), 200)
         assert.equal(401, buyer:get("/auth/me").status)
         assert.equal(401, (login(shop, buyer.user.email, buyer.user.password)).status)
@@ -487,6 +489,11 @@ describe("a deleted account", function()
         cleanup.user_purge()
         assert.equal(buyer.user.email, row().email)
         support.advance(platform, 30 * 86400 + 60)
+        -- An order that is still to be sent needs its address, and the account waits for it.
+        db.query(shop.key, "update orders set status = 'processing' where tenant_key = $1 and id = $2", shop.key, order.id)
+        cleanup.user_purge()
+        local waiting = row()
+        db.query(shop.key, "update orders set status = 'delivered' where tenant_key = $1 and id = $2", shop.key, order.id)
         cleanup.user_purge()
         local state = row()
         support.sign_in(platform)
@@ -498,7 +505,12 @@ describe("a deleted account", function()
         for _, name in ipairs{ "user_credentials", "auth_sessions", "otps" } do
             assert.equal(0, db.one(nil, "select count(*)::int as n from " .. name .. " where user_id = $1", buyer.user.id).n)
         end
+        assert.same({ buyer.user.email, nil }, { waiting.email, waiting.purged_at })
         assert.is_nil(require("modules.iam.store").profile(buyer.user.id))
+        local kept = db.one(shop.key, "select shipping_address, billing_address, notes from orders where tenant_key = $1 and id = $2",
+            shop.key, order.id)
+        local proof = { country = "VN", region = "Hanoi", zipCode = "100000" }
+        assert.same({ proof, proof, nil }, { kept.shipping_address, kept.billing_address, kept.notes })
         assert.equal(buyer.user.id, shop_of.order_now(shop, order.id).userId)
     end)
 

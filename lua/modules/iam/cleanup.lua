@@ -35,27 +35,29 @@ function M.session_cleanup() return all(store.prune_sessions, time.iso(time.now(
 --- it is done, so that a crash between only repeats.
 function M.user_purge()
     local now = time.iso(time.now())
-    local erased, failed = 0, 0
+    local erased, failed, waiting = 0, 0, 0
+    local after
     repeat
-        local users = store.users_to_purge(time.iso(time.now() - 30 * DAY_MS), 100)
-        local done = 0
+        local users = store.users_to_purge(time.iso(time.now() - 30 * DAY_MS), 100, after)
         for _, user in ipairs(users) do
+            after = user
             local ok, why = pcall(function()
-                personal.erase(user, store.tenants_ever(user.id), now)
+                if not personal.erase(user, store.tenants_ever(user.id), now) then
+                    waiting = waiting + 1
+                    return
+                end
+                erased = erased + 1
                 local statements = store.purge_traces(user.id, user.email)
                 statements[#statements + 1] = store.purge_user(user.id, now)
                 db.pipeline(nil, statements)
             end)
-            if ok then
-                done = done + 1
-            else
+            if not ok then
                 failed = failed + 1
                 log.warn("an account could not be erased yet", { user = user.id, error = tostring(why) })
             end
         end
-        erased = erased + done
-    until #users < 100 or done == 0 or sched.stopping()
-    return { erased = erased, failed = failed }
+    until #users < 100 or sched.stopping()
+    return { erased = erased, failed = failed, waiting = waiting }
 end
 
 --- Mails before access keys end.

@@ -101,10 +101,12 @@ end
 --- Deleted accounts whose time is over and which are not erased yet, oldest first.
 ---@param before string
 ---@param limit integer
----@return table[] {id, email}
-function M.users_to_purge(before, limit)
-    return db.read(nil, [[select id, email from users where deleted_at is not null and purged_at is null and deleted_at <= $1::timestamptz
-      order by deleted_at limit $2]], before, limit)
+---@param after table|nil the last one of the page before
+---@return table[] {id, email, deleted_at}
+function M.users_to_purge(before, limit, after)
+    return db.read(nil, [[select id, email, deleted_at from users where deleted_at is not null and purged_at is null
+      and deleted_at <= $1::timestamptz and ($3::timestamptz is null or (deleted_at, id) > ($3::timestamptz, $4::uuid))
+      order by deleted_at, id limit $2]], before, limit, after and after.deleted_at or null, after and after.id or null)
 end
 
 --- What is left of an erased account: an id that orders and the audit may name.

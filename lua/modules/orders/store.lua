@@ -282,6 +282,29 @@ function M.release_promotions(tenant, checkout_id, now)
       from gone g where p.tenant_key = $1 and p.id = g.promotion_id]], tenant, checkout_id, now }
 end
 
+--- Whether a buyer has an order that is still to be paid or sent.
+---@param tenant string
+---@param user_id string
+---@return boolean
+function M.has_open(tenant, user_id)
+    return db.one(tenant, [[select exists (select from orders where tenant_key = $1 and user_id = $2
+      and status in ('pending', 'processing', 'shipped')) as yes]], tenant, user_id).yes
+end
+
+--- Leaves of a buyer's addresses country, region and postal code: no name, phone, street or note.
+---@param tenant string
+---@param user_id string
+---@param now string
+---@return table statement
+function M.erase_addresses(tenant, user_id, now)
+    return { [[update orders set notes = null, version = version + 1, updated_at = $3::timestamptz,
+        shipping_address = (select jsonb_object_agg(key, value) from jsonb_each(shipping_address)
+          where key in ('country', 'region', 'state', 'zip', 'zipCode', 'postalCode') and jsonb_typeof(value) = 'string'),
+        billing_address = (select jsonb_object_agg(key, value) from jsonb_each(billing_address)
+          where key in ('country', 'region', 'state', 'zip', 'zipCode', 'postalCode') and jsonb_typeof(value) = 'string')
+      where tenant_key = $1 and user_id = $2]], tenant, user_id, now }
+end
+
 --- What a buyer may have of their own orders; the notes of staff are not among it.
 ---@param tenant string
 ---@param user_id string
