@@ -145,6 +145,39 @@ describe("kasma tenant create", function()
     end)
 end)
 
+describe("kasma tenant create --owner", function()
+    it("prints a code with which the owner chooses a password, and leaves an account that is known as it is", function()
+        local key, email = support.unique("c"), support.unique("owner") .. "@example.test"
+        local status, text = run(("tenant create %s --owner %s"):format(key, email:upper()))
+        assert.equal(0, status, text)
+        assert.matches("^tenant " .. key .. " with app " .. key .. "%-app, %d+ roles, a warehouse and VND as currency\n", text)
+        assert.matches(email .. " is its owner", text, 1, true)
+        local code = text:match("one%-time code  (%d%d%d%d%d%d)  %(good for 5 minutes%)")
+        local verified = support.client():post("/auth/verify-otp", { identifier = email, code = code, type = "FORGOT_PASSWORD" })
+        assert.equal(200, verified.status, verified.body)
+        assert.equal(200, support.client():post("/auth/reset-password", { reset_token = verified.json.reset_token,
+            new_password = "chosen-words-1" }).status)
+        local owner = support.client{ ["X-Tenant-Kasma-Id"] = key }
+        local answer = owner:post("/auth/login", { identifier = email, password = "chosen-words-1" })
+        assert.same({ 401, true }, { answer.status, answer.json.requiresOtp })
+        assert.equal(200, owner:post("/auth/verify-otp", { identifier = email, code = support.code_for(email, code),
+            type = "LOGIN" }).status)
+        assert.equal(200, owner:get("/users").status)
+
+        status, text = run(("tenant create %s --owner %s --json"):format(key .. "b", email))
+        assert.equal(0, status, text)
+        local made = json.decode(text)
+        assert.same({ email, nil }, { made.owner.email, made.owner.code })
+        assert.equal(200, owner:get("/users", { ["X-Tenant-Kasma-Id"] = key .. "b" }).status)
+
+        -- A mistake leaves neither tenant nor account.
+        assert.equal(1, (run(("tenant create %s --owner nobody"):format(key .. "c"))))
+        assert.equal(4, (run(("tenant create %s --owner other-%s"):format(key, email))))
+        assert.is_nil(db.one(nil, "select 1 as one from tenants where tenant_key = $1", key .. "c"))
+        assert.is_nil(db.one(nil, "select 1 as one from users where email = $1", "other-" .. email))
+    end)
+end)
+
 describe("kasma user create-admin", function()
     it("prints a code with which the owner chooses a password, once", function()
         local email = support.unique("boss") .. "@example.test"

@@ -8,7 +8,8 @@ kasma tenant create KEY [--name NAME] [--country CC] [--currency CUR] [--locale 
                         [--app APP_KEY] [--test] [--owner EMAIL] [--json]
 
 Makes a tenant with its first app, the seeded roles, a default warehouse and its base currency. KEY is 1 to 63 letters,
-digits, _ or -, and never changes. --owner invites its owner by mail. Without the others: VN, VND, vi, Asia/Ho_Chi_Minh.
+digits, _ or -, and never changes. Without the others: VN, VND, vi, Asia/Ho_Chi_Minh. --owner makes its owner in the same
+transaction: who has no account yet gets one, and the one-time code with which they sign in and choose a password is printed.
 
 Ends with 0 when it was made, 1 when not, 2 on wrong use, 4 when the key or a host name is taken, 5 when a store is away.
 
@@ -31,19 +32,32 @@ local function create(words)
     end
     local tenants = require("modules.tenants.service")
     local scope = { tenant = "MASTER", app = "MASTER", actor_kind = "system" }
+    local owner, owner_id, fresh = args.owner and args.owner:lower(), nil, false
+    if owner and not require("kasma.schema").is_email(owner) then error(owner .. " is no e-mail address", 0) end
     local made = tenants.create(scope, { tenant_key = args[1], name = args.name or args[1], country = country,
         default_currency = currency,
         default_locale = args.locale, timezone = args.timezone, is_test = args.test,
-        app = { app_key = args.app, hostnames = args.hostname } })
-    if args.owner then require("modules.iam.members").invite_owner(scope, made, args.owner) end
+        app = { app_key = args.app, hostnames = args.hostname } }, owner and function(statements, place, tenant)
+            owner_id, fresh = require("modules.iam.members").append_owner(statements, place, tenant, owner, true)
+        end)
+    local code, seconds
+    if owner_id then
+        require("kasma.access").changed_user(owner_id)
+        if fresh then
+            code, seconds = require("modules.iam.otp").hand_over{ identifier = owner, type = "FORGOT_PASSWORD", user_id = owner_id }
+        end
+    end
     if args.json then
-        io.stdout:write(require("core.json").encode({ tenant = tenants.view(made.tenant), app = made.app,
-            warehouseId = made.warehouse_id }), "\n")
+        io.stdout:write(require("core.json").encode({ tenant = tenants.view(made.tenant), app = made.app, warehouseId = made.warehouse_id,
+            owner = owner and { id = owner_id, email = owner, code = code, codeSeconds = seconds } or nil }), "\n")
     else
         io.stdout:write(("tenant %s with app %s, %d roles, a warehouse and %s as currency\n"):format(made.tenant.tenant_key,
             made.app.app_key,
             #require("kasma.roles").templates, made.tenant.default_currency))
-        if args.owner then io.stdout:write(args.owner:lower(), " is invited by mail as its owner\n") end
+        if owner then
+            io.stdout:write(owner, fresh and " is its owner\n" or " is its owner, and signs in as before\n")
+            if code then require("kasma.cli.code")(owner, code, seconds) end
+        end
     end
     return 0
 end

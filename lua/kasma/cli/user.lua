@@ -38,17 +38,7 @@ end
 local function print_user(report, admin)
     io.stdout:write(("%s  %s  %s%s\n"):format(report.id, report.email, report.userType, admin and ", platform owner" or ""))
     if report.password then io.stdout:write("password  ", report.password, "\n") end
-    if not report.code then return end
-    local config = require("core.config")
-    local url = config.get("PUBLIC_URL") or ("http://%s:%d"):format(config.get("HOST"), config.get("PORT"))
-    io.stdout:write(("one-time code  %s  (good for %d minutes)\n\n"):format(report.code, report.codeSeconds / 60))
-    io.stdout:write(([[
-Sign in with it and choose a password:
-  curl -s -H 'Content-Type: application/json' %s/auth/verify-otp \
-    -d '{"identifier":"%s","code":"%s","type":"FORGOT_PASSWORD"}'          # answers a reset_token
-  curl -s -H 'Content-Type: application/json' %s/auth/reset-password \
-    -d '{"reset_token":"..","new_password":".."}'
-]]):format(url, report.email, report.code, url))
+    if report.code then require("kasma.cli.code")(report.email, report.code, report.codeSeconds) end
 end
 
 local function make(words)

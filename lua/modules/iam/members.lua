@@ -2,6 +2,7 @@
 --
 -- An account is its person's. A tenant's staff adds by id only whom the tenant knows already (a former member, somebody who signed in on
 -- it); everybody else is invited by e-mail and is a member when they sign in on the tenant or choose it. Platform staff adds at once.
+local crypto = require("core.crypto")
 local sched = require("core.sched")
 local time = require("core.time")
 local uuid = require("core.uuid")
@@ -10,6 +11,7 @@ local audit = require("kasma.audit")
 local db = require("kasma.db")
 local errors = require("kasma.errors")
 local mail = require("kasma.mail")
+local passwords = require("modules.iam.passwords")
 local store = require("modules.iam.store")
 local role_store = require("modules.iam.store_roles")
 
@@ -130,25 +132,31 @@ end
 ---@param place Scope of the new tenant
 ---@param tenant {name: string, locale: string}
 ---@param email string
----@return string user_id
-function M.append_owner(statements, place, tenant, email)
+---@param vouched boolean|nil an operator says whose address it is: a new account is active, with a password that nobody knows
+---@return string user_id, boolean fresh the account is new
+function M.append_owner(statements, place, tenant, email, vouched)
     email = email:lower()
     local now = time.iso(time.now())
     local user = store.user_by_email(email)
     local id = user and user.id or uuid.v7()
     if not user then
-        statements[#statements + 1] = store.insert_user{ id = id, email = email, user_type = "TENANT_0", status = "pending", now = now }
+        statements[#statements + 1] = store.insert_user{ id = id, email = email, user_type = "TENANT_0", now = now,
+            status = vouched and "active" or "pending", verified = vouched }
+        if vouched then
+            statements[#statements + 1] = store.put_credential{ id = uuid.v7(), user_id = id, now = now,
+                password = passwords.hash(crypto.random_hex(32)) }
+        end
     elseif user.user_type:sub(1, 8) == "GENERAL_" then
         statements[#statements + 1] = store.update_user(id, { user_type = "TENANT_0" }, now)
     end
     statements[#statements + 1] = store.put_membership{ id = uuid.v7(), user_id = id, tenant_key = place.tenant,
-        status = user and "active" or "invited", now = now }
+        status = (user or vouched) and "active" or "invited", now = now }
     statements[#statements + 1] = role_store.give_role{ tenant_key = place.tenant, app_key = place.app, id = uuid.v7(), user_id = id,
         role_key = "tenant_owner", now = now }
     mail.append(statements, place, { to = email, template = "invitation", vars = { tenant = tenant.name }, user_id = id,
         locale = tenant.locale, key = "invitation:" .. place.tenant .. ":" .. id })
     audit.append(statements, place, { action = "members.invite", entity_type = "user", entity_id = id })
-    return id
+    return id, user == nil
 end
 
 return M
