@@ -9,7 +9,7 @@
 -- A run has a sandbox of its own, so others go on while it waits. It has two seconds in all, waiting included: a function that
 -- takes longer is cancelled with its run. A client that goes away cancels the run at the call that waits.
 --
--- In previews, tests and checks nothing is asked: every call answers nil, "preview".
+-- In previews, tests and checks nothing is asked: every call answers what the test says it does, or nil, "preview".
 local crypto = require("core.crypto")
 local rules = require("core.rules")
 local sched = require("core.sched")
@@ -179,7 +179,13 @@ local function serve(ctx, run, call, preview)
     if n > c.limit then
         return run:refuse(("capability_limit: %s: more than %d calls that need '%s' in one run"):format(name, c.limit, c.needs))
     end
-    if preview then return run:answer(nil, "preview") end
+    if preview then
+        local test = type(preview) == "table" and preview or {}
+        if test.calls then test.calls[#test.calls + 1] = { unpack(call, 2, call.n) } end
+        local answer = test.answers and test.answers[name]
+        if answer == nil then return run:answer(nil, "preview") end
+        return run:answer(answer)
+    end
     return ask(ctx, run, c, name, call)
 end
 
@@ -192,7 +198,8 @@ end
 ---@class CapabilityRunOptions
 ---@field key string|nil idempotency key of this run or step
 ---@field kind "route"|"workflow"|nil default "route"
----@field preview boolean|nil nothing is asked, and nothing recorded
+---@field preview boolean|{answers: table<string, any>|nil, calls: table[]|nil}|nil nothing is asked, and nothing recorded; answers of a
+---test by name, and where its calls are written
 ---@field limits table|nil {instructions, wall_us}
 ---@field judge (fun(answer: any): boolean, string|nil)|nil what an answer must be beside the hook's form, and why it is not
 

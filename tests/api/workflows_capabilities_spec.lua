@@ -233,3 +233,34 @@ describe("what a workflow causes", function()
         assert.same({ 8, 7 }, { #list, list[1].hops })
     end)
 end)
+
+describe("the shipped workflow that thanks", function()
+    local platform
+
+    setup(function() platform = support.platform() end)
+    teardown(function() support.real_time(platform) end)
+
+    it("writes to a buyer days after the order, and only to one who agreed", function()
+        local shop, product = shop_of.simple(0, { trackInventory = false })
+        must(post(shop.owner, "create", { key = "thanks", hook = "workflow", name = "Thanks", template = "workflows/thank_you",
+            settings = { config = { note = "See you" } } }))
+        must(post(shop.owner, "thanks/publish", { revision = 1, note = "go" }))
+        local buyer = support.shopper(shop)
+        local order = must(shop_of.checkout(shop_of.buyer(shop, product, 2, buyer), { paymentMethod = "COD" })).orders[1]
+        db.query(shop.key, "update customers set marketing_consent_at = $3::timestamptz where tenant_key = $1 and user_id = $2", shop.key,
+            buyer.user.id, time.iso(time.now()))
+        assert.equal("paid", run_in(shop, "thanks", order.id, "waiting").step)
+        support.advance(platform, 2 * 86400 + 60)
+        support.sign_in(shop.owner)
+        support.eventually(function() return runs(shop, "thanks")[1].step == "thank" end, 20)
+        assert.is_nil(db.one(shop.key, "select 1 as one from mail_messages where tenant_key = $1 and template = 'thank-you'", shop.key))
+        support.advance(platform, 3 * 86400 + 60)
+        support.sign_in(shop.owner)
+        local run = run_in(shop, "thanks", order.id, "done")
+        assert.equal("thanked\n", run.steps[#run.steps].log)
+        support.eventually(function()
+            return db.one(shop.key, [[select 1 as one from mail_messages where tenant_key = $1 and template = 'thank-you'
+              and state = 'sent' and user_id = $2]], shop.key, buyer.user.id)
+        end, 20)
+    end)
+end)

@@ -12,7 +12,8 @@ local iam = require("modules.iam.service")
 
 local VARS_MAX = 16384
 
-capabilities.declare("mail.send", { needs = "mail", limit = 5, fn = function(ctx, template, customer, vars)
+capabilities.declare("mail.send", { needs = "mail", limit = 5, summary = "A mail to a customer who agreed to mails",
+    signature = "(template: string, user_id: string, vars?: table): boolean|nil, string|nil", fn = function(ctx, template, customer, vars)
     if type(template) ~= "string" or not templates.for_rules(template) then
         capabilities.refuse(("mail.send: there is no template '%s' for rules"):format(tostring(template):sub(1, 80)))
     end

@@ -3,7 +3,8 @@ local uuid = require("core.uuid")
 local capabilities = require("kasma.capabilities")
 local notices = require("modules.notices.service")
 
-capabilities.declare("notify.user", { needs = "notify", limit = 5, fn = function(ctx, user_id, title, body)
+capabilities.declare("notify.user", { needs = "notify", limit = 5, summary = "Tells a member of the shop in the app",
+    signature = "(user_id: string, title: string, body: string): boolean|nil, string|nil", fn = function(ctx, user_id, title, body)
     if type(title) ~= "string" or title:find("^%s*$") or #title > 255 then
         capabilities.refuse("notify.user: the title is a text of 1 to 255 bytes")
     end

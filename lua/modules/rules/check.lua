@@ -10,7 +10,7 @@ local capabilities = require("kasma.capabilities")
 local hooks = require("kasma.hooks")
 local catalogue = require("kasma.hooks_catalogue")
 local samples = require("modules.rules.samples")
-local plans = require("modules.rules.workflow_plan")
+local workflow = require("modules.rules.check_workflow")
 
 local M = {}
 
@@ -170,28 +170,6 @@ local function capability_findings(found, manifest, hook, out, lines)
                 ("add \"%s\" to the manifest's needs"):format(c.needs))
         end
     end
-end
-
--- The line of the source that a word stands on in quotes (or bare); the last one, for what is there twice.
-local function line_of(lines, word, last)
-    if not word then return nil end
-    local found
-    for i, text in ipairs(lines) do
-        local quoted = text:find("\"" .. word .. "\"", 1, true) or text:find("'" .. word .. "'", 1, true)
-        if quoted or (not found and text:find("%f[%w_]" .. word:gsub("%p", "%%%0") .. "%f[^%w_]")) then
-            found = i
-            if quoted and not last then return i end
-        end
-    end
-    return found
-end
-
-local function workflow_findings(manifest, out, lines)
-    local plan, problems = plans.read(manifest, nearest)
-    for _, problem in ipairs(problems) do
-        out("manifest_field", problem.message, { line = line_of(lines, problem.word, problem.last) }, problem.hint)
-    end
-    return plan
 end
 
 -- Runs on samples --------------------------------------------------------------------------------------------------------------
@@ -358,7 +336,7 @@ function M.run(o)
     if hook.kind ~= "library" then capability_findings(found, manifest, hook, out, lines) end
     needs_findings(manifest, out)
     if hook.kind == "library" then return done() end
-    if hook.kind == "workflow" then report.plan = workflow_findings(manifest, out, lines) end
+    if hook.kind == "workflow" then report.plan = workflow.findings(manifest, out, lines, nearest) end
     if not report.ok then return done() end
 
     spec.name, spec.on_error = manifest.name, settings.on_error or manifest.on_error
@@ -384,6 +362,10 @@ function M.run(o)
     if hook.kind == "hook" then
         local inputs = hook.quote and samples.quotes(hook_name, settings.config) or catalogue.samples(hook)
         report.sampleRuns = try(set, id, hook, out, inputs)
+    elseif hook.kind == "workflow" then
+        for _, rule in ipairs(set:list(hook_name)) do
+            if rule.id == id then report.sampleRuns = workflow.try(set, rule, report.plan, out, M) end
+        end
     end
     return done()
 end

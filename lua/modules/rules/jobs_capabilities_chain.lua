@@ -19,7 +19,9 @@ end
 
 local OPTIONS = { delay_s = true, dedupe = true }
 
-capabilities.declare("jobs.enqueue", { needs = "jobs", limit = 10, fn = function(ctx, rule, payload, o)
+capabilities.declare("jobs.enqueue", { needs = "jobs", limit = 10, summary = "Starts another workflow rule",
+    signature = "(rule: string, payload?: table, options?: { delay_s: integer?, dedupe: string? }): table|nil, string|nil",
+    fn = function(ctx, rule, payload, o)
     o = o or {}
     if type(rule) ~= "string" then capabilities.refuse("jobs.enqueue: the key of a workflow rule is expected") end
     check_data("jobs.enqueue", payload or {})
@@ -41,7 +43,8 @@ capabilities.declare("jobs.enqueue", { needs = "jobs", limit = 10, fn = function
     return { started = started }
 end })
 
-capabilities.declare("events.emit", { needs = "events", limit = 10, fn = function(ctx, name, data)
+capabilities.declare("events.emit", { needs = "events", limit = 10, summary = "An event of the shop's own",
+    signature = "(name: string, data?: table): boolean|nil, string|nil", fn = function(ctx, name, data)
     if type(name) ~= "string" then capabilities.refuse("events.emit: the name of an event is expected") end
     if name:sub(1, 7) ~= "custom." then name = "custom." .. name end
     if not events.is_custom(name) then

@@ -11,6 +11,7 @@ local hooks = require("kasma.hooks")
 local catalogue = require("kasma.hooks_catalogue")
 local check = require("modules.rules.check")
 local samples = require("modules.rules.samples")
+local workflow = require("modules.rules.tests_workflow")
 
 local M = {}
 
@@ -122,7 +123,7 @@ end
 
 local EXPECT = { discount = true, net = true, lines = true, total = true, shipping = true, tax = true, none = true, error = true,
     log = true,
-    reason = true, result = true, instructions_below = true }
+    reason = true, result = true, instructions_below = true, calls = true, ends = true }
 
 local function compare(diff, name, expected, got)
     if expected ~= nil and not same(expected, got) then
@@ -151,6 +152,8 @@ local function judge(expect, run, quote, answer)
         diff[#diff + 1] = ("instructions: expected below %d, got %d"):format(expect.instructions_below, run.instructions)
     end
     if expect.result ~= nil then compare(diff, "result", expect.result, answer) end
+    compare(diff, "calls", expect.calls, run.calls)
+    compare(diff, "ends", expect.ends, run.ends)
     if quote then
         compare(diff, "discount", expect.discount, quote.discount)
         compare(diff, "net", expect.net, quote.merchandise)
@@ -300,6 +303,9 @@ function M.run(o)
                 local given = t.given or {}
                 local quote, ran = priced(set, spec.id, samples.input(lines_of(plan, given), options(plan, given)))
                 diff, run = judge(t.expect or {}, ran, quote), ran
+            elseif hook.kind == "workflow" then
+                local answer, ran = workflow.run(set, rule, t.given or {}, t.expect or {})
+                diff, run = judge(t.expect or {}, ran, nil, answer), ran
             else
                 local answer, ran = hooks.run(set, rule, samples.around(o.hook, t.given or {}))
                 diff, run = judge(t.expect or {}, ran, nil, answer), ran
