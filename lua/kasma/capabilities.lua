@@ -28,6 +28,8 @@ local MANIFESTS_MAX = 2000
 ---@field fn fun(ctx: CapabilityContext, ...): any, string|nil plain value, or nil and why. May wait. Raises M.refuse for what
 ---the rule's author must mend
 ---@field needs string the word of the manifest's `needs`
+---@field summary string what it does, for GET /rules/hooks
+---@field signature string|nil of its arguments and answer, for editors
 ---@field limit integer calls in one run, all functions of this need together
 ---@field takes_secrets boolean|nil a secret among the arguments comes as {["$secret"] = name}
 ---@field gives_secret boolean|nil its answer is the name of a secret; the rule gets a value without content

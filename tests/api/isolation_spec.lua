@@ -35,6 +35,7 @@ local NAMES = { template = true, token = true, name = true, hook = true, n = tru
 local PLATFORM_WIDE = {
     tenant_key = "a tenant's key is no secret: the requests of its visitors carry it",
     ["POST /rules/:rule/preview orderId"] = "the first order of every tenant has the same number: it is one's own that is found",
+    ["POST /rules/secrets/remove name"] = "the test's own secret of that name, set a moment before",
     ["POST /apps app_key"] = "keys of apps are unique on the platform",
     ["POST /apps hostnames"] = "a host name leads to one app",
     ["POST /apps/:app_key/update hostnames"] = "a host name leads to one app",

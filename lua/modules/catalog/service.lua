@@ -260,6 +260,7 @@ function M.products_by_id(tenant, ids)
 end
 
 M.variant_exists = store.variant_exists
+M.variants_by_sku = store.variants_by_sku
 M.existing = store.existing
 
 ---@class ProductQuery

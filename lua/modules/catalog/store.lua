@@ -128,6 +128,15 @@ function M.variants_of(tenant, product_ids)
 end
 
 ---@param tenant string
+---@param skus string[]
+---@return table[] {id, product_id, sku}, without the deleted
+function M.variants_by_sku(tenant, skus)
+    if #skus == 0 then return {} end
+    return db.read(tenant, [[select v.id, v.product_id, v.sku from product_variants v
+      where v.tenant_key = $1 and v.sku = any($2::text[]) and v.deleted_at is null]], tenant, pg.array(skus))
+end
+
+---@param tenant string
 ---@param id string
 ---@return boolean
 function M.variant_exists(tenant, id)

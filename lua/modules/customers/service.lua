@@ -1,5 +1,8 @@
 -- Customers of a tenant: users who bought, and guests, who are known by a keyed hash of their e-mail and by nothing else.
 local crypto = require("core.crypto")
+local time = require("core.time")
+local audit = require("kasma.audit")
+local db = require("kasma.db")
 local secrets = require("kasma.secrets")
 local tenants = require("kasma.tenant")
 local store = require("modules.customers.store")
@@ -53,5 +56,31 @@ function M.pricing_input(tenant, owner, guest_hash)
 end
 
 M.consents = store.consents
+M.by_id = store.by_id
+
+--- Gives a customer a tag; once is enough.
+---@param scope Scope
+---@param id string of the customer, or of its user
+---@param tag string
+---@return boolean|nil true; nil: there is no such customer, or it has 50 tags
+---@return string|nil why "not_found" or "too_many"
+function M.tag(scope, id, tag)
+    local customer = store.by_id(scope.tenant, id)
+    if not customer then return nil, "not_found" end
+    local changed = db.transaction(scope.tenant, function(tx)
+        local row = tx:pipeline{ store.add_tag(scope.tenant, customer.id, tag, time.iso(time.now())) }[1][1]
+        if not row then return false end
+        local statements = {}
+        audit.append(statements, scope, { action = "CUSTOMER_TAGGED", entity_type = "customer", entity_id = customer.id,
+            after = { tag = tag } })
+        tx:pipeline(statements)
+        return true
+    end)
+    if changed then return true end
+    for _, one in ipairs(store.by_id(scope.tenant, id).tags) do
+        if one == tag then return true end
+    end
+    return nil, "too_many"
+end
 
 return M

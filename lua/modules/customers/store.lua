@@ -41,6 +41,25 @@ function M.consents(tenant, user_id)
 end
 
 ---@param tenant string
+---@param id string of the customer, or of its user
+---@return table|nil
+function M.by_id(tenant, id)
+    return db.read(tenant, [[select c.id, c.user_id, c.groups, c.tags, c.orders_count, c.first_order_at, c.lifetime_spent_minor
+      from customers c where c.tenant_key = $1 and (c.id = $2::uuid or c.user_id = $2::uuid) limit 1]], tenant, id)[1]
+end
+
+--- A statement that gives a customer a tag. No row: it has the tag already, or 50 others.
+---@param tenant string
+---@param id string
+---@param tag string
+---@param now string
+---@return table statement
+function M.add_tag(tenant, id, tag, now)
+    return { [[update customers set tags = array_append(tags, $3::text), version = version + 1, updated_at = $4::timestamptz
+      where tenant_key = $1 and id = $2 and not ($3::text = any(tags)) and cardinality(tags) < 50 returning id]], tenant, id, tag, now }
+end
+
+---@param tenant string
 ---@param user_id string
 ---@return table[]
 function M.personal(tenant, user_id)

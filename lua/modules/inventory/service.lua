@@ -26,6 +26,7 @@ end
 M.warehouse = store.warehouse
 M.active_warehouses = store.active_warehouses
 M.list = store.list
+M.levels = store.levels
 
 --- The warehouse that takes initial stock: the setting, else the first by priority.
 ---@param tenant string

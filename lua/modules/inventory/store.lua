@@ -1,6 +1,7 @@
 -- Warehouses, stock rows and movements. warehouse_inventory is the only truth about stock; reservations meet in the function
 -- stock_reserve (modules.inventory.reservations). Functions that change something give a statement for the caller's pipeline.
 local json = require("core.json")
+local pg = require("core.pg")
 local db = require("kasma.db")
 
 local M = {}
@@ -81,6 +82,19 @@ function M.list(tenant, filter)
       where i.tenant_key = $1 and ($2::uuid is null or i.warehouse_id = $2::uuid) and ($3::uuid is null or i.product_id = $3::uuid)
       order by i.created_at desc, i.id desc limit $4 offset $5]],
         tenant, filter.warehouse_id or null, filter.product_id or null, filter.limit, filter.offset)
+end
+
+--- The stock of variants by warehouse.
+---@param tenant string
+---@param variant_ids string[]
+---@param warehouse_id string|nil nil: all
+---@return table[] {variant_id, warehouse_id, quantity, reserved_quantity, available_quantity}
+function M.levels(tenant, variant_ids, warehouse_id)
+    if #variant_ids == 0 then return {} end
+    return db.read(tenant, [[select i.variant_id, i.warehouse_id, i.quantity, i.reserved_quantity, i.available_quantity
+      from warehouse_inventory i where i.tenant_key = $1 and i.variant_id = any($2::uuid[])
+        and ($3::uuid is null or i.warehouse_id = $3::uuid) order by i.variant_id, i.warehouse_id limit 2000]],
+        tenant, pg.array(variant_ids), warehouse_id or null)
 end
 
 ---@param tenant string

@@ -3,6 +3,7 @@ local json = require("core.json")
 local time = require("core.time")
 local core = require("core.rules")
 local audit = require("kasma.audit")
+local capabilities = require("kasma.capabilities")
 local errors = require("kasma.errors")
 local catalogue = require("kasma.hooks_catalogue")
 local null = require("kasma.null")
@@ -51,13 +52,24 @@ local function saved(rule, draft, report)
     return rule_body(rule, { draft = draft_body(draft), diagnostics = report.diagnostics })
 end
 
+-- What rules of a hook may call.
+local function capability_bodies(hook)
+    local list = json.array{}
+    for _, name in ipairs((hook.kind == "route" or hook.kind == "workflow") and capabilities.names() or {}) do
+        local c = capabilities.get(name)
+        list[#list + 1] = { name = name, needs = c.needs, limit = c.limit, summary = or_null(c.summary) }
+    end
+    return list
+end
+
 local function hook_body(name, full)
     local hook = catalogue.get(name)
     local limits = core.limits(name)
     local body = { hook = name, area = hook.area, class = hook.kind ~= "hook" and "capability" or hook.slow and "slow" or "pure",
         summary = hook.summary, inputSchema = catalogue.json_schema(hook.input), outputSchema = catalogue.json_schema(hook.output),
-        capabilities = json.array{}, budget = { instructions = limits.instructions, heap = limits.heap, wallMicros = limits.wall_us,
-            result = limits.result }, whenAbsent = hook.absent, failClosed = hook.closed, asked = hook.host, samples = json.array{} }
+        capabilities = capability_bodies(hook),
+        budget = { instructions = limits.instructions, heap = limits.heap, wallMicros = limits.wall_us, result = limits.result },
+        whenAbsent = hook.absent, failClosed = hook.closed, asked = hook.host, samples = json.array{} }
     local samples = hook.kind == "library" and {} or hook.quote and require("modules.rules.samples").quotes(name) or catalogue.samples(hook)
     for i, s in ipairs(samples) do
         body.samples[i] = full and { name = s.name, input = s.input } or s.name
@@ -495,19 +507,6 @@ route.get("/rules/:rule/audit", {
             local body = bodies[row.id] or {}
             list[i] = { id = row.id, at = row.created_at, action = row.action, actorId = or_null(row.actor_id), outcome = row.outcome,
                 before = or_null(body.before), after = or_null(body.after) }
-        end
-        return list
-    end,
-})
-
--- Secrets --------------------------------------------------------------------------------------------------------------------------------
-
-route.get("/rules/secrets", {
-    summary = "Names of the secrets that rules may use; never a value", access = READ, module = "rules", returns = schema.array(Any),
-    handler = function(ctx)
-        local list = json.array{}
-        for i, s in ipairs(store.secrets(ctx.tenant)) do
-            list[i] = { name = s.name, updatedAt = s.updated_at, updatedBy = or_null(s.updated_by) }
         end
         return list
     end,

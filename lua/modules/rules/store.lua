@@ -411,6 +411,33 @@ function M.secrets(tenant)
     return db.read(tenant, "select name, updated_at, updated_by from tenant_secrets where tenant_key = $1 order by name limit 500", tenant)
 end
 
+--- How many there are beside this one.
+function M.count_secrets(tenant, name)
+    return db.one(tenant, "select count(*)::int as n from tenant_secrets where tenant_key = $1 and name <> $2", tenant, name).n
+end
+
+function M.secret(tenant, name)
+    return db.one(tenant, "select value_enc, key_version from tenant_secrets where tenant_key = $1 and name = $2", tenant, name)
+end
+
+--- How many of the tenant's secrets each version of SERVER_KEY sealed.
+function M.secrets_by_version(tenant)
+    return db.query(tenant, [[select key_version as version, count(*)::int as n from tenant_secrets where tenant_key = $1
+      group by key_version]], tenant)
+end
+
+--- Those that another version sealed.
+function M.secrets_sealed_before(tenant, version)
+    return db.query(tenant, [[select name, value_enc from tenant_secrets where tenant_key = $1 and key_version <> $2
+      order by name limit 500]], tenant, version)
+end
+
+--- The same value under another version; nothing when it was set anew meanwhile.
+function M.reseal_secret(tenant, name, old, sealed, version)
+    return db.query(tenant, [[update tenant_secrets set value_enc = $4::bytea, key_version = $5 where tenant_key = $1 and name = $2
+      and value_enc = $3::bytea]], tenant, name, pg.bytea(old), pg.bytea(sealed), version).affected
+end
+
 function M.put_secret(row)
     return { [[insert into tenant_secrets (tenant_key, app_key, id, name, value_enc, key_version, updated_by, created_at, updated_at)
       values ($1, $2, $3, $4, $5::bytea, $6, $7, $8::timestamptz, $8::timestamptz)

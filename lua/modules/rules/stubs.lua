@@ -1,7 +1,81 @@
 -- Files by which an editor with a Lua language server knows what rules may use: one class for each record of a hook's input.
+local capabilities = require("kasma.capabilities")
 local catalogue = require("kasma.hooks_catalogue")
 
 local M = {}
+
+local RECORDS = [[
+---@class kasma.Secret a value without content: headers of http.fetch take it
+---@class kasma.Variant
+---@field id string
+---@field sku string
+---@field name string|nil
+---@field price integer minor units
+---@field sale_price integer
+---@field stock integer|nil
+---@field active boolean
+---@field attributes table<string, any>
+
+---@class kasma.Product
+---@field id string
+---@field code string|nil
+---@field slug string
+---@field name string
+---@field summary string|nil
+---@field category_id string|nil
+---@field category string|nil
+---@field vendor_id string|nil
+---@field price integer minor units
+---@field sale_price integer
+---@field currency string
+---@field active boolean
+---@field tax_class string|nil
+---@field variants kasma.Variant[]
+
+---@class kasma.Customer
+---@field id string
+---@field user_id string|nil
+---@field guest boolean
+---@field name string|nil
+---@field email string|nil
+---@field locale string|nil
+---@field groups string[]
+---@field tags string[]
+---@field orders_count integer
+---@field first_order_at string|nil
+---@field lifetime_spent integer minor units
+
+---@class kasma.StockLevel
+---@field id string warehouse
+---@field on_hand integer
+---@field reserved integer
+---@field available integer
+
+---@class kasma.Stock
+---@field sku string
+---@field product_id string
+---@field variant_id string
+---@field on_hand integer
+---@field reserved integer
+---@field available integer
+---@field warehouses kasma.StockLevel[]
+]]
+
+-- What rules of routes and workflows may call: a table a group, a function a capability.
+local function capability_stubs()
+    if #capabilities.names() == 0 then require("kasma.boot").load_for_rules() end
+    local lines, groups = { RECORDS }, {}
+    for _, name in ipairs(capabilities.names()) do
+        local c, group = capabilities.get(name), name:match("^([%w_]+)%.")
+        if group and not groups[group] then
+            groups[group] = true
+            lines[#lines + 1] = ("--- Only for route and workflow rules whose `needs` name it.\n%s = {}"):format(group)
+        end
+        lines[#lines + 1] = ("--- %s (needs %q, %d calls a run)\n---@type fun%s\n%s = nil"):format(c.summary or name, c.needs, c.limit,
+            c.signature or "(...): any", name)
+    end
+    return table.concat(lines, "\n")
+end
 
 local FUNCTIONS = [[
 ---@meta
@@ -94,7 +168,7 @@ end
 --- {path, text} of each file.
 ---@return table[]
 function M.files()
-    local out = { FUNCTIONS }
+    local out = { FUNCTIONS, capability_stubs() }
     for _, name in ipairs(catalogue.names()) do
         local hook = catalogue.get(name)
         type_name(hook.input, name, "", out)

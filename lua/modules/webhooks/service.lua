@@ -25,6 +25,9 @@ local target = require("modules.webhooks.target")
 
 local M = {}
 
+--- Whether a URL is one that may be called from here; other modules judge theirs by the same.
+M.read_target = target.read
+
 M.KIND = "webhooks.try"
 M.TEST_EVENT = "webhook.test"
 
