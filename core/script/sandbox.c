@@ -325,6 +325,8 @@ struct compiled *sandbox_compile(lua_State *L, const char *name, struct str sour
     if (n < 0) luaL_error(L, "the file's name cannot be used");
     struct compiled *known = compiled_find(source);
     if (!known || !compiled_push(known, L, chunk)) {
+        int line = sandbox_jumps(source, SANDBOX_JUMPS_MAX);
+        if (line) luaL_error(L, "%s:%d: " SANDBOX_JUMPS_TEXT, name, line, SANDBOX_JUMPS_MAX);
         /* "t": text only; crafted bytecode can do anything. */
         if (luaL_loadbufferx(L, source.at, source.len, chunk, "t") != 0) lua_error(L);
         known = known ? known : compiled_keep(L, chunk, source);

@@ -82,6 +82,12 @@ struct sandbox_manifest {
     int64_t version;
 };
 
+/* More of the words `and`, `or`, `elseif`, `break` and `goto` no source may have, or LuaJIT's parser is slow (see
+ * sandbox_jumps.c). 0, or the line on which the one too many stands. */
+#define SANDBOX_JUMPS_MAX 2000
+#define SANDBOX_JUMPS_TEXT "more than %d of the words and, or, elseif, break and goto in one file"
+int sandbox_jumps(struct str source, unsigned most);
+
 /* An empty state. NULL: out of memory. */
 struct sandbox *sandbox_new(struct error *err);
 void sandbox_free(struct sandbox *sb);

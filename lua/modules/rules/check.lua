@@ -14,7 +14,7 @@ local workflow = require("modules.rules.check_workflow")
 
 local M = {}
 
-local SOURCE_MAX = 65536
+local SOURCE_MAX, FINDINGS_MAX = 65536, 100
 M.DOCS = "docs/rules.md#findings"
 local SCRATCH = "rules-check" -- a tenant of nobody's: what is tried runs in its state
 
@@ -103,7 +103,8 @@ local function global_findings(fn, out, lines)
         if a.line ~= b.line then return a.line < b.line end
         return a.name < b.name
     end)
-    for _, g in ipairs(found) do
+    for i, g in ipairs(found) do
+        if i > FINDINGS_MAX then break end
         local place = { line = g.line, column = column_of(lines, g.line, g.name) }
         if g.write then
             out("forbidden_global", ("'%s' would be a global; use local"):format(g.name), place)
@@ -286,6 +287,11 @@ function M.run(o)
     end
     if o.source:byte(1) == 27 then
         out("syntax", "bytecode is not taken; a rule is text")
+        return done()
+    end
+    local fair, unfair, at = rules.fair(o.source)
+    if not fair then
+        out("syntax", unfair, { line = at })
         return done()
     end
     local fn, why = loadstring(o.source, "=" .. file, "t")

@@ -76,6 +76,8 @@ end
 
 -- The list in an active file, as plain data. Nil and a finding when there is none.
 local function read_active(path, source)
+    local fair, unfair, at = rules_core.fair(source)
+    if not fair then return nil, finding(path, "syntax", unfair, at) end
     local _, why = loadstring(source, "=" .. path, "t")
     if why then
         local line, message = tostring(why):match(":(%d+): (.*)$")

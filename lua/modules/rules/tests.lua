@@ -39,6 +39,8 @@ end }]]
 ---@param file string
 ---@return table|nil plan, table|nil finding
 function M.read(source, file)
+    local fair, unfair, at = rules.fair(source)
+    if not fair then return nil, { severity = "error", code = "syntax", file = file, line = at, message = unfair } end
     local _, why = loadstring(source, "=" .. file, "t")
     if why then
         local line, message = tostring(why):match(":(%d+): (.*)$")
