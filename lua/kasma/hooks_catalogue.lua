@@ -133,7 +133,7 @@ local list_of_hooks = {
     { "workflow.order", "commerce", "Whether an order may change its state", rec{ order = order, from = text(), to = text(),
         actor = rec{ id = id, kind = text() } }, rec{ allow = bool, reason = opt(text{ max = 200 }),
         workflow_state = opt(text{ max = 64 }),
-        notify = opt(rec{ template = text() }) }, "allow" },
+        notify = opt(rec{ template = text() }) }, "allow", host = true },
     { "affiliate.commission", "commerce", "Commission of an affiliate", rec{ order = order, program = any }, rec{ amount = minor },
         "the programme's rate" },
     { "cart.abandoned_plan", "commerce", "Reminders of an abandoned cart", rec{ cart = any, steps_sent = int() }, rec{ send = bool,

@@ -358,3 +358,144 @@ describe("stock.reservation_ttl", function()
         assert.equal(3600, waits(shop_of.buyer(shop, product, 3))) -- one second is out of form: the setting holds
     end)
 end)
+
+describe("workflow.order", function()
+    local config = require("core.config")
+    local json = require("core.json")
+
+    local function report(order, status, more)
+        local body = { orderId = order.id, status = status or "SUCCESS", provider = "STRIPE" }
+        for name, value in pairs(more or {}) do body[name] = value end
+        return must(support.client():post("/api/internal/orders/sync-payment", body,
+            { ["x-internal-secret"] = config.get("INTERNAL_WEBHOOK_SECRET") }))
+    end
+    local function denied(order)
+        for _, e in ipairs(order.events) do
+            if e.type == "transition_denied" then return e end
+        end
+        return nil
+    end
+    local function set(shop, order, body)
+        body.id, body.status = order.id, body.status or "processing"
+        return shop.owner:post("/sales/orders/update-status", body)
+    end
+
+    it("keeps a large order of the shipped rule waiting, its payment booked, until an approver moves it", function()
+        local shop, product = shop_of.simple(10)
+        local key = live_shipped(shop, "workflows/order_approval", { from = 300000, approvers = { shop.owner.user.id } })
+        local small = must(shop_of.checkout(shop_of.buyer(shop, product, 2))).orders[1]
+        assert.is_true(report(small).applied)
+        assert.same({ "processing", "paid" }, { shop_of.order_now(shop, small.id).status, shop_of.order_now(shop, small.id).paymentStatus })
+        local large = must(shop_of.checkout(shop_of.buyer(shop, product, 3))).orders[1]
+        assert.is_true(report(large).applied)
+        local now = shop_of.order_now(shop, large.id)
+        assert.same({ "pending", "paid", "300000.00", "waiting for approval", json.null }, { now.status, now.paymentStatus, now.paidTotal,
+            now.workflowState, now.expiresAt })
+        assert.same({ "captured", 300000 }, { now.payments[1].state, now.payments[1].amountMinor })
+        local e = denied(now)
+        assert.same({ "pending", "processing", "a large order needs approval", key }, { e.fromStatus, e.toStatus, e.reason, e.data.rule })
+        assert.equal(5, shop_of.stock_of(shop, product).availableQuantity)
+        assert.same({ false, "already_paid" }, { report(large, "SUCCESS", { eventId = "again" }).applied,
+            report(large, "SUCCESS", { eventId = "once more" }).reason })
+        -- Somebody else may not; the approver may.
+        local clerk = support.user(shop, "tenant_admin")
+        local refused = clerk:post("/sales/orders/update-status", { id = large.id, status = "processing" })
+        assert.same({ 409, "transition_not_allowed", "a large order needs approval" }, { refused.status, refused.json.code,
+            refused.json.details and refused.json.details.reason })
+        local moved = must(set(shop, large, { reason = "looked at" }))
+        assert.same({ "processing", "paid", "approved" }, { moved.status, moved.paymentStatus, moved.workflowState })
+        assert.equal(201, set(shop, large, { trackingNumber = "T-1" }).status)
+        assert.equal("T-1", shop_of.order_now(shop, large.id).trackingNumber)
+        assert.equal("transition_not_allowed", set(shop, large, { status = "pending" }).json.code)
+    end)
+
+    it("makes an order that would go on at once wait from the start", function()
+        local shop, product = shop_of.simple(10)
+        must(shop.owner:post("/tenants/" .. shop.key .. "/update", { settings = { codAutoConfirm = true } }), 200)
+        live(shop, "workflow.order", [[local s = input.subject
+            if s.order.total >= 300000 then return { allow = false, reason = "too large", workflow_state = "call first" } end
+            return { allow = true, workflow_state = s.from .. ">" .. s.to }]])
+        local small = must(shop_of.checkout(shop_of.buyer(shop, product), { paymentMethod = "COD" })).orders[1]
+        assert.same({ "processing", "pending>processing" }, { small.status, small.workflowState })
+        local large = must(shop_of.checkout(shop_of.buyer(shop, product, 3), { paymentMethod = "COD" })).orders[1]
+        assert.same({ "pending", "call first" }, { large.status, large.workflowState })
+        assert.is_string(large.expiresAt)
+        local now = shop_of.order_now(shop, large.id)
+        assert.same({ "pending", "call first", "too large" }, { now.status, now.workflowState, denied(now).reason })
+        assert.equal(6, shop_of.stock_of(shop, product).availableQuantity)
+    end)
+
+    it("lets everything pass when it fails, unless it says block", function()
+        local shop, product = shop_of.simple(10)
+        local body = "if input.subject.order.total == 200000 then error('no') end return { allow = true }"
+        local key = live(shop, "workflow.order", body)
+        local order = must(shop_of.checkout(shop_of.buyer(shop, product, 2))).orders[1]
+        report(order)
+        assert.equal("processing", shop_of.order_now(shop, order.id).status)
+        must(post(shop.owner, key .. "/disable", { reason = "x" }))
+        live(shop, "workflow.order", body, { on_error = "block" })
+        local held = must(shop_of.checkout(shop_of.buyer(shop, product, 2))).orders[1]
+        report(held)
+        local now = shop_of.order_now(shop, held.id)
+        assert.same({ "pending", "paid", "rule_failed" }, { now.status, now.paymentStatus, denied(now).reason })
+    end)
+
+    it("may keep an unpaid order from its end: it holds its stock, is asked again, and can still be paid", function()
+        local shop, product = shop_of.simple(10)
+        local platform = support.platform()
+        local key = live(shop, "workflow.order", [[return { allow = input.subject.to ~= "cancelled", reason = "a regular" }]])
+        local order = must(shop_of.checkout(shop_of.buyer(shop, product, 4))).orders[1]
+        local ok, why = pcall(function()
+            support.advance(platform, 3700)
+            support.sign_in(shop.owner)
+            local now = support.eventually(function()
+                local seen = shop_of.order_now(shop, order.id)
+                return denied(seen) and seen
+            end)
+            assert.same({ "pending", "unpaid", "a regular" }, { now.status, now.paymentStatus, denied(now).reason })
+            assert.is_true(now.expiresAt > order.expiresAt)
+            assert.equal(6, shop_of.stock_of(shop, product).availableQuantity)
+            assert.is_true(report(order).applied)
+            assert.equal("processing", shop_of.order_now(shop, order.id).status)
+            must(post(shop.owner, key .. "/disable", { reason = "x" }))
+            local other = must(shop_of.checkout(shop_of.buyer(shop, product, 2))).orders[1]
+            support.advance(platform, 3700)
+            support.sign_in(shop.owner)
+            support.eventually(function() return shop_of.order_now(shop, other.id).status == "cancelled" end)
+            assert.equal(6, shop_of.stock_of(shop, product).availableQuantity)
+        end)
+        support.real_time(platform)
+        assert(ok, why)
+    end)
+
+    it("leaves a late payment that may not revive its order booked, for staff to look at", function()
+        local shop, product = shop_of.simple(10)
+        local platform = support.platform()
+        local order = must(shop_of.checkout(shop_of.buyer(shop, product, 4))).orders[1]
+        local ok, why = pcall(function()
+            support.advance(platform, 3700)
+            support.sign_in(shop.owner)
+            support.eventually(function() return shop_of.order_now(shop, order.id).status == "cancelled" end)
+            live(shop, "workflow.order", [[return { allow = input.subject.from ~= "cancelled", reason = "too late" }]])
+            report(order)
+            local now = shop_of.order_now(shop, order.id)
+            assert.same({ "cancelled", "review", "400000.00", "too late" }, { now.status, now.paymentStatus, now.paidTotal,
+                denied(now).reason })
+            assert.equal(10, shop_of.stock_of(shop, product).availableQuantity)
+        end)
+        support.real_time(platform)
+        assert(ok, why)
+    end)
+
+    it("needs the money of an online order, and the right", function()
+        local shop, product = shop_of.simple(10)
+        local buyer = support.shopper(shop)
+        local order = must(shop_of.checkout(shop_of.buyer(shop, product, 1, buyer))).orders[1]
+        assert.equal("payment_required", set(shop, order, {}).json.code)
+        assert.equal(403, buyer:post("/sales/orders/update-status", { id = order.id, status = "processing" }).status)
+        local other = support.tenant()
+        assert.equal(404, other.owner:post("/sales/orders/update-status", { id = order.id, status = "processing" }).status)
+        local cod = must(shop_of.checkout(shop_of.buyer(shop, product), { paymentMethod = "COD" })).orders[1]
+        assert.same({ "processing", json.null }, { must(set(shop, cod, {})).status, shop_of.order_now(shop, cod.id).expiresAt })
+    end)
+end)

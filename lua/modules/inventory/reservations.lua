@@ -43,11 +43,11 @@ local function reserve(scope, group_key, lines)
     return #granted == 1
 end
 
---- Gives back what is open of a group: all of it, or (with $4) only what no order has claimed. EXPIRE marks it so and touches only holds
---- whose time is over.
+--- Gives back what is open of a group: (with $4) only what no order has claimed, or (with $5) what these orders have. EXPIRE marks it so
+--- and touches only holds whose time is over.
 local RELEASE = [[with open as materialized (select r.id, r.inventory_id, r.quantity - r.consumed_qty - r.released_qty as n
     from stock_reservations r where r.tenant_key = $1 and r.group_key = $2 and r.status in ('HELD', 'CONFIRMED')
-      and not ($4 and r.order_id is not null) order by r.id for update),
+      and not ($4 and r.order_id is not null) and ($5::uuid[] is null or r.order_id = any($5::uuid[])) order by r.id for update),
   held as materialized (select i.id from warehouse_inventory i where i.tenant_key = $1 and i.id in (select inventory_id from open)
     order by i.id for update),
   gone as (update stock_reservations r set released_qty = r.released_qty + o.n, expired = false, updated_at = $3 from open o
@@ -101,12 +101,22 @@ end
 ---@param tenant string
 ---@param group_key string
 function M.release(tenant, group_key)
-    db.pipeline(tenant, { { RELEASE, tenant, group_key, time.iso(time.now()), true }, forget_due(tenant, group_key) })
+    db.pipeline(tenant, { { RELEASE, tenant, group_key, time.iso(time.now()), true, json.null }, forget_due(tenant, group_key) })
 end
 
----@return table[] statements that give a group back, for the transaction that cancels its order
-function M.release_statements(tenant, group_key)
-    return { { RELEASE, tenant, group_key, time.iso(time.now()), false }, forget_due(tenant, group_key) }
+---@param order_ids string[] whose part of the group it is
+---@return table[] statements that give it back, for the transaction that cancels the orders
+function M.release_statements(tenant, group_key, order_ids)
+    return { { RELEASE, tenant, group_key, time.iso(time.now()), false, pg.array(order_ids) }, forget_due(tenant, group_key) }
+end
+
+--- Statement: orders that wait on for their payment hold their stock as long.
+---@param tenant string
+---@param order_ids string[]
+---@param expires_at string ISO
+function M.extend_statement(tenant, order_ids, expires_at)
+    return { [[update stock_reservations set expires_at = $3, updated_at = $4 where tenant_key = $1 and order_id = any($2::uuid[])
+      and status = 'HELD']], tenant, pg.array(order_ids), expires_at, time.iso(time.now()) }
 end
 
 --- Statements of the order's transaction: the group's rows become the orders', all of them or KS001.

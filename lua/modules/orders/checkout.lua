@@ -28,6 +28,7 @@ local reservations = require("modules.inventory.reservations")
 local rules_preview = require("modules.rules.preview")
 local rules_runs = require("modules.rules.runs")
 local store = require("modules.orders.store")
+local workflow = require("modules.orders.workflow")
 
 local M = {}
 
@@ -267,8 +268,9 @@ local function statements_of(scope, c)
             add(store.insert_order_payment(row{ checkout_id = c.id, order_id = order.record.id, ref_id = c.payment.id,
                 amount_minor = order.record.amount_due_minor, currency = c.quote.currency, state = "held" }))
         end
-        add(store.insert_event(row{ order_id = order.record.id, type = "placed", to_status = c.terms.status, actor_id = c.owner.user_id,
-            actor_kind = "user", data = { rules = json.array(c.quote.rules) } }))
+        add(store.insert_event(row{ order_id = order.record.id, type = "placed", to_status = order.record.status,
+            actor_id = c.owner.user_id, actor_kind = "user", data = { rules = json.array(c.quote.rules) } }))
+        if order.verdict then workflow.append(list, order.record, "processing", order.verdict, now) end
         add(store.insert_ref(order.record.id, scope.tenant, now))
     end
     if c.terms.due_kind then add(due.put(scope, c.terms.due_kind, c.id, c.terms.expires_ms)) end
@@ -332,6 +334,25 @@ local function record_of(scope, c, index, group)
     return record
 end
 
+--- An order that would go on at once waits when a rule says so: paid or confirmed later, as one of its method that nobody confirmed.
+local function ask_workflow(scope, c)
+    local held = c.terms.status == "processing" and workflow.hold(scope)
+    if not held then return end
+    local actor = { id = c.owner.user_id, kind = c.owner.user_id and "user" or "guest" }
+    for _, order in ipairs(c.orders) do
+        local record = order.record
+        record.status = "pending"
+        local verdict = workflow.ask(held, record, "processing", actor)
+        order.verdict, record.workflow_state = verdict, verdict.workflow_state
+        if verdict.allow then
+            record.status = "processing"
+        elseif c.terms.payment_status ~= "paid" then
+            c.terms.expires_ms = c.terms.expires_ms or time.now() + settings.get(scope.tenant, "codExpiryDays") * DAY_MS
+            c.terms.due_kind, record.expires_at = "sales.cod_expiry", time.iso(c.terms.expires_ms)
+        end
+    end
+end
+
 ---@class Placed
 ---@field id string checkout id
 ---@field orders table[] order rows, each with items, the parent first
@@ -383,6 +404,7 @@ function M.place(scope, owner, input, complete)
             c.orders[i].record = record_of(scope, c, i, group)
         end
         spread_rounding(c.quote, c.orders)
+        ask_workflow(scope, c)
         local result = { id = c.id, orders = {}, quote = c.quote }
         for i, order in ipairs(c.orders) do result.orders[i] = order.record end
         if c.terms.online then

@@ -30,10 +30,18 @@ function M.placed(scope, records)
     return list
 end
 
-local function moved(scope, o, to, reason)
-    return outbox.event(scope, "order.status_changed", o.id, { checkoutId = o.checkout_id, from = o.status, to = to, actorKind = "system",
-        actorId = null, reason = reason or null })
+--- Its status changes.
+---@param scope Scope
+---@param o table row as it was before
+---@param to string
+---@param reason string|nil
+---@param actor { id: string|nil, kind: string }|nil nil: the system
+---@return table statement
+function M.moved(scope, o, to, reason, actor)
+    return outbox.event(scope, "order.status_changed", o.id, { checkoutId = o.checkout_id, from = o.status, to = to,
+        actorKind = actor and actor.kind or "system", actorId = actor and actor.id or null, reason = reason or null })
 end
+local moved = M.moved
 
 --- These orders are paid and go on.
 ---@param tenant string

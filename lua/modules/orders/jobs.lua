@@ -21,15 +21,29 @@ settings.declare("sales", {
 due.handler("sales.checkout", function(tenant, id) orders.expire(tenant, "sales.checkout", id) end)
 due.handler("sales.cod_expiry", function(tenant, id) orders.expire(tenant, "sales.cod_expiry", id) end)
 
+-- The address of who bought.
+local function buyer_of(order)
+    if order.guest_email then return order.guest_email end
+    local user = order.user_id and iam.user(order.user_id)
+    return user and user.email
+end
+
+-- A mail that a rule of workflow.order wishes for.
+jobs.handler("sales-queue", "order-notice", function(job)
+    local data = job.data
+    local order = orders.for_job(data.tenant_key, data.orderId)
+    local to = order and buyer_of(order)
+    if not to then return end
+    mail.send({ tenant = order.tenant_key, app = order.app_key }, { key = "order-notice:" .. job.id, template = data.template, to = to,
+        user_id = order.user_id, vars = { number = order.order_number, currency = order.currency, status = order.status,
+            workflowState = order.workflow_state, reason = data.reason, total = money.format(order.total_amount_minor, order.currency) } })
+end)
+
 jobs.handler("sales-queue", "order-confirmation", function(job)
     local data = job.data
     local order = orders.for_job(data.tenant_key, data.orderId)
     if not order then return end
-    local to = order.guest_email
-    if not to and order.user_id then
-        local user = iam.user(order.user_id)
-        to = user and user.email
-    end
+    local to = buyer_of(order)
     if not to then return end
     local lines = {}
     for i, item in ipairs(order.items) do

@@ -11,6 +11,8 @@ events.declare("order.placed", { of = "order", when = "a checkout commits, once 
     paymentMethod = text, currency = text, totalMinor = minor, amountDueMinor = minor, items = Items } })
 events.declare("order.status_changed", { of = "order", when = "its status changes", data = { checkoutId = uuid:optional(), from = text,
     to = text, actorKind = text:optional(), actorId = uuid:nullable():optional(), reason = text:nullable():optional() } })
+events.declare("order.transition_denied", { of = "order", when = "a rule of the shop refuses a change of its status", data = {
+    checkoutId = uuid, from = text, to = text, rule = text:nullable(), reason = text:nullable(), workflowState = text:nullable() } })
 events.declare("order.paid", { of = "order", when = "its payment status becomes paid", data = {
     checkoutId = uuid, userId = uuid:nullable():optional(), currency = text:optional(), paidMinor = minor:optional(),
     items = Items:optional() } })

@@ -114,6 +114,30 @@ route.post("/sales/orders/details", {
     end,
 })
 
+route.post("/sales/orders/update-status", {
+    summary = "Confirm an order by hand, or note something on it",
+    access = { permission = "orders.write" },
+    module = "sales",
+    idempotent = false,
+    body = schema.object{
+        id = schema.uuid{ on_bad = 404, what = "Order" }:alias("orderId"),
+        status = schema.enum{ "pending", "processing", "shipped", "delivered", "cancelled", "refunded" },
+        trackingNumber = schema.string{ max = 120 }:optional(),
+        internalNotes = schema.string{ max = 2000 }:optional(),
+        workflowState = schema.string{ max = 64 }:optional(),
+        reason = schema.string{ max = 500 }:optional(),
+    },
+    returns = { [201] = schema.object({ id = schema.uuid(), status = schema.string(), paymentStatus = schema.string() },
+        { name = "OrderHead", open = true }), [409] = { orders.transition_not_allowed, orders.payment_required } },
+    handler = function(ctx)
+        local record = orders.update_status(ctx.scope, ctx.body)
+        record.items = {}
+        local body = shape.order(record, "read", true)
+        body.items = nil
+        return body
+    end,
+})
+
 route.post("/api/internal/orders/sync-payment", {
     summary = "A payment service reports the result of a payment",
     access = { secret = "INTERNAL_WEBHOOK_SECRET", header = "x-internal-secret" },

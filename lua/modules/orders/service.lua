@@ -13,8 +13,17 @@ local order_events = require("modules.orders.events")
 local payments = require("modules.payments.service")
 local reservations = require("modules.inventory.reservations")
 local store = require("modules.orders.store")
+local workflow = require("modules.orders.workflow")
 
 local M = {}
+
+local SYSTEM = { kind = "system" }
+local ASKED_AGAIN_MS = 3600000 -- an order whose end a rule refused waits so long before its end is tried again
+
+M.transition_not_allowed = errors.declare{ code = "transition_not_allowed", status = 409, message = "The order cannot change so",
+    cause = "its state does not lead there, or a rule of the shop refused (details.reason)", cure = "see the order's events" }
+M.payment_required = errors.declare{ code = "payment_required", status = 409, message = "The order is not paid",
+    cause = "it waits for an online payment", cure = "wait for the payment" }
 
 local function with_items(tenant, orders)
     local ids, by_id = {}, {}
@@ -85,8 +94,11 @@ local function apply_late(tx, tenant, orders, payment, input, now)
     return { applied = false, reason = "paid_after_expiry" }
 end
 
---- A verified success: the payment is captured and every order of the checkout is paid, in one transaction.
-local function apply_paid(tx, tenant, orders, payment, input, now)
+local function after_payment(order) return order.status == "pending" and "processing" or order.status end
+
+--- A verified success: the payment is captured and every order of the checkout is paid, in one transaction. A rule may keep an order from
+--- going on: it is paid all the same, holds its stock, and waits for staff.
+local function apply_paid(tx, tenant, orders, payment, input, held, now)
     local ids = {}
     for i, order in ipairs(orders) do
         ids[i] = order.id
@@ -97,16 +109,18 @@ local function apply_paid(tx, tenant, orders, payment, input, now)
     if reservations.any_lapsed(tx, tenant, ids) then return apply_late(tx, tenant, orders, payment, input, now) end
     local list = { payments.move_statement{ tenant_key = tenant, id = payment.id, status = "CAPTURED",
         captured_minor = payment.amount_minor, transaction_id = input.transactionId, now = now } }
+    local verdicts = workflow.ask_all(tx, held, orders, after_payment, SYSTEM)
+    local function to(order) return verdicts[order.id].allow and after_payment(order) or order.status end
     for _, order in ipairs(orders) do
-        local to = order.status == "pending" and "processing" or order.status
-        list[#list + 1] = store.move{ tenant_key = tenant, id = order.id, status = to, payment_status = "paid",
-            paid_minor = order.amount_due_minor, paid_at = now, now = now }
+        local verdict = verdicts[order.id]
+        list[#list + 1] = store.move{ tenant_key = tenant, id = order.id, status = to(order), payment_status = "paid",
+            paid_minor = order.amount_due_minor, paid_at = now, workflow_state = verdict.workflow_state, now = now }
         list[#list + 1] = store.insert_event{ tenant_key = tenant, app_key = order.app_key, id = uuid.v7(), order_id = order.id,
-            type = "paid", from_status = order.status, to_status = to, actor_kind = "system", reason = input.status, now = now }
+            type = "paid", from_status = order.status, to_status = to(order), actor_kind = "system", reason = input.status, now = now }
+        workflow.append(list, order, after_payment(order), verdict, now)
     end
     list[#list + 1] = store.move_tenders(tenant, payment.checkout_id, "held", "captured", now)
     list[#list + 1] = due.drop(tenant, "sales.checkout", payment.checkout_id)
-    local function to(order) return order.status == "pending" and "processing" or order.status end
     for _, event in ipairs(order_events.paid(tenant, store.items_in(tx, tenant, orders), to)) do list[#list + 1] = event end
     tx:pipeline(list)
     return { applied = true }
@@ -132,7 +146,7 @@ local function apply_failed(tx, tenant, orders, payment, input, now)
 end
 
 --- What a report does to the checkout, decided under the locks of its payments and orders.
-local function apply(tx, tenant, checkout_id, input, now)
+local function apply(tx, tenant, checkout_id, input, held, now)
     local rows = payments.lock(tx, tenant, checkout_id)
     local orders = store.lock_checkout(tx, tenant, checkout_id)
     local payment = rows[1]
@@ -150,36 +164,48 @@ local function apply(tx, tenant, checkout_id, input, now)
             mark_review(tx, tenant, orders, "amount_mismatch", now)
             return { applied = false, reason = "amount_mismatch" }
         end
-        return apply_paid(tx, tenant, orders, payment, input, now)
+        return apply_paid(tx, tenant, orders, payment, input, held, now)
     end
     if FAILED[word] then return apply_failed(tx, tenant, orders, payment, input, now) end
     log.warn("a payment service reports an unknown status", { tenant = tenant, order = orders[1].id, status = word })
     return { applied = false, reason = "unknown_status" }
 end
 
---- Stock, promotions and orders of a late payment, in one transaction; KS001 or KS011 when something of it is gone.
-local function take_again(tx, scope, checkout_id, event_id, claims, now)
+local function revived() return "processing" end
+
+--- Stock, promotions and orders of a late payment, in one transaction; KS001 or KS011 when something of it is gone. Nil when the orders
+--- do not wait for that any more, or a rule keeps one of them from it: they wait for staff.
+local function take_again(tx, scope, checkout_id, event_id, claims, held, now)
     local tenant = scope.tenant
     payments.lock(tx, tenant, checkout_id)
     local orders = store.lock_checkout(tx, tenant, checkout_id)
     for _, order in ipairs(orders) do
         if order.status ~= "cancelled" or order.payment_status ~= "review" then return nil end
     end
-    local list = #claims > 0 and reservations.claim_statements(tenant, event_id, claims, nil) or {}
+    local verdicts, list = workflow.ask_all(tx, held, orders, revived, SYSTEM), {}
+    for _, order in ipairs(orders) do
+        if not verdicts[order.id].allow then workflow.append(list, order, "processing", verdicts[order.id], now) end
+    end
+    if #list > 0 then
+        tx:pipeline(list)
+        return nil
+    end
+    list = #claims > 0 and reservations.claim_statements(tenant, event_id, claims, nil) or {}
     for _, use in ipairs(store.lock_released_promotions(tx, tenant, checkout_id)) do
         list[#list + 1] = store.use_promotion(tenant, use, now)
         if use.customer_key then list[#list + 1] = store.check_customer_use(tenant, use, use.customer_key) end
     end
     list[#list + 1] = store.reserve_promotions(tenant, checkout_id, now)
     for _, order in ipairs(orders) do
-        list[#list + 1] = store.revive(tenant, order.id, now)
+        list[#list + 1] = store.revive(tenant, order.id, verdicts[order.id].workflow_state, now)
+        workflow.append(list, order, "processing", verdicts[order.id], now)
         list[#list + 1] = store.insert_event{ tenant_key = tenant, app_key = order.app_key, id = uuid.v7(), order_id = order.id,
             type = "paid", from_status = "cancelled", to_status = "processing", actor_kind = "system", reason = "late_payment", now = now }
     end
     local result = { applied = true }
     list[#list + 1] = payments.event_result_statement(tenant, event_id, result, true, now)
     list[#list + 1] = outbox.job(scope, "sales-queue", "stock-sync", { orderId = orders[1].id, tenant_key = tenant, app_key = scope.app })
-    local paid = order_events.paid(tenant, store.items_in(tx, tenant, orders), function() return "processing" end)
+    local paid = order_events.paid(tenant, store.items_in(tx, tenant, orders), revived)
     for _, event in ipairs(paid) do list[#list + 1] = event end
     tx:pipeline(list)
     return result
@@ -190,10 +216,10 @@ end
 local function revive(scope, checkout_id, event_id)
     local tenant = scope.tenant
     M.expire(tenant, "sales.checkout", checkout_id) -- the sweeper may not have come by yet
-    local claims = reservations.of_group(tenant, checkout_id)
+    local claims, held = reservations.of_group(tenant, checkout_id), workflow.hold(scope)
     local ok, result = pcall(function()
         if not reservations.hold(scope, event_id, claims) then return nil end
-        return db.transaction(tenant, take_again, scope, checkout_id, event_id, claims, time.iso(time.now()))
+        return db.transaction(tenant, take_again, scope, checkout_id, event_id, claims, held, time.iso(time.now()))
     end)
     if ok and result then return result end
     reservations.release(tenant, event_id)
@@ -215,12 +241,13 @@ function M.sync_payment(input)
     -- The amount belongs to the event: a report that corrects one is another event.
     local event_id = input.eventId and input.eventId ~= "" and input.eventId or crypto.sha256(table.concat({ input.orderId, input.status,
         input.provider, input.transactionId or "", tostring(input.amountMinor or input.amount or ""), input.currency or "" }, "|"))
+    local held = workflow.hold(scope)
     local result, late = unpack(db.transaction(tenant, function(tx)
         local event = tx:query(unpack(payments.insert_event_statement{ tenant_key = tenant, app_key = order.app_key, id = uuid.v7(),
             provider = input.provider:upper(), event_id = event_id, type = input.status, raw_sha256 = crypto.sha256(json.encode(input)),
             payload = input, now = now }))[1]
         if not event then return { { applied = false, reason = "duplicate" } } end
-        local result = apply(tx, tenant, order.checkout_id, input, now)
+        local result = apply(tx, tenant, order.checkout_id, input, held, now)
         tx:query(unpack(payments.event_result_statement(tenant, event.id, result, result.applied, now)))
         return { result, result.reason == "paid_after_expiry" and event.id or nil }
     end))
@@ -229,20 +256,46 @@ end
 
 -- Expiry -------------------------------------------------------------------------------------------------------------------------------
 
---- Cancels what nobody paid in time, under the locks of the checkout's payments and orders. Answers until when an order waits that is not
---- yet due.
-local function expire(tx, tenant, checkout_id, now)
+-- The end of orders that a rule refused: they and their stock wait on, and are tried again.
+local function wait_on(tx, tenant, pending, verdicts, now)
+    local until_at, ids, list = time.iso(time.now() + ASKED_AGAIN_MS), {}, {}
+    for i, order in ipairs(pending) do
+        ids[i] = order.id
+        local verdict = verdicts[order.id]
+        list[#list + 1] = store.wait_on(tenant, order.id, until_at, verdict.workflow_state, now)
+        if not verdict.allow then workflow.append(list, order, "cancelled", verdict, now) end
+    end
+    table.insert(list, 1, reservations.extend_statement(tenant, ids, until_at))
+    tx:pipeline(list)
+    return until_at
+end
+
+local function cancelled() return "cancelled" end
+
+--- Cancels what nobody paid in time, under the locks of the checkout's payments and orders: all that are due, or none. Answers until when
+--- an order waits that is not yet due.
+local function expire(tx, tenant, checkout_id, held, now)
     local rows = payments.lock(tx, tenant, checkout_id)
     local orders = store.lock_checkout(tx, tenant, checkout_id)
-    local pending, waits = {}, nil
+    local pending, ids, waits, alive = {}, {}, nil, false
     for _, order in ipairs(orders) do
         if order.status == "pending" and order.payment_status ~= "paid" and order.expires_at then
-            if order.expires_at <= now then pending[#pending + 1] = order else waits = order.expires_at end
+            if order.expires_at <= now then
+                pending[#pending + 1], ids[#ids + 1] = order, order.id
+            else
+                waits = order.expires_at
+            end
+        else
+            alive = alive or order.status ~= "cancelled"
         end
     end
     if #pending == 0 then return waits end
+    local verdicts = workflow.ask_all(tx, held, pending, cancelled, SYSTEM)
+    for _, order in ipairs(pending) do
+        if not verdicts[order.id].allow then return wait_on(tx, tenant, pending, verdicts, now) end
+    end
     local list = {}
-    for _, statement in ipairs(reservations.release_statements(tenant, checkout_id)) do list[#list + 1] = statement end
+    for _, statement in ipairs(reservations.release_statements(tenant, checkout_id, ids)) do list[#list + 1] = statement end
     for _, payment in ipairs(rows) do
         if OPEN_PAYMENT[payment.status] then
             list[#list + 1] = payments.move_statement{ tenant_key = tenant, id = payment.id, status = "EXPIRED", captured_minor = 0,
@@ -251,15 +304,20 @@ local function expire(tx, tenant, checkout_id, now)
     end
     for _, order in ipairs(pending) do
         list[#list + 1] = store.move{ tenant_key = tenant, id = order.id, status = "cancelled", payment_status = order.payment_status,
-            paid_minor = order.paid_total_minor, cancelled_at = now, cancel_reason = "expired", now = now }
+            paid_minor = order.paid_total_minor, cancelled_at = now, cancel_reason = "expired",
+            workflow_state = verdicts[order.id].workflow_state, now = now }
         list[#list + 1] = store.insert_event{ tenant_key = tenant, app_key = order.app_key, id = uuid.v7(), order_id = order.id,
             type = "cancelled", from_status = order.status, to_status = "cancelled", actor_kind = "system", reason = "expired", now = now }
+        workflow.append(list, order, "cancelled", verdicts[order.id], now)
     end
-    list[#list + 1] = store.release_promotions(tenant, checkout_id, now)
-    list[#list + 1] = store.move_tenders(tenant, checkout_id, "held", "released", now)
-    local cancelled = order_events.cancelled(tenant, store.items_in(tx, tenant, pending), "expired")
-    for _, event in ipairs(cancelled) do list[#list + 1] = event end
+    -- What the checkout used goes back with the last of its orders.
+    if not alive and not waits then
+        list[#list + 1] = store.release_promotions(tenant, checkout_id, now)
+        list[#list + 1] = store.move_tenders(tenant, checkout_id, "held", "released", now)
+    end
+    for _, event in ipairs(order_events.cancelled(tenant, store.items_in(tx, tenant, pending), "expired")) do list[#list + 1] = event end
     tx:pipeline(list)
+    return waits
 end
 
 --- Ends the wait of an unpaid checkout: its orders are cancelled and everything goes back. Finds nothing to do when it comes again.
@@ -268,10 +326,67 @@ end
 ---@param checkout_id string
 function M.expire(tenant, kind, checkout_id)
     local now = time.iso(time.now())
+    local held = workflow.hold{ tenant = tenant, app = "MASTER", actor_kind = "system" }
     db.transaction(tenant, function(tx)
-        local waits = expire(tx, tenant, checkout_id, now)
+        local waits = expire(tx, tenant, checkout_id, held, now)
         tx:at_commit{ waits and due.move(tenant, kind, checkout_id, waits) or due.drop(tenant, kind, checkout_id) }
     end)
+end
+
+-- Staff ----------------------------------------------------------------------------------------------------------------------------------
+
+-- From pending to processing, by hand: needs the money, or a method that brings it later.
+local function confirm(tx, held, order, input, actor, now)
+    local online = order.payment_method == "STRIPE" or order.payment_method == "PAYPAL"
+    if online and order.payment_status ~= "paid" and order.payment_status ~= "authorized" then M.payment_required() end
+    local verdict = workflow.ask_all(tx, held, { order }, function() return "processing" end, actor)[order.id]
+    local list = {}
+    if not verdict.allow then
+        workflow.append(list, order, "processing", verdict, now)
+        list[#list + 1] = store.annotate(order.tenant_key, order.id, { workflow_state = verdict.workflow_state }, now)
+        tx:pipeline(list)
+        return verdict
+    end
+    list[1] = store.move{ tenant_key = order.tenant_key, id = order.id, status = "processing", payment_status = order.payment_status,
+        paid_minor = order.paid_total_minor, workflow_state = verdict.workflow_state, now = now }
+    list[2] = store.insert_event{ tenant_key = order.tenant_key, app_key = order.app_key, id = uuid.v7(), order_id = order.id,
+        type = "status_changed", from_status = order.status, to_status = "processing", actor_id = actor.id, actor_kind = "staff",
+        reason = input.reason, now = now }
+    list[3] = order_events.moved({ tenant = order.tenant_key, app = order.app_key }, order, "processing", input.reason, actor)
+    workflow.append(list, order, "processing", verdict, now)
+    tx:pipeline(list)
+    return verdict
+end
+
+--- What staff does to an order. Of the changes of state only the one from pending to processing is made by hand today.
+---@param scope Scope
+---@param input table id, status, trackingNumber, internalNotes, workflowState, reason
+---@return table order row
+function M.update_status(scope, input)
+    local now, held = time.iso(time.now()), workflow.hold(scope)
+    local actor = { id = scope.actor_id, kind = "staff" }
+    local refused
+    local row = db.transaction(scope.tenant, function(tx)
+        refused = nil
+        local order = store.lock_order(tx, scope.tenant, input.id)
+        if not order then errors.not_found{ message = "Order not found" } end
+        if order.status ~= input.status then
+            if order.status ~= "pending" or input.status ~= "processing" then M.transition_not_allowed() end
+            local verdict = confirm(tx, held, order, input, actor, now)
+            if not verdict.allow then
+                refused = verdict
+                return order
+            end
+        end
+        local answer = tx:pipeline{ store.annotate(scope.tenant, order.id, { tracking_number = input.trackingNumber,
+            internal_notes = input.internalNotes, workflow_state = input.workflowState }, now) }
+        return answer[1][1]
+    end)
+    if refused then
+        M.transition_not_allowed{ details = { rule = refused.rule or json.null, reason = refused.reason or json.null,
+            workflowState = refused.workflow_state or json.null } }
+    end
+    return row
 end
 
 --- The order a job is about, with its items, or nil when it is gone.

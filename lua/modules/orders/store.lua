@@ -85,14 +85,14 @@ function M.insert_order(o)
         parent_order_id,
       status, payment_status, payment_method, currency, tax_inclusive, subtotal_minor, discount_total_minor, shipping_total_minor,
       tax_total_minor, total_amount_minor, cash_rounding_minor, amount_due_minor, shipping_address, billing_address, notes, coupon_codes,
-      placed_at, paid_at, expires_at, created_at, updated_at)
+      placed_at, paid_at, expires_at, workflow_state, created_at, updated_at)
       values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27,
-        $28, $26, $26) returning ]] .. ORDER,
+        $28, $29, $26, $26) returning ]] .. ORDER,
         o.tenant_key, o.app_key, o.id, o.user_id or null, o.guest_email or null, o.order_number, o.checkout_id, o.split_index,
         o.parent_order_id or null, o.status, o.payment_status, o.payment_method, o.currency, o.tax_inclusive, o.subtotal_minor,
         o.discount_total_minor, o.shipping_total_minor, o.tax_total_minor, o.total_amount_minor, o.cash_rounding_minor, o.amount_due_minor,
         pg.json(o.shipping_address), o.billing_address and pg.json(o.billing_address) or null, o.notes or null, pg.array(o.coupon_codes),
-        o.now, o.paid_at or null, o.expires_at or null }
+        o.now, o.paid_at or null, o.expires_at or null, o.workflow_state or null }
 end
 
 function M.insert_item(i)
@@ -203,9 +203,9 @@ function M.items_in(tx, tenant, orders)
         ids[i], by_id[order.id], order.items = order.id, order, {}
     end
     if #ids == 0 then return orders end
-    for _, item in ipairs(tx:query([[select i.id, i.order_id, i.product_id, i.variant_id, i.quantity, i.net_total_minor from order_items i
-      where i.tenant_key = $1 and i.order_id = any($2::uuid[]) order by i.order_id, i.position, i.id limit 20000]], tenant,
-          pg.array(ids))) do
+    for _, item in ipairs(tx:query([[select i.id, i.order_id, i.product_id, i.variant_id, i.quantity, i.net_total_minor, i.sku_snapshot
+      from order_items i where i.tenant_key = $1 and i.order_id = any($2::uuid[])
+      order by i.order_id, i.position, i.id limit 20000]], tenant, pg.array(ids))) do
         table.insert(by_id[item.order_id].items, item)
     end
     return orders
@@ -239,13 +239,34 @@ function M.lock_checkout(tx, tenant, checkout_id)
 end
 
 ---@param m { tenant_key: string, id: string, status: string, payment_status: string, paid_minor: integer, paid_at: string|nil,
----cancelled_at: string|nil, cancel_reason: string|nil, keep_expiry: boolean|nil, now: string }
+---cancelled_at: string|nil, cancel_reason: string|nil, keep_expiry: boolean|nil, workflow_state: string|nil, now: string }
 function M.move(m)
     return { [[update orders set status = $3, payment_status = $4, paid_total_minor = $5, paid_at = coalesce($6::timestamptz, paid_at),
         cancelled_at = coalesce($7::timestamptz, cancelled_at), cancel_reason = coalesce($8, cancel_reason),
-        expires_at = case when $9 then expires_at end, version = version + 1, updated_at = $10 where tenant_key = $1 and id = $2]],
+        expires_at = case when $9 then expires_at end, workflow_state = coalesce($11, workflow_state), version = version + 1,
+        updated_at = $10 where tenant_key = $1 and id = $2]],
         m.tenant_key, m.id, m.status, m.payment_status, m.paid_minor, m.paid_at or null, m.cancelled_at or null, m.cancel_reason or null,
-        m.keep_expiry == true, m.now }
+        m.keep_expiry == true, m.now, m.workflow_state or null }
+end
+
+--- An order whose end was refused waits on.
+function M.wait_on(tenant, id, expires_at, workflow_state, now)
+    return { [[update orders set expires_at = $3, workflow_state = coalesce($4, workflow_state), version = version + 1, updated_at = $5
+      where tenant_key = $1 and id = $2]], tenant, id, expires_at, workflow_state or null, now }
+end
+
+--- What staff says of an order beside its states; what is nil stays.
+---@return table statement that answers the row
+function M.annotate(tenant, id, fields, now)
+    return { "update orders o set " .. [[tracking_number = coalesce($3, tracking_number), internal_notes = coalesce($4, internal_notes),
+        workflow_state = coalesce($5, workflow_state), version = version + 1, updated_at = $6 where o.tenant_key = $1 and o.id = $2
+      returning ]] .. ORDER, tenant, id, fields.tracking_number or null, fields.internal_notes or null, fields.workflow_state or null, now }
+end
+
+--- Locks one order.
+---@return table|nil order
+function M.lock_order(tx, tenant, id)
+    return tx:query("select " .. ORDER .. " from orders o where o.tenant_key = $1 and o.id = $2 for update", tenant, id)[1]
 end
 
 function M.move_tenders(tenant, checkout_id, from, to, now)
@@ -254,10 +275,11 @@ function M.move_tenders(tenant, checkout_id, from, to, now)
 end
 
 --- The single way out of cancelled: its payment came late, and all it needs is there again.
-function M.revive(tenant, id, now)
+function M.revive(tenant, id, workflow_state, now)
     return { [[update orders set status = 'processing', payment_status = 'paid', paid_total_minor = amount_due_minor, paid_at = $3,
-        cancelled_at = null, cancel_reason = null, expires_at = null, version = version + 1, updated_at = $3
-      where tenant_key = $1 and id = $2]], tenant, id, now }
+        cancelled_at = null, cancel_reason = null, expires_at = null, workflow_state = coalesce($4, workflow_state),
+        version = version + 1, updated_at = $3
+      where tenant_key = $1 and id = $2]], tenant, id, now, workflow_state or null }
 end
 
 --- Locks the uses of promotions that a checkout gave back.
