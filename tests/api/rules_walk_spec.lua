@@ -4,103 +4,23 @@ local json = require("core.json")
 local time = require("core.time")
 local support = require("api.support")
 local shop_of = require("api.shop")
+local weekend = require("api.weekend")
 
 local must = shop_of.must
-local ZONE, DAY = "Asia/Ho_Chi_Minh", 86400
-
-local SOURCE = [[
-return { hook = "promotion", name = "Buy 2, third free on weekends", priority = 100, config = schema.object{ category = schema.category,
-    buy = schema.integer{min=1,max=20,default=2}, free = schema.integer{min=1,max=20,default=1},
-    days = schema.weekdays{default={6,7}}, label = schema.string{max=80, default="Buy 2, third free"} },
-  run = function(input, config)
-    if not set.has(config.days, input.now.wday) then return nil, "not today" end
-    local units = {}
-    for _, line in ipairs(input.cart.lines) do
-      if set.has(line.category_ids, config.category) and not line.bundle_id then
-        for _ = 1, line.qty do units[#units + 1] = { id = line.id, price = line.unit } end
-      end
-    end
-    local free = math.floor(#units / (config.buy + config.free)) * config.free
-    if free == 0 then return nil, "too few items" end
-    table.sort(units, function(a, b) return a.price < b.price end)
-    local count, ops = {}, {}
-    for i = 1, free do count[units[i].id] = (count[units[i].id] or 0) + 1 end
-    for id, n in pairs(count) do ops[#ops + 1] = { op = "line_percent", line_id = id, bps = 10000, units = n, label = config.label } end
-    return { operations = ops }
-  end }
-]]
-
-local TESTS = [[
-return { config = { category = "tea" }, category = { tea = {"oolong","jasmine","lotus"} },
-  prices = { oolong = 120000, jasmine = 90000, lotus = 150000, mug = 50000 }, tests = {
-    { name = "four teas on a Sunday: the cheapest is free",
-      given  = { now = "2026-11-29T10:00", cart = { oolong = 2, jasmine = 1, lotus = 1, mug = 1 } },
-      expect = { discount = 90000, lines = { jasmine = 0 }, net = 440000, instructions_below = 5000 } },
-    { name = "Monday: nothing", given = { now = "2026-11-30T10:00", cart = { oolong = 6 } }, expect = { none = true } },
-    { name = "table", each = { {3,120000}, {5,120000}, {6,240000} },
-      given = function(r) return { now = "2026-11-28T09:00", cart = { oolong = r[1] } } end,
-      expect = function(r) return { discount = r[2] } end },
-    { name = "never more than the cart", property = "random_carts", cases = 200, seed = 7 },
-  } }
-]]
+local ZONE = "Asia/Ho_Chi_Minh"
+local SOURCE, TESTS = weekend.SOURCE, weekend.TESTS
 
 describe("buy 2, third free on weekends", function()
-    local platform = support.platform()
-    local shop = support.tenant{ currency = "VND", country = "VN" }
-    local P = "/api/ecommerce/products"
-    local category = must(shop.owner:post(P .. "/categories/create", { name = "Tea", slug = "tea" })).id
-    local teas = {}
-    local orders = {}
+    local world = weekend.shop()
+    local shop, category, orders = world.shop, world.category, world.orders
+    local go_to, cart_of, quote_o2, O2 = world.go_to, world.cart_of, world.quote_o2, weekend.O2
 
     local function now_wday() return time.fields(time.now(), ZONE).wday end
 
-    -- Goes to ten in the morning of the next such day, and makes everybody able to act there.
-    local function go_to(wday)
-        local f = time.fields(time.now(), ZONE)
-        local days = (wday - f.wday) % 7
-        local seconds = days * DAY + (10 - f.hour) * 3600 - f.min * 60
-        if seconds <= 0 then seconds = seconds + 7 * DAY end
-        support.advance(platform, seconds)
-        support.sign_in(shop.owner)
-    end
-
-    local function cart_of(items)
-        local buyer = support.guest(shop)
-        for name, quantity in pairs(items) do must(buyer:post("/sales/cart/add", { productId = teas[name], quantity = quantity })) end
-        return buyer
-    end
-
-    local O2 = { oolong = 2, jasmine = 1, lotus = 1, mug = 1 }
-
-    local function order(items)
-        return must(shop_of.checkout(cart_of(items), { paymentMethod = "COD" })).orders[1]
-    end
-
-    local function quote_o2() return must(cart_of(O2):post("/sales/cart/quote", { shippingAddress = { country = "VN" } })) end
-
     local function post(path, body) return shop.owner:post("/rules/" .. path, body) end
 
-    setup(function()
-        for name, price in pairs{ oolong = 120000, jasmine = 90000, lotus = 150000, mug = 50000 } do
-            teas[name] = shop_of.product(shop, { name = name, price = price, categoryId = name ~= "mug" and category or nil,
-                trackInventory = false })
-        end
-        must(shop.owner:post("/api/finance/tax/rules/create", { name = "VAT", country = "VN", rate = 10 }))
-        go_to(6)
-        orders.O1, orders.O3 = order{ oolong = 3 }, order{ jasmine = 2 }
-        go_to(7)
-        orders.O2, orders.O5 = order(O2), order{ lotus = 1, jasmine = 6 }
-        go_to(1)
-        orders.O4 = order{ oolong = 6 }
-        go_to(3)
-        orders.O6 = order{ mug = 4 }
-    end)
-
-    teardown(function()
-        support.sign_in(platform)
-        support.real_time(platform)
-        support.sign_in(platform)
-    end)
+    setup(function() world.place_orders() end)
+    teardown(function() world.leave() end)
 
     it("is drafted, and its mistakes are told", function()
         local hooks = must(shop.owner:get("/rules/hooks"), 200)

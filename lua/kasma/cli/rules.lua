@@ -14,7 +14,8 @@ Without a server, on files:
   new KEY --hook H [--template T] [--dir D]    writes D/KEY.lua and D/KEY_test.lua
   check [PATH..]                      syntax, names, manifest, config, runs on samples; findings with file, line, column and hint
   test [PATH..] [--only NAME]         runs PATH's tests (NAME_test.lua beside NAME.lua)
-  watch [DIR]                         checks and tests whatever is saved, until interrupted
+  watch [DIR]                         checks and tests whatever is saved, until interrupted; with a server that has the files
+                                      (make up) says when it is live, with --session it goes into a draft session of a shared one
   stubs [--dir D]                     writes .kasma/kasma.d.lua and .luarc.json for editors
   hooks, templates                    what may be written, and what comes with the product
 
@@ -34,6 +35,7 @@ On a server (kasma login, or KASMA_URL and KASMA_KEY), or on the stores of this 
   approve, reject, cancel REQUEST -m NOTE    of a publication that waits
   log KEY, diff KEY A B               versions; what differs (B may be draft)
   runs KEY [--failed], replay RUN [--version N]
+  tail [KEY] [--failed] [--count N]   runs with the budget that they used, as they happen
 
   --tenant T      which tenant; KASMA_TENANT, else that of the key
   --profile NAME  a server of kasma login; without it KASMA_URL, else the stores' settings, else the last login
@@ -49,9 +51,10 @@ reached. The key is never an argument: others on the machine would see it.
 local KNOWN = { tenant = true, profile = true, insecure = false, json = false, format = true, hook = true, template = true, dir = true,
     only = true, key = true, config = true, state = true, cart = true, order = true, orders = true, vs = true, at = true,
     ["until"] = true, accept = "list", note = true, failed = false, version = true, ["fail-if-delta-below"] = true, once = false,
-    plan = false, apply = false, force = false }
+    plan = false, apply = false, force = false, session = false,
+    count = true }
 
-local FILES = { "offline", "watch", "online", "sync" }
+local FILES = { "offline", "watch", "online", "sync", "live" }
 
 local function command_of(name)
     for _, file in ipairs(FILES) do

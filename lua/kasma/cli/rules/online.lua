@@ -55,25 +55,30 @@ function commands.show(args)
         rule.priority, rule.draft.revision, json.encode(rule.draft.settings), rule.draft.source), rule.diagnostics, rule.draft.source)
 end
 
--- A draft out of a file and the tests beside it.
-local function push_file(args)
-    local server, file = target.of(args), need(args, 2, "a file")
-    local source = files.read(file) or usage(file .. " cannot be read")
-    local tests = files.read(files.test_file(file)) or ""
-    local key = args.key or file:match("([^/]+)%.lua$")
-    local config = args.config and (json.decode(args.config) or usage("--config is no JSON"))
+--- Makes the rule, or saves its draft, out of a file and the tests beside it.
+---@param server kasma.RulesTarget
+---@param o {file: string, key: string|nil, config: table|nil}
+---@return table saved as the route answers it
+---@return string source
+function M.save_draft(server, o)
+    local source = files.read(o.file) or usage(o.file .. " cannot be read")
+    local tests = files.read(files.test_file(o.file)) or ""
+    local key = o.key or o.file:match("([^/]+)%.lua$")
     local there, rule = pcall(server.get, server, path_of(key, "/draft"))
     if not there and not (type(rule) == "table" and rule.status == 404) then error(rule, 0) end
-    local saved
     if there then
         local settings = rule.draft.settings
-        if config then settings.config = config end
-        saved = server:post(path_of(key, "/draft"), { revision = rule.draft.revision, source = source, tests = tests,
-            settings = settings })
-    else
-        saved = server:post("/rules/create", { key = key, hook = source:match("hook%s*=%s*[\"']([%w_.]+)[\"']") or "promotion",
-            name = source:match("name%s*=%s*\"([^\"]+)\"") or key, source = source, tests = tests, settings = { config = config } })
+        if o.config then settings.config = o.config end
+        return server:post(path_of(key, "/draft"), { revision = rule.draft.revision, source = source, tests = tests,
+            settings = settings }), source
     end
+    return server:post("/rules/create", { key = key, hook = source:match("hook%s*=%s*[\"']([%w_.]+)[\"']") or "promotion",
+        name = source:match("name%s*=%s*\"([^\"]+)\"") or key, source = source, tests = tests, settings = { config = o.config } }), source
+end
+
+local function push_file(args)
+    local config = args.config and (json.decode(args.config) or usage("--config is no JSON"))
+    local saved, source = M.save_draft(target.of(args), { file = need(args, 2, "a file"), key = args.key, config = config })
     local ok = true
     for _, d in ipairs(saved.diagnostics) do ok = ok and d.severity ~= "error" end
     report.answer(args, { key = saved.key, revision = saved.draft.revision, diagnostics = saved.diagnostics },

@@ -6,6 +6,8 @@
 local config = require("core.config")
 local http = require("core.http_client")
 local json = require("core.json")
+local sched = require("core.sched")
+local event_source = require("kasma.event_source")
 local files = require("kasma.cli.rules.files")
 local profile = require("kasma.cli.rules.profile")
 
@@ -80,10 +82,67 @@ function Remote:call(method, path, o)
     return value, answer.status, answer.headers
 end
 
+local RETRY_MS, TEXT_MAX = 500, 65536
+
+-- One connection: until it ends, or `told` says so. Answers whether it was open, the last id, and whether to go on.
+function Remote:listen(path, last, told)
+    local feed, text = event_source.parser(), ""
+    local stream, err = http.stream{ url = self.url .. path, headers = self:headers{ Accept = "text/event-stream",
+        ["Last-Event-ID"] = last } }
+    while stream do
+        local piece
+        piece, err = stream:read()
+        if not piece then break end
+        if stream:status() ~= 200 then
+            text = text .. piece
+            if #text > TEXT_MAX then break end
+        else
+            local events, why = feed(piece)
+            if not events then
+                stream:close()
+                error({ status = 200, message = self.url .. ": " .. why }, 0)
+            end
+            for _, e in ipairs(events) do
+                last = e.id or last
+                local body = json.decode(e.data)
+                if type(body) == "table" and told(e.event, type(body.payload) == "table" and body.payload or {}) == false then
+                    stream:close()
+                    return true, last, false
+                end
+            end
+        end
+    end
+    local status = stream and stream:status() or 0
+    if status ~= 0 and status ~= 200 then error(self:refusal(status, text), 0) end
+    return status == 200, last, true, err and err.message
+end
+
+--- Hears an event stream until `told` answers false. A connection that ends is begun again where it ended. Raises what keeps it from
+--- being opened at first, and what ends the right to it.
+---@param path string
+---@param query table|nil
+---@param told fun(event: string, payload: table): boolean|nil
+function Remote:events(path, query, told)
+    local last, was_open = nil, false
+    while not sched.stopping() do
+        local open, id, go_on, why = self:listen(path .. query_of(query), last, told)
+        if not go_on then return end
+        if not open and not was_open then
+            error({ unreachable = true, message = ("%s cannot be reached: %s"):format(self.url, why or "it hangs up") }, 0)
+        end
+        last, was_open = id, true
+        sched.sleep(RETRY_MS)
+    end
+end
+
 -- This installation ------------------------------------------------------------------------------------------------------------------
 
 local Inside = { remote = false }
 Inside.__index = Inside
+
+function Inside:events()
+    usage("events come from a server: set KASMA_URL and KASMA_KEY, or run kasma login and name the --profile")
+end
 
 function Inside:call(method, path, o) return require("kasma.cli.rules.inside").call(self.scope, method, path, o) end
 
@@ -141,6 +200,14 @@ local function on_stores(tenant)
     if not require("kasma.tenant").by_key(tenant) then usage("there is no tenant " .. tenant) end
     require("kasma.boot").load()
     return setmetatable({ tenant = tenant, scope = { tenant = tenant, app = "MASTER", actor_kind = "system" } }, Inside)
+end
+
+--- Whether the command line, or who signed in, names a server.
+---@param args table
+---@return boolean
+function M.names_server(args)
+    if args.profile or setting("KASMA_URL") then return true end
+    return not setting("DATABASE_URL") and profile.find() ~= nil
 end
 
 --- What this command line means: KASMA_URL, else the profile that it names, else the stores where their settings are given, else the
