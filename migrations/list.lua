@@ -21,4 +21,5 @@ return {
     "0019_history_guard",
     "0020_workflows",
     "0021_rule_approval",
+    "0022_workflow_subjects",
 }

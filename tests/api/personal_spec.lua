@@ -23,6 +23,7 @@ local TABLES = {
     ["social_notices.recipient_id"] = { kind = "notice", gone = true },
     ["social_notice_preferences.user_id"] = { kind = "notice_preference", gone = true },
     ["social_push_devices.user_id"] = { kind = "push_device", gone = true },
+    ["workflow_runs.user_id"] = { kind = "workflow", gone = true },
     ["checkouts.user_id"] = { why = "an attempt of an order, which is exported" },
     ["payments.user_id"] = { why = "a payment of an order; the id names nobody after erasure" },
     ["promotion_usages.user_id"] = { why = "counts uses; the id names nobody after erasure" },

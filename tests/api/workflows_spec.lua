@@ -6,6 +6,9 @@ local support = require("api.support")
 local shop_of = require("api.shop")
 local time = require("core.time")
 local uuid = require("core.uuid")
+local sched = require("core.sched")
+local personal = require("kasma.personal")
+local workflows = require("modules.rules.workflows")
 
 local must = shop_of.must
 
@@ -209,6 +212,11 @@ describe("a step that fails", function()
         publish(shop, "large", source("\"custom.go\", \"custom.text\"", [[
             { name = "a", run = function(input)
                 if input.subject.event.name == "custom.text" then return "done" end
+                if input.subject.event.id == "many" then
+                    local list = {}
+                    for i = 1, 9000 do list[i] = {} end
+                    return list
+                end
                 local big = string.rep("x", 60000)
                 return { big, big }
               end },]]))
@@ -219,6 +227,67 @@ describe("a step that fails", function()
             return { run.error.code, run.error.message }
         end)())
         assert.equal("invalid_result", run_in(shop, "large", "y", "failed").error.code)
+        emit(shop, "custom.go", "many")
+        assert.equal("state: too many small tables; keep a text, or fewer members", run_in(shop, "large", "many", "failed").error.message)
+    end)
+end)
+
+describe("many workflows", function()
+    it("begin with a burst of events, and each step runs once though everybody works at them", function()
+        local shop = support.tenant()
+        publish(shop, "burst", source("\"custom.go\"", [[
+            { name = "a", run = function() return { n = 1 } end },
+            { name = "b", run = function(input) return { n = input.subject.state.n + 1 } end },
+            { name = "c", run = function(input) return { n = input.subject.state.n + 1 } end },]]))
+        local statements = {}
+        for n = 1, 60 do
+            statements[n] = outbox.event({ tenant = shop.key, app = shop.app }, "custom.go", "e" .. n, {})
+        end
+        db.pipeline(shop.key, statements)
+        local ids = support.eventually(function()
+            local rows = db.read(shop.key, "select id from workflow_runs where tenant_key = $1", shop.key)
+            return #rows == 60 and rows
+        end, 30)
+        -- This process takes part, several at once on each.
+        local work = {}
+        for _, row in ipairs(ids) do
+            for _ = 1, 3 do work[#work + 1] = function() workflows.work(shop.key, row.id) end end
+        end
+        sched.parallel(work)
+        support.eventually(function()
+            return db.one(shop.key, "select count(*)::int as n from workflow_runs where tenant_key = $1 and state = 'done'",
+                shop.key).n == 60
+        end, 30)
+        local row = db.one(shop.key, [[select count(*)::int as n, count(*) filter (where state = 'done')::int as done,
+          (select count(*)::int from workflow_runs where tenant_key = $1 and data = '{"n": 3}') as three
+          from workflow_steps where tenant_key = $1]], shop.key)
+        assert.same({ 180, 180, 60 }, { row.n, row.done, row.three })
+        assert.equal(0, db.one(shop.key, "select count(*)::int as n from due_work where tenant_key = $1", shop.key).n)
+    end)
+end)
+
+describe("runs about a person", function()
+    it("are handed out with the account and erased with it", function()
+        local shop = support.tenant()
+        local person = support.shopper(shop)
+        publish(shop, "about", source("\"custom.go\"", [[
+            { name = "a", run = function() log("Ann") return { name = "Ann" } end }, { name = "b", wait = "30d" },]]))
+        emit(shop, "custom.go", "x", { userId = person.user.id, city = "Hue" })
+        emit(shop, "custom.go", "y", { userId = uuid.v7() })
+        run_in(shop, "about", "x", "waiting")
+        run_in(shop, "about", "y", "waiting")
+        local seen = {}
+        personal.export({ id = person.user.id, email = person.user.email }, { shop.key }, function(line)
+            if line.kind == "workflow" then seen[#seen + 1] = line.data end
+        end)
+        assert.same({ 1, "Ann", "Hue" }, { #seen, seen[1].data.name, seen[1].event_data.city })
+        personal.erase({ id = person.user.id, email = person.user.email }, { shop.key }, time.iso(time.now()))
+        local run = run_in(shop, "about", "x", "cancelled")
+        assert.equal(json.null, run.steps[1].log)
+        local row = db.one(shop.key, "select data, event_data from workflow_runs where tenant_key = $1 and id = $2", shop.key, run.id)
+        assert.same({ nil, nil }, { next(row.data), next(row.event_data) })
+        assert.is_nil(db.one(shop.key, "select 1 as one from due_work where tenant_key = $1 and id = $2", shop.key, run.id))
+        assert.equal("waiting", runs(shop, "about", "?entityId=y")[1].state)
     end)
 end)
 
@@ -339,6 +408,12 @@ describe("a workflow that waits", function()
         advance(3 * 86400 + 60)
         assert.equal(2, #run_in(shop, "sleeps", "x", "done").steps)
         assert.is_nil(due_of(run))
+        emit(shop, "custom.sleep", "later")
+        run_in(shop, "sleeps", "later", "waiting")
+        advance(90 * 86400 + 60)
+        run_in(shop, "sleeps", "later", "waiting") -- for the second pause
+        workflows.prune()
+        assert.same({ 0, 1 }, { #runs(shop, "sleeps", "?entityId=x"), #runs(shop, "sleeps", "?entityId=later") })
     end)
 
     it("wakes on the event of its own entity, or when the time for it is over", function()

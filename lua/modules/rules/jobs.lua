@@ -2,6 +2,7 @@
 local due = require("kasma.due")
 local jobs = require("kasma.jobs")
 local outbox = require("kasma.outbox")
+local schedules = require("kasma.schedules")
 local settings = require("kasma.settings")
 local start = require("kasma.start")
 local live = require("modules.rules.live")
@@ -19,6 +20,8 @@ jobs.handler("rules-queue", "preview", function(job) preview.work(job.data.tenan
 outbox.on_events(workflow_start.hear)
 due.handler(workflow_start.KIND, workflows.on_due)
 jobs.handler(workflow_start.QUEUE, workflow_start.JOB, function(job) workflows.work(job.data.tenant_key, job.data.run_id) end)
+
+schedules.declare{ name = "workflow-cleanup", pattern = "40 3 * * *", run = function() return { removed = workflows.prune() } end }
 
 settings.declare("rules", {
     { key = "rules.approval", type = "enum", values = { "none", "hooks", "all" }, default = "none",

@@ -12,6 +12,7 @@ local store = require("modules.rules.workflow_store")
 local M = {}
 
 M.STATE_MAX = 65536
+local PLAIN_MAX = 131072 -- of the same state as a step is handed it
 
 -- Plans of versions: these never change. Bounded by forgetting all of them.
 local known, count = {}, 0
@@ -46,7 +47,15 @@ function M.version(tenant, rule_id, version)
     return found
 end
 
---- Whether an answer is a state that the next step can find: what JSON can say of it, 64 KiB at most.
+local function weight(value)
+    if type(value) == "string" then return #value end
+    if type(value) ~= "table" then return 8 end
+    local sum = 16
+    for key, member in pairs(value) do sum = sum + weight(key) + weight(member) end
+    return sum
+end
+
+--- Whether an answer is a state that the next step can be handed: what JSON can say of it, 64 KiB at most.
 ---@param answer any not nil
 ---@return boolean, string|nil why
 function M.judge(answer)
@@ -54,6 +63,7 @@ function M.judge(answer)
     local ok, encoded = pcall(json.encode, answer)
     if not ok then return false, "state: " .. tostring(encoded):gsub("^.-:%d+: ", "") end
     if #encoded > M.STATE_MAX then return false, ("state: %d bytes of JSON; 65536 at most"):format(#encoded) end
+    if weight(answer) > PLAIN_MAX then return false, "state: too many small tables; keep a text, or fewer members" end
     return true
 end
 

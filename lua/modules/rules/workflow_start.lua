@@ -54,7 +54,7 @@ function M.insert(tx, starts)
 end
 
 --- Starts a live workflow rule without an event, for another rule: its run's event is `job`.
----@param scope Scope with what it was caused by: hops, entity {type, id}
+---@param scope Scope with what it was caused by: hops, entity {type, id, user_id}
 ---@param key string of the rule
 ---@param o {id: string, payload: table, delay_ms: integer|nil} the same id starts the rule once
 ---@return boolean|nil started false: it was started before, string|nil why
@@ -71,7 +71,8 @@ function M.enqueue(scope, key, o)
     local fresh = db.transaction(scope.tenant, function(tx)
         return M.insert(tx, { { scope = { tenant = scope.tenant, app = scope.app, actor_kind = "system" }, row = {
             tenant_key = scope.tenant, app_key = scope.app, id = uuid.v7(), rule_id = rule.id, version = rule.version, event = "job",
-            event_id = o.id, event_data = data, entity_type = entity.type, entity_id = entity.id, awaits = plan.awaits, hops = hops,
+            event_id = o.id, event_data = data, entity_type = entity.type, entity_id = entity.id, user_id = entity.user_id,
+            awaits = plan.awaits, hops = hops,
             wake_at = (o.delay_ms or 0) > 0 and time.iso(now_ms + o.delay_ms) or nil, now = time.iso(now_ms) } } })
     end)
     return #fresh > 0
@@ -109,6 +110,12 @@ local function hear(tenant, run_id, row, name, data)
         table.insert(statements, 1, store.update(tenant, run, time.iso(time.now())))
         tx:at_commit(statements)
     end)
+end
+
+-- Whom an event is about.
+local function user_of(row, name, data)
+    local id = kind_of(row, name) == "user" and row.key or data.userId
+    return type(id) == "string" and uuid.valid(id) and id or nil
 end
 
 local function plan_of(tenant, rule)
@@ -153,7 +160,8 @@ local function hear_tenant(tenant, rows)
                 starts[#starts + 1] = { place = place, scope = { tenant = tenant, app = row.app_key, actor_kind = "system" },
                     row = { tenant_key = tenant, app_key = row.app_key, id = uuid.v7(), rule_id = rule.id, version = rule.version,
                         event = name, event_id = row.id, event_data = events.data_of(row), entity_type = kind_of(row, name),
-                        entity_id = row.key, awaits = plan.awaits, hops = hops, now = now } }
+                        entity_id = row.key, user_id = user_of(row, name, events.data_of(row)), awaits = plan.awaits, hops = hops,
+                        now = now } }
             end
         end
     end

@@ -8,7 +8,7 @@ local M = {}
 
 local RUN = [[w.id, w.app_key, w.rule_id, w.version, w.event, w.event_id, w.event_data, w.entity_type, w.entity_id, w.state, w.phase,
   w.ending, w.step, w.data, w.attempts, w.tries, w.awaits, w.heard, w.waited, w.wait_event, w.wake_at, w.claim, w.claimed_until, w.hops,
-  w.error, w.reason, w.started_at, w.finished_at, w.updated_at]]
+  w.user_id, w.error, w.reason, w.started_at, w.finished_at, w.updated_at]]
 
 local function value(v) return v == nil and null or v end
 local function document(v) return v == nil and null or pg.json(v) end
@@ -55,12 +55,12 @@ end
 ---@return table statement
 function M.insert(row)
     return { [[insert into workflow_runs (tenant_key, app_key, id, rule_id, version, event, event_id, event_data, entity_type, entity_id,
-        state, awaits, hops, wake_at, started_at, updated_at)
+        state, awaits, hops, wake_at, started_at, updated_at, user_id)
       values ($1, $2, $3, $4, $5, $6, $7, $8::jsonb, $9, $10, 'running', $11::text[], $12, $13::timestamptz, $14::timestamptz,
-        $14::timestamptz)
+        $14::timestamptz, $15)
       on conflict (tenant_key, rule_id, event_id) do nothing returning id]], row.tenant_key, row.app_key, row.id, row.rule_id, row.version,
         row.event, row.event_id, pg.json(row.event_data), row.entity_type, row.entity_id, pg.array(row.awaits), row.hops,
-        value(row.wake_at), row.now }
+        value(row.wake_at), row.now, value(row.user_id) }
 end
 
 ---@param tx kasma.Tx
@@ -131,6 +131,40 @@ function M.drop_step(tenant, run_id, position, attempt)
         position, attempt }
 end
 
+-- People -----------------------------------------------------------------------------------------------------------------------
+
+---@param tenant string
+---@param user_id string
+---@param after string|nil id of the last row
+---@param limit integer
+---@return table[]
+function M.of_user(tenant, user_id, after, limit)
+    return db.read(tenant, [[select id, event, entity_type, entity_id, event_data, data, state, started_at, finished_at from workflow_runs
+      where tenant_key = $1 and user_id = $2 and id > $3 order by id limit $4::int]], tenant, user_id,
+        after or "00000000-0000-0000-0000-000000000000", limit)
+end
+
+--- What runs about a person hold of them; runs under way end.
+---@param tenant string
+---@param user_id string
+---@param kind string of due_work
+---@param now string
+---@return table[] statements
+function M.erase(tenant, user_id, kind, now)
+    return {
+        { [[delete from due_work where tenant_key = $1 and kind = $2 and id in (select id from workflow_runs
+          where tenant_key = $1 and user_id = $3)]], tenant, kind, user_id },
+        { [[update workflow_steps set log = null, error = null where tenant_key = $1 and run_id in (select id from workflow_runs
+          where tenant_key = $1 and user_id = $2)]], tenant, user_id },
+        { [[update workflow_runs set data = '{}', event_data = '{}', heard = '{}', waited = null, error = null, reason = null,
+            wait_event = null, wake_at = null, claim = null, claimed_until = null, updated_at = $3::timestamptz, user_id = null,
+            entity_id = case when entity_type = 'user' then 'erased' else entity_id end,
+            finished_at = coalesce(finished_at, $3::timestamptz),
+            state = case when state in ('running', 'waiting') then 'cancelled' else state end
+          where tenant_key = $1 and user_id = $2]], tenant, user_id, now },
+    }
+end
+
 -- Lists ------------------------------------------------------------------------------------------------------------------------
 
 ---@param f {state: string|nil, entity_id: string|nil, from: string|nil, to: string|nil, before: string|nil, limit: integer}
@@ -148,6 +182,16 @@ end
 function M.steps(tenant, run_ids)
     return db.read(tenant, "select " .. STEP .. [[ from workflow_steps s where s.tenant_key = $1 and s.run_id = any($2::uuid[])
       order by s.run_id, s.n limit 10000]], tenant, pg.array(run_ids))
+end
+
+---@param after string
+---@return string[] keys of tenants, 500 at most
+function M.tenants_after(after)
+    local keys = {}
+    for i, row in ipairs(db.read(nil, "select tenant_key from tenants where tenant_key > $1 order by tenant_key limit 500", after)) do
+        keys[i] = row.tenant_key
+    end
+    return keys
 end
 
 --- Removes runs that ended before a moment; their steps go with them.

@@ -11,6 +11,8 @@
 -- What runs steps is a queue job: the sweeper only says that there is something to do.
 --
 -- The lease is real time, for it is about processes; waits and retries are business time.
+local metrics = require("core.metrics")
+local sched = require("core.sched")
 local time = require("core.time")
 local uuid = require("core.uuid")
 local audit = require("kasma.audit")
@@ -26,11 +28,15 @@ local store = require("modules.rules.workflow_store")
 
 local M = {}
 
+local ended = metrics.counter("kasma_workflow_runs_total", "Runs of workflow rules that ended", { "state" })
+local attempts = metrics.counter("kasma_workflow_steps_total", "Attempts of their steps", { "kind", "outcome" })
+
 local LEASE_MS = 10000          -- a step may take two seconds
 local RETRY_MS, RETRY_MAX_MS = 5000, 3600000
 local BREAKER_MS = 60000        -- until a step of a rule whose breaker is open is tried again
 local INTERRUPTED_MAX = 10      -- attempts in a row whose process died: then it is the step's fault
 local STEPS_AT_ONCE = 100       -- of one job; the next job goes on
+local KEEP_MS, PRUNE_BATCH = 90 * 86400000, 1000
 
 M.running = errors.declare{ code = "workflow_running", status = 409, message = "The workflow is under way",
     cause = "it has not failed", cure = "wait for its end, or cancel it" }
@@ -45,7 +51,7 @@ end
 -- Who acts for a run, and what it was caused by.
 local function scope_of(tenant, run)
     return { tenant = tenant, app = run.app_key, actor_kind = "system", hops = run.hops + 1, entity = { type = run.entity_type,
-        id = run.entity_id } }
+        id = run.entity_id, user_id = given(run.user_id) } }
 end
 
 -- Claiming ---------------------------------------------------------------------------------------------------------------------
@@ -54,6 +60,7 @@ local function finish(run, state, statements, tenant, now)
     run.state, run.finished_at, run.wake_at, run.wait_event, run.claim, run.claimed_until = state, now, null, null, null, null
     statements[#statements + 1] = store.update(tenant, run, now)
     statements[#statements + 1] = due.drop(tenant, start.KIND, run.id)
+    ended:add(1, state)
 end
 
 -- Moves a run to the step that has something to run: over waits that are over and undo that is not there. Answers the step, or nil and
@@ -245,6 +252,7 @@ function M.work(tenant, run_id)
         crash.at("workflow.claimed")
         local outcome = run_step(tenant, act)
         crash.at("workflow.ran")
+        attempts:add(1, act.kind, outcome.run.outcome)
         if not settle(tenant, act, outcome) then return end
     end
 end
@@ -268,6 +276,23 @@ function M.on_due(tenant, run_id)
         run.wake_at = null
         tx:at_commit{ store.update(tenant, run, time.iso(now_ms)), start.wake(scope, run_id) }
     end)
+end
+
+--- Removes runs that ended so long ago that nobody asks for them, of all tenants.
+---@return integer removed
+function M.prune()
+    local before, removed, last = time.iso(time.now() - KEEP_MS), 0, ""
+    repeat
+        local keys = store.tenants_after(last)
+        for _, tenant in ipairs(keys) do
+            last = tenant
+            repeat
+                local gone = store.prune(tenant, before, PRUNE_BATCH)
+                removed = removed + gone
+            until gone < PRUNE_BATCH or sched.stopping()
+        end
+    until #keys == 0 or sched.stopping()
+    return removed
 end
 
 -- People -----------------------------------------------------------------------------------------------------------------------
