@@ -253,9 +253,9 @@ const struct setting config_table[] = {
     TEXT("KASMA_HANDLERS", NULL, "a Lua file of job handlers that `work` runs instead of the product's own"),
     INT("KASMA_LOCK_MS", "30000", 100, 86400000, "how long a job is held by a worker that is not heard of"),
     INT("KASMA_STALLED_MS", "30000", 50, 86400000, "how often jobs of dead workers are looked for"),
-    TEXT("KASMA_URL", NULL, "server that the rule commands talk to"),
+    TEXT("KASMA_URL", NULL, "server that `kasma rules` and `kasma webhooks listen` talk to"),
     TEXT("KASMA_TENANT", NULL, "tenant of the rule commands"),
-    SECRET("KASMA_KEY", NULL, "key of the rule commands"),
+    SECRET("KASMA_KEY", NULL, "secret key for KASMA_URL"),
 
     NEEDED("DATABASE_URL", "POSTGRES_DB_URL", is_postgres, "PostgreSQL as the server's role"),
     NEEDED("DATABASE_SYSTEM_URL", NULL, is_postgres, "PostgreSQL as kasma_system, direct: relay and sweeper"),

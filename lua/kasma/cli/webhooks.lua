@@ -13,11 +13,14 @@ kasma webhooks redeliver TENANT --endpoint ID [--event NAME]
 kasma webhooks enable TENANT ENDPOINT
 kasma webhooks disable TENANT ENDPOINT
 kasma webhooks test TENANT ENDPOINT
-kasma webhooks listen TENANT --to PORT [--path /PATH] [--event PATTERN] [--secret SECRET]
+kasma webhooks listen [TENANT] --to PORT [--path /PATH] [--event PATTERN] [--secret SECRET] [--profile NAME]
 
 STATE is pending, sent, failed (another try follows) or dead. redeliver with an endpoint sends again what is dead there.
-listen posts the tenant's events from now on to a port of this machine, signed, for as long as it runs: no endpoint, no log.
+listen posts the tenant's events from now on to a port of this machine, signed, for as long as it runs: no endpoint, no log. It asks
+a server (KASMA_URL and KASMA_KEY, or kasma login; the key needs webhooks.read), or the stores of this installation. The others need
+the stores.
 
+  KASMA_URL=https://shop.example.org KASMA_KEY=$(cat key) kasma webhooks listen --to 3000 --event 'order.*'
   kasma webhooks deliveries acme --state dead
   kasma webhooks redeliver acme --endpoint 018f6d2e-7a41-7c11-9d7b-0d1f2c3b4a59
 ]]
@@ -91,24 +94,68 @@ function commands.disable(args) set_state(args, "disabled") end
 
 function commands.test(args) io.stdout:write(delivery_line(service().test(scope_of(args), id_of(args[2]))), "\n") end
 
-function commands.listen(args)
+-- Where events come from: a server, or the stores here.
+local function feed_of(target, tenant)
+    if target.remote then
+        return function(from)
+            local answer = target:get("/webhooks/events/feed", { from = from })
+            return answer.events, answer.from
+        end
+    end
+    return function(from)
+        local rows, place = service().follow(tenant, from)
+        local list = {}
+        for i, row in ipairs(rows) do list[i] = service().fed(row) end
+        return list, place
+    end
+end
+
+local function is_known(target, pattern)
+    local events = require("kasma.events")
+    if not target.remote then return events.is_pattern(pattern) end
+    for _, entry in ipairs(target:get("/webhooks/events")) do
+        if events.matches(pattern, entry.event) then return true end
+    end
+    return false
+end
+
+-- Not among the others: it needs no store where a server is named.
+local function listen(args)
     local port, path = tonumber(args.to or ""), args.path or "/"
     if not port or port < 1 or port > 65535 or port % 1 ~= 0 then error("--to needs a port", 0) end
     if path:sub(1, 1) ~= "/" or path:find("[%s%c]") then error("--path must begin with /", 0) end
-    local pattern = args.event or "*"
-    if not require("kasma.events").is_pattern(pattern) then error(pattern .. " is no event of the catalogue", 0) end
     local secret = args.secret or require("modules.webhooks.sign").new_secret()
     if not secret:find("^whsec_[%w+/]+=*$") then error("a secret begins with whsec_ and is base64 behind it", 0) end
-    io.stdout:write(("secret %s\nevents of %s go to http://127.0.0.1:%d%s\n"):format(secret, args[1], port, path))
-    io.stdout:flush()
-    require("modules.webhooks.listen").run(args[1], { url = ("http://127.0.0.1:%d%s"):format(port, path), secret = secret,
-        events = { pattern }, told = function(line)
-            io.stdout:write(line, "\n")
-            io.stdout:flush()
-        end })
+    local target = require("kasma.cli.rules.target").of{ tenant = args[1], profile = args.profile, insecure = args.insecure }
+    local pattern = args.event or "*"
+    if not is_known(target, pattern) then error(pattern .. " is no event of the catalogue", 0) end
+    local url = ("http://127.0.0.1:%d%s"):format(port, path)
+    local feed = feed_of(target, target.tenant)
+    local _, place = feed(nil) -- a server that refuses says so before anything is promised
+    local function say(line)
+        io.stdout:write(line, "\n")
+        io.stdout:flush()
+    end
+    say("secret " .. secret)
+    say(("events of %s go to %s"):format(target.tenant or "the key's tenant", url))
+    local away = false
+    require("modules.webhooks.listen").run{ url = url, secret = secret, events = { pattern },
+        poll_ms = target.remote and 1000 or 250, told = say,
+        feed = function(from)
+            local list, next_place = feed(from or place)
+            away = false
+            return list, next_place
+        end,
+        lost = function(why)
+            local passes = type(why) == "table" and (why.unreachable or why.status == 503 or require("kasma.errors").is_unavailable(why))
+            if not passes then error(why, 0) end
+            if not away then say("waiting: " .. tostring(why.message)) end
+            away = true
+            return true
+        end }
 end
 
-local NEEDS = { listen = 1, endpoints = 1, deliveries = 1, show = 2, enable = 2, disable = 2, test = 2 }
+local NEEDS = { endpoints = 1, deliveries = 1, show = 2, enable = 2, disable = 2, test = 2 }
 
 ---@param words string[] what follows `kasma webhooks`
 ---@return integer exit 0 done, 1 failed, 2 wrong use
@@ -119,19 +166,21 @@ function M.run(words)
         return 0
     end
     local args, bad = args_of({ unpack(words, 2) }, { endpoint = true, event = true, state = true, limit = true, json = false,
-        to = true, path = true, secret = true })
-    local enough = args and (command == "redeliver" and #args == (args.endpoint and 1 or 2) or #args == NEEDS[command])
-    if not commands[command] or not enough then
+        to = true, path = true, secret = true, profile = true, insecure = false })
+    local enough = args and (command == "redeliver" and #args == (args.endpoint and 1 or 2) or command == "listen" and #args <= 1
+        or #args == NEEDS[command])
+    if not enough or not (commands[command] or command == "listen") then
         io.stderr:write(bad and ("kasma webhooks: " .. bad .. "\n\n") or "", M.usage)
         return 2
     end
     local ok, why = pcall(function()
+        if command == "listen" then return listen(args) end
         require("kasma.boot").load()
         if not require("kasma.tenant").by_key(args[1]) then error("there is no tenant " .. args[1], 0) end
         commands[command](args)
     end)
     if ok then return 0 end
-    io.stderr:write("kasma webhooks: ", type(why) == "table" and tostring(why.message) or tostring(why), "\n")
+    io.stderr:write("kasma webhooks: ", type(why) == "table" and tostring(why.usage or why.message) or tostring(why), "\n")
     return 1
 end
 

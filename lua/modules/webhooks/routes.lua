@@ -168,6 +168,22 @@ route.post("/webhooks/deliveries/redeliver", {
     end,
 })
 
+route.get("/webhooks/events/feed", {
+    summary = "The tenant's events from a place on, without an endpoint",
+    description = "For a developer's machine (`kasma webhooks listen`). Without `from` it answers the place of now. A reader who comes "
+        .. "again with the place that was answered is told of the last ten seconds once more, and drops the ids that he has seen.",
+    access = READ, tag = "webhooks", no_store = true,
+    query = schema.object{ from = schema.uuid():optional() },
+    returns = schema.object({ from = schema.uuid(), events = schema.array(schema.object({
+        id = schema.uuid(), type = schema.string(),
+        tenant = schema.string(), app = schema.string(), timestamp = schema.date(),
+        key = schema.string():describe("id of the entity"), data = schema.any() }, { name = "FedEvent" })) }, { name = "EventFeed" }),
+    handler = function(ctx)
+        local rows, from = webhooks.follow(ctx.tenant, ctx.query.from)
+        return { from = from, events = list_of(rows, webhooks.fed) }
+    end,
+})
+
 route.get("/webhooks/events", {
     summary = "Catalogue of events with their schemas",
     access = READ, tag = "webhooks",

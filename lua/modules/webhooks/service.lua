@@ -197,6 +197,29 @@ function M.body_of(row, sequence)
         timestamp = row.created_at, sequence = sequence, data = events.data_of(row) }))
 end
 
+local LOOK_BACK_MS = 10000
+
+--- A tenant's events from a place on, for who follows them without an endpoint. Ids carry the time, and a row may be committed a while
+--- after its id was made: the last seconds are told again each time, and the reader drops the ids that it has seen.
+---@param tenant string
+---@param from string|nil place of the call before; nil: now, with no events
+---@return table[] rows, at most 1000, by id
+---@return string from place for the next call
+function M.follow(tenant, from)
+    local now = time.now()
+    local rows = from and store.events_after(tenant, from) or {}
+    local next_from = M.id_at(from and now - LOOK_BACK_MS or now)
+    return rows, from and from > next_from and from or next_from
+end
+
+--- An event as a follower gets it.
+---@param row table of the outbox
+---@return table
+function M.fed(row)
+    return { id = row.id, type = tostring(row.payload.name), tenant = row.tenant_key, app = row.app_key, timestamp = row.created_at,
+        key = row.key, data = events.data_of(row) }
+end
+
 -- The statements of a delivery whose first try is due at once.
 local function delivery(statements, scope, d)
     local now = time.now()
