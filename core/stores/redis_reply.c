@@ -28,7 +28,11 @@ void redis_reply_free(struct redis_reply *r) {
 }
 
 void redis_reply_error(const struct redis_reply *r, struct error *err) {
-    static const struct str away[] = {{"LOADING", 7}, {"MASTERDOWN", 10}, {"CLUSTERDOWN", 11}};
+    /* The server is there and cannot do it now: it starts, changes roles, is full, cannot write its disk, runs a long
+     * script. */
+    static const struct str away[] = {{"LOADING", 7},     {"MASTERDOWN", 10}, {"CLUSTERDOWN", 11},
+                                      {"READONLY", 8},    {"OOM", 3},         {"MISCONF", 7},
+                                      {"NOREPLICAS", 10}, {"BUSY", 4},        {"TRYAGAIN", 8}};
     size_t word = 0;
     while (word < r->text.len && r->text.at[word] != ' ') word++;
     enum error_kind kind = ERR_QUERY;

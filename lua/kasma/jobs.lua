@@ -24,6 +24,8 @@ local M = {}
 local PRIORITY_MAX, DELAY_MAX_MS = 2097151, 3155760000000 -- a hundred years
 local BULK = 200 -- jobs of one script call: longer ones would hold up everybody else's commands
 local FLOW_MAX = 1000
+local DATA_MAX = 8000000 -- below what a worker takes in one call, with room for name and options
+local CALL_BYTES = 4 * 1048576 -- of jobs in one script call, unless one alone is larger
 M.LAYOUT = tonumber(config.get("BULLMQ_LAYOUT")) or 5
 local VERSION = M.LAYOUT == 6 and "bullmq:6.7.0" or "bullmq:5.81.5"
 
@@ -123,12 +125,13 @@ local function dedup_of(de)
     return json.encode(de)
 end
 
--- The arguments of one job for scripts.add, appended to args.
+-- The arguments of one job for scripts.add, appended to args. Answers how many bytes its data and options are.
 local function describe(args, key_number, name, data, opts, once, parent, waits)
     if type(name) ~= "string" or #name > 1000 then bad("A job's name must be a text of up to 1000 characters") end
     local stored = M.stored(opts)
     local text = data == nil and "{}" or json.encode(data)
     if stored.sizeLimit and #text > stored.sizeLimit then bad("The job's data is larger than its sizeLimit") end
+    if #text > DATA_MAX then bad("A job's data must be at most 8 MB as JSON; keep what is larger elsewhere and name it") end
     local parent_key, parent_text = "", ""
     parent = parent or stored.parent
     if parent then
@@ -150,6 +153,7 @@ local function describe(args, key_number, name, data, opts, once, parent, waits)
     args[n + 8] = ("%.0f"):format(whole(stored.priority, "priority", PRIORITY_MAX))
     args[n + 9], args[n + 10] = stored.lifo and "1" or "0", once or ""
     args[n + 11], args[n + 12], args[n + 13], args[n + 14] = parent_key, parent_text, dedup_of(stored.de), waits and "1" or "0"
+    return #text + #args[n + 5]
 end
 
 -- Adding -------------------------------------------------------------------------------------------------------------------
@@ -183,17 +187,17 @@ local function send(prefix, batch)
     for _ = 1, batch.count do batch.done:release() end
 end
 
-local function add_together(prefix, args)
+local function add_together(prefix, args, bytes)
     local batch = gathering[prefix]
-    if not batch or batch.count == BULK then
-        batch = { args = {}, count = 0, done = sched.semaphore(1) }
+    if not batch or batch.count == BULK or batch.bytes + bytes > CALL_BYTES then
+        batch = { args = {}, count = 0, bytes = 0, done = sched.semaphore(1) }
         batch.done:acquire()
         gathering[prefix] = batch
         sched.spawn(send, prefix, batch)
     end
     local n = #batch.args
     for i = 1, #args do batch.args[n + i] = args[i] end
-    batch.count = batch.count + 1
+    batch.count, batch.bytes = batch.count + 1, batch.bytes + bytes
     local place = batch.count
     local woken, why = batch.done:acquire()
     if not woken then errors.check(nil, why) end
@@ -213,25 +217,25 @@ end
 function M.add(queue, name, data, opts, once)
     local prefix = base(queue)
     local args = {}
-    describe(args, 1, name, data, opts or {}, once)
+    local bytes = describe(args, 1, name, data, opts or {}, once)
     introduce(prefix)
     -- A parent may refuse its child, which must not touch the neighbours.
     if args[11] ~= "" then return tostring(run_add({ prefix }, args)[1]) end
-    return add_together(prefix, args)
+    return add_together(prefix, args, bytes)
 end
 
---- Adds many, in order; those of one script call (200) all or none.
+--- Adds many, in order; those of one script call (200, or 4 MiB) all or none.
 ---@param queue string
 ---@param list {name: string, data: any, opts: table|nil, once: string|nil}[]
 ---@return string[] ids
 function M.add_bulk(queue, list)
     local prefix = base(queue)
-    local calls, args = {}, {}
+    local calls, args, bytes = {}, {}, 0
     for i, job in ipairs(list) do
-        describe(args, 1, job.name, job.data, job.opts or {}, job.once)
-        if i % BULK == 0 or i == #list then
+        bytes = bytes + describe(args, 1, job.name, job.data, job.opts or {}, job.once)
+        if #args == BULK * 14 or bytes >= CALL_BYTES or i == #list then
             calls[#calls + 1] = args
-            args = {}
+            args, bytes = {}, 0
         end
     end
     introduce(prefix)

@@ -552,7 +552,9 @@ function M.set_limits(queue, limits)
     for _, name in ipairs{ "concurrency", "max", "duration" } do
         commands[#commands + 1] = limits[name] and { "HSET", key, name, text(limits[name]) } or { "HDEL", key, name }
     end
-    errors.check(redis.pipeline(commands))
+    for _, answer in ipairs(errors.check(redis.pipeline(commands))) do
+        if type(answer) == "table" and answer.err then errors.unavailable("The limits were not set: " .. tostring(answer.err)) end
+    end
 end
 
 ---@param queue string

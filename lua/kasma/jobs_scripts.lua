@@ -11,6 +11,10 @@ local M = {}
 
 local LAYOUT = tonumber(config.get("BULLMQ_LAYOUT")) or 5
 
+-- The most that a job's data, name and options may be together, and that one call of `cycle` hands over: a reply has a bound, and a job
+-- that breaks it would come again for ever.
+M.BYTES_MAX = 8 * 1048576
+
 M.common = "local LAYOUT = " .. LAYOUT .. "\n" .. [[
 local call = redis.call
 local metas = {}
@@ -487,7 +491,8 @@ end
 -- limit, traces, extra (1 = attempts exhausted; delay ms).
 -- Answers {codes, {id, values, id, values, ...}, next due or 0, limited until or 0}; values as in M.FIELDS, before this run.
 M.FIELDS = { "name", "data", "opts", "ats", "atm", "stc", "timestamp", "rjk", "parentKey", "defa" }
-M.cycle = "local p = KEYS[1]\nlocal now_text = ARGV[1]\nlocal now = tonumber(now_text)\n" .. M.common .. FINISH .. [[
+M.cycle = "local BYTES_MAX = " .. M.BYTES_MAX .. "\nlocal p = KEYS[1]\nlocal now_text = ARGV[1]\nlocal now = tonumber(now_text)\n"
+  .. M.common .. FINISH .. [[
 local codes = {}
 -- Whose locks the jobs are under, and whether any of them has children, for all at once.
 do
@@ -543,27 +548,54 @@ local function promote()
     event(p, 'waiting', 'jobId', id, 'prev', 'delayed')
   end
 end
--- Ids that are served next, up to n, put into active.
+-- Ids that are served next, up to n, put into active; and the scores of those that had one.
 local function next_ids(n)
-  local ids = call('RPOP', p .. 'wait', n) or {}
+  local ids, scores = call('RPOP', p .. 'wait', n) or {}, {}
   while #ids < n do
     local first = call('ZPOPMIN', p .. 'prioritized', n - #ids)
     if not first[1] then break end
-    for i = 1, #first, 2 do ids[#ids + 1] = first[i] end
+    for i = 1, #first, 2 do
+      ids[#ids + 1] = first[i]
+      scores[first[i] ] = first[i + 1]
+    end
     if call('EXISTS', p .. 'prioritized') == 0 then call('DEL', p .. 'pc') end
   end
   if #ids > 0 then in_parts('LPUSH', p .. 'active', ids) end
-  return ids
+  return ids, scores
 end
+-- What this call has no room for is served next, as before.
+local function put_back(ids, from, scores)
+  for i = #ids, from, -1 do
+    call('LREM', p .. 'active', 1, ids[i])
+    if scores[ids[i] ] then
+      call('ZADD', p .. 'prioritized', scores[ids[i] ], ids[i])
+    else
+      call('RPUSH', p .. 'wait', ids[i])
+    end
+  end
+end
+local bytes, full = 0, false
 local function take(n)
-  while n > 0 do
-    local ids = next_ids(n)
-    for _, id in ipairs(ids) do
+  while n > 0 and not full do
+    local ids, scores = next_ids(n)
+    for at, id in ipairs(ids) do
       local key = p .. id
       local fields = call('HMGET', key, 'name', 'data', 'opts', 'ats', 'atm', 'stc', 'timestamp', 'rjk', 'parentKey', 'defa')
       if not fields[1] and call('EXISTS', key) == 0 then
         call('LREM', p .. 'active', 1, id)
       else
+        local size = #(fields[1] or '') + #(fields[2] or '') + #(fields[3] or '')
+        if size > BYTES_MAX then
+          fields[1], fields[2], fields[3] = string.sub(fields[1] or '', 1, 1000), '{}', '{}'
+          fields[10] = fields[10] or 'the job is larger than ' .. BYTES_MAX .. ' bytes'
+        else
+          bytes = bytes + size
+        end
+        if bytes > BYTES_MAX then
+          put_back(ids, at, scores)
+          full = true
+          break
+        end
         local started = fields[4] and tostring(tonumber(fields[4]) + 1) or '1'
         call('SET', key .. ':lock', ARGV[7] .. ':' .. (tonumber(ARGV[8]) + #taken / 2), 'PX', ARGV[2])
         event(p, 'active', 'jobId', id, 'prev', 'waiting')
@@ -617,11 +649,11 @@ if ended.completed + ended.failed > 0 and #taken == 0 and wanted > 0
 end
 flush_lists()
 -- Another worker looks after what is left; and after what falls due, where this one is busy now.
-local left = gathered.marks[p] or wanted == 0 or #taken == wanted * 2
+local left = gathered.marks[p] or wanted == 0 or #taken == wanted * 2 or full
 gathered.marks[p] = nil
 flush()
 if left and call('EXISTS', p .. 'wait', p .. 'prioritized') > 0 then mark(p) end
-if due > 0 and not m.paused and #taken == wanted * 2 then call('ZADD', p .. 'marker', due, '1') end
+if due > 0 and not m.paused and (#taken == wanted * 2 or full) then call('ZADD', p .. 'marker', due, '1') end
 return { codes, taken, string.format('%.0f', due), string.format('%.0f', until_ms) }]]
 
 -- ARGV: lock ms, then id and token of each job. Answers the ids whose lock is not ours any more.

@@ -175,10 +175,15 @@ end
 -- Relay ----------------------------------------------------------------------------------------------------------------------
 
 -- What waits behind a held row is left out too: enough of it would fill every batch and nobody's rows would move any more.
-local READ = [[select tenant_key, app_key, id, seq, topic, key, payload, created_at, attempts from outbox
-  where sent_at is null and parked_at is null and not (id = any($1::uuid[])) and not (topic = any($5::text[]))
-    and ($6::text is null or topic = $6)
-    and (tenant_key, topic, key) not in (select * from unnest($2::text[], $3::text[], $4::text[])) order by seq limit $7]]
+-- A batch ends early where its payloads would be more than 32 MiB together; small ones are not measured exactly.
+local READ = [[select tenant_key, app_key, id, seq, topic, key, payload, created_at, attempts from (
+  select o.*, sum(o.size) over (order by o.seq) - o.size as before from (
+    select tenant_key, app_key, id, seq, topic, key, payload, created_at, attempts,
+      case when pg_column_size(payload) > 1000 then octet_length(payload::text) else 2000 end as size from outbox
+    where sent_at is null and parked_at is null and not (id = any($1::uuid[])) and not (topic = any($5::text[]))
+      and ($6::text is null or topic = $6)
+      and (tenant_key, topic, key) not in (select * from unnest($2::text[], $3::text[], $4::text[])) order by seq limit $7) o) r
+  where before < 33554432 order by seq]]
 local SENT = [[update outbox set sent_at = $2::timestamptz where tenant_key = $1 and id = any($3::uuid[])]]
 local FAILED = [[update outbox set attempts = $3, error = $4, parked_at = $5::timestamptz where tenant_key = $1 and id = $2]]
 local COUNT = [[select count(*)::int as n, min(created_at) as oldest from (select created_at from outbox

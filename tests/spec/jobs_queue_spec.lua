@@ -413,6 +413,32 @@ describe("a trap of queues:", function()
         assert.same({ "2" }, redis.call("LRANGE", jobs.base(q) .. "active", 0, -1))
     end)
 
+    it("a worker takes no more than a reply holds, and leaves the rest in its order and marked", function()
+        local q = fresh()
+        local p = jobs.base(q)
+        local large = { text = ("x"):rep(3 * 1048576) }
+        for _ = 1, 3 do jobs.add(q, "x", large) end
+        for _ = 1, 3 do jobs.add(q, "x", large, { priority = 1 }) end
+        local function taken(list)
+            local out = {}
+            for i, job in ipairs(list) do out[i] = job.id end
+            return out
+        end
+        assert.same({ "1", "2" }, taken(take(q, "w", 6)))
+        assert.same({ "3" }, redis.call("LRANGE", p .. "wait", 0, -1))
+        assert.same({ "4", "5", "6" }, redis.call("ZRANGE", p .. "prioritized", 0, -1))
+        assert.equal("0", redis.call("ZSCORE", p .. "marker", "0"))
+        assert.same({ "3", "4" }, taken(take(q, "w2", 6)))
+        assert.same({ "5", "6" }, taken(take(q, "w3", 6)))
+        assert.equal(6, redis.call("LLEN", p .. "active"))
+        assert.equal("bad_job", error_of(jobs.add, q, "x", { text = ("x"):rep(8000000) }).code)
+        -- Another producer's that no reply could hold is handed over without its data, to be failed.
+        redis.call("HSET", p .. "huge", "name", "x", "data", ("x"):rep(9 * 1048576), "opts", "{}", "timestamp", "1")
+        redis.call("LPUSH", p .. "wait", "huge")
+        local job = take(q, "w4", 1)[1]
+        assert.same({ "huge", "{}", "the job is larger than 8388608 bytes" }, { job.id, job.data, job.defa })
+    end)
+
     it("bad options are refused before anything is written", function()
         local q = fresh()
         for _, opts in ipairs{ { priority = -1 }, { priority = 2097152 }, { priority = 1.5 }, { delay = -1 }, { delay = 1e300 },

@@ -316,6 +316,34 @@ static void a_wrong_password_is_away_and_the_right_one_is_not(void **state) {
     redis_server_kill(&guarded);
 }
 
+/* What a full server, a replica or a server without a disk refuses may be asked again; a wrong question may not. */
+static void a_server_that_cannot_now_is_away_and_a_wrong_command_is_not(void **state) {
+    (void)state;
+    static const char *const now[] = {"OOM command not allowed when used memory > 'maxmemory'.",
+                                      "READONLY You can't write against a read only replica.",
+                                      "MISCONF no disk",
+                                      "LOADING Redis is loading the dataset in memory",
+                                      "BUSY Redis is busy",
+                                      "NOREPLICAS no"};
+    static const char *const never[] = {"ERR unknown command", "WRONGTYPE Operation against a key", "NOPERM no",
+                                        "OOMPH"};
+    struct error err = {0};
+    for (size_t i = 0; i < sizeof now / sizeof *now; i++) {
+        redis_reply_error(&(struct redis_reply){.type = REDIS_ERROR, .text = str_of(now[i])}, &err);
+        assert_int_equal(err.kind, ERR_UNAVAILABLE);
+    }
+    for (size_t i = 0; i < sizeof never / sizeof *never; i++) {
+        redis_reply_error(&(struct redis_reply){.type = REDIS_ERROR, .text = str_of(never[i])}, &err);
+        assert_int_equal(err.kind, ERR_QUERY);
+    }
+    struct redis *r = open_plain();
+    assert_string_equal(ask(r, "CONFIG SET maxmemory 1").text, "OK");
+    assert_int_equal(ask(r, "SET full 1").err.kind, ERR_UNAVAILABLE);
+    assert_string_equal(ask(r, "CONFIG SET maxmemory 0").text, "OK");
+    assert_string_equal(ask(r, "SET full 1").text, "OK");
+    shut(r);
+}
+
 /* Closing everything from inside a callback must leave nothing behind and touch nothing freed. */
 static void close_inside(void *data, const struct redis_reply *reply, const struct error *err) {
     (void)reply;
@@ -573,6 +601,7 @@ int main(void) {
         cmocka_unit_test(killed_in_flight_is_unavailable_and_a_restart_recovers),
         cmocka_unit_test(a_server_that_was_never_there_answers_unavailable),
         cmocka_unit_test(a_wrong_password_is_away_and_the_right_one_is_not),
+        cmocka_unit_test(a_server_that_cannot_now_is_away_and_a_wrong_command_is_not),
         cmocka_unit_test(the_client_may_be_closed_in_a_callback),
         cmocka_unit_test(a_listener_listens_again_after_an_outage),
         cmocka_unit_test(a_channel_opened_again_waits_for_its_own_confirmation),
