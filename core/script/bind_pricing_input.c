@@ -38,6 +38,9 @@ static const char *const group_fields[] = {"warehouse_id", "weight_g", "net"};
 static const char *const promotion_fields[] = {"promotion"};
 static const char *const candidate_fields[] = {"line", "rate_ppm", "name", "jurisdiction", "compound"};
 
+#define NUMBER(field) INPUT_##field,
+enum input_field { INPUT_FIELDS(NUMBER) };
+#undef NUMBER
 #define NUMBER(field) NOW_##field,
 enum now_field { NOW_FIELDS(NUMBER) };
 #undef NUMBER
@@ -145,6 +148,42 @@ static bool push_int(lua_State *L, int64_t n) {
 static bool push_bool(lua_State *L, bool value) {
     lua_pushboolean(L, value);
     return true;
+}
+
+/* Places of the sources; the lines follow. */
+enum { INPUT = 1, NOW, CURRENCY, TENANT, CUSTOMER, CART, ADDRESS, SHIPPING, PROMOTION, TAX, LINES };
+
+static const struct sandbox_source input_source, now_source, currency_source, tenant_source, customer_source,
+    cart_source, address_source, shipping_source, promotion_source, tax_source, line_source;
+
+static bool view_of(lua_State *L, int place, const struct sandbox_source *kind) {
+    sandbox_push_view(L, place, kind);
+    return true;
+}
+
+static bool more_of_input(lua_State *L, size_t field, size_t line, void *context) {
+    const struct pricing_shot *shot = context;
+    (void)line;
+    switch ((enum input_field)field) {
+    case INPUT_hook:
+        lua_pushstring(L, shot->hook);
+        return true;
+    case INPUT_now:
+        return view_of(L, NOW, &now_source);
+    case INPUT_currency:
+        return view_of(L, CURRENCY, &currency_source);
+    case INPUT_tenant:
+        return view_of(L, TENANT, &tenant_source);
+    case INPUT_customer:
+        return view_of(L, CUSTOMER, &customer_source);
+    case INPUT_cart:
+        return view_of(L, CART, &cart_source);
+    case INPUT_shipping:
+        return view_of(L, SHIPPING, &shipping_source);
+    case INPUT_subject: /* unless the run has one of its own */
+        return shot->view->shipping ? view_of(L, TAX, &tax_source) : view_of(L, PROMOTION, &promotion_source);
+    }
+    return false;
 }
 
 static bool more_of_now(lua_State *L, size_t field, size_t line, void *context) {
@@ -278,6 +317,7 @@ static bool more_of_shipping(lua_State *L, size_t field, size_t line, void *cont
     const struct pricing_shot *shot = context;
     const struct pricing_view *view = shot->view;
     (void)line;
+    if (field == SHIPPING_address) return view_of(L, ADDRESS, &address_source);
     if (field == SHIPPING_method_id)
         return push_text(L, view->shipping && view->shipping->method ? view->shipping->method->id
                                                                      : view->input->shipping.method_id);
@@ -326,6 +366,15 @@ static void push_line_extra(lua_State *L, const struct pricing_shot *shot, const
     if (lua_istable(from, -1)) lua_getfield(from, -1, name);
     push_copy(L, from);
     lua_settop(from, top);
+}
+
+/* Lists of the run are set; see pricing_push_shot. */
+static bool more_of_tax(lua_State *L, size_t field, size_t line, void *context) {
+    const struct pricing_shot *shot = context;
+    (void)line;
+    if (field == TAX_address) return view_of(L, ADDRESS, &address_source);
+    if (field == TAX_customer) return view_of(L, CUSTOMER, &customer_source);
+    return field == TAX_date && push_int(L, shot->view->input->now_ms / 1000);
 }
 
 static bool more_of_line(lua_State *L, size_t field, size_t number, void *context) {
@@ -380,27 +429,32 @@ static bool more_of_line(lua_State *L, size_t field, size_t number, void *contex
 
 /* ---- the sources ---- */
 
-#define BIT(field) (UINT64_C(1) << LINE_##field)
+#define BIT(field) (UINT64_C(1) << (field))
 static const struct sandbox_source
-    input_source = {.record = RECORD("input", input_fields)},
+    input_source = {.record = RECORD("input", input_fields),
+                    .more = more_of_input,
+                    .views = BIT(INPUT_now) | BIT(INPUT_currency) | BIT(INPUT_tenant) | BIT(INPUT_customer) |
+                             BIT(INPUT_cart) | BIT(INPUT_shipping)},
     now_source = {.record = RECORD("input.now", now_fields), .more = more_of_now},
     currency_source = {.record = RECORD("input.currency", currency_fields), .more = more_of_currency},
     tenant_source = {.record = RECORD("input.tenant", tenant_fields), .more = more_of_tenant},
     customer_source = {.record = RECORD("input.customer", customer_fields), .more = more_of_customer},
     cart_source = {.record = RECORD("input.cart", cart_fields), .more = more_of_cart},
     address_source = {.record = RECORD("input.shipping.address", address_fields), .more = more_of_address},
-    shipping_source = {.record = RECORD("input.shipping", shipping_fields), .more = more_of_shipping},
+    shipping_source = {.record = RECORD("input.shipping", shipping_fields),
+                       .more = more_of_shipping,
+                       .views = BIT(SHIPPING_address)},
     promotion_source = {.record = RECORD("input.subject", promotion_fields)},
-    tax_source = {.record = RECORD("input.subject", tax_fields)},
+    tax_source = {.record = RECORD("input.subject", tax_fields),
+                  .more = more_of_tax,
+                  .views = BIT(TAX_address) | BIT(TAX_customer)},
     line_source = {.record = RECORD("input.cart.lines[]", line_fields),
                    .more = more_of_line,
-                   .kept = BIT(id) | BIT(product_id) | BIT(variant_id) | BIT(sku) | BIT(vendor_id) | BIT(tax_class) |
-                           BIT(qty) | BIT(unit) | BIT(gross) | BIT(net) | BIT(weight_g) | BIT(is_gift) |
-                           BIT(bundle_id) | BIT(purchase_type)};
+                   .kept = BIT(LINE_id) | BIT(LINE_product_id) | BIT(LINE_variant_id) | BIT(LINE_sku) |
+                           BIT(LINE_vendor_id) | BIT(LINE_tax_class) | BIT(LINE_qty) | BIT(LINE_unit) |
+                           BIT(LINE_gross) | BIT(LINE_net) | BIT(LINE_weight_g) | BIT(LINE_is_gift) |
+                           BIT(LINE_bundle_id) | BIT(LINE_purchase_type)};
 #undef BIT
-
-/* Places of the sources; the lines follow. */
-enum { INPUT = 1, NOW, CURRENCY, TENANT, CUSTOMER, CART, ADDRESS, SHIPPING, PROMOTION, TAX, LINES };
 
 static void push_candidates(lua_State *L, const struct pricing_view *view) {
     lua_newtable(L);
@@ -420,53 +474,24 @@ static void push_candidates(lua_State *L, const struct pricing_view *view) {
     }
 }
 
-/* Gives the source at a place a view of another as a member. */
-static void set_view(lua_State *L, int place, const char *name, int of) {
-    sandbox_push_view(L, of);
-    sandbox_set_member(L, place, name);
-}
-
-static void fill_sources(lua_State *L, const struct pricing_shot *shot) {
-    static const struct sandbox_source *const kinds[] = {
-        [INPUT] = &input_source,     [NOW] = &now_source,           [CURRENCY] = &currency_source,
-        [TENANT] = &tenant_source,   [CUSTOMER] = &customer_source, [CART] = &cart_source,
-        [ADDRESS] = &address_source, [SHIPPING] = &shipping_source, [PROMOTION] = &promotion_source,
-        [TAX] = &tax_source};
-    const struct pricing_view *view = shot->view;
-    for (int place = INPUT; place < LINES; place++) sandbox_fill_source(L, place, kinds[place], 0);
-    for (size_t i = 0; i < view->lines; i++) sandbox_fill_source(L, LINES + (int)i, &line_source, i);
-    lua_pushstring(L, shot->hook);
-    sandbox_set_member(L, INPUT, "hook");
-    set_view(L, INPUT, "now", NOW);
-    set_view(L, INPUT, "currency", CURRENCY);
-    set_view(L, INPUT, "tenant", TENANT);
-    set_view(L, INPUT, "customer", CUSTOMER);
-    set_view(L, INPUT, "cart", CART);
-    set_view(L, INPUT, "shipping", SHIPPING);
-    set_view(L, INPUT, "subject", view->shipping ? TAX : PROMOTION);
-    set_view(L, SHIPPING, "address", ADDRESS);
-    set_view(L, TAX, "address", ADDRESS);
-    set_view(L, TAX, "customer", CUSTOMER);
-    int64_t seconds = view->input->now_ms / 1000;
-    lua_pushnumber(L, (lua_Number)seconds);
-    sandbox_set_member(L, TAX, "date");
-}
-
 bool pricing_push_shot(lua_State *L, struct pricing_shot *shot, struct error *err) {
     const struct pricing_view *view = shot->view;
+    int lines = (int)view->lines;
     if (!lua_checkstack(L, 24) || !lua_checkstack(shot->source, 24)) return error_set(err, ERR_MEMORY, "out of memory");
-    if (sandbox_begin_shot(L, shot->serial, shot)) fill_sources(L, shot);
+    if (sandbox_begin_shot(L, shot->serial, shot, LINES))
+        for (int i = 0; i < lines; i++) sandbox_fill_source(L, LINES + i, &line_source, (size_t)i);
     /* Lists are plain tables: a rule may do with them what it likes, so each run has its own. */
-    sandbox_push_views(L, LINES, (int)view->lines);
-    sandbox_set_member(L, CART, "lines");
+    sandbox_push_views(L, LINES, &line_source, lines);
+    sandbox_set_member(L, CART, &cart_source, "lines");
     if (view->shipping) { /* tax.resolve comes when shipping is known */
-        sandbox_push_views(L, LINES, (int)view->lines);
-        sandbox_set_member(L, TAX, "lines");
+        sandbox_push_views(L, LINES, &line_source, lines);
+        sandbox_set_member(L, TAX, &tax_source, "lines");
         push_candidates(L, view);
-        sandbox_set_member(L, TAX, "candidates");
+        sandbox_set_member(L, TAX, &tax_source, "candidates");
     }
-    sandbox_push_view(L, INPUT);
-    if (pricing_push_subject(L, shot)) sandbox_set_member(L, INPUT, "subject");
+    sandbox_push_view(L, INPUT, &input_source);
+    if (!pricing_push_subject(L, shot)) lua_pushnil(L);
+    sandbox_set_member(L, INPUT, &input_source, "subject");
     return true;
 }
 

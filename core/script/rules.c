@@ -26,6 +26,9 @@
 #define BREAKER_OPEN_MS 300000
 
 static struct tenant *tenants;
+/* The same by their keys, each in the chain of its place: a request asks by key. */
+#define PLACES 4096
+static struct tenant *by_key[PLACES];
 static size_t ntenants;
 static bool opened, files_watched;
 
@@ -261,9 +264,15 @@ static bool key_ok(struct str key) {
     return true;
 }
 
+static struct tenant **place_of(struct str key) {
+    uint32_t h = 2166136261u;
+    for (size_t i = 0; i < key.len; i++) h = (h ^ (unsigned char)key.at[i]) * 16777619u;
+    return &by_key[(h ^ h >> 15) % PLACES];
+}
+
 static struct tenant *find_tenant(struct str key) {
-    for (struct tenant *t = tenants; t; t = t->next)
-        if (str_eq(str_of(t->key), key)) return t;
+    for (struct tenant *t = *place_of(key); t; t = t->next_same)
+        if (str_eq(str_n(t->key, t->key_len), key)) return t;
     return NULL;
 }
 
@@ -286,6 +295,9 @@ static struct tenant *tenant_for(struct str key, struct error *err) {
         return NULL;
     }
     memcpy(t->key, key.at, key.len);
+    t->key_len = key.len;
+    t->next_same = *place_of(key);
+    *place_of(key) = t;
     t->epoch = -1;
     t->current->epoch = -1;
     t->next = tenants;
@@ -331,6 +343,7 @@ void rules_close(void) {
         free(t);
     }
     ntenants = 0;
+    memset(by_key, 0, sizeof by_key);
     opened = false;
 }
 

@@ -70,7 +70,8 @@ struct version_list {
 
 struct tenant {
     char key[64];
-    struct tenant *next;
+    size_t key_len;
+    struct tenant *next, *next_same;
     struct sandbox *sandbox;
     unsigned generation;
     uint64_t used_us;

@@ -70,7 +70,7 @@ const char *outcome_name(enum outcome o) {
 static void *allocate(void *data, void *old, size_t old_size, size_t size) {
     struct sandbox *sb = data;
     if (size == 0) {
-        free(old);
+        heap_release(&sb->memory, old, old_size);
         sb->live -= old_size;
         return NULL;
     }
@@ -85,7 +85,7 @@ static void *allocate(void *data, void *old, size_t old_size, size_t size) {
             return NULL;
         }
     }
-    void *p = realloc(old, size);
+    void *p = heap_resize(&sb->memory, old, old_size, size);
     if (!p) return NULL;
     sb->live += size - old_size;
     if (sb->live > sb->peak) sb->peak = sb->live;
@@ -232,6 +232,7 @@ static int enter(lua_State *L);
 
 static int set_up(lua_State *L) {
     struct sandbox_state *st = sandbox_state_of(sandbox_of(L));
+    lua_gc(L, LUA_GCSTOP, 0);
     if (luaJIT_setmode(L, 0, LUAJIT_MODE_ENGINE | LUAJIT_MODE_OFF) != 1) return luaL_error(L, "the JIT does not stop");
     lua_pushcfunction(L, enter);
     st->sb.runner = luaL_ref(L, LUA_REGISTRYINDEX);
@@ -268,7 +269,6 @@ static struct sandbox *make(bool waits, size_t piece_max, struct error *err) {
         sandbox_free(&st->sb);
         return NULL;
     }
-    lua_gc(st->sb.L, LUA_GCCOLLECT, 0);
     lua_gc(st->sb.L, LUA_GCSETPAUSE, 120);
     lua_gc(st->sb.L, LUA_GCSETSTEPMUL, 400);
     st->sb.idle = st->sb.live;
@@ -301,6 +301,7 @@ void sandbox_free(struct sandbox *sb) {
     for (int i = 0; i < st->rules.count; i++) free_rule(&st->rules.at[i]);
     free(st->rules.at);
     buf_free(&sb->log);
+    heap_close(&sb->memory);
     free(st);
 }
 

@@ -143,21 +143,22 @@ struct sandbox_source {
     /* Fields, as bits, that are numbers, texts or booleans and that the source may keep once somebody has asked for
      * one. At most one kind of a state has any. */
     uint64_t kept;
+    uint64_t views; /* fields, as bits, whose value is a view that sandbox_push_view pushes: it stays the same */
 };
 
 /* For `build`: begins the input of a run. `serial` is another for each shot, which is what runs of one hook call share;
- * `context` is what `more` gets until the run ends. True: the sources are to be filled; false: they are as this shot
- * left them. */
-bool sandbox_begin_shot(lua_State *L, uint64_t serial, void *context);
-/* For `build`: makes the source at a place (from 1), or fills the one that is there. A place is always of one kind.
- * `line` is what `more` is told. */
+ * `context` is what `more` gets until the run ends. Places are numbered from 1 and always of one kind: those before
+ * `first_line` are made when they are asked for, the others are filled for each shot. True: they are to be filled;
+ * false: they are as this shot left them. */
+bool sandbox_begin_shot(lua_State *L, uint64_t serial, void *context, int first_line);
+/* For `build`: makes the source at a place, or fills the one that is there. `line` is what `more` is told. */
 void sandbox_fill_source(lua_State *L, int place, const struct sandbox_source *kind, size_t line);
-/* For `build`: pops a value and gives it to the source as a member. */
-void sandbox_set_member(lua_State *L, int place, const char *name);
-/* For `build`: pushes the view of a source. */
-void sandbox_push_view(lua_State *L, int place);
+/* For `build`: pops a value and gives it to the source as a member, for this run. */
+void sandbox_set_member(lua_State *L, int place, const struct sandbox_source *kind, const char *name);
+/* For `build` and `more`: pushes the view of a source. */
+void sandbox_push_view(lua_State *L, int place, const struct sandbox_source *kind);
 /* For `build`: pushes a list, for this run alone, of the views of `count` places. */
-void sandbox_push_views(lua_State *L, int place, int count);
+void sandbox_push_views(lua_State *L, int place, const struct sandbox_source *kind, int count);
 
 /* Copies the plain value at `idx` of `from` and pushes it on `to`, another VM's state or the same's. json.null becomes
  * nil. At most `bytes` (strings count their length, other values 8, tables 16) and 32 deep. False: `err` says what and

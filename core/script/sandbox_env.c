@@ -2,7 +2,8 @@
  * real one and refuses writes; rule code has no raw functions to get round it, and the table functions ask
  * sandbox_check_writable. What is absent says so, with a hint.
  *
- * A library is made when it is first named: most rules use three or four, and there are thousands of states. */
+ * A library is made when it is first named, and those of schema one by one: most rules use three or four, and there are
+ * thousands of states. */
 #include <lauxlib.h>
 #include <lualib.h>
 
@@ -59,6 +60,12 @@ static int refuse_read(lua_State *L) {
     char number[32];
     size_t len;
     const char *name = sandbox_text(L, 2, number, &len);
+    if (strcmp(library, "schema") == 0 && lua_type(L, 2) == LUA_TSTRING && sandbox_push_schema(L, name)) {
+        lua_pushvalue(L, 2);
+        lua_pushvalue(L, -2);
+        lua_rawset(L, 1);
+        return 1;
+    }
     if (*library) return luaL_error(L, "'%s.%s' is not available in rules", library, name);
     if (lua_type(L, 2) == LUA_TSTRING && open_library(L, name)) return 1;
     for (size_t i = 0; i < sizeof hints / sizeof *hints; i++) {
@@ -216,6 +223,11 @@ void sandbox_push_globals(lua_State *L) {
 static int open_all(lua_State *L) {
     static const char *const all[] = {"table", "money", "set", "schema", "text", "dt", "math", "string", "log", "time"};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) lua_getfield(L, LUA_GLOBALSINDEX, all[i]);
+    lua_getfield(L, LUA_GLOBALSINDEX, "schema");
+    for (size_t i = 0; sandbox_schema_name(i); i++) {
+        lua_getfield(L, -1, sandbox_schema_name(i));
+        lua_pop(L, 1);
+    }
     for (size_t i = 0; i < sandbox_declared(); i++) {
         lua_settop(L, 0);
         sandbox_push_capability_word(L, i);

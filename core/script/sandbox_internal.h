@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "script/sandbox.h"
+#include "script/sandbox_heap.h"
 
 #define SANDBOX_TEXT_MAX ((size_t)64 * 1024) /* a string that a function builds, a pattern's subject */
 #define SANDBOX_VALUES_MAX 250               /* values that unpack, byte and char take or give */
@@ -20,6 +21,7 @@ struct rule;
 
 struct sandbox {
     lua_State *L;
+    struct heap memory;
     size_t live, peak;                 /* bytes of the state */
     size_t idle;                       /* live bytes when nothing runs */
     size_t heap_limit;                 /* live bytes may not pass this */
@@ -112,7 +114,11 @@ void sandbox_open_string(lua_State *L);
 void sandbox_open_table(lua_State *L);
 void sandbox_open_money(lua_State *L);
 void sandbox_open_set(lua_State *L);
-void sandbox_open_schema(lua_State *L);
+void sandbox_open_schema(lua_State *L); /* an empty one: its members are made when they are named */
+/* Pushes a member of schema. False: there is none of that name. */
+bool sandbox_push_schema(lua_State *L, const char *name);
+/* Their names, from 0; NULL after the last. */
+const char *sandbox_schema_name(size_t i);
 void sandbox_open_text(lua_State *L);
 void sandbox_open_dt(lua_State *L);
 /* Adds pcall, pairs, tostring, tonumber, unpack to the table on top. */

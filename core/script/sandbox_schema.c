@@ -99,23 +99,40 @@ static int l_enum(lua_State *L) {
     return 1;
 }
 
+static const char *const item_kinds[] = {"list", "map", "optional"};
+
+static bool named_in(const char *const *list, size_t n, const char *name) {
+    for (size_t i = 0; i < n; i++)
+        if (strcmp(list[i], name) == 0) return true;
+    return false;
+}
+
+bool sandbox_push_schema(lua_State *L, const char *name) {
+    lua_CFunction maker = NULL;
+    if (named_in(plain_kinds, sizeof plain_kinds / sizeof *plain_kinds, name)) maker = l_plain;
+    if (named_in(item_kinds, sizeof item_kinds / sizeof *item_kinds, name)) maker = l_of_item;
+    if (maker) {
+        lua_pushstring(L, name);
+        lua_pushcclosure(L, maker, 1);
+    } else if (strcmp(name, "object") == 0) {
+        lua_pushcfunction(L, l_object);
+    } else if (strcmp(name, "enum") == 0) {
+        lua_pushcfunction(L, l_enum);
+    } else {
+        return false;
+    }
+    return true;
+}
+
+const char *sandbox_schema_name(size_t i) {
+    size_t plain = sizeof plain_kinds / sizeof *plain_kinds, items = sizeof item_kinds / sizeof *item_kinds;
+    if (i < plain) return plain_kinds[i];
+    if (i < plain + items) return item_kinds[i - plain];
+    return i == plain + items ? "object" : i == plain + items + 1 ? "enum" : NULL;
+}
+
 void sandbox_open_schema(lua_State *L) {
-    lua_newtable(L);
-    for (size_t i = 0; i < sizeof plain_kinds / sizeof *plain_kinds; i++) {
-        lua_pushstring(L, plain_kinds[i]);
-        lua_pushcclosure(L, l_plain, 1);
-        lua_setfield(L, -2, plain_kinds[i]);
-    }
-    static const char *const of_item[] = {"list", "map", "optional"};
-    for (size_t i = 0; i < sizeof of_item / sizeof *of_item; i++) {
-        lua_pushstring(L, of_item[i]);
-        lua_pushcclosure(L, l_of_item, 1);
-        lua_setfield(L, -2, of_item[i]);
-    }
-    lua_pushcfunction(L, l_object);
-    lua_setfield(L, -2, "object");
-    lua_pushcfunction(L, l_enum);
-    lua_setfield(L, -2, "enum");
+    lua_createtable(L, 0, 8);
 }
 
 /* ---- the check ---- */

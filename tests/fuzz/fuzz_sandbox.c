@@ -29,7 +29,7 @@ static bool more(lua_State *L, size_t field, size_t line, void *context) {
     }
 }
 
-static const struct sandbox_source source = {
+static const struct sandbox_source lines = {
     .record = {.path = "input.line", .fields = fields, .count = 4}, .more = more, .kept = 1 | 4 | 8};
 
 /* A record, and in it a list with views. Runs come in pairs that share a shot. */
@@ -38,12 +38,12 @@ static bool build(lua_State *L, void *data, struct error *err) {
     static uint64_t runs;
     (void)data;
     (void)err;
-    if (sandbox_begin_shot(L, 1 + runs++ / 2, &context))
-        for (int place = 1; place <= 2; place++) sandbox_fill_source(L, place, &source, (size_t)place);
+    if (sandbox_begin_shot(L, 1 + runs++ / 2, &context, 1))
+        for (int place = 1; place <= 2; place++) sandbox_fill_source(L, place, &lines, (size_t)place);
     lua_createtable(L, 0, 2);
     lua_pushliteral(L, "some text to match");
     lua_setfield(L, -2, "text");
-    sandbox_push_views(L, 1, 2);
+    sandbox_push_views(L, 1, &lines, 2);
     lua_setfield(L, -2, "lines");
     sandbox_mark_record(L, &record);
     return true;
