@@ -22,4 +22,5 @@ return {
     "0020_workflows",
     "0021_rule_approval",
     "0022_workflow_subjects",
+    "0023_workflow_lists",
 }

@@ -263,6 +263,24 @@ describe("many workflows", function()
           from workflow_steps where tenant_key = $1]], shop.key)
         assert.same({ 180, 180, 60 }, { row.n, row.done, row.three })
         assert.equal(0, db.one(shop.key, "select count(*)::int as n from due_work where tenant_key = $1", shop.key).n)
+        -- And are read page by page.
+        local pages, cursor, seen = {}, nil, {}
+        repeat
+            local answer = shop.owner:get("/rules/burst/workflows?state=done" .. (cursor and "&cursor=" .. cursor or ""))
+            for _, run in ipairs(must(answer, 200)) do
+                assert.is_nil(seen[run.id])
+                seen[run.id] = true
+            end
+            pages[#pages + 1], cursor = #answer.json, answer.headers["x-next-cursor"]
+        until not cursor
+        assert.same({ 20, 20, 20, 0 }, pages)
+        local started = time.parse(runs(shop, "burst")[1].startedAt)
+        assert.equal(0, #runs(shop, "burst", "?from=" .. time.iso(started + 60000)))
+        assert.equal(20, #runs(shop, "burst", "?from=" .. time.iso(started - 60000) .. "&to=" .. time.iso(started + 60000)))
+        assert.equal(0, #runs(shop, "burst", "?to=" .. time.iso(started - 60000)))
+        assert.equal(1, #runs(shop, "burst", "?state=done&entityId=e7"))
+        assert.equal(0, #runs(shop, "burst", "?state=failed&entityId=e7"))
+        assert.equal(400, shop.owner:get("/rules/burst/workflows?state=lost").status)
     end)
 end)
 
@@ -512,8 +530,11 @@ describe("the breaker of a workflow", function()
         local opened
         for n = 1, 40 do
             emit(shop, "custom.go", "bad" .. n)
-            run_in(shop, "breaks", "bad" .. n, "failed")
-            opened = db.one(shop.key, "select breaker_until from rules where tenant_key = $1 and breaker_until is not null", shop.key)
+            support.eventually(function()
+                opened = db.one(shop.key, "select breaker_until from rules where tenant_key = $1 and breaker_until is not null", shop.key)
+                local run = runs(shop, "breaks", "?entityId=bad" .. n)[1]
+                return opened or run and run.state == "failed"
+            end, 20)
             if opened then break end
         end
         assert.is_truthy(opened)

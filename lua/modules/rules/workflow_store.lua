@@ -1,6 +1,7 @@
 -- SQL of workflow runs. What decides reads the run's row under a lock first: one who hears an event, one who ends an attempt and one who
 -- cancels come after each other.
 local pg = require("core.pg")
+local time = require("core.time")
 local db = require("kasma.db")
 local null = require("kasma.null")
 
@@ -13,6 +14,10 @@ local RUN = [[w.id, w.app_key, w.rule_id, w.version, w.event, w.event_id, w.even
 local function value(v) return v == nil and null or v end
 local function document(v) return v == nil and null or pg.json(v) end
 
+M.OPEN = [[select w.id, w.event_id, w.entity_type, w.entity_id, w.awaits from workflow_runs w
+  where w.tenant_key = $1 and w.entity_id = any($2::text[]) and w.state in ('running', 'waiting') and cardinality(w.awaits) > 0
+  order by w.id limit 1000]] -- read by the test of plans too
+
 --- What an event may concern: the tenant's paused hooks, its live workflow rules, and runs under way about these entities that wait for
 --- some event.
 ---@param tenant string
@@ -23,9 +28,7 @@ function M.look(tenant, entities)
         { "select paused from rule_epochs where tenant_key = $1", tenant },
         { [[select r.id, r.key, r.active_version as version from rules r
           where r.tenant_key = $1 and r.hook = 'workflow' and r.state = 'active' order by r.key limit 100]], tenant },
-        { [[select w.id, w.event_id, w.entity_type, w.entity_id, w.awaits from workflow_runs w
-          where w.tenant_key = $1 and w.entity_id = any($2::text[]) and w.state in ('running', 'waiting') and cardinality(w.awaits) > 0
-          order by w.id limit 1000]], tenant, pg.array(entities) },
+        { M.OPEN, tenant, pg.array(entities) },
     })
     return results[1][1] and results[1][1].paused or {}, results[2], results[3]
 end
@@ -167,14 +170,34 @@ end
 
 -- Lists ------------------------------------------------------------------------------------------------------------------------
 
+-- One text for each way of asking, so that each has an index of its own; ids carry the time at which a run began.
+local PAGE = "select " .. RUN .. " from workflow_runs w where w.tenant_key = $1 and w.rule_id = $2 and w.id >= $3 and w.id < $4"
+local ORDER = " order by w.id desc limit $5::int"
+M.LISTS = { all = PAGE .. ORDER, state = PAGE .. " and w.state = $6" .. ORDER, entity = PAGE .. " and w.entity_id = $6" .. ORDER,
+    both = PAGE .. " and w.entity_id = $6 and w.state = $7" .. ORDER }
+
+local FIRST, LAST = "00000000-0000-0000-0000-000000000000", "ffffffff-ffff-ffff-ffff-ffffffffffff"
+
+-- The lowest id of a moment.
+local function id_at(iso)
+    local hex = ("%012x"):format(math.max(0, time.parse(iso)))
+    return ("%s-%s-7000-8000-000000000000"):format(hex:sub(1, 8), hex:sub(9, 12))
+end
+
 ---@param f {state: string|nil, entity_id: string|nil, from: string|nil, to: string|nil, before: string|nil, limit: integer}
 ---@return table[] runs, newest first
 function M.list(tenant, rule_id, f)
-    return db.read(tenant, "select " .. RUN .. [[ from workflow_runs w where w.tenant_key = $1 and w.rule_id = $2
-        and ($3::text is null or w.state = $3) and ($4::text is null or w.entity_id = $4)
-        and ($5::timestamptz is null or w.started_at >= $5::timestamptz) and ($6::timestamptz is null or w.started_at < $6::timestamptz)
-        and ($7::uuid is null or w.id < $7::uuid) order by w.id desc limit $8::int]], tenant, rule_id, value(f.state), value(f.entity_id),
-        value(f.from), value(f.to), value(f.before), f.limit)
+    local to = f.to and id_at(f.to) or LAST
+    local before = f.before and f.before < to and f.before or to
+    local from = f.from and id_at(f.from) or FIRST
+    if f.entity_id and f.state then
+        return db.read(tenant, M.LISTS.both, tenant, rule_id, from, before, f.limit, f.entity_id, f.state)
+    elseif f.entity_id then
+        return db.read(tenant, M.LISTS.entity, tenant, rule_id, from, before, f.limit, f.entity_id)
+    elseif f.state then
+        return db.read(tenant, M.LISTS.state, tenant, rule_id, from, before, f.limit, f.state)
+    end
+    return db.read(tenant, M.LISTS.all, tenant, rule_id, from, before, f.limit)
 end
 
 --- Attempts of some runs, in the order in which they were made.
