@@ -52,7 +52,8 @@ end
 
 local function row_of(scope, run, now)
     return { tenant_key = scope.tenant, app_key = scope.app, id = uuid.v7(), at = time.iso(now), rule_id = run.rule_id,
-        version = run.number, hook = run.hook, outcome = run.outcome, fingerprint = run.outcome ~= "ok" and M.fingerprint(run) or nil,
+        version = run.number, hook = run.hook, outcome = run.outcome,
+        fingerprint = run.outcome ~= "ok" and run.outcome ~= "breaker" and M.fingerprint(run) or nil,
         line = run.line, message = (run.message or run.reason or ""):sub(1, 500), instructions = run.instructions, micros = run.micros,
         heap = run.heap }
 end
@@ -69,7 +70,8 @@ hooks.set_sink(function(scope, run)
     count_hour(scope, run, time.now())
     if run.tripped then breaker.trip(scope, run) end
     if run.in_checkout then return end -- the order's transaction writes it
-    if run.outcome == "ok" then
+    -- A run that the breaker held back is no failure of its own: it would bury the ones that opened it.
+    if run.outcome == "ok" or run.outcome == "breaker" then
         successes = successes + 1
         if successes % 100 ~= 0 then return end
     end
