@@ -25,6 +25,7 @@ local M = {}
 
 local EASED_TTL_MS, ALONE_TTL_MS = 5000, 10000
 local LOST_STATE = "KS012"
+M.LOST_STATE = LOST_STATE -- SQLSTATE with which a guard raises
 
 M.busy = errors.declare{ code = "resource_busy", status = 409, message = "Resource is busy. Please retry.",
     cause = "the same long work is running, or it cannot be known whether it is", cure = "try again when it has ended" }

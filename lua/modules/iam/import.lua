@@ -6,6 +6,8 @@ local time = require("core.time")
 local uuid = require("core.uuid")
 local audit = require("kasma.audit")
 local db = require("kasma.db")
+local errors = require("kasma.errors")
+local locks = require("kasma.locks")
 local outbox = require("kasma.outbox")
 local schema = require("kasma.schema")
 local store = require("modules.iam.store")
@@ -91,12 +93,12 @@ local function append(statements, scope, user, now)
 end
 
 -- One transaction; when it fails (somebody registered meanwhile), each user by itself.
-local function write(scope, batch, report, told)
+local function write(scope, batch, report, told, lock)
     local now = time.iso(time.now())
     local emails = {}
     for i, entry in ipairs(batch) do emails[i] = entry.user.email end
     local known = store.known_emails(emails)
-    local fresh, statements = {}, {}
+    local fresh, statements = {}, { lock:guard() }
     for _, entry in ipairs(batch) do
         local email = entry.user.email
         if known[email] then
@@ -109,17 +111,22 @@ local function write(scope, batch, report, told)
     end
     if #fresh == 0 then return end
     audit.append(statements, scope, { action = "users.import", entity_type = "user", entity_id = "batch", after = { users = #fresh } })
-    if pcall(db.pipeline, scope.tenant, statements) then
+    local whole, failed = pcall(db.pipeline, scope.tenant, statements)
+    if whole then
         report.made = report.made + #fresh
         return
     end
+    -- Somebody else imports by now, or the store is away: that is no line's fault.
+    if errors.sqlstate(failed) == locks.LOST_STATE or errors.is_unavailable(failed) then error(failed, 0) end
     for _, entry in ipairs(fresh) do
-        local one = {}
+        local one = { lock:guard() }
         append(one, scope, entry.user, now)
         audit.append(one, scope, { action = "users.import", entity_type = "user", entity_id = entry.user.email })
         local ok, why = pcall(db.pipeline, scope.tenant, one)
         if ok then
             report.made = report.made + 1
+        elseif errors.sqlstate(why) == locks.LOST_STATE or errors.is_unavailable(why) then
+            error(why, 0)
         else
             report.refused = report.refused + 1
             told(entry.number, tostring(type(why) == "table" and why.message or why))
@@ -127,12 +134,7 @@ local function write(scope, batch, report, told)
     end
 end
 
---- Takes users line by line.
----@param scope Scope
----@param lines fun(): string|nil
----@param opts {dry_run: boolean|nil, told: fun(number: integer, why: string)}
----@return {lines: integer, made: integer, known: integer, refused: integer}
-function M.run(scope, lines, opts)
+local function run(scope, lines, opts, lock)
     local report = { lines = 0, made = 0, known = 0, refused = 0 }
     local batch, roles = {}, {}
     for line in lines do
@@ -147,12 +149,23 @@ function M.run(scope, lines, opts)
             end
         end
         if #batch == BATCH then
-            if opts.dry_run then report.made = report.made + #batch else write(scope, batch, report, opts.told) end
+            if opts.dry_run then report.made = report.made + #batch else write(scope, batch, report, opts.told, lock) end
             batch = {}
         end
     end
-    if opts.dry_run then report.made = report.made + #batch elseif #batch > 0 then write(scope, batch, report, opts.told) end
+    if opts.dry_run then report.made = report.made + #batch elseif #batch > 0 then write(scope, batch, report, opts.told, lock) end
     return report
+end
+
+--- Takes users line by line; raises resource_busy (409) while the tenant's users are being imported already, or when that cannot be known.
+--- A dry run waits for nobody.
+---@param scope Scope
+---@param lines fun(): string|nil
+---@param opts {dry_run: boolean|nil, told: fun(number: integer, why: string)}
+---@return {lines: integer, made: integer, known: integer, refused: integer}
+function M.run(scope, lines, opts)
+    if opts.dry_run then return run(scope, lines, opts) end
+    return locks.alone(scope, { "import:users" }, function(lock) return run(scope, lines, opts, lock) end)
 end
 
 return M

@@ -4,6 +4,7 @@ local uuid = require("core.uuid")
 local audit = require("kasma.audit")
 local db = require("kasma.db")
 local errors = require("kasma.errors")
+local locks = require("kasma.locks")
 local outbox = require("kasma.outbox")
 local settings = require("kasma.settings")
 local store = require("modules.inventory.store")
@@ -92,11 +93,15 @@ function M.adjust(scope, input, shape, complete)
     local answer = #statements + 1
     statements[answer] = store.select_row(scope.tenant, input.warehouseId, input.productId, input.variantId)
     audit.append(statements, scope, { action = "inventory.adjust", entity_type = "inventory", entity_id = input.productId, after = input })
-    return errors.state({ KS004 = { status = 409, code = "stock_below_reserved",
-        message = "The stock would go below what is reserved, or below zero" } }, db.transaction, scope.tenant, function(tx)
-        local body = shape(tx:pipeline(statements)[answer][1])
-        tx:at_commit{ complete(body) }
-        return body
+    -- The lock keeps a crowd off the row; what makes the stock right is the statement.
+    local resource = ("inventory:%s:%s:%s"):format(input.warehouseId, input.productId, input.variantId or "-")
+    return locks.eased(scope.tenant, { resource }, function()
+        return errors.state({ KS004 = { status = 409, code = "stock_below_reserved",
+            message = "The stock would go below what is reserved, or below zero" } }, db.transaction, scope.tenant, function(tx)
+            local body = shape(tx:pipeline(statements)[answer][1])
+            tx:at_commit{ complete(body) }
+            return body
+        end)
     end)
 end
 

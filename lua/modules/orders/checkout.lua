@@ -12,6 +12,7 @@ local uuid = require("core.uuid")
 local db = require("kasma.db")
 local due = require("kasma.due")
 local errors = require("kasma.errors")
+local locks = require("kasma.locks")
 local hooks = require("kasma.hooks")
 local outbox = require("kasma.outbox")
 local settings = require("kasma.settings")
@@ -360,13 +361,7 @@ end
 ---@field payment table|nil the payment of an online method
 ---@field payment_error string|nil why it has no session
 
---- Places the order.
----@param scope Scope
----@param owner CartOwner
----@param input table the body of /checkout
----@param complete fun(placed: Placed): table|nil the statement that completes the caller's idempotency record in the same transaction
----@return Placed
-function M.place(scope, owner, input, complete)
+local function place(scope, owner, input, complete)
     if scope.request and scope.request.rules_draft then M.draft_session() end
     local cart = cart_service.find(scope, owner)
     if not cart or #cart.items == 0 then errors.not_found{ message = "The cart is empty", code = "cart_empty" } end
@@ -424,6 +419,18 @@ function M.place(scope, owner, input, complete)
         error(placed, 0)
     end
     return placed
+end
+
+--- Places the order. One at a time of a buyer, where the lock can be had: the others find the cart empty instead of holding stock that
+--- they cannot keep. What makes it right without is the cart's version in the order's transaction.
+---@param scope Scope
+---@param owner CartOwner
+---@param input table the body of /checkout
+---@param complete fun(placed: Placed): table|nil the statement that completes the caller's idempotency record in the same transaction
+---@return Placed
+function M.place(scope, owner, input, complete)
+    return locks.eased(scope.tenant, { "checkout:" .. owner.key }, function() return place(scope, owner, input, complete) end,
+        { ttl_ms = 30000 })
 end
 
 return M
