@@ -23,4 +23,5 @@ return {
     "0021_rule_approval",
     "0022_workflow_subjects",
     "0023_workflow_lists",
+    "0024_members",
 }

@@ -155,6 +155,12 @@ describe("at a few thousand rows in several tenants", function()
             assert.is_true(indexes_of(list[true][2], tenant, "app", LISTENER).social_notices_unread)
         end)
 
+        it("users of a tenant, newest or oldest first, is an index in that order, and their count the index alone", function()
+            local users = require("modules.iam.store")
+            for _, sql in pairs(users.PAGE) do assert.is_true(indexes_of(sql, TENANTS[1], 20, 0).user_tenants_newest) end
+            assert.is_true(indexes_of(users.COUNT, TENANTS[1]).user_tenants_newest)
+        end)
+
         it("the relay is the index of what is unsent, and the sweeper's is that of what is due", function()
             local system = pg.pool("system")
             for sql, index in pairs({
