@@ -6,18 +6,17 @@ local plans = require("modules.rules.workflow_plan")
 
 local M = {}
 
--- The line of the source that a word stands on in quotes (or bare); the last one, for what is there twice.
-local function line_of(lines, word, last)
-    if not word then return nil end
-    local found
+-- Where in the source a word stands in quotes (or bare); the last place, for what is there twice.
+local function place_of(lines, word, last)
+    local place = {}
+    if not word then return place end
     for i, text in ipairs(lines) do
         local quoted = text:find("\"" .. word .. "\"", 1, true) or text:find("'" .. word .. "'", 1, true)
-        if quoted or (not found and text:find("%f[%w_]" .. word:gsub("%p", "%%%0") .. "%f[^%w_]")) then
-            found = i
-            if quoted and not last then return i end
-        end
+        local bare = not quoted and not place.line and text:find("%f[%w_]" .. word:gsub("%p", "%%%0") .. "%f[^%w_]")
+        if quoted or bare then place = { line = i, column = quoted and quoted + 1 or bare } end
+        if quoted and not last then break end
     end
-    return found
+    return place
 end
 
 ---@param manifest table
@@ -28,7 +27,7 @@ end
 function M.findings(manifest, out, lines, nearest)
     local plan, problems = plans.read(manifest, nearest)
     for _, problem in ipairs(problems) do
-        out("manifest_field", problem.message, { line = line_of(lines, problem.word, problem.last) }, problem.hint)
+        out("manifest_field", problem.message, place_of(lines, problem.word, problem.last), problem.hint)
     end
     return plan
 end

@@ -118,6 +118,36 @@ return {
 }
 ]]
 
+local FLOW = [[
+-- What it does, in a sentence.
+return {
+    hook = "workflow",
+    name = %q,
+    version = 1,
+    on = { "order.placed" },
+    config = schema.object{
+    },
+    steps = {
+        {
+            name = "first", retries = 3,
+            run = function(input, config)
+                return nil, "nothing to do"
+            end,
+        },
+    },
+}
+]]
+
+local FLOW_TEST = [[
+return {
+    config = {},
+    tests = {
+        { name = "does nothing yet", given = { step = "first", event = { name = "order.placed", id = "o1", data = {} } },
+            expect = { reason = "nothing to do", calls = {} } },
+    },
+}
+]]
+
 function commands.new(args)
     local key = args[2]
     if not key or not key:find("^[a-z0-9][a-z0-9_-]+$") then usage("a key of small letters, digits, _ and - is needed") end
@@ -126,6 +156,7 @@ function commands.new(args)
     local base = (args.dir or ".") .. "/" .. key
     if files.exists(base .. ".lua") then usage(base .. ".lua is there already") end
     local source, tests = EMPTY:format(hook, key), EMPTY_TEST
+    if hook == "workflow" then source, tests = FLOW:format(key), FLOW_TEST end
     if args.template then
         local t = require("modules.rules.shipped").find(args.template)
         if not t then usage("there is no template " .. args.template .. "; see kasma rules templates") end
