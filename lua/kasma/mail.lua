@@ -222,6 +222,15 @@ local CLAIM = [[update mail_messages set state = 'sending', attempts = attempts 
 local ENDED = [[update mail_messages set state = $3, sent_at = $4::timestamptz, error = $5, provider_id = $6
   where tenant_key = $1 and key = $2]]
 
+--- Mails whose sending was begun by a job that is lost are free for another. One that had just been handed over goes out again, under the
+--- same Message-ID. For `kasma repair`.
+---@param tenant string
+---@param since_ms integer made a day before that time or later
+function M.release(tenant, since_ms)
+    db.query(tenant, [[update mail_messages set state = 'queued', claimed_by = null where tenant_key = $1 and state = 'sending'
+      and created_at >= $2::timestamptz]], tenant, time.iso(since_ms - 86400000))
+end
+
 local function describe(why)
     if errors.is(why) then return tostring(why) end
     return tostring(type(why) == "table" and (why.message or why.kind) or why)

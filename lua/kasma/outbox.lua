@@ -428,6 +428,25 @@ function M.drop(id)
         id)).affected > 0
 end
 
+--- Rows of a topic that were sent since a time go out again, a batch at a time. For what a store has lost since.
+---@param topic string
+---@param since_ms integer
+---@param tenant string|nil
+---@return table<string, integer> rows by tenant
+function M.again(topic, since_ms, tenant)
+    local found, cut = {}, time.iso(time.now())
+    repeat
+        -- Not those that are sent while this runs: each once.
+        local rows = errors.check(db.pool("system"):query(nil, [[update outbox set sent_at = null, attempts = 0, error = null
+          where (tenant_key, id) in (select tenant_key, id from outbox where topic = $1 and sent_at >= $2::timestamptz
+            and sent_at < $3::timestamptz and ($4::text is null or tenant_key = $4) order by seq limit 1000) returning tenant_key]], topic,
+            time.iso(since_ms), cut, tenant or null))
+        for _, row in ipairs(rows) do found[row.tenant_key] = (found[row.tenant_key] or 0) + 1 end
+        db.wake_relay()
+    until #rows == 0
+    return found
+end
+
 -- Loop -------------------------------------------------------------------------------------------------------------------------
 
 local wake = false
