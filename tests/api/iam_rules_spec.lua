@@ -205,3 +205,46 @@ describe("a rule of the framework", function()
         assert.is_table(db.one(nil, "select 1 as yes from tenants where tenant_key = $1", other.key))
     end)
 end)
+
+describe("a published rule of sign-in that runs for ever", function()
+    it("asks for the code, lets in who has it, and leaves a run that says where it was stopped", function()
+        local tenant = support.tenant()
+        local shopper = support.shopper(tenant)
+        local function must(answer, status)
+            assert.equal(status, answer.status, answer.body)
+            return answer.json
+        end
+        -- The check finds an endless loop, so it hides from the samples' address.
+        local source = [[return { hook = "auth.login_policy", name = "Endless", run = function(input)
+            if input.subject.user.email:find("example.test", 1, true) and input.subject.user.email ~= "ann@example.test" then
+                while true do end
+            end
+            return { otp = "skip" }
+        end }]]
+        must(tenant.owner:post("/rules/create", { key = "endless", hook = "auth.login_policy", name = "Endless", source = source }), 201)
+        assert.equal(1, must(tenant.owner:post("/rules/endless/publish", { revision = 1, note = "go" }), 201).version)
+
+        local client = support.client(tenant.headers)
+        -- The word that there is such a rule gets about within half a second.
+        local asked = support.eventually(function()
+            local answer = client:post("/auth/login", { identifier = shopper.user.email, password = shopper.user.password })
+            return answer.status ~= 200 and answer
+        end)
+        assert.same({ 401, true, "LOGIN" }, { asked.status, asked.json.requiresOtp, asked.json.type })
+        local code = support.code_for(shopper.user.email)
+        must(client:post("/auth/verify-otp", { identifier = shopper.user.email, code = code, type = "LOGIN" }), 200)
+        assert.equal(shopper.user.id, must(client:get("/auth/me"), 200).user.id)
+
+        local run = support.eventually(function() return must(tenant.owner:get("/rules/endless/runs?outcome=failed"), 200)[1] end)
+        assert.same({ "limit_instructions", "auth.login_policy", 1, 200000, 3 }, { run.outcome, run.hook, run.version, run.instructions,
+            run.line })
+        -- A wrong password is told nothing of it, and costs no run.
+        assert.equal(401, support.client(tenant.headers):post("/auth/login", { identifier = shopper.user.email,
+            password = "wrong-one" }).status)
+        must(tenant.owner:post("/rules/endless/disable", { reason = "it never ends" }), 201)
+        support.eventually(function()
+            return support.client(tenant.headers):post("/auth/login", { identifier = shopper.user.email,
+                password = shopper.user.password }).status == 200
+        end)
+    end)
+end)
