@@ -1,4 +1,4 @@
-#include "commerce/pricing_work.h"
+#include "commerce/pricing_candidate.h"
 
 #include <stdlib.h>
 
@@ -149,7 +149,7 @@ static bool check_input(struct work *w) {
     return check_rest(w);
 }
 
-/* Runs the promotion hook and keeps the results whose operations are all in order. */
+/* Runs the promotion hook and keeps the results whose operations are all in order and whose stored conditions hold. */
 static bool ask_rules(struct work *w, struct world *base) {
     const struct pricing_hooks *hooks = &w->in->hooks;
     if (!hooks->promotion) return true;
@@ -163,10 +163,12 @@ static bool ask_rules(struct work *w, struct world *base) {
     for (size_t i = 0; i < n; i++) {
         const char *why;
         kept[i] = results[i];
-        if (!results[i].invalid && operations_check(&results[i], &view, &why)) continue;
+        const struct promotion *row = script_row(w, results[i].rule_id);
+        const char *refusal = row ? promotion_refusal(w, row) : NULL;
+        if (results[i].invalid || !operations_check(&results[i], &view, &why)) refusal = "invalid_result";
+        if (!refusal) continue;
         kept[i].operations = 0;
-        if (!world_note(w, base, 3, results[i].rule_id, results[i].version, view.net, view.net, "invalid_result"))
-            return false;
+        if (!world_note(w, base, 3, results[i].rule_id, results[i].version, view.net, view.net, refusal)) return false;
     }
     w->result = kept;
     w->results = n;

@@ -1,7 +1,7 @@
 /* Stage 1: what one unit costs before anything is taken off. A rule's or a locked price first; else the price list row
  * that fits best, else the product's own price, converted when it is in another currency; the sale price where there is
  * one; the subscriber's saving; last the restatement for buyers who do not pay the home rate of tax. */
-#include "commerce/pricing_work.h"
+#include "commerce/pricing_candidate.h"
 
 /* Variant over product, group over none, largest quantity break reached, then the lowest price. */
 static bool row_beats(const struct price_row *a, const struct price_row *b) {
@@ -140,12 +140,13 @@ static int64_t given_already(const struct world *x, const struct pricing_line *o
 
 /* Why the gift is not given; NULL when it is. */
 static const char *gift_refusal(const struct world *x, const struct pricing_line *offer, const struct operation *op,
-                                size_t gifts) {
+                                const struct promotion *row, size_t gifts) {
     if (!offer) return "gift_unknown";
     if (gifts == GIFT_LINES_MAX) return "gift_limit";
     if (offer->stock >= 0 && offer->stock < given_already(x, offer) + op->qty) return "gift_out_of_stock";
     for (size_t i = 0; op->group.len && i < x->shuts; i++)
         if (str_eq(x->shut[i], op->group)) return "exclusion_group";
+    if (row && world_net(x) < row->min_order) return "min_order_not_met";
     return NULL;
 }
 
@@ -153,7 +154,8 @@ static bool add_gift(struct work *w, struct world *x, const struct rule_result *
                      size_t gifts) {
     const struct pricing_line *offer = gift_offer(w, op);
     int64_t net = world_net(x);
-    const char *refusal = gift_refusal(x, offer, op, gifts);
+    const struct promotion *row = script_row(w, result->rule_id);
+    const char *refusal = gift_refusal(x, offer, op, row, gifts);
     if (!offer && !want_gift(w, op)) return false;
     if (!offer || refusal) return world_note(w, x, 3, result->rule_id, result->version, net, net, refusal);
     struct pricing_line *item = arena_zalloc(w->arena, 1, sizeof *item);
@@ -166,6 +168,9 @@ static bool add_gift(struct work *w, struct world *x, const struct rule_result *
     struct quote_line *line = &x->line[x->lines];
     if (!line_list(w, item, line) || !line_open(w, line)) return false;
     line->is_gift = true;
+    /* A gift is given whole or not at all. */
+    if (row && line->gross > script_left(x, row))
+        return world_note(w, x, 3, result->rule_id, result->version, net, net, "budget_exhausted");
     x->lines++;
     struct quote_source source = {.kind = SOURCE_SCRIPT,
                                   .level = LEVEL_LINE,

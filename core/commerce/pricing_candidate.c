@@ -15,8 +15,7 @@ static bool currency_fits(const struct work *w, const struct promotion *p) {
            amount_fits(w, p->min_order, p->currency) && amount_fits(w, p->budget, p->currency);
 }
 
-/* Why a promotion does not even compete; NULL when it does. */
-static const char *promotion_refusal(const struct work *w, const struct promotion *p) {
+const char *promotion_refusal(const struct work *w, const struct promotion *p) {
     const struct pricing_input *in = w->in;
     if (p->inactive) return "inactive";
     if (p->starts_ms && in->now_ms < p->starts_ms) return "not_started";
@@ -33,6 +32,28 @@ static const char *promotion_refusal(const struct work *w, const struct promotio
     if (!hour_open(p, in->hour)) return "wrong_hour";
     if (!currency_fits(w, p)) return "currency_mismatch";
     return NULL;
+}
+
+const struct promotion *script_row(const struct work *w, struct str rule_id) {
+    for (size_t i = 0; i < w->in->promotions; i++)
+        if (w->in->promotion[i].kind == PROMOTION_SCRIPT && str_eq(w->in->promotion[i].id, rule_id))
+            return &w->in->promotion[i];
+    return NULL;
+}
+
+int64_t script_left(const struct world *x, const struct promotion *row) {
+    int64_t given = 0, left = INT64_MAX;
+    for (size_t i = 0; i < x->sources; i++)
+        if (x->source[i].kind == SOURCE_SCRIPT && str_eq(x->source[i].id, row->id)) given += x->source[i].amount;
+    if (row->max_discount) left = row->max_discount - given;
+    if (row->budget && row->budget - row->budget_used - given < left) left = row->budget - row->budget_used - given;
+    return left > 0 ? left : 0;
+}
+
+void candidate_refresh(const struct world *x, struct candidate *c) {
+    if (!c->row) return;
+    int64_t left = script_left(x, c->row);
+    c->cap = left < c->own_cap ? left : c->own_cap;
 }
 
 static bool candidate_open(struct work *w, const struct world *x, struct candidate *c) {
@@ -149,7 +170,14 @@ static bool from_operation(struct work *w, const struct world *x, const struct r
         .priority = op->has_priority ? op->priority : result->priority,
         .stackable = op->stackable,
         .group = op->group,
+        .row = script_row(w, result->rule_id),
     };
+    c->own_cap = c->cap;
+    if (c->row) {
+        c->min_order = c->row->min_order;
+        c->min_qty = c->row->min_qty;
+        candidate_refresh(x, c);
+    }
     if (!candidate_open(w, x, c)) return false;
     for (size_t i = 0; i < x->lines; i++) {
         struct str id = x->line[i].id;

@@ -15,6 +15,8 @@ enum candidate_way {
 
 struct candidate {
     const struct promotion *promotion; /* NULL for an operation or a tier benefit */
+    const struct promotion *row;       /* of an operation: the stored conditions of its rule; NULL: none */
+    int64_t own_cap;                   /* of an operation: its max, whatever its rule has left */
     struct quote_source source;
     size_t number; /* of the operation in its result: ends ties inside one rule */
     enum candidate_way way;
@@ -37,6 +39,14 @@ struct candidate {
     bool applied;
 };
 
+/* Why a promotion does not even compete; NULL when it does. */
+const char *promotion_refusal(const struct work *w, const struct promotion *p);
+/* The stored promotion of a rule: its conditions, limits and budget. NULL: it has none. */
+const struct promotion *script_row(const struct work *w, struct str rule_id);
+/* What the rule of a stored promotion may still give in this world. */
+int64_t script_left(const struct world *x, const struct promotion *row);
+/* Sets the cap of an operation to what its rule has left now. */
+void candidate_refresh(const struct world *x, struct candidate *c);
 /* Every candidate of a class in this world whose conditions hold; the refused ones are noted in the trace. */
 bool candidates_gather(struct work *w, struct world *x, enum price_level level, struct candidate **out, size_t *n);
 /* What it would save on the nets as they stand, caps included: uncapped, units, saving and total. */

@@ -128,7 +128,13 @@ static bool contest_lines(struct race *r) {
             r->c[k].out = r->c[k].ranking ? "beaten" : "no_saving";
             continue;
         }
-        if (!candidate_cap(r->w, x, &r->c[k], won) || !book(r, &r->c[k])) return false;
+        candidate_refresh(x, &r->c[k]);
+        if (!candidate_cap(r->w, x, &r->c[k], won)) return false;
+        if (r->c[k].total == 0) {
+            r->c[k].out = "budget_exhausted";
+        } else if (!book(r, &r->c[k])) {
+            return false;
+        }
     }
     return true;
 }
@@ -160,6 +166,7 @@ static bool walk(struct race *r) {
         struct candidate *c = order[k];
         c->out = r->over ? "stopped" : candidate_threshold(r->x, c);
         if (c->out) continue;
+        candidate_refresh(r->x, c);
         if (!candidate_compute(r->w, r->x, c)) return false;
         if (c->total == 0) {
             c->out = "no_saving";

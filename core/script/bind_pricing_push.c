@@ -146,18 +146,37 @@ static void push_sources(struct pusher *p, const struct quote *q) {
     set_top(p, K_adjustment_rows);
 }
 
-/* What checkout counts: each stored promotion and coupon that applied, once. */
+/* Whether checkout counts what a source gave: stored promotions and coupons, and rules that have a stored promotion. */
+static bool counts(const struct quote *q, const struct quote_source *source, enum source_kind kind) {
+    if (source->kind == kind) return !str_eq(source->id, STR("tier"));
+    if (kind != SOURCE_PROMOTION || source->kind != SOURCE_SCRIPT) return false;
+    for (size_t i = 0; i < q->input->promotions; i++)
+        if (q->input->promotion[i].kind == PROMOTION_SCRIPT && str_eq(q->input->promotion[i].id, source->id))
+            return true;
+    return false;
+}
+
+/* What checkout counts: each that applied, once; a rule gives by several sources. */
 static void push_uses(struct pusher *p, const struct quote *q, enum source_kind kind, enum key id) {
     lua_newtable(p->L);
     int n = 0;
     for (size_t i = 0; i < q->sources; i++) {
         const struct quote_source *source = &q->source[i];
-        if (source->kind != kind || str_eq(source->id, STR("tier"))) continue;
+        if (!counts(q, source, kind)) continue;
+        bool seen = false;
+        int64_t amount = 0, units = 0;
+        for (size_t k = 0; k < q->sources; k++) {
+            if (q->source[k].kind != source->kind || !str_eq(q->source[k].id, source->id)) continue;
+            seen = seen || k < i;
+            amount += q->source[k].amount;
+            units += q->source[k].units;
+        }
+        if (seen || amount == 0) continue;
         lua_createtable(p->L, 0, 4);
         set_str(p, id, source->id);
         set_str(p, K_code, source->code);
-        set_int(p, K_amount_minor, source->amount);
-        set_int(p, K_units, source->units);
+        set_int(p, K_amount_minor, amount);
+        set_int(p, K_units, source->kind == SOURCE_SCRIPT ? 0 : units);
         lua_rawseti(p->L, -2, ++n);
     }
 }

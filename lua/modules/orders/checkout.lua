@@ -411,6 +411,7 @@ local function place(scope, owner, input, complete)
         local list = statements_of(scope, c)
         if complete then list[#list + 1] = complete(result) end
         errors.state(REFUSED, db.pipeline, scope.tenant, list)
+        rules_runs.placed(scope, c.quote)
         return result
     end)
     if not ok then

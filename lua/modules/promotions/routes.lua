@@ -13,7 +13,7 @@ local shape = wire.entity{
         "buy_qty", "get_qty", "get_discount_bps", "scope", "priority", "stackable", "exclusive", "stop_after", "include_bundled",
         "exclusion_group", "customer_groups", "tier_ids", "first_order_only", "weekdays", "hours_from", "hours_to", "usage_limit",
         "per_customer_limit", "used_count", "max_units", "units_used", "max_units_per_customer", "start_date", "end_date", "is_active",
-        "is_public", "version" },
+        "is_public", "script_id", "version" },
     money = { "min_order_value", "max_discount", "budget", "budget_used" },
 }
 
@@ -116,12 +116,62 @@ route.post("/marketing/promotions/details", {
     handler = function(ctx) return body_of(promotions.details(ctx.scope, ctx.body.id, not ctx.may("promotions.read")), "read") end,
 })
 
+-- What may be changed; any subset.
+local function changes()
+    return {
+        name = schema.string{ not_empty = true, max = 255 }:optional(),
+        description = schema.string{ max = 5000 }:optional(),
+        value = schema.money():optional(),
+        minOrderValue = schema.money():optional(),
+        minQuantity = count(),
+        maxDiscount = schema.money():optional(),
+        priority = schema.integer{ min = -1000000, max = 1000000 }:optional(),
+        stackable = schema.boolean():optional(),
+        exclusive = schema.boolean():optional(),
+        stopAfter = schema.boolean():optional(),
+        includeBundled = schema.boolean():optional(),
+        exclusionGroup = schema.string{ not_empty = true, max = 50 }:optional(),
+        customerGroups = schema.array(schema.string{ max = 50 }, { max = 50 }):optional(),
+        firstOrderOnly = schema.boolean():optional(),
+        weekdays = schema.array(schema.integer{ min = 1, max = 7 }, { max = 7, unique = true }):optional(),
+        hoursFrom = schema.integer{ min = 0, max = 24 }:optional(),
+        hoursTo = schema.integer{ min = 0, max = 24 }:optional(),
+        usageLimit = count(),
+        perCustomerLimit = count(),
+        budget = schema.money():optional(),
+        maxUnits = count(),
+        maxUnitsPerCustomer = count(),
+        startDate = schema.date():optional(),
+        endDate = schema.date():optional(),
+        isActive = schema.boolean():optional(),
+        isPublic = schema.boolean():optional(),
+        version = schema.integer{ min = 1 }:optional(),
+    }
+end
+
+local change = changes()
+change.id = schema.uuid{ on_bad = 404, what = "Promotion" }
+change.data = schema.object(changes()):optional()
+
+route.post("/marketing/promotions/update", {
+    summary = "Change a promotion, or the limits and conditions of a rule's",
+    access = { permission = "promotions.write" },
+    module = "marketing",
+    body = schema.object(change),
+    returns = { [201] = Promotion, [409] = { promotions.script_row, promotions.version_conflict } },
+    handler = function(ctx)
+        local input = ctx.body.data or ctx.body
+        input.id = ctx.body.id
+        return body_of(promotions.update(ctx.scope, input), "echo")
+    end,
+})
+
 route.post("/marketing/promotions/remove", {
     summary = "Switch a promotion off",
     access = { permission = "promotions.write" },
     module = "marketing",
     body = schema.object{ id = schema.uuid{ on_bad = 404, what = "Promotion" }:optional() },
-    returns = { [201] = schema.object({ success = schema.boolean() }, { open = true }) },
+    returns = { [201] = schema.object({ success = schema.boolean() }, { open = true }), [409] = promotions.script_row },
     handler = function(ctx)
         if not ctx.body.id then errors.bad_request{ message = { "id should not be empty" }, code = "id_required" } end
         promotions.remove(ctx.scope, ctx.body.id)

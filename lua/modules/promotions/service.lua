@@ -12,6 +12,23 @@ local tenants = require("kasma.tenant")
 local M = {}
 
 M.running = store.running
+M.given = store.given
+M.set_script_state = store.set_script_state
+
+M.script_row = errors.declare{ code = "script_row", status = 409, message = "The promotion follows a rule",
+    cause = "its name, priority and state are the rule's", cure = "publish, disable or enable the rule" }
+M.version_conflict = errors.declare{ code = "version_conflict", status = 409, message = "The promotion was changed by somebody else",
+    cause = "version is not the newest", cure = "read the promotion again" }
+
+--- Statement that keeps a rule's row in step with the version that goes live.
+---@param scope Scope
+---@param rule { id: string, name: string, priority: integer }
+---@param now string
+---@return table
+function M.put_script(scope, rule, now)
+    return store.put_script{ tenant_key = scope.tenant, app_key = scope.app, id = rule.id, name = rule.name, priority = rule.priority,
+        currency = tenants.currency(scope.tenant), now = now }
+end
 M.used_by = store.used_by
 M.list = store.list
 
@@ -113,10 +130,70 @@ function M.details(scope, id, public_only)
     return row
 end
 
+-- Members of a change that are columns as they stand.
+local PLAIN = { name = "name", description = "description", priority = "priority", stackable = "stackable", exclusive = "exclusive",
+    stopAfter = "stop_after", includeBundled = "include_bundled", exclusionGroup = "exclusion_group", customerGroups = "customer_groups",
+    firstOrderOnly = "first_order_only", weekdays = "weekdays", hoursFrom = "hours_from", hoursTo = "hours_to",
+    usageLimit = "usage_limit", perCustomerLimit = "per_customer_limit", minQuantity = "min_quantity", maxUnits = "max_units",
+    maxUnitsPerCustomer = "max_units_per_customer", startDate = "start_date", endDate = "end_date", isActive = "is_active",
+    isPublic = "is_public" }
+local AMOUNTS = { minOrderValue = "min_order_value_minor", maxDiscount = "max_discount_minor", budget = "budget_minor" }
+local THE_RULES = { "name", "priority", "isActive", "value", "stackable", "exclusive", "stopAfter", "includeBundled", "exclusionGroup",
+    "maxUnits", "maxUnitsPerCustomer" }
+
+local function below_used(field)
+    errors.bad_request{ message = { field .. " must not be less than what was used" }, code = "limit_below_used" }
+end
+
+--- Puts a change into a row.
+local function merge(row, input)
+    if row.type == "script" then
+        for _, name in ipairs(THE_RULES) do
+            if input[name] ~= nil then M.script_row{ details = { field = name, ruleId = row.id } } end
+        end
+    end
+    for name, column in pairs(PLAIN) do
+        if input[name] ~= nil then row[column] = input[name] end
+    end
+    for name, column in pairs(AMOUNTS) do
+        if input[name] ~= nil then row[column] = catalog.price(name, input[name], row.currency) end
+    end
+    if input.value ~= nil then
+        if row.type == "b1g1" then
+            errors.bad_request{ message = { "value of a b1g1 promotion is not changed; make another one" }, code = "value_fixed" }
+        end
+        row.value = row.value_type == "percent" and bps(input.value) or catalog.price("value", input.value, row.currency)
+    end
+    if row.start_date and row.end_date and time.parse(row.end_date) <= time.parse(row.start_date) then
+        errors.bad_request{ message = { "endDate must be after startDate" }, code = "window" }
+    end
+    if row.usage_limit > 0 and row.usage_limit < row.used_count then below_used("usageLimit") end
+    if row.budget_minor > 0 and row.budget_minor < row.budget_used_minor then below_used("budget") end
+    if row.max_units > 0 and row.max_units < row.units_used then below_used("maxUnits") end
+end
+
+---@param scope Scope
+---@param input table id, version, and what changes
+---@return table promotion row
+function M.update(scope, input)
+    local row
+    db.transaction(scope.tenant, function(tx)
+        row = store.lock(tx, scope.tenant, input.id)
+        if not row then errors.not_found{ message = "Promotion not found" } end
+        if input.version and input.version ~= row.version then M.version_conflict() end
+        merge(row, input)
+        row = tx:pipeline{ store.update(row, time.iso(time.now())) }[1][1]
+        local last = {}
+        audit.append(last, scope, { action = "PROMOTION_UPDATED", entity_type = "promotion", entity_id = input.id, after = input })
+        tx:at_commit(last)
+    end)
+    return row
+end
+
 ---@param scope Scope
 ---@param id string
 function M.remove(scope, id)
-    M.details(scope, id, false)
+    if M.details(scope, id, false).type == "script" then M.script_row{ details = { ruleId = id } } end
     local statements = { store.switch_off(scope.tenant, id, time.iso(time.now())) }
     audit.append(statements, scope, { action = "PROMOTION_REMOVED", entity_type = "promotion", entity_id = id })
     db.pipeline(scope.tenant, statements)

@@ -9,6 +9,7 @@ local log = require("kasma.log")
 local outbox = require("kasma.outbox")
 local notices = require("modules.notices.service")
 local roles = require("modules.iam.roles")
+local promotions = require("modules.promotions.service")
 local live = require("modules.rules.live")
 local store = require("modules.rules.store")
 local stream = require("modules.rules.stream")
@@ -48,6 +49,7 @@ function M.open(scope, run)
             notices.append(statements, own, told)
         end
         if off then
+            statements[#statements + 1] = promotions.set_script_state(scope.tenant, run.rule_id, false, iso)
             audit.append(statements, own, { action = "rules.off", entity_type = "rule", entity_id = run.rule_id,
                 before = { state = "active" }, after = { state = "off", version = run.number, reason = "failed too often" } })
         end

@@ -10,6 +10,7 @@ local null = require("kasma.null")
 local route = require("kasma.route")
 local schema = require("kasma.schema")
 local audit_store = require("modules.audit.store")
+local promotions = require("modules.promotions.service")
 local diff = require("modules.rules.diff")
 local facts = require("modules.rules.facts")
 local preview = require("modules.rules.preview")
@@ -420,16 +421,19 @@ route.get("/rules/:rule/stats", {
     query = schema.object{ window = schema.enum{ "1h", "24h", "7d", "30d" }:default("24h") }, returns = Any,
     handler = function(ctx)
         local rule = rules.find(ctx.tenant, ctx.params.rule)
-        local body = { runs = 0, outcomes = {}, series = json.array{} }
+        local since = time.iso(time.now() - WINDOWS[ctx.query.window])
+        local given = promotions.given(ctx.tenant, rule.id, since)
+        local body = { runs = 0, outcomes = {}, series = json.array{}, discountMinor = given.amount, ordersTouched = given.orders }
         local instructions, micros = {}, {}
         for i = 1, 16 do instructions[i], micros[i] = 0, 0 end
-        for _, h in ipairs(store.hours(ctx.tenant, rule.id, time.iso(time.now() - WINDOWS[ctx.query.window]))) do
+        for _, h in ipairs(store.hours(ctx.tenant, rule.id, since)) do
             body.runs = body.runs + h.n
             body.outcomes[h.outcome] = (body.outcomes[h.outcome] or 0) + h.n
             for i = 1, 16 do
                 instructions[i], micros[i] = instructions[i] + (h.instructions[i] or 0), micros[i] + (h.micros[i] or 0)
             end
-            body.series[#body.series + 1] = { hour = h.hour, version = h.version, outcome = h.outcome, n = h.n }
+            body.series[#body.series + 1] = { hour = h.hour, version = h.version, outcome = h.outcome, n = h.n,
+                discountMinor = h.discount_minor }
         end
         body.instructions = { p50 = facts.percentile(instructions, 0.5), p99 = facts.percentile(instructions, 0.99) }
         body.micros = { p50 = facts.percentile(micros, 0.5), p99 = facts.percentile(micros, 0.99) }

@@ -35,16 +35,22 @@ local function bucket(value)
     return b
 end
 
-local function count_hour(scope, run, now)
+-- The counts of a rule's hour, made when they are first needed.
+local function hour_of(scope, run, now)
     local hour = now - now % HOUR_MS
     local key = table.concat({ scope.tenant, run.rule_id, run.number, hour, run.outcome }, "|")
     local h = hours[key]
     if not h then
         h = { tenant_key = scope.tenant, app_key = scope.app, rule_id = run.rule_id, version = run.number, hour = time.iso(hour),
-            outcome = run.outcome, n = 0, instructions = {}, micros = {} }
+            outcome = run.outcome, n = 0, discount_minor = 0, instructions = {}, micros = {} }
         for i = 1, 16 do h.instructions[i], h.micros[i] = 0, 0 end
         hours[key] = h
     end
+    return h
+end
+
+local function count_hour(scope, run, now)
+    local h = hour_of(scope, run, now)
     h.n = h.n + 1
     local i, m = bucket(run.instructions), bucket(run.micros)
     h.instructions[i], h.micros[m] = h.instructions[i] + 1, h.micros[m] + 1
@@ -179,6 +185,24 @@ function M.of_checkout(scope, checkout_id, runs)
             tenant_key = scope.tenant, checkout_id = checkout_id, runs = json.array(bodies) } } })
     end
     return statements
+end
+
+--- Counts what rules gave in a checkout that stands.
+---@param scope Scope
+---@param quote table
+function M.placed(scope, quote)
+    local amounts, now = {}, time.now()
+    for _, a in ipairs(quote.adjustments) do
+        if a.kind == "script" and a.source_id then amounts[a.source_id] = (amounts[a.source_id] or 0) + a.amount end
+    end
+    for _, run in ipairs(quote.rule_runs or {}) do
+        local amount = run.rule_id and amounts[run.rule_id]
+        if amount and run.number > 0 then
+            amounts[run.rule_id] = nil
+            local h = hour_of(scope, run, now)
+            h.discount_minor = h.discount_minor + amount
+        end
+    end
 end
 
 outbox.consumer("rule_run_bodies", function(rows)

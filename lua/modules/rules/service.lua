@@ -13,6 +13,7 @@ local catalogue = require("kasma.hooks_catalogue")
 local outbox = require("kasma.outbox")
 local settings = require("kasma.settings")
 local keys = require("modules.iam.keys")
+local promotions = require("modules.promotions.service")
 local drafts = require("modules.rules.drafts")
 local examine = require("modules.rules.examine")
 local facts = require("modules.rules.facts")
@@ -195,6 +196,9 @@ function M.make_live(scope, rule, o, report)
             store.bump(scope, now),
             outbox.event(scope, "rule.published", rule.id, { key = rule.key, hook = rule.hook, version = number }),
         }
+        if rule.hook == "promotion" then
+            statements[#statements + 1] = promotions.put_script(scope, { id = rule.id, name = name, priority = priority }, now)
+        end
         if o.saved then statements[#statements + 1] = store.forget_authors(scope.tenant, rule.id, o.saved) end
         for _, statement in ipairs(o.also and o.also(number) or {}) do statements[#statements + 1] = statement end
         audit.append(statements, scope, { action = o.source_version and "rules.rollback" or "rules.publish", entity_type = "rule",
@@ -398,6 +402,9 @@ end
 function M.set_state(scope, rule, state, reason)
     local now = time.iso(time.now())
     local statements = { store.bump(scope, now), outbox.event(scope, "rule." .. state, rule.id, { key = rule.key, reason = reason }) }
+    if rule.hook == "promotion" then
+        statements[#statements + 1] = promotions.set_script_state(scope.tenant, rule.id, state == "active", now)
+    end
     local verbs = { active = "enable", disabled = "disable", archived = "remove", draft = "restore" }
     audit.append(statements, scope, { action = "rules." .. verbs[state], entity_type = "rule", entity_id = rule.id,
         before = { state = rule.state }, after = { state = state, reason = reason } })

@@ -279,14 +279,16 @@ end
 
 --- Adds to an hour's counts; the two lists have 16 members.
 function M.add_hour(row)
-    return { [[insert into rule_run_hours as h (tenant_key, app_key, rule_id, version, hour, outcome, n, instructions, micros)
-      values ($1, $2, $3, $4, $5::timestamptz, $6, $7, $8::bigint[], $9::bigint[])
+    return { [[insert into rule_run_hours as h (tenant_key, app_key, rule_id, version, hour, outcome, n, instructions, micros,
+        discount_minor)
+      values ($1, $2, $3, $4, $5::timestamptz, $6, $7, $8::bigint[], $9::bigint[], $10)
       on conflict (tenant_key, rule_id, hour, version, outcome) do update set n = h.n + excluded.n,
+        discount_minor = h.discount_minor + excluded.discount_minor,
         instructions = (select array_agg(coalesce(a, 0) + coalesce(b, 0) order by i) from unnest(h.instructions, excluded.instructions)
           with ordinality as t(a, b, i)),
         micros = (select array_agg(coalesce(a, 0) + coalesce(b, 0) order by i) from unnest(h.micros, excluded.micros)
           with ordinality as t(a, b, i))]], row.tenant_key, row.app_key, row.rule_id, row.version, row.hour, row.outcome, row.n,
-        pg.array(row.instructions), pg.array(row.micros) }
+        pg.array(row.instructions), pg.array(row.micros), row.discount_minor }
 end
 
 local RUN = [[n.id, n.at, n.rule_id, n.version, n.hook, n.outcome, n.fingerprint, n.line, n.message, n.instructions, n.micros, n.heap,
