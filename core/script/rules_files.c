@@ -154,6 +154,7 @@ static struct version *version_for(struct tenant *t, struct entry *e) {
         rule_files_problem(t, e->file, 0, "no memory");
     } else if (!read_file(e->file, &v->source, &absent, why, sizeof why)) {
         rule_files_problem(t, e->file, 0, why);
+        if (absent) old = NULL; /* taken away, which is no mistake in it */
     } else {
         v->config = e->config;
         e->config = (struct buf){0};

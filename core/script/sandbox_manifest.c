@@ -65,9 +65,10 @@ static int64_t whole(lua_State *L, const char *field, int64_t least, int64_t mos
 }
 
 void sandbox_read_manifest(lua_State *L, struct sandbox_manifest *m) {
-    static const char *const known[] = {
-        "hook", "name",   "run",    "steps", "api",  "description", "version",  "priority", "config",  "needs",
-        "path", "method", "access", "query", "body", "on",          "on_error", "fallback", "returns", "exports"};
+    static const char *const known[] = {"hook",     "name",     "run",    "steps",   "api",     "description",
+                                        "version",  "priority", "config", "needs",   "path",    "method",
+                                        "access",   "query",    "body",   "headers", "returns", "on",
+                                        "on_error", "fallback", "exports"};
     if (!lua_istable(L, -1))
         luaL_error(L, "manifest_field: the file must return a table, not a %s", luaL_typename(L, -1));
     lua_pushnil(L);

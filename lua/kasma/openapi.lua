@@ -192,6 +192,25 @@ local function with_arrays(value)
     return value
 end
 
+local sources = {}
+
+--- Names what a tenant has beside the declared routes: fn(scope) answers declarations, and a text that changes when they do.
+---@param fn fun(scope: Scope): kasma.Route[], string
+function M.add(fn) sources[#sources + 1] = fn end
+
+--- What a tenant has beside the declared routes.
+---@param scope Scope
+---@return kasma.Route[], string key
+function M.added(scope)
+    local list, keys = {}, {}
+    for _, fn in ipairs(sources) do
+        local more, key = fn(scope)
+        for _, decl in ipairs(more) do list[#list + 1] = decl end
+        keys[#keys + 1] = key
+    end
+    return list, table.concat(keys, "|")
+end
+
 ---@param routes kasma.Route[]
 ---@param info {version: string, title: string|nil, tag: string|nil} `tag`: only the operations of one area
 ---@return table document

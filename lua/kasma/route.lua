@@ -58,6 +58,8 @@ local M = {}
 ---@field named_tenant "params"|"body"|"query"|nil the route names another tenant, in `tenant_key`
 ---@field no_store boolean|nil
 ---@field bare boolean|nil
+---@field resolve (fun(ctx: kasma.Context): kasma.Route)|nil the declaration that answers in fact, known when the tenant is; may raise 404.
+---The one that is mounted is public then, and says nothing of access, query, body and idempotency
 ---@field process boolean|nil about the process itself: answered by `kasma work` too, where that listens
 ---@field aliases string[]|nil other paths
 ---@field websocket (fun(ctx: kasma.Context): table)|nil instead of a handler: the request becomes a WebSocket with these options
@@ -470,7 +472,7 @@ local function close_key(ctx, failed, status, fixed, text)
     -- What asks to be tried again must not be the answer to the next try.
     local again = ctx.headers and ctx.headers["Retry-After"]
     local kept = ctx.began and status < 500 and status ~= 429 and not again
-    local content_type = fixed and fixed["Content-Type"] or nil
+    local content_type = ctx.headers and ctx.headers["Content-Type"] or fixed and fixed["Content-Type"] or nil
     if state.transaction then
         idempotency.finish(ctx, state, failed, kept and status or nil, content_type, text)
     else
@@ -502,7 +504,7 @@ local function run(ctx, decl)
     local limited = ratelimit.address_of(req)
     if limited then ratelimit.general("ip", web.limit_subject(limited), candidate_tenant(req)) end
 
-    local identity
+    local identity, refused
     local identify = decl.identify or auth.identify
     if decl.secret then
         if not auth.has_secret(req, decl.access.header, decl.secret) then
@@ -512,6 +514,8 @@ local function run(ctx, decl)
         local ok, found = pcall(identify, req)
         if ok then
             identity = found
+        elseif errors.is(found) or errors.is_store(found) then
+            refused = found
         elseif not errors.is(found) and not errors.is_store(found) then
             error(found, 0)
         end
@@ -522,6 +526,15 @@ local function run(ctx, decl)
     if limited and identity then ratelimit.general(identity.kind == "key" and "key" or "user", identity.id, identity.tenant_key) end
 
     settle_tenant(ctx, decl, identity)
+    if decl.resolve then
+        decl = decl.resolve(ctx)
+        ctx.decl, ctx.route = decl, decl.path
+        if not decl.public then
+            if refused then error(refused, 0) end
+            if not identity then errors.unauthorized("Access token required") end
+            if not ctx.user then not_a_member() end
+        end
+    end
     local unsafe = not SAFE[decl.method]
     if unsafe and identity and identity.via == "cookie" and web.is_cross_site(req) then
         errors.forbidden{ message = "Cross-site request refused", code = "cross_site" }
@@ -632,6 +645,21 @@ function M.mount(role)
         if role ~= "work" or decl.process then mount(decl) end
     end
     server.fallback(not_found)
+end
+
+--- Fills in a declaration that a `resolve` answers: it is not mounted, and not among all().
+---@param method string
+---@param path string what documents and logs call it
+---@param decl kasma.Route
+---@return kasma.Route
+function M.resolved(method, path, decl)
+    local who = decl.access
+    decl.method, decl.path = method, path
+    decl.status = decl.status or (method == "POST" and 201 or 200)
+    decl.permission = type(who) == "table" and who.permission or nil
+    decl.public = who == "public"
+    compile(decl)
+    return decl
 end
 
 M.ANSWERED = context.ANSWERED

@@ -201,10 +201,9 @@ local function string_rules(self, is_format, format_rule, format_text)
         if min and #value < min * 4 and characters(value) < min then
             complain(errs, opts, "min", prefix, name, " must be longer than or equal to " .. min .. " characters")
         end
-        if max and #value > max and characters(value) > max then
-            complain(errs, opts, "max", prefix, name, " must be shorter than or equal to " .. max .. " characters")
-        end
-        if pattern and not find(value, pattern) then
+        local long = max and #value > max and characters(value) > max
+        if long then complain(errs, opts, "max", prefix, name, " must be shorter than or equal to " .. max .. " characters") end
+        if pattern and not (long and opts.bounded) and not find(value, pattern) then
             complain(errs, opts, "pattern", prefix, name, " must match the required form")
         end
         if find(value, "%z") then complain(errs, opts, "string", prefix, name, " must be a string") end
@@ -538,7 +537,8 @@ end
 
 -- Constructors -------------------------------------------------------------------------------------------------------
 
---- opts of the texts: min, max (characters), pattern (Lua), not_empty, trim, fold (lower case), messages {rule = text}.
+--- opts of the texts: min, max (characters), pattern (Lua), not_empty, trim, fold (lower case), messages {rule = text},
+--- bounded (the pattern is not looked at in a text that is too long).
 ---@param opts table|nil
 ---@return kasma.Schema
 function M.string(opts) return node("string", opts) end

@@ -8,6 +8,7 @@ return {
     access = "public",
     query = schema.object{ taste = schema.optional(schema.enum{ "light", "strong" }), limit = schema.integer{ min = 1, max = 5,
         default = 3 } },
+    returns = schema.object{ evening = schema.boolean, teas = schema.list(schema.object{ sku = schema.string, name = schema.string }) },
     config = schema.object{
         teas = schema.list(schema.object{ sku = schema.string{ max = 64 }, name = schema.string{ max = 80 }, strong = schema.boolean },
             { title = "Teas", max = 50, default = {

@@ -29,7 +29,7 @@ local OTHERWISE = {
 }
 
 -- Members of a path that are names: they are tried with texts.
-local NAMES = { template = true, token = true, name = true, hook = true, n = true, a = true, b = true }
+local NAMES = { template = true, token = true, name = true, hook = true, n = true, a = true, b = true, path = true }
 
 -- Texts that are one for the whole platform, so that another's is told from a fresh one; and why.
 local PLATFORM_WIDE = {

@@ -63,3 +63,315 @@ describe("secrets of rules", function()
         assert.equal(403, shopper:get("/rules/secrets").status)
     end)
 end)
+
+local shipped = require("modules.rules.shipped")
+
+-- A rule that answers GET /x/<key>, with more manifest fields before `run`.
+local function answers(key, fields, body)
+    return ("return { hook = 'route', name = '%s', path = '%s', %s,\nrun = function(input, config)\n%s\nend }"):format(key, key, fields,
+        body)
+end
+
+local ECHO = "return { status = 200, body = input.subject }"
+
+describe("a route of the shop's own", function()
+    local shop, guest, shopper
+    setup(function()
+        shop = support.tenant()
+        guest, shopper = support.guest(shop), support.shopper(shop)
+    end)
+
+    it("is there when its rule is published, documented and validated, and gone when it is not", function()
+        local entry = shipped.find("routes/tea_finder")
+        assert.equal(404, guest:get("/x/tea-finder").status)
+        must(post(shop.owner, "create", { key = "tea_finder", hook = "route", name = "Tea finder", source = entry.source,
+            tests = entry.tests }))
+        assert.equal(404, guest:get("/x/tea-finder").status)
+        publish(shop, "tea_finder", nil, nil, 1)
+
+        local answer = guest:get("/x/tea-finder?limit=2")
+        assert.equal(200, answer.status)
+        assert.is_true(#answer.json.teas <= 2)
+        assert.truthy(answer.headers["content-type"]:find("^application/json"))
+        assert.equal("public, max-age=60", answer.headers["cache-control"])
+        assert.truthy(answer.headers.vary:find("X-Tenant-Kasma-Id", 1, true))
+        assert.equal("private, max-age=60", shopper:get("/x/tea-finder").headers["cache-control"])
+        for _, path in ipairs{ "/X/Tea-Finder", "/x/tea-finder/", "/api/x/tea-finder" } do
+            assert.equal(200, guest:get(path).status, path)
+        end
+        local head = guest:request("HEAD", "/x/tea-finder")
+        assert.equal(200, head.status)
+        assert.equal("", head.body or "")
+        assert.equal(404, guest:post("/x/tea-finder", {}).status)
+
+        local bad = guest:get("/x/tea-finder?limit=abc")
+        assert.equal(400, bad.status)
+        assert.same({ "Bad Request", 400 }, { bad.json.error, bad.json.statusCode })
+        assert.truthy(bad.json.message[1]:find("limit must be an integer number", 1, true))
+        assert.equal(400, guest:get("/x/tea-finder?limit=6").status)
+        assert.equal(400, guest:get("/x/tea-finder?taste=bitter").status)
+        assert.equal(400, guest:get("/x/tea-finder?colour=red").status)
+
+        local document = must(guest:get("/openapi.json"), 200)
+        local operation = document.paths["/x/tea-finder"].get
+        local names = {}
+        for _, p in ipairs(operation.parameters) do names[p.name or ""] = p.schema end
+        assert.same({ "integer", 1, 5 }, { names.limit.type, names.limit.minimum, names.limit.maximum })
+        assert.same({ "light", "strong" }, { unpack(names.taste.enum) })
+        assert.equal("array", operation.responses["200"].content["application/json"].schema.properties.teas.type)
+        assert.truthy(document.paths["/sales/orders/checkout"])
+
+        local other = support.tenant()
+        assert.equal(404, support.guest(other):get("/x/tea-finder").status)
+        assert.is_nil(must(support.guest(other):get("/openapi.json"), 200).paths["/x/tea-finder"])
+
+        must(post(shop.owner, "tea_finder/disable", { reason = "over" }))
+        assert.equal(404, guest:get("/x/tea-finder").status)
+        assert.is_nil(must(guest:get("/openapi.json"), 200).paths["/x/tea-finder"])
+    end)
+
+    it("answers browsers of other origins as any route does", function()
+        publish(shop, "cors", answers("cors", "access = 'public'", ECHO))
+        local preflight = guest:request("OPTIONS", "/x/cors", nil, { Origin = "http://localhost:3000",
+            ["Access-Control-Request-Method"] = "GET" })
+        local known = guest:request("OPTIONS", "/api/ecommerce/products/list", nil, { Origin = "http://localhost:3000",
+            ["Access-Control-Request-Method"] = "GET" })
+        assert.equal(known.status, preflight.status)
+        assert.equal(known.headers["access-control-allow-origin"], preflight.headers["access-control-allow-origin"])
+        assert.equal(known.headers["access-control-allow-methods"], preflight.headers["access-control-allow-methods"])
+    end)
+
+    it("lets in whom its manifest says", function()
+        publish(shop, "mine", answers("mine", "access = 'user'", ECHO))
+        publish(shop, "staff_only", answers("staff_only", "access = { permission = 'orders.read' }", ECHO))
+        publish(shop, "closed", answers("closed", "description = 'no word of access: signed in'", ECHO))
+        publish(shop, "open", answers("open", "access = 'public'", ECHO))
+
+        local refused = guest:get("/x/mine")
+        assert.same({ 401, "Access token required" }, { refused.status, refused.json.message })
+        assert.equal(401, guest:get("/x/closed").status)
+        assert.equal(401, guest:get("/x/staff_only").status)
+        assert.equal(401, support.client(shop.headers):get("/x/mine", { Authorization = "Bearer nonsense" }).status)
+        assert.same({ shopper.user.id, false }, { must(shopper:get("/x/mine"), 200).user.id, shopper:get("/x/mine").json.user.guest })
+        assert.equal(403, shopper:get("/x/staff_only").status)
+        assert.equal(200, shop.owner:get("/x/staff_only").status)
+
+        local stranger = support.shopper(support.tenant())
+        stranger.headers = shop.headers
+        assert.same({ 403, "not_a_member" }, { stranger:get("/x/mine").status, stranger:get("/x/mine").json.code })
+        local seen = must(stranger:get("/x/open"), 200)
+        assert.same({ true }, { seen.user.guest })
+        assert.is_nil(seen.user.id)
+        assert.equal("no-store", guest:get("/x/open").headers["cache-control"])
+    end)
+
+    it("sees the headers that it lists, and never who somebody is", function()
+        publish(shop, "headers", answers("headers", "access = 'public', headers = { 'X-Signature', 'Accept-Language' }", ECHO))
+        local seen = must(shopper:get("/x/headers", { ["X-Signature"] = "abc", ["X-Other"] = "no", ["Accept-Language"] = "vi" }), 200)
+        assert.same({ ["x-signature"] = "abc", ["accept-language"] = "vi" }, seen.headers)
+        local text = shopper:get("/x/headers").body
+        assert.is_nil(text:find("access_token", 1, true))
+        for _, name in ipairs{ "Cookie", "Authorization", "X-Kasma-Key", "X-User-Id" } do
+            local report = must(post(shop.owner, "check", { hook = "route",
+                source = answers("peek", ("access = 'public', headers = { '%s' }"):format(name), ECHO) }))
+            assert.is_false(report.ok)
+            assert.equal("manifest_field", report.diagnostics[1].code)
+        end
+    end)
+
+    it("takes a body of its schema, and repeats an answer under its key", function()
+        publish(shop, "guestbook", answers("guestbook", "access = 'user', method = 'POST', needs = { 'kv' }, "
+            .. "body = schema.object{ text = schema.string{ min = 1, max = 20 }, "
+            .. "stars = schema.optional(schema.integer{ min = 1, max = 5 }) }",
+            "local n = kv.incr('entries') return { status = 201, body = { n = n, text = input.subject.body.text } }"))
+        local function write(body, key) return shopper:post("/x/guestbook", body, key and { ["X-Idempotency-Key"] = key }) end
+        assert.equal(400, write({}).status)
+        assert.equal(400, write({ text = "" }).status)
+        assert.equal(400, write({ text = "hello", stars = 6 }).status)
+        assert.equal(400, write({ text = "hello", more = 1 }).status)
+        local first = write({ text = "hello" }, "k1")
+        assert.same({ 201, 1 }, { first.status, first.json.n })
+        local again = write({ text = "hello" }, "k1")
+        assert.same({ 201, 1 }, { again.status, again.json.n })
+        assert.equal(2, must(write({ text = "again" }, "k2"), 201).n)
+        assert.equal(404, shopper:get("/x/guestbook").status)
+    end)
+
+    it("answers with a status, safe headers, JSON or text", function()
+        publish(shop, "shapes", answers("shapes", "access = 'public', query = schema.object{ as = schema.string{ max = 20 } }", [[
+            local as = input.subject.query.as
+            if as == "none" then return { status = 204 } end
+            if as == "moved" then return { status = 302, headers = { Location = "/elsewhere" } } end
+            if as == "teapot" then return { status = 418, body = { short = true, stout = true }, headers = { ["X-Tea"] = "yes" } } end
+            if as == "text" then return { status = 200, body = "plain" } end
+            if as == "page" then return { status = 200, body = "<p>hello</p>", headers = { ["Content-Type"] = "text/html" } } end
+            if as == "nothing" then return nil, "not for you" end
+            if as == "cookie" then return { status = 200, headers = { ["Set-Cookie"] = "a=b" } } end
+            if as == "cors" then return { status = 200, headers = { ["access-control-allow-origin"] = "*" } } end
+            if as == "split" then return { status = 200, headers = { ["X-A"] = "b\r\nSet-Cookie: a=b" } } end
+            if as == "status" then return { status = 101 } end
+            if as == "cache" then return { status = 200, cache_s = 86400 } end]]))
+        local function get(as) return guest:get("/x/shapes?as=" .. as) end
+        assert.same({ 204, "" }, { get("none").status, get("none").body or "" })
+        assert.same({ 302, "/elsewhere" }, { get("moved").status, get("moved").headers.location })
+        local teapot = get("teapot")
+        assert.same({ 418, true, "yes", "no-store" }, { teapot.status, teapot.json.stout, teapot.headers["x-tea"],
+            teapot.headers["cache-control"] })
+        local text = get("text")
+        assert.same({ 200, "plain", "text/plain; charset=utf-8", "nosniff" }, { text.status, text.body, text.headers["content-type"],
+            text.headers["x-content-type-options"] })
+        local page = get("page")
+        assert.equal("text/html", page.headers["content-type"])
+        assert.truthy(page.headers["content-security-policy"]:find("^sandbox"))
+        assert.is_nil(page.headers["content-security-policy"]:find("allow-same-origin", 1, true))
+        assert.equal(404, get("nothing").status)
+    end)
+
+    it("that answers out of form is 502, and nothing of it goes out", function()
+        for _, as in ipairs{ "cookie", "cors", "split", "status", "cache" } do
+            local answer = guest:get("/x/shapes?as=" .. as)
+            assert.same({ 502, "rule_route_failed" }, { answer.status, answer.json.code }, as)
+            assert.is_nil(answer.headers["set-cookie"])
+        end
+        local list = support.eventually(function()
+            local failures = must(shop.owner:get("/rules/shapes/failures"), 200)
+            return #failures >= 3 and failures
+        end)
+        local found
+        for _, f in ipairs(list) do found = found or f.message:find("is not a rule's to set", 1, true) end
+        assert.truthy(found)
+    end)
+
+    it("that fails is 502 without a word of why; its owner finds the line", function()
+        publish(shop, "broken", answers("broken", "access = 'public', query = schema.object{ how = schema.string{ max = 9 } }", [[
+            if input.subject.query.how == "error" then
+              error("the secret of the house")
+            end
+            if input.subject.query.how == "loop" then while true do end end
+            if input.subject.query.how == "large" then
+              local t = {}
+              for i = 1, 20 do t[i] = ("x"):rep(60000) .. i end
+              return { status = 200, body = t }
+            end
+            return { status = 200 }]]))
+        local answer = guest:get("/x/broken?how=error")
+        assert.same({ 502, "rule_route_failed", "Bad Gateway" }, { answer.status, answer.json.code, answer.json.error })
+        assert.is_nil(answer.body:find("secret of the house", 1, true))
+        assert.equal(502, guest:get("/x/broken?how=loop").status)
+        assert.equal(502, guest:get("/x/broken?how=large").status)
+        local runs = support.eventually(function()
+            local list = must(shop.owner:get("/rules/broken/runs?outcome=failed"), 200)
+            return #list >= 3 and list
+        end)
+        local seen = {}
+        for _, run in ipairs(runs) do seen[run.outcome] = run end
+        assert.same({ "route", 1, 4 }, { seen.error.hook, seen.error.version, seen.error.line })
+        assert.equal("limit_instructions", seen.limit_instructions.outcome)
+        assert.truthy(seen.limit_result)
+        assert.equal(200, guest:get("/x/broken?how=x").status)
+    end)
+
+    it("that fails five times at once is left alone for a while", function()
+        publish(shop, "flaky", answers("flaky", "access = 'public'", "local x = nil return { status = x.y }"))
+        local last
+        for _ = 1, 40 do
+            last = guest:get("/x/flaky")
+            if last.status == 503 then break end
+            assert.equal(502, last.status)
+        end
+        assert.same({ 503, "rule_route_unavailable", "60" }, { last.status, last.json.code, last.headers["retry-after"] })
+    end)
+
+    it("is refused where its manifest cannot be a route", function()
+        local function first(fields)
+            local report = must(post(shop.owner, "check", { hook = "route", source = ("return { hook = 'route', name = 'r', %s, "
+                .. "run = function() return { status = 200 } end }"):format(fields) }))
+            return report.diagnostics[1] and report.diagnostics[1].code .. ": " .. report.diagnostics[1].message
+        end
+        assert.is_nil(first("path = 'a/b-c/d_1'"))
+        assert.truthy(first("version = 1"):find("path is missing", 1, true))
+        assert.truthy(first("path = '/a'"):find("path stands without", 1, true))
+        assert.truthy(first("path = 'a//b'"):find("path is words", 1, true))
+        assert.truthy(first("path = '../a'"):find("path is words", 1, true))
+        assert.truthy(first("path = 'a', method = 'TRACE'"):find("method is GET", 1, true))
+        assert.truthy(first("path = 'a', access = 'everyone'"):find("access is", 1, true))
+        assert.truthy(first("path = 'a', body = schema.object{ a = schema.string }"):find("a GET has no body", 1, true))
+        assert.truthy(first("path = 'a', query = schema.string"):find("query must be", 1, true))
+        assert.truthy(first("path = 'a', query = schema.object{ a = schema.string{ max = 256, pattern = '^(a*)*(b*)c*$' } }")
+            :find("a pattern of a route", 1, true))
+        assert.is_nil(first("path = 'a', query = schema.object{ a = schema.string{ max = 64, pattern = '^%d+-%d+$' } }"))
+    end)
+
+    it("answers what the draft says, to who tries it, and to nobody else", function()
+        publish(shop, "tried", answers("tried", "access = 'public'", "return { status = 200, body = { v = 1 } }"))
+        must(post(shop.owner, "tried/draft", { revision = 1,
+            source = answers("tried", "access = 'public'", "return { status = 200, body = { v = 2 } }") }))
+        local session = must(post(shop.owner, "tried/draft/session", { minutes = 5 }))
+        assert.equal(2, must(guest:get("/x/tried", { [session.header] = session.token }), 200).v)
+        assert.equal(1, must(guest:get("/x/tried"), 200).v)
+    end)
+
+    for _, entry in ipairs(shipped.list()) do
+        if entry.hook == "route" then
+            it("comes with the product: " .. entry.key, function()
+                local key, path = entry.key:match("[^/]+$") .. "_shipped", entry.source:match("path%s*=%s*\"([^\"]+)\"")
+                publish(shop, key, entry.source)
+                local answer = guest:get("/x/" .. path)
+                assert.is_true(answer.status < 500, answer.body)
+                assert.truthy(must(guest:get("/openapi.json"), 200).paths["/x/" .. path])
+                must(post(shop.owner, key .. "/disable", { reason = "over" }))
+            end)
+        end
+    end
+end)
+
+local command = require("api.rules_command")
+
+describe("a route from a file", function()
+    it("is live when the tenant's list names it, as it is saved, and gone with its file", function()
+        local shop = support.tenant()
+        local folder = command.folder()
+        os.execute("mkdir -p " .. folder .. "/routes " .. folder .. "/active")
+        local list, rule = folder .. "/active/" .. shop.key .. ".lua", folder .. "/routes/tea_finder.lua"
+        local server = support.server{ KASMA_RULES_DIR = folder }
+        local guest = support.guest(shop)
+        guest.url = server.url
+        local ok, why = pcall(function()
+            local function until_status(status)
+                return support.eventually(function()
+                    local answer = guest:get("/x/tea-finder")
+                    return answer.status == status and answer
+                end, 20)
+            end
+            command.save(rule, shipped.find("routes/tea_finder").source)
+            assert.equal(404, guest:get("/x/tea-finder").status)
+            command.save(list, "return { { file = 'routes/tea_finder.lua', config = { teas = { { sku = 'A', name = 'Artichoke', "
+                .. "strong = false } } } } }\n")
+            assert.equal("Artichoke", until_status(200).json.teas[1].name)
+            local operation = must(guest:get("/openapi.json"), 200).paths["/x/tea-finder"].get
+            assert.equal("Tea finder", operation.summary)
+            local bad = guest:get("/x/tea-finder?limit=abc")
+            assert.same({ 400, "Bad Request", 400 }, { bad.status, bad.json.error, bad.json.statusCode })
+
+            -- What is saved with a mistake leaves the last good one live.
+            command.save(rule, "return { hook = 'route', name = 'Tea finder', path = 'tea-finder', run = function( }\n")
+            support.eventually(function() return command.read(server.log):find("rule file not loaded", 1, true) end, 20)
+            assert.equal(200, guest:get("/x/tea-finder").status)
+
+            command.save(rule, "return { hook = 'route', name = 'Tea finder', path = 'tea-finder', access = 'public', "
+                .. "config = schema.object{ teas = schema.list(schema.object{ sku = schema.string, name = schema.string, "
+                .. "strong = schema.boolean }) }, run = function() return { status = 201, body = { new = true } } end }\n")
+            assert.is_true(until_status(201).json.new)
+
+            assert(os.remove(rule))
+            until_status(404)
+            command.save(rule, shipped.find("routes/tea_finder").source)
+            until_status(200)
+            command.save(list, "return {}\n")
+            until_status(404)
+        end)
+        server.stop()
+        os.execute("rm -rf " .. folder)
+        assert(ok, why)
+    end)
+end)

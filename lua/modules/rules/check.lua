@@ -9,6 +9,7 @@ local rules = require("core.rules")
 local capabilities = require("kasma.capabilities")
 local hooks = require("kasma.hooks")
 local catalogue = require("kasma.hooks_catalogue")
+local mounted = require("modules.rules.mounted")
 local samples = require("modules.rules.samples")
 local workflow = require("modules.rules.check_workflow")
 
@@ -331,10 +332,11 @@ function M.run(o)
         return done()
     end
     report.manifest = manifest
-    for _, field in ipairs{ "needs", "path", "method" } do
-        if manifest[field] ~= nil and hook.kind ~= "route" and hook.kind ~= "workflow" then
-            out("manifest_field", ("'%s' is for route and workflow rules"):format(field))
-        end
+    if manifest.needs ~= nil and hook.kind ~= "route" and hook.kind ~= "workflow" then
+        out("manifest_field", "'needs' is for route and workflow rules")
+    end
+    for _, field in ipairs{ "path", "method", "access", "query", "body", "headers", "returns" } do
+        if manifest[field] ~= nil and hook.kind ~= "route" then out("manifest_field", ("'%s' is for route rules"):format(field)) end
     end
     for _, field in ipairs{ "on", "steps" } do
         if manifest[field] ~= nil and hook.kind ~= "workflow" then out("manifest_field", ("'%s' is for workflow rules"):format(field)) end
@@ -342,6 +344,16 @@ function M.run(o)
     if hook.kind ~= "library" then capability_findings(found, manifest, hook, out, lines) end
     needs_findings(manifest, out)
     if hook.kind == "library" then return done() end
+    if hook.kind == "route" then
+        local _, problems = mounted.read(manifest)
+        for _, problem in ipairs(problems) do
+            local line
+            for i, text in ipairs(lines) do
+                line = line or text:find("%f[%w_]" .. (problem:match("^'?(%w+)") or "path") .. "%s*=") and i
+            end
+            out("manifest_field", problem, { line = line or nil })
+        end
+    end
     if hook.kind == "workflow" then report.plan = workflow.findings(manifest, out, lines, nearest) end
     if not report.ok then return done() end
 
