@@ -60,6 +60,7 @@ struct pricing_rules {
     uint64_t began_us;      /* of this thread's own time */
     bool late;              /* the wall net of a run or of the quote was hit: the quote must not be answered */
     const char *blocked_by; /* a rule that failed and blocks; NULL: none */
+    struct str output;      /* of the rule that ran last, on trial */
     struct pricing_run *run, *last;
 };
 

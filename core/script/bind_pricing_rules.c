@@ -12,6 +12,7 @@
 
 #define QUOTE_INSTRUCTIONS 2000000
 #define QUOTE_WALL_US 40000
+#define OUTPUT_MAX ((size_t)64 * 1024)
 
 struct pricing_run {
     struct pricing_run *next;
@@ -24,6 +25,7 @@ struct pricing_run {
     bool tripped;
     const char *message, *reason;
     struct str log;
+    struct str output; /* of a trial: the operations as JSON */
 };
 
 uint64_t pricing_serial(void) {
@@ -42,9 +44,25 @@ static bool build(lua_State *L, void *data, struct error *err) {
     return pricing_push_shot(L, &a->shot, err);
 }
 
+/* What a rule on trial has answered, for tests that compare it word by word; a rule that is live pays nothing for it.
+ * It is copied out of the sandbox first: encoding allocates, and a state at its limit must not be asked for more. */
+static void keep_output(lua_State *L, struct pricing_rules *h) {
+    struct buf text = {0};
+    struct error err = {0};
+    int top = lua_gettop(h->L);
+    h->output = (struct str){0};
+    if (lua_istable(L, -1) && sandbox_copy(L, -1, h->L, OUTPUT_MAX, &err)) {
+        if (json_encode_sorted(h->L, -1, &text, &err)) h->output.at = arena_strdup(h->arena, buf_str(&text));
+        if (h->output.at) h->output.len = text.len;
+    }
+    lua_settop(h->L, top);
+    buf_free(&text);
+}
+
 static bool read_operations(lua_State *L, void *data, struct error *err) {
     struct attempt *a = data;
     const char *why = NULL;
+    if (rules_is_trial(a->host->set)) keep_output(L, a->host);
     if (!pricing_read_operations(L, a->host->arena, a->result, err)) return false;
     return operations_check(a->result, a->shot.view, &why) ||
            error_set(err, ERR_INVALID, "%s", why ? why : "out of form");
@@ -77,6 +95,8 @@ bool pricing_note(struct pricing_rules *h, size_t rule, const char *hook, const 
     struct str log = report->log_lines ? rules_log(h->set) : (struct str){0};
     if (log.len) run->log = (struct str){.at = arena_strdup(h->arena, log), .len = log.len};
     if (!run->log.at) run->log.len = 0;
+    run->output = h->output;
+    h->output = (struct str){0};
     if (h->last) {
         h->last->next = run;
     } else {
@@ -212,7 +232,7 @@ void pricing_rules_begin(struct pricing_rules *h, lua_State *L, int input, struc
 // clang-format off
 #define RUN_FIELDS(X) \
     X(id) X(rule_id) X(name) X(hook) X(version) X(on_error) X(outcome) X(message) X(reason) X(number) X(line) \
-    X(instructions) X(micros) X(heap) X(operations) X(tripped) X(log)
+    X(instructions) X(micros) X(heap) X(operations) X(tripped) X(log) X(output)
 // clang-format on
 #define X(name) RUN_##name,
 enum run_field { RUN_none, RUN_FIELDS(X) RUN_fields };
@@ -270,6 +290,11 @@ void pricing_push_runs(lua_State *L, int keys, const struct pricing_rules *h) {
         if (run->log.len) {
             lua_rawgeti(L, keys, RUN_log);
             lua_pushlstring(L, run->log.at, run->log.len);
+            lua_rawset(L, -3);
+        }
+        if (run->output.len) {
+            lua_rawgeti(L, keys, RUN_output);
+            lua_pushlstring(L, run->output.at, run->output.len);
             lua_rawset(L, -3);
         }
         lua_rawseti(L, -2, ++n);

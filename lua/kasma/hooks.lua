@@ -40,7 +40,7 @@ function M.set_source(fn) source = fn end
 ---@field input table|nil
 ---@field output any
 
----@param fn fun(scope: Scope, run: RuleRun) never waits, never raises
+---@param fn fun(scope: Scope, run: RuleRun, asked: table|nil, quote: table|nil) never waits, never raises
 function M.set_sink(fn) sink = fn end
 
 --- The tenant's rules as they are now, and for this request from now on.
@@ -64,11 +64,13 @@ end
 ---@param scope Scope
 ---@param runs RuleRun[]|nil
 ---@param in_checkout boolean|nil their keeping is the order's
-function M.note_quote(scope, runs, in_checkout)
+---@param asked table|nil what the quote was asked for, and what it answered: what a run was given is kept out of them
+---@param quote table|nil
+function M.note_quote(scope, runs, in_checkout, asked, quote)
     if not sink or not runs then return end
     for i = 1, #runs do
         runs[i].in_checkout = in_checkout
-        sink(scope, runs[i])
+        sink(scope, runs[i], asked, quote)
     end
 end
 

@@ -35,6 +35,9 @@ On a server (kasma login, or KASMA_URL and KASMA_KEY), or on the stores of this 
   approve, reject, cancel REQUEST -m NOTE    of a publication that waits
   log KEY, diff KEY A B               versions; what differs (B may be draft)
   runs KEY [--failed], replay RUN [--version N]
+  capture RUN [--dir D]               what a run was given becomes a test beside its rule
+  workflows KEY [--state S], workflows KEY retry|cancel ID -m NOTE
+  secrets list, secrets set NAME, secrets remove NAME    the value is read from standard input
   tail [KEY] [--failed] [--count N]   runs with the budget that they used, as they happen
 
   --tenant T      which tenant; KASMA_TENANT, else that of the key
@@ -54,7 +57,7 @@ local KNOWN = { tenant = true, profile = true, insecure = false, json = false, f
     plan = false, apply = false, force = false, session = false,
     count = true }
 
-local FILES = { "offline", "watch", "online", "sync", "live" }
+local FILES = { "offline", "watch", "online", "sync", "live", "keep" }
 
 local function command_of(name)
     for _, file in ipairs(FILES) do

@@ -243,7 +243,7 @@ function M.quote(scope, q)
     quote.blocked_by = quote.blocked_by or q.blocked_by
     quote.rules = versions_of(set)
     quote.at_ms, quote.customer = now_ms, customer
-    if not q.rules then hooks.note_quote(scope, quote.rule_runs, q.checkout) end
+    if not q.rules then hooks.note_quote(scope, quote.rule_runs, q.checkout, q, quote) end
     for _, use in ipairs(quote.promotion_uses) do
         local p = promo_by_id[use.promotion_id]
         use.by_customer = p ~= nil and (p.per_customer_limit > 0 or p.max_units_per_customer > 0)

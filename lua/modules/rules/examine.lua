@@ -7,6 +7,7 @@ local hooks = require("kasma.hooks")
 local catalogue = require("kasma.hooks_catalogue")
 local errors = require("kasma.errors")
 local check = require("modules.rules.check")
+local kept = require("modules.rules.kept")
 local pickers = require("modules.rules.pickers")
 local preview = require("modules.rules.preview")
 local store = require("modules.rules.store")
@@ -87,15 +88,17 @@ end
 function M.test(tenant, o)
     local checked = M.check(tenant, o)
     if not checked.spec then M.check_failed{ details = { diagnostics = checked.diagnostics } } end
-    local report, finding = tests.run{ spec = checked.spec, hook = o.hook, tests = o.tests, only = o.only }
+    local report, finding = tests.run{ spec = checked.spec, hook = o.hook, tests = o.tests, only = o.only,
+        stored = kept.for_tests(tenant, o.key) }
     if not report then M.tests_failed{ details = { diagnostics = json.array{ finding } } } end
     return report
 end
 
-local function run_tests(report, rule, text)
+local function run_tests(tenant, report, rule, text)
     if text == "" or not report.spec then return end
     local file = report.file:gsub("%.lua$", "") .. "_test.lua"
-    local result, finding = tests.run{ spec = report.spec, hook = rule.hook, tests = text, file = file }
+    local result, finding = tests.run{ spec = report.spec, hook = rule.hook, tests = text, file = file,
+        stored = kept.for_tests(tenant, rule.key) }
     if not result then M.tests_failed{ details = { diagnostics = json.array{ finding } } } end
     if result.failed > 0 then
         local failed = json.array{}
@@ -226,7 +229,7 @@ function M.all(tenant, rule, draft, accepted, more)
     local report = M.check(tenant, { source = draft.source, hook = rule.hook, settings = draft.settings, key = rule.key, file = more.file,
         given = more.given })
     if not report.ok then M.check_failed{ details = { diagnostics = report.diagnostics } } end
-    run_tests(report, rule, draft.tests)
+    run_tests(tenant, report, rule, draft.tests)
     report.stored = past(tenant, rule, report)
     if not report.ok then M.check_failed{ details = { diagnostics = report.diagnostics } } end
     if more.warnings then return report end

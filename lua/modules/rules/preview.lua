@@ -10,6 +10,7 @@ local hooks = require("kasma.hooks")
 local catalogue = require("kasma.hooks_catalogue")
 local outbox = require("kasma.outbox")
 local pricing = require("modules.pricing.service")
+local kept_runs = require("modules.rules.kept")
 local store = require("modules.rules.store")
 local stream = require("modules.rules.stream")
 
@@ -460,7 +461,7 @@ end
 
 -- Replay -------------------------------------------------------------------------------------------------------------------------------
 
---- A stored run through another version: of a checkout by its snapshot, of other hooks by the input that was kept.
+--- A stored run through another version: of a quote by what it was priced from, of other hooks by the input that was kept.
 ---@param scope Scope
 ---@param run_id string
 ---@param which "draft"|integer|nil
@@ -477,13 +478,13 @@ function M.replay(scope, run_id, which)
     end
     local before = { outcome = run.outcome, line = run.line or null, message = run.message ~= "" and run.message or null,
         instructions = run.instructions }
-    if run.checkout_id and run.checkout_id ~= null then
-        local s = store.snapshot(scope.tenant, run.checkout_id)
-        if not s then errors.gone{ message = "What the run was given is no longer kept" } end
-        local old = store.version(scope.tenant, run.rule_id, run.version)
-        local then_set = assert(base:with((spec_of(scope, rule, old.version))))
-        local was, why = price(scope, s.input, then_set)
-        local is, why_is = price(scope, s.input, assert(base:with(spec)))
+    local body = kept_runs.body(scope.tenant, run)
+    if not body.input then errors.gone{ message = "What the run was given is no longer kept" } end
+    local quote = present(body.input.quote)
+    if quote then
+        local then_set = assert(base:with((spec_of(scope, rule, run.version))))
+        local was, why = price(scope, quote, then_set)
+        local is, why_is = price(scope, quote, assert(base:with(spec)))
         if not was or not is then errors.unprocessable{ message = why or why_is, code = "no_price" } end
         local a, b = run_of(was, rule.key), run_of(is, rule.key)
         before = outcome(a or { outcome = "ok", instructions = 0 })
@@ -492,8 +493,6 @@ function M.replay(scope, run_id, which)
         after.total = is.total
         return { before = before, after = after, same = was.total == is.total and before.outcome == after.outcome }
     end
-    local body = store.body(scope.tenant, run.document)
-    if not body or not body.input then errors.gone{ message = "What the run was given is no longer kept" } end
     local set = assert(base:with(spec))
     for _, one_of in ipairs(set:list(rule.hook)) do
         if one_of.id == rule.key then

@@ -13,6 +13,7 @@ local audit_store = require("modules.audit.store")
 local promotions = require("modules.promotions.service")
 local diff = require("modules.rules.diff")
 local facts = require("modules.rules.facts")
+local kept_runs = require("modules.rules.kept")
 local preview = require("modules.rules.preview")
 local rules = require("modules.rules.service")
 local shipped = require("modules.rules.shipped")
@@ -467,11 +468,7 @@ route.get("/rules/runs/:id", {
         local run = store.run(ctx.tenant, ctx.params.id)
         if not run then errors.not_found{ message = "Run not found" } end
         local body = run_body(run)
-        local doc = run.document and run.document ~= null and store.body(ctx.tenant, run.document) or {}
-        local kept = doc
-        for _, one in ipairs(doc.runs or {}) do
-            if one.id == run.id then kept = one end
-        end
+        local kept = kept_runs.body(ctx.tenant, run)
         body.input, body.output, body.log, body.reason = or_null(kept.input), or_null(kept.output), or_null(kept.log), or_null(kept.reason)
         body.opsIn = or_null(kept.opsIn)
         return body

@@ -70,7 +70,7 @@ local function body_of(row, run)
         heapPeak = row.heap, opsIn = run.operations, input = run.input, output = run.output, log = run.log, created_at = row.at }
 end
 
-hooks.set_sink(function(scope, run)
+hooks.set_sink(function(scope, run, asked, quote)
     stream.run(scope, run)
     if not run.rule_id or run.number == 0 then return end -- a file, or a draft
     count_hour(scope, run, time.now())
@@ -84,6 +84,10 @@ hooks.set_sink(function(scope, run)
     if #waiting >= WAITING_MAX then
         lost = lost + 1
         return
+    end
+    -- Failures are few, since the breaker rests who fails; a success of a quote is the order's snapshot when it becomes one.
+    if asked and run.outcome ~= "ok" then
+        run.input = { quote = require("modules.rules.preview").input_of(asked, quote), currency = quote.currency }
     end
     waiting[#waiting + 1] = { scope = { tenant = scope.tenant, app = scope.app, actor_kind = "system" }, run = run, now = time.now() }
 end)

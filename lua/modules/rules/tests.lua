@@ -3,10 +3,12 @@
 --
 -- given: now, cart = {NAME = quantity} or lines = {...}, customer, country, region, zip, coupons, currency, shipping, tax = "VN10";
 -- or the hook's subject alone. expect: discount, net, lines = {NAME = net}, total, shipping, tax, none, error (code),
--- log (part of a text), reason, result (exact), instructions_below. property: random_carts, line_order, idempotent.
+-- log (part of a text), reason, result and operations (exact), instructions_below. property: random_carts, line_order, idempotent.
+-- from_run: the id of a kept run; what it was given stands in for `given` and `config` where these are left out.
 local json = require("core.json")
 local pricing = require("core.pricing")
 local rules = require("core.rules")
+local time = require("core.time")
 local hooks = require("kasma.hooks")
 local catalogue = require("kasma.hooks_catalogue")
 local check = require("modules.rules.check")
@@ -24,8 +26,7 @@ local function add(t, row, i)
   if type(given) == "function" then given = given(row) end
   if type(expect) == "function" then expect = expect(row) end
   out[#out + 1] = { name = i and t.name .. " [" .. i .. "]" or t.name, given = given, expect = expect, property = t.property,
-      cases = t.cases,
-    seed = t.seed }
+      cases = t.cases, seed = t.seed, from_run = t.from_run, config = t.config }
 end
 for _, t in ipairs(T.tests or {}) do
   if t.each then for i, row in ipairs(t.each) do add(t, row, i) end else add(t) end
@@ -125,7 +126,7 @@ end
 
 local EXPECT = { discount = true, net = true, lines = true, total = true, shipping = true, tax = true, none = true, error = true,
     log = true,
-    reason = true, result = true, instructions_below = true, calls = true, ends = true }
+    reason = true, result = true, operations = true, instructions_below = true, calls = true, ends = true }
 
 local function compare(diff, name, expected, got)
     if expected ~= nil and not same(expected, got) then
@@ -154,6 +155,10 @@ local function judge(expect, run, quote, answer)
         diff[#diff + 1] = ("instructions: expected below %d, got %d"):format(expect.instructions_below, run.instructions)
     end
     if expect.result ~= nil then compare(diff, "result", expect.result, answer) end
+    if expect.operations ~= nil then
+        local said = run.output and json.decode(run.output) or answer or {}
+        compare(diff, "operations", expect.operations, type(said) == "table" and said.operations or {})
+    end
     compare(diff, "calls", expect.calls, run.calls)
     compare(diff, "ends", expect.ends, run.ends)
     if quote then
@@ -267,6 +272,40 @@ local function run_property(t, plan, set, id)
     return {}, most
 end
 
+-- Kept runs ---------------------------------------------------------------------------------------------------------------------
+
+local function plain(value)
+    if value == json.null then return nil end
+    return value
+end
+
+local LINE = { "id", "product_id", "variant_id", "purchase_type", "bundle_id", "bundle_key", "sku", "vendor_id", "tax_class",
+    "category_ids", "tag_ids", "qty", "price", "sale_price", "weight_g", "requires_shipping", "attributes", "properties" }
+
+--- What a kept run was given, as a test gives it.
+---@param input table {quote, currency} of a rule of a quote, else the hook's input
+---@return table given
+function M.given_of(input)
+    local quote = plain(input.quote)
+    if not quote then
+        local now = type(input.now) == "table" and input.now.epoch
+        return { now = now and time.iso(now * 1000) or nil, subject = input.subject, tenant = input.tenant }
+    end
+    local address, customer = plain(quote.address) or {}, plain(quote.customer) or {}
+    local given = { now = time.iso(quote.at), currency = plain(input.currency), country = plain(address.country),
+        region = plain(address.region), city = plain(address.city), zip = plain(address.zipCode), lines = {} }
+    if plain(customer.id) then
+        given.customer = { id = customer.id, groups = plain(customer.groups), first_order = plain(customer.first_order),
+            orders_count = plain(customer.orders_count), tier = plain(customer.tier_id) and { id = customer.tier_id } or nil }
+    end
+    for i, line in ipairs(quote.lines) do
+        local kept = {}
+        for _, name in ipairs(LINE) do kept[name] = plain(line[name]) end
+        given.lines[i] = kept
+    end
+    return given
+end
+
 -- All of them ------------------------------------------------------------------------------------------------------------------
 
 ---@class RuleTestReport
@@ -275,31 +314,50 @@ end
 ---@field skipped integer
 ---@field cases table[] {name, ok, diff, budget, log}
 
+-- The rules with one in its place that has this config.
+local function with_config(base, spec, config)
+    local copy = {}
+    for name, value in pairs(spec) do copy[name] = value end
+    copy.config = check.config_text(config)
+    local set = assert(base:with(copy))
+    for _, one in ipairs(set:list(spec.hook)) do
+        if one.id == spec.id then return set, one end
+    end
+    return set
+end
+
+-- Fills in what a kept run was given. False: there is no telling.
+local function resolve(t, stored)
+    if not t.from_run or t.given then return true end
+    local kept = stored and stored(t.from_run)
+    if not kept then return false end
+    t.given, t.config = M.given_of(kept.input), t.config or plain(kept.config)
+    return true
+end
+
 --- Runs the tests of a rule that has passed the check.
----@param o {spec: table, hook: string, tests: string, file: string|nil, only: string|nil} spec: of the check's report
+---@param o {spec: table, hook: string, tests: string, file: string|nil, only: string|nil, stored: (fun(id: string): table|nil)|nil}
+--- spec: of the check's report; stored: a kept run, {input, config}
 ---@return RuleTestReport|nil, table|nil finding
 function M.run(o)
     local plan, finding = M.read(o.tests, o.file or o.spec.id .. "_test.lua")
     if not plan then return nil, finding end
     local hook = catalogue.get(o.hook)
     local report = { passed = 0, failed = 0, skipped = 0, cases = {} }
-    local spec = {}
-    for name, value in pairs(o.spec) do spec[name] = value end
     local config = plan.config or {}
-    if not plan.config and spec.config then config = json.decode(spec.config) end
-    spec.config = check.config_text(config)
-    local base = assert(rules.pin("rules-check"))
-    local set = assert(base:with(spec))
-    local rule
-    for _, one in ipairs(set:list(o.hook)) do
-        if one.id == spec.id then rule = one end
-    end
+    if not plan.config and o.spec.config then config = json.decode(o.spec.config) end
+    local base, spec = assert(rules.pin("rules-check")), o.spec
+    local plans_set, plans_rule = with_config(base, spec, config)
     for i, t in ipairs(plan.tests) do
         if i > CASES_MAX or (o.only and not tostring(t.name):find(o.only, 1, true)) then
             report.skipped = report.skipped + 1
         else
             local diff, run
-            if t.property then
+            local known, set, rule = resolve(t, o.stored), plans_set, plans_rule
+            if known and t.config then set, rule = with_config(base, spec, t.config) end
+            if not known then
+                diff, run = { "run " .. tostring(t.from_run) .. " is not kept here: kasma rules capture writes what it was given" }, NOTHING
+            elseif t.property then
                 diff, run = run_property(t, plan, set, spec.id)
             elseif hook.quote and not (t.given and t.given.subject) then
                 local given = t.given or {}
