@@ -1,5 +1,6 @@
 -- The numbered edge cases of platform and IAM over HTTP.
 local json = require("core.json")
+local route = require("kasma.route")
 local shop_of = require("api.shop")
 local support = require("api.support")
 
@@ -241,6 +242,39 @@ describe("in production", function()
         local bearer = support.client{ Authorization = "Bearer " .. owner.cookies.access_token }
         bearer.url = server.url
         assert.equal(200, bearer:post("/users/me/update", { first_name = "x" }, { Origin = foreign }).status)
+    end)
+
+    it("a page of another origin cannot sign its visitor in, nor write by any route with their cookie", function()
+        local c = support.client(tenant.headers)
+        c.url = server.url
+        local right = { identifier = tenant.owner.user.email, password = tenant.owner.user.password }
+        for _, headers in ipairs{ { Origin = foreign }, { Origin = "null" }, { ["Sec-Fetch-Site"] = "cross-site" } } do
+            for _, kind in ipairs{ "application/x-www-form-urlencoded", "text/plain" } do
+                headers["Content-Type"] = kind
+                local form = kind ~= "text/plain"
+                local sign_in = form and ("identifier=%s&password=%s"):format(right.identifier, right.password) or json.encode(right)
+                local code = { identifier = right.identifier, code = "000000", type = "LOGIN" }
+                code = form and ("identifier=%s&code=000000&type=LOGIN"):format(right.identifier) or json.encode(code)
+                assert.equal(403, c:request("POST", "/auth/login", sign_in, headers).status)
+                assert.equal(403, c:request("POST", "/auth/verify-otp", code, headers).status)
+            end
+        end
+        assert.same({}, c.cookies)
+        assert.equal(200, c:post("/auth/login", right, { Origin = allowed }).status)
+        local routes = 0
+        for _, decl in ipairs(route.all()) do
+            if decl.method ~= "GET" and not decl.bare and not decl.secret then
+                local path = decl.path:gsub("[:*]([%w_]+)", function(name)
+                    return name == "tenant_key" and tenant.key or "01900000-0000-7000-8000-000000000000"
+                end)
+                local answer = c:request(decl.method, path, decl.body ~= false and "{}" or nil, { Origin = foreign,
+                    ["Content-Type"] = decl.streamed and decl.body_type or "application/json" })
+                assert.same({ 403, "cross_site" }, { answer.status, answer.json and answer.json.code }, decl.method .. " " .. decl.path)
+                routes = routes + 1
+            end
+        end
+        assert.is_true(routes > 60, routes)
+        assert.equal(200, c:get("/auth/me").status)
     end)
 
     it("cookies are Secure, the clock is not there, and no mail server means no sign-up", function()

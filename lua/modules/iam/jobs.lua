@@ -13,6 +13,7 @@ local start = require("kasma.start")
 local bootstrap = require("modules.iam.bootstrap")
 local cleanup = require("modules.iam.cleanup")
 local otp = require("modules.iam.otp")
+local sessions = require("modules.iam.sessions")
 local store = require("modules.iam.store")
 local role_store = require("modules.iam.store_roles")
 require("modules.iam.personal")
@@ -41,7 +42,15 @@ schedules.declare{ name = "user-purge", pattern = "0 3 * * *", run = function() 
 schedules.declare{ name = "key-expiry-notice", pattern = "0 8 * * *", run = function() return cleanup.key_expiry_notice() end }
 
 outbox.consumer("profile", function(rows)
-    for _, row in ipairs(rows) do store.put_profile(row.payload.user_id, {}, time.iso(time.now())) end
+    for _, row in ipairs(rows) do
+        local change = row.payload
+        store.put_profile_once(change.user_id, type(change.fields) == "table" and change.fields or {}, change.at or time.iso(time.now()))
+    end
+end)
+
+-- A topic of its own: while Redis is away it waits, and nothing else waits for it.
+outbox.consumer("sessions", function(rows)
+    for _, row in ipairs(rows) do sessions.drop_ended(row.payload.user_id) end
 end)
 
 -- The catalogue of permissions is what the declarations name: those that are new to the database are added.

@@ -14,6 +14,7 @@ personal.declare("account", {
         each(store.memberships_of(user.id), emit, "membership")
         each(store.all_sessions_of(user.id), emit, "session")
         local profile = store.profile(user.id)
+        if profile then profile.written = nil end
         if profile then emit("mongodb", "user_profile", profile) end
     end,
     erase = function(_, user) store.delete_profile(user.id) end,

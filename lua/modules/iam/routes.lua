@@ -53,6 +53,14 @@ local function signed_in(ctx, tokens, body)
     return body
 end
 
+-- A page of another origin that signs its visitor in, on an account of its own choice, would read what they then do there. It can send
+-- forms and text without asking first; JSON and headers of ours it cannot.
+local function own_page(ctx)
+    local kind = ctx.req:header("content-type") or ""
+    if kind:lower():find("^%s*application/json") then return end
+    if web.is_cross_site(ctx.req) then errors.forbidden{ message = "Cross-site request refused", code = "cross_site" } end
+end
+
 local function signed_out(ctx)
     ctx.set_cookie("access_token", "", 0)
     ctx.set_cookie("refresh_token", "", 0)
@@ -88,6 +96,7 @@ route.post("/auth/login", {
     },
     returns = { [200] = Signed, [401] = CodeNeeded },
     handler = function(ctx)
+        own_page(ctx)
         local tokens, user = iam.login(ctx.scope, ctx.body, client(ctx))
         return signed_in(ctx, tokens, { success = true, user = iam.brief(user) })
     end,
@@ -104,6 +113,7 @@ route.post("/auth/verify-otp", {
     },
     returns = { [200] = Signed, [401] = otp.invalid },
     handler = function(ctx)
+        own_page(ctx)
         local tokens, user = iam.verify_otp(ctx.scope, ctx.body, client(ctx))
         return signed_in(ctx, tokens, { success = true, user = iam.brief(user) })
     end,

@@ -599,6 +599,10 @@ function M.logout(scope, session_id, user_id)
     local session = store.session(session_id)
     local by, value = "id", session_id
     if session then by, value = "family", session.family_id end
+    -- A session that is ended by its refresh token alone has no caller: it is the user's own act all the same.
+    if not scope.actor_id then
+        scope = { tenant = scope.tenant, app = scope.app, actor_id = user_id, actor_kind = "user", request = scope.request }
+    end
     sessions.revoke(scope, by, value, "logout", { audit.auth_row(scope, { action = "LOGOUT", user_id = user_id, target = "user:" .. user_id,
         session_id = session_id }) })
 end

@@ -167,12 +167,22 @@ function M.revoke(scope, by, value, reason, also, except)
     local user = by == "user" and value or scope.actor_id
     if user then
         statements[#statements + 1] = outbox.event(scope, "session.revoked", user, { userId = user, reason = reason })
+        statements[#statements + 1] = outbox.row(scope, "sessions", user, { user_id = user })
     end
     local results = db.pipeline(scope.tenant, statements)
-    drop_handles(results[1])
+    local dropped, why = pcall(drop_handles, results[1])
+    if not dropped then
+        -- The act is done. While Redis is away its handles open nothing; the outbox drops them when it is back.
+        if not errors.is_unavailable(why) or not user then error(why, 0) end
+        log.warn("ended sessions are dropped when Redis is back", { user = user, reason = reason })
+    end
     table.remove(results, 1)
     return results
 end
+
+--- Drops the handles of what ended of a user's sessions lately, once more: what could not be dropped in the act itself goes now.
+---@param user_id string
+function M.drop_ended(user_id) drop_handles(store.sessions_ended(user_id, time.iso(time.now() - handle_ms()))) end
 
 M.reused = errors.declare{ code = "refresh_invalid", status = 401, message = "Invalid or expired refresh token",
     cause = "the refresh token is unknown, expired, revoked or was used before", cure = "sign in again" }

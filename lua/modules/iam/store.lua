@@ -1,6 +1,7 @@
 -- SQL of users, credentials, codes, sessions and memberships, which are platform tables; roles: store_roles.lua.
 local json = require("core.json")
 local pg = require("core.pg")
+local time = require("core.time")
 local db = require("kasma.db")
 local docs = require("kasma.docs")
 local null = require("kasma.null")
@@ -504,6 +505,14 @@ function M.revoke_sessions(by, value, reason, now, except)
 end
 
 ---@param user_id string
+---@param since string
+---@return table[] sessions that were ended since then {id, access_token, refresh_token, family_id}
+function M.sessions_ended(user_id, since)
+    return db.read(nil, [[select id, access_token, refresh_token, family_id from auth_sessions where user_id = $1
+      and revoked_at >= $2::timestamptz order by revoked_at desc limit 1000]], user_id, since)
+end
+
+---@param user_id string
 ---@param now string
 ---@return table[] live sessions, newest first
 function M.sessions_of(user_id, now)
@@ -613,8 +622,23 @@ end
 ---@param now string
 function M.put_profile(user_id, fields, now)
     local set = { updated_at = now }
-    for key, value in pairs(fields) do set[key] = value end
+    -- When each member was written is kept beside it: a change that comes late by the outbox must not undo a later one.
+    for key, value in pairs(fields) do set[key], set["written." .. key] = value, now end
     docs.platform.update(PROFILES, { user_id = user_id }, { ["$set"] = set, ["$setOnInsert"] = { created_at = now } }, { upsert = true })
+end
+
+--- The same for a change that may come late or twice: a member that was written at `now` or later stays.
+---@param user_id string
+---@param fields table
+---@param now string
+function M.put_profile_once(user_id, fields, now)
+    local there = M.profile(user_id)
+    if not there then return M.put_profile(user_id, fields, now) end
+    local fresh, written = {}, there.written or {}
+    for key, value in pairs(fields) do
+        if not written[key] or time.parse(written[key]) < time.parse(now) then fresh[key] = value end
+    end
+    if next(fresh) then M.put_profile(user_id, fresh, now) end
 end
 
 ---@param user_id string

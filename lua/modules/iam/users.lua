@@ -178,9 +178,15 @@ function M.update_self(scope, user_id, input, totp_on)
     local statements = {}
     if input.display_name ~= nil then statements[1] = store.update_user(user_id, { display_name = input.display_name }, now) end
     audit.append(statements, scope, { action = "users.update_self", entity_type = "user", entity_id = user_id, after = input })
+    -- The change goes with the act, and is written at once where MongoDB is there, so that the answer shows it.
+    if any then statements[#statements + 1] = outbox.row(scope, "profile", user_id, { user_id = user_id, fields = fields, at = now }) end
     db.pipeline(scope.tenant, statements)
-    if any then store.put_profile(user_id, fields, now) end
-    return M.view(store.user(user_id), scope, profile_of(user_id)), user
+    local written, why = true, nil
+    if any then written, why = pcall(store.put_profile, user_id, fields, now) end
+    if written then return M.view(store.user(user_id), scope, profile_of(user_id)), user end
+    if not errors.is_unavailable(why) then error(why, 0) end
+    log.warn("the profile follows by the outbox", { user = user_id })
+    return M.view(store.user(user_id), scope, fields), user
 end
 
 local ALLOWED = {
