@@ -304,10 +304,11 @@ static bool add_up(struct work *w, struct world *x, struct quote *q) {
     }
     if (!minor_add(q->merchandise, x->shipping.net, &q->total)) return work_range(w);
     if (!q->inclusive && !minor_add(q->total, q->tax_total, &q->total)) return work_range(w);
-    int64_t step = w->in->rounding_step;
-    if (step <= 1) return true;
-    int64_t steps, rounded;
-    if (!mul_div_round(q->total, 1, step, ROUND_HALF_UP, &steps) || !minor_mul(steps, step, &rounded))
+    int64_t step = w->in->rounding_step, steps, rounded = q->total;
+    bool answered = false;
+    if (!pricing_ask_rounding(w, x, q->total, &rounded, &answered)) return false;
+    if (!answered && step > 1 &&
+        (!mul_div_round(q->total, 1, step, ROUND_HALF_UP, &steps) || !minor_mul(steps, step, &rounded)))
         return work_range(w);
     q->cash_rounding = q->total - rounded;
     if (q->cash_rounding == 0) return true;

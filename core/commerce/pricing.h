@@ -286,6 +286,12 @@ struct rates_answer {
     size_t offers;
 };
 
+/* What a total is rounded to. */
+struct rounding_answer {
+    struct str rule_id;
+    int64_t version, amount;
+};
+
 struct pricing_view;
 
 /* Called in the middle of a quote, synchronously. What they hand back must live until the quote has been read (the
@@ -311,6 +317,9 @@ struct pricing_hooks {
     /* *answered false: the built-in rates stand. */
     bool (*tax_resolve)(void *data, const struct pricing_view *view, struct arena *a, const struct tax_answer **answers,
                         size_t *n, bool *answered, struct error *err);
+    /* Once, about a total above 0; *answered false: the step of the input rounds. */
+    bool (*currency_round)(void *data, const struct pricing_view *view, int64_t total, struct rounding_answer *answer,
+                           bool *answered, struct error *err);
 };
 
 struct pricing_input {
@@ -482,6 +491,9 @@ bool operations_check(const struct rule_result *result, const struct pricing_vie
 
 /* Whether an answer of price_lines is in order: no price below zero, no line out of all proportion. */
 bool price_answer_check(const struct price_answer *answer, const struct pricing_view *view, const char **why);
+/* Whether a total may be rounded so far: a twentieth of it, or one unit of the currency (a thousand where it has no
+ * smaller ones). */
+bool rounding_check(int64_t total, int64_t rounded, const struct currency *currency);
 /* The most that a rule may make a line, a bundle or a parcel cost: with 200 of them a total stays in range. */
 #define PRICING_RULE_MOST (MONEY_MAX / 800)
 

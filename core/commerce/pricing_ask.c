@@ -173,3 +173,25 @@ bool pricing_ask_rates(struct work *w, struct world *x, size_t group, const stru
     }
     return true;
 }
+
+bool rounding_check(int64_t total, int64_t rounded, const struct currency *currency) {
+    int64_t most = total / 20, unit = currency->exponent ? 1 : 1000;
+    for (int i = 0; i < currency->exponent; i++) unit *= 10;
+    if (unit > most) most = unit;
+    int64_t by = rounded > total ? rounded - total : total - rounded;
+    return rounded >= 0 && rounded <= MONEY_MAX && by <= most;
+}
+
+bool pricing_ask_rounding(struct work *w, struct world *x, int64_t total, int64_t *rounded, bool *answered) {
+    const struct pricing_hooks *hooks = &w->in->hooks;
+    *answered = false;
+    if (!hooks->currency_round || total == 0) return true;
+    struct pricing_view view = work_view(w, x);
+    struct rounding_answer answer = {0};
+    if (!hooks->currency_round(hooks->data, &view, total, &answer, answered, w->err)) return false;
+    if (!*answered) return true;
+    *answered = rounding_check(total, answer.amount, w->currency);
+    if (*answered) *rounded = answer.amount;
+    return world_note(w, x, 7, answer.rule_id, answer.version, total, *rounded,
+                      *answered ? "applied" : "invalid_result");
+}

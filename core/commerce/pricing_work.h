@@ -100,6 +100,8 @@ const struct pricing_bundle *pricing_ask_bundle(struct work *w, const struct wor
                                                 const struct pricing_bundle *bundle, const bool *member, int64_t count,
                                                 struct bundle_answer *answer);
 
+/* What a rule rounds a total to. *rounded is left alone when none answers. */
+bool pricing_ask_rounding(struct work *w, struct world *x, int64_t total, int64_t *rounded, bool *answered);
 /* What is offered for a parcel, after the rules: in *offers, in the order in which it is offered. */
 bool pricing_ask_rates(struct work *w, struct world *x, size_t group, const struct shipping_offer **offers, size_t *n);
 

@@ -35,6 +35,7 @@ struct pricing_shot {
     const struct quote_group *parcel; /* shipping.rates, with what is offered for it */
     const struct shipping_offer *offer;
     size_t offers;
+    const int64_t *total; /* currency.round */
 };
 
 /* Pushes on `L`, a sandbox's state, what a rule may know of a quote (sheet 02, 6.2); call it where Lua may raise. The
@@ -81,6 +82,9 @@ bool pricing_read_bundle(lua_State *L, const struct bundle_question *question, i
                          struct error *err);
 /* The text on top, of 1 to 64 bytes. As above. */
 bool pricing_read_class(lua_State *L, struct arena *a, struct str *tax_class, bool *answered, struct error *err);
+/* The number on top, as an amount that a total may be rounded to. As above. */
+bool pricing_read_rounding(lua_State *L, int64_t total, const struct currency *currency, int64_t *amount,
+                           bool *answered, struct error *err);
 /* The list of {id, name, price, estimated_days, hidden} on top, each of one that was offered. As above. */
 bool pricing_read_rates(lua_State *L, struct arena *a, const struct shipping_offer *offers, size_t n,
                         struct rates_answer *out, bool *answered, struct error *err);

@@ -276,6 +276,16 @@ bool pricing_read_class(lua_State *L, struct arena *arena, struct str *tax_class
     return *answered || fault(&a, STR("text"), "1 to 64 bytes are expected");
 }
 
+bool pricing_read_rounding(lua_State *L, int64_t total, const struct currency *currency, int64_t *amount,
+                           bool *answered, struct error *err) {
+    *answered = false;
+    if (lua_isnil(L, -1)) return true;
+    struct answer a = {.L = L, .err = err, .list = "amount", .index = 1};
+    if (!take_int(&a, STR("amount"), amount)) return false;
+    *answered = rounding_check(total, *amount, currency);
+    return *answered || error_set(err, ERR_INVALID, "the result: too far from the amount, or below zero");
+}
+
 static bool take_offer_member(struct answer *a, struct str key, struct str *id, struct shipping_offer *out,
                               unsigned *seen, bool *hidden) {
     if (str_eq(key, STR("id"))) return take_str(a, key, id);

@@ -24,6 +24,8 @@ bool pricing_note(struct pricing_rules *h, size_t rule, const char *hook, const 
                   size_t operations, struct error *err);
 
 /* Hosts, as struct pricing_hooks has them. */
+bool pricing_host_rounding(void *data, const struct pricing_view *view, int64_t total, struct rounding_answer *answer,
+                           bool *answered, struct error *err);
 bool pricing_host_class(void *data, const struct pricing_view *view, size_t line, struct class_answer *answer,
                         bool *answered, struct error *err);
 bool pricing_host_rates(void *data, const struct pricing_view *view, size_t group, const struct shipping_offer *offers,

@@ -186,3 +186,35 @@ bool pricing_host_rates(void *data, const struct pricing_view *view, size_t grou
     *answers = list;
     return true;
 }
+
+struct rounding_asking {
+    struct asking ask;
+    int64_t amount;
+    bool answered;
+};
+
+static bool read_rounding(lua_State *L, void *data, struct error *err) {
+    struct rounding_asking *r = data;
+    const struct pricing_shot *shot = &r->ask.a.shot;
+    if (!pricing_read_rounding(L, *shot->total, shot->view->currency, &r->amount, &r->answered, err)) return false;
+    r->ask.said = r->answered;
+    return true;
+}
+
+bool pricing_host_rounding(void *data, const struct pricing_view *view, int64_t total, struct rounding_answer *answer,
+                           bool *answered, struct error *err) {
+    struct pricing_rules *h = data;
+    *answered = false;
+    if (!lua_checkstack(h->L, 24)) return error_set(err, ERR_MEMORY, "out of memory");
+    struct rounding_asking r = {.ask = ask_open(h, "currency.round", view)};
+    r.ask.a.shot.total = &total;
+    for (bool more = true; !*answered;) {
+        if (!ask_next(&r.ask, read_rounding, &more, err)) return false;
+        if (!more) break;
+        if (r.ask.said == 0) continue;
+        *answer =
+            (struct rounding_answer){.rule_id = id_of(&r.ask.rule), .version = r.ask.rule.number, .amount = r.amount};
+        *answered = true;
+    }
+    return true;
+}

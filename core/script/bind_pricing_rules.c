@@ -222,6 +222,7 @@ void pricing_rules_begin(struct pricing_rules *h, lua_State *L, int input, struc
     h->began_us = thread_us();
     h->hooks = (struct pricing_hooks){.data = h,
                                       .tax_class = count_of(set, "tax.class_for_item") ? pricing_host_class : NULL,
+                                      .currency_round = count_of(set, "currency.round") ? pricing_host_rounding : NULL,
                                       .shipping_rates = count_of(set, "shipping.rates") ? pricing_host_rates : NULL,
                                       .price_lines = count_of(set, "price.lines") ? pricing_host_prices : NULL,
                                       .bundle_price = count_of(set, "bundle.price") ? pricing_host_bundle : NULL,

@@ -21,6 +21,7 @@ static const char *const category_fields[] = {"id", "path"};
 static const char *const rates_fields[] = {"methods", "parcel", "address", "subtotal", "customer"};
 static const char *const method_fields[] = {"id", "name", "price", "estimated_days", "hidden"};
 static const char *const parcel_fields[] = {"warehouse_id", "weight_g", "net"};
+static const char *const round_fields[] = {"amount", "currency", "purpose"};
 
 #define RECORD(where, list)                                                                                            \
     { .path = (where), .fields = (list), .count = sizeof(list) / sizeof *(list) }
@@ -36,7 +37,8 @@ static const struct sandbox_record prices_record = RECORD("input.subject", price
                                    category_record = RECORD("input.subject.category", category_fields),
                                    rates_record = RECORD("input.subject", rates_fields),
                                    method_record = RECORD("input.subject.methods[]", method_fields),
-                                   parcel_record = RECORD("input.subject.parcel", parcel_fields);
+                                   parcel_record = RECORD("input.subject.parcel", parcel_fields),
+                                   round_record = RECORD("input.subject", round_fields);
 
 static void set_str(lua_State *L, const char *name, struct str s) {
     if (s.len == 0) return;
@@ -215,7 +217,13 @@ static void push_rates(lua_State *L, int input, const struct pricing_shot *shot)
 
 bool pricing_push_subject(lua_State *L, const struct pricing_shot *shot) {
     int input = lua_gettop(L);
-    if (shot->item) {
+    if (shot->total) {
+        lua_createtable(L, 0, 3);
+        set_int(L, "amount", *shot->total);
+        set_str(L, "currency", str_of(shot->view->currency->code));
+        set_str(L, "purpose", STR("total"));
+        sandbox_mark_record(L, &round_record);
+    } else if (shot->item) {
         push_class(L, input, shot->item);
     } else if (shot->parcel) {
         push_rates(L, input, shot);
@@ -238,7 +246,8 @@ void pricing_add_subject_records(lua_State *L) {
                {"bundle", &bundle_record},       {"component", &component_record},
                {"class_subject", &class_record}, {"product", &product_record},
                {"category", &category_record},   {"rates_subject", &rates_record},
-               {"method", &method_record},       {"parcel", &parcel_record}};
+               {"method", &method_record},       {"parcel", &parcel_record},
+               {"round", &round_record}};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
         lua_createtable(L, (int)all[i].record->count, 0);
         for (size_t k = 0; k < all[i].record->count; k++) {

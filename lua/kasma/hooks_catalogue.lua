@@ -60,6 +60,7 @@ local class_subject = rec{ product = product, category = category, customer = cu
 local method = rec{ id = id, name = text(), price = minor, estimated_days = int{ min = 0 }, hidden = bool }
 local parcel = rec{ warehouse_id = id, weight_g = int(), net = minor }
 local rates_subject = rec{ methods = list(method), parcel = parcel, address = address, subtotal = minor, customer = customer }
+local round_subject = rec{ amount = minor, currency = text(), purpose = text() }
 local tax_subject = rec{ lines = list(line), address = address, customer = customer, candidates = list(candidate), date = int() }
 
 local happened = rec{ name = text(), id = id, data = any }
@@ -69,7 +70,7 @@ do -- The core's own names and these are the same, or nothing starts.
         cart = cart, currency = currency, group = group, shipping = shipping, candidate = candidate, tax = tax_subject,
         prices = prices_subject, price_line = price_line, price_break = price_break, bundle_subject = bundle_subject, bundle = bundle,
         component = component, product = product, category = category, class_subject = class_subject, method = method,
-        parcel = parcel, rates_subject = rates_subject }
+        parcel = parcel, rates_subject = rates_subject, round = round_subject }
     for name, record in pairs(mine) do
         local left = {}
         for field in pairs(record.fields) do left[field] = true end
@@ -142,8 +143,8 @@ local list_of_hooks = {
         failure = text() },
         either(rec{ retry_after_s = int{ min = 60 } }, rec{ give_up = bool }), "the stored plan" },
     -- finance and operations
-    { "currency.round", "finance", "Rounding of an amount", rec{ amount = minor, currency = text(), purpose = text() }, minor,
-        "no rounding" },
+    { "currency.round", "finance", "What the total of a cart is rounded to", round_subject, minor, "the currency's own rounding",
+        host = true, quote = true, stage = 7 },
     { "commission.calculate", "finance", "Commission of a vendor", rec{ vendor = any, line = any, rule = any, order = order },
         rec{ rate_ppm = ppm, fixed = opt(minor) }, "the vendor's rate" },
     { "payout.policy", "finance", "Whether a vendor is paid out", rec{ vendor = any, balance = minor, amount = minor,

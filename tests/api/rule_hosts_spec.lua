@@ -499,3 +499,41 @@ describe("workflow.order", function()
         assert.same({ "processing", json.null }, { must(set(shop, cod, {})).status, shop_of.order_now(shop, cod.id).expiresAt })
     end)
 end)
+
+describe("currency.round", function()
+    it("rounds the total, as an adjustment of its own, also over the orders of a split", function()
+        local shop, product = shop_of.simple(0)
+        taxed(shop, 8)
+        local far = shop_of.product(shop, { name = "Far", price = 33333 })
+        shop_of.stock(shop, product, 5)
+        local other = must(shop.owner:post("/api/logistics/inventory/warehouse/create", { name = "South", code = "SOUTH" })).id
+        must(shop.owner:post("/api/logistics/inventory/adjust", { warehouseId = other, productId = far, quantity = 5, reason = "count" }))
+        local key = live(shop, "currency.round", [[local s = input.subject
+            if s.purpose == "total" and s.amount < 500000 then return math.floor((s.amount + 999) / 1000) * 1000 - 1 end
+            if s.amount == 1080000 then return 1 end]])
+        local buyer = shop_of.buyer(shop, product)
+        shop_of.buyer(shop, far, 1, buyer)
+        local answer = quote(buyer) -- 133333 and 10667 of tax
+        assert.same({ 10667, 1, 143999 }, { answer.taxMinor, answer.cashRoundingMinor, answer.totalMinor })
+        assert.same({ 7, 144000, 143999, "applied" }, { traced(answer, key).stage, traced(answer, key).before, traced(answer, key).after,
+            traced(answer, key).note })
+        local placed = must(shop_of.checkout(buyer, { paymentMethod = "COD", expectedTotal = 143999 }))
+        assert.equal(2, #placed.orders)
+        assert.equal(143999, placed.orders[1].totalAmount + placed.orders[2].totalAmount)
+        assert.equal(1, placed.orders[1].cashRounding + placed.orders[2].cashRounding)
+        local plain = quote(shop_of.buyer(shop, product, 10)) -- a total of 1: too far, so nothing is rounded
+        assert.same({ 0, 1080000, "invalid_result" }, { plain.cashRoundingMinor, plain.totalMinor, traced(plain, key).note })
+    end)
+end)
+
+describe("GET /rules/hooks", function()
+    it("says which hooks the product asks", function()
+        local asked = {}
+        for _, hook in ipairs(must(support.tenant().owner:get("/rules/hooks"), 200)) do asked[hook.hook] = hook.asked end
+        for _, name in ipairs{ "price.lines", "bundle.price", "promotion", "shipping.rates", "tax.class_for_item", "tax.resolve",
+            "currency.round", "stock.allocate", "stock.reservation_ttl", "checkout.validate", "workflow.order" } do
+            assert.is_true(asked[name], name)
+        end
+        assert.is_false(asked["stock.buffer"])
+    end)
+end)

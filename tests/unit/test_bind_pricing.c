@@ -474,6 +474,27 @@ static void rules_offer_shipping_and_put_items_into_classes(void **state) {
         "end\n");
 }
 
+static void a_rule_rounds_the_total(void **state) {
+    (void)state;
+    run(gamer);
+    run("local input = gamer() input.cards, input.wallet = nil, nil\n"
+        "local plain = assert(pricing.quote(input)).total\n"
+        "local function rounded(body) return assert(pricing.quote(input, rule(body, 'currency.round'))) end\n"
+        "local q = rounded('assert(input.subject.currency == \"VND\") return math.ceil(input.subject.amount / 10000) * "
+        "10000')\n"
+        "same(q.total, math.ceil(plain / 10000) * 10000) same(q.cash_rounding, plain - q.total) same(q.due, q.total)\n"
+        "same(q.adjustments[#q.adjustments].kind, 'cash_rounding')\n"
+        "q = rounded('return input.subject.amount') same(q.total, plain) same(q.cash_rounding, 0)\n"
+        /* A twentieth at most, and nothing that is no amount. */
+        "for _, answer in ipairs{'0', '-1', 'input.subject.amount * 2', 'input.subject.amount + 0.5', \"'x'\", '{}', "
+        "'1/0'} do\n"
+        "  q = rounded('return ' .. answer) same(q.total, plain) same(q.rule_runs[1].outcome, 'invalid_result')\n"
+        "end\n"
+        "input.rounding_step = 5000\n"
+        "q = rounded('return nil') same(q.total % 5000, 0)\n"
+        "q = rounded('return input.subject.amount') same(q.total, plain)\n");
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(money_parses_and_formats),
@@ -489,6 +510,7 @@ int main(void) {
         cmocka_unit_test(tax_rules_override_the_lines_they_name),
         cmocka_unit_test(rules_set_prices_of_units_and_bundles),
         cmocka_unit_test(rules_offer_shipping_and_put_items_into_classes),
+        cmocka_unit_test(a_rule_rounds_the_total),
     };
     return cmocka_run_group_tests(tests, open_state, close_state);
 }
