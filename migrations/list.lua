@@ -24,4 +24,5 @@ return {
     "0022_workflow_subjects",
     "0023_workflow_lists",
     "0024_members",
+    "0025_workflow_listeners",
 }

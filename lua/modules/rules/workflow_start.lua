@@ -144,7 +144,10 @@ local function entities_of(rows)
 end
 
 local function hear_tenant(tenant, rows)
-    local paused, active, open = store.look(tenant, entities_of(rows))
+    local paused, active, listens = store.look(tenant)
+    if #active == 0 and not listens then return end
+    local open = {}
+    for i, run in ipairs(listens and store.listening(tenant, entities_of(rows)) or {}) do open[i] = run end
     local stopped = false
     for _, hook in ipairs(paused) do stopped = stopped or hook == "*" or hook == "workflow" end
     local starts, now = {}, time.iso(time.now())

@@ -15,23 +15,26 @@ local function value(v) return v == nil and null or v end
 local function document(v) return v == nil and null or pg.json(v) end
 
 M.OPEN = [[select w.id, w.event_id, w.entity_type, w.entity_id, w.awaits from workflow_runs w
-  where w.tenant_key = $1 and w.entity_id = any($2::text[]) and w.state in ('running', 'waiting') and cardinality(w.awaits) > 0
-  order by w.id limit 1000]] -- read by the test of plans too
+  where w.tenant_key = $1 and w.entity_id = any($2::text[]) and w.listens and w.finished_at is null order by w.id limit 1000]]
 
---- What an event may concern: the tenant's paused hooks, its live workflow rules, and runs under way about these entities that wait for
---- some event.
+--- What events may concern: the tenant's paused hooks, its live workflow rules, and whether any run under way waits for an event.
+---@param tenant string
+---@return string[] paused, table[] rules {id, key, version}, boolean listens
+function M.look(tenant)
+    local row = db.one(tenant, [[select
+        (select e.paused from rule_epochs e where e.tenant_key = $1) as paused,
+        (select jsonb_agg(jsonb_build_object('id', r.id, 'key', r.key, 'version', r.active_version) order by r.key) from rules r
+          where r.tenant_key = $1 and r.hook = 'workflow' and r.state = 'active') as rules,
+        exists (select 1 from workflow_runs w where w.tenant_key = $1 and w.listens and w.finished_at is null) as listens]], tenant)
+    local function list(of) return type(of) == "table" and of or {} end
+    return list(row.paused), list(row.rules), row.listens
+end
+
+--- Runs under way about these entities that wait for some event.
 ---@param tenant string
 ---@param entities string[]
----@return string[] paused, table[] rules {id, key, version}, table[] runs
-function M.look(tenant, entities)
-    local results = db.pipeline(tenant, {
-        { "select paused from rule_epochs where tenant_key = $1", tenant },
-        { [[select r.id, r.key, r.active_version as version from rules r
-          where r.tenant_key = $1 and r.hook = 'workflow' and r.state = 'active' order by r.key limit 100]], tenant },
-        { M.OPEN, tenant, pg.array(entities) },
-    })
-    return results[1][1] and results[1][1].paused or {}, results[2], results[3]
-end
+---@return table[]
+function M.listening(tenant, entities) return db.query(tenant, M.OPEN, tenant, pg.array(entities)) end
 
 --- A live workflow rule by its key; none when it is paused.
 ---@return table|nil {id, key, version}
@@ -58,12 +61,12 @@ end
 ---@return table statement
 function M.insert(row)
     return { [[insert into workflow_runs (tenant_key, app_key, id, rule_id, version, event, event_id, event_data, entity_type, entity_id,
-        state, awaits, hops, wake_at, started_at, updated_at, user_id)
+        state, awaits, hops, wake_at, started_at, updated_at, user_id, listens)
       values ($1, $2, $3, $4, $5, $6, $7, $8::jsonb, $9, $10, 'running', $11::text[], $12, $13::timestamptz, $14::timestamptz,
-        $14::timestamptz, $15)
+        $14::timestamptz, $15, $16)
       on conflict (tenant_key, rule_id, event_id) do nothing returning id]], row.tenant_key, row.app_key, row.id, row.rule_id, row.version,
         row.event, row.event_id, pg.json(row.event_data), row.entity_type, row.entity_id, pg.array(row.awaits), row.hops,
-        value(row.wake_at), row.now, value(row.user_id) }
+        value(row.wake_at), row.now, value(row.user_id), #row.awaits > 0 }
 end
 
 ---@param tx kasma.Tx
