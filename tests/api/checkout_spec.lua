@@ -28,6 +28,13 @@ local function told_items(tenant, order_id, step)
     return said[step], said["order.placed"]
 end
 
+-- What the event of an order's payment said.
+local function told_payment(tenant, order_id, name)
+    local data = db.read(tenant, [[select payload->'data' as data from outbox where tenant_key = $1 and topic = 'event' and key = $2
+      and payload->>'name' = $3]], tenant, order_id, name)[1].data
+    return { reason = data.reason, amountMinor = data.amountMinor, currency = data.currency }
+end
+
 local function report(order_id, fields, secret)
     local body = { orderId = order_id, provider = "STRIPE", status = "SUCCESS", currency = "VND" }
     for name, value in pairs(fields) do body[name] = value end
@@ -185,6 +192,8 @@ describe("a payment's report", function()
             assert.same({ true, false, reason }, { answer.success, answer.applied, answer.reason })
             local now = shop_of.order_now(shop, order.id)
             assert.same({ "pending", "review", 0 }, { now.status, now.paymentStatus, now.paidTotalMinor })
+            local told = told_payment(shop.key, order.id, "order.payment_review")
+            assert.same({ reason = reason, amountMinor = amount, currency = "VND" }, told)
         end
     end)
 
@@ -203,6 +212,7 @@ describe("a payment's report", function()
         assert.is_true(must(report(order.id, { status = "FAILED", transactionId = support.unique("tx") })).applied)
         local now = shop_of.order_now(shop, order.id)
         assert.same({ "pending", "failed" }, { now.status, now.paymentStatus })
+        assert.same({ reason = "FAILED", amountMinor = amount, currency = "VND" }, told_payment(shop.key, order.id, "order.payment_failed"))
         assert.is_true(must(report(order.id, { transactionId = support.unique("tx"), amount = amount })).applied)
         assert.equal("paid", shop_of.order_now(shop, order.id).paymentStatus)
     end)

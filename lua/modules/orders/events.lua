@@ -59,6 +59,23 @@ function M.paid(tenant, orders, to)
     return list
 end
 
+--- The payment of these orders has failed, or staff must look at it.
+---@param tenant string
+---@param orders table[]
+---@param name "order.payment_failed"|"order.payment_review"
+---@param payment table row
+---@param input {transactionId: string|nil}
+---@param reason string
+---@return table[] statements
+function M.payment(tenant, orders, name, payment, input, reason)
+    local list = {}
+    for i, o in ipairs(orders) do
+        list[i] = outbox.event({ tenant = tenant, app = o.app_key }, name, o.id, { checkoutId = o.checkout_id, provider = payment.provider,
+            transactionId = input.transactionId or null, reason = reason, currency = o.currency, amountMinor = o.amount_due_minor })
+    end
+    return list
+end
+
 --- These orders are cancelled.
 ---@param tenant string
 ---@param orders table[] rows as they were before, with their items

@@ -70,7 +70,7 @@ local function reported_amount(input, currency)
     return minor or -1 -- what cannot be an amount of this currency matches none
 end
 
-local function mark_review(tx, tenant, orders, reason, now, received)
+local function mark_review(tx, tenant, orders, payment, input, reason, now, received)
     for _, order in ipairs(orders) do
         tx:pipeline{
             store.move{ tenant_key = tenant, id = order.id, status = order.status, payment_status = "review",
@@ -79,6 +79,7 @@ local function mark_review(tx, tenant, orders, reason, now, received)
                 from_status = order.status, to_status = order.status, actor_kind = "system", reason = reason, now = now },
         }
     end
+    tx:pipeline(order_events.payment(tenant, orders, "order.payment_review", payment, input, reason))
     log.warn("payment needs a look", { tenant = tenant, order = orders[1].id, reason = reason })
 end
 
@@ -90,7 +91,7 @@ local function apply_late(tx, tenant, orders, payment, input, now)
         store.move_tenders(tenant, payment.checkout_id, "held", "captured", now),
         store.move_tenders(tenant, payment.checkout_id, "released", "captured", now),
     }
-    mark_review(tx, tenant, orders, "paid_after_expiry", now, true)
+    mark_review(tx, tenant, orders, payment, input, "paid_after_expiry", now, true)
     return { applied = false, reason = "paid_after_expiry" }
 end
 
@@ -132,15 +133,17 @@ local function apply_failed(tx, tenant, orders, payment, input, now)
         list[1] = payments.move_statement{ tenant_key = tenant, id = payment.id, status = FAILED[input.status:upper()], captured_minor = 0,
             now = now }
     end
-    local touched = false
+    local touched = {}
     for _, order in ipairs(orders) do
         if order.payment_status == "unpaid" or order.payment_status == "authorized" then
-            touched = true
+            touched[#touched + 1] = order
             list[#list + 1] = store.move{ tenant_key = tenant, id = order.id, status = order.status, payment_status = "failed",
                 paid_minor = order.paid_total_minor, keep_expiry = true, now = now }
         end
     end
-    if not touched then return { applied = false, reason = "not_applicable" } end
+    if #touched == 0 then return { applied = false, reason = "not_applicable" } end
+    local told = order_events.payment(tenant, touched, "order.payment_failed", payment, input, input.status)
+    for _, event in ipairs(told) do list[#list + 1] = event end
     tx:pipeline(list)
     return { applied = true }
 end
@@ -157,11 +160,11 @@ local function apply(tx, tenant, checkout_id, input, held, now)
         if input.provider:upper() ~= payment.provider then return { applied = false, reason = "provider_mismatch" } end
         local amount = reported_amount(input, payment.currency_code)
         if input.currency and input.currency:upper() ~= payment.currency_code then
-            mark_review(tx, tenant, orders, "currency_mismatch", now)
+            mark_review(tx, tenant, orders, payment, input, "currency_mismatch", now)
             return { applied = false, reason = "currency_mismatch" }
         end
         if amount and amount ~= payment.amount_minor then
-            mark_review(tx, tenant, orders, "amount_mismatch", now)
+            mark_review(tx, tenant, orders, payment, input, "amount_mismatch", now)
             return { applied = false, reason = "amount_mismatch" }
         end
         return apply_paid(tx, tenant, orders, payment, input, held, now)
