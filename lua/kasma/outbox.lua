@@ -192,6 +192,9 @@ local TOPICS = [[select topic, count(*)::int as n from (select topic from outbox
   limit 10001) o group by topic]]
 local PARKED = "select count(*)::int as n from (select 1 from outbox where parked_at is not null limit 10001) o"
 
+-- Pauses are counted by a clock that nobody sets.
+local function monotonic_ms() return time.mono() / 1000 end
+
 -- held: rows that wait for another try, by id; away: topics whose store is away.
 local held, held_count, away = {}, 0, {}
 local gauge_rows, gauge_age, gauge_parked, delivered
@@ -205,7 +208,7 @@ local function hold_topic(topic, why, pause_ms)
     local entry = away[topic] or { tries = 0 }
     away[topic] = entry
     entry.tries = entry.tries + 1
-    entry.until_ms = time.real() + (pause_ms or math.min(10000, 250 * 2 ^ math.min(entry.tries, 6)))
+    entry.until_ms = monotonic_ms() + (pause_ms or math.min(10000, 250 * 2 ^ math.min(entry.tries, 6)))
     if entry.tries == 1 or entry.tries % 20 == 0 then
         log.warn("outbox topic waits", { topic = topic, tries = entry.tries, error = describe(why) })
     end
@@ -221,7 +224,7 @@ local function hold(row, why)
         held_count = held_count + 1
     end
     entry.tries = entry.tries + 1
-    entry.until_ms = time.real() + math.min(60000, 250 * 2 ^ math.min(entry.tries, 10))
+    entry.until_ms = monotonic_ms() + math.min(60000, 250 * 2 ^ math.min(entry.tries, 10))
     local gone = entry.tries >= TRIES
     if entry.tries == 1 or gone then
         log[gone and "error" or "warn"](gone and "outbox row is parked" or "outbox row could not be delivered", { topic = row.topic,
@@ -240,7 +243,7 @@ end
 
 -- What this pass leaves out: decided once a pass.
 local function held_back()
-    local now = time.real()
+    local now = monotonic_ms()
     local ids, places, behind, topics = {}, {}, { tenants = {}, topics = {}, keys = {} }, {}
     for id, entry in pairs(held) do
         if entry.until_ms > now then
@@ -285,7 +288,7 @@ end
 
 local function is_away(topic)
     local entry = away[topic]
-    return entry ~= nil and entry.until_ms > time.real()
+    return entry ~= nil and entry.until_ms > monotonic_ms()
 end
 
 -- Delivers the rows of a slow topic, a few keys at a time.
