@@ -3,7 +3,9 @@ local crypto = require("core.crypto")
 local json = require("core.json")
 local time = require("core.time")
 local uuid = require("core.uuid")
+local db = require("kasma.db")
 local support = require("api.support")
+local notices = require("modules.notices.service")
 local sockets = require("api.sockets")
 
 local service = support.client{ ["X-Internal-Api-Key"] = config.get("SOCKET_INTERNAL_API_KEY") }
@@ -92,6 +94,36 @@ describe("notices", function()
         assert.equal(3, list(user).json.total)
     end)
 
+    it("speak the reader's language, by their type and with the actor's name; a sender's own text stays", function()
+        local user, actor = support.shopper(shop), support.shopper(shop)
+        local scope = { tenant = shop.key, app = shop.app }
+        db.query(nil, "update users set display_name = 'Lan' where id = $1", actor.user.id)
+        local statements = {}
+        for _, kind in ipairs{ "FRIEND_REQUEST", "LIKE", "SYSTEM" } do
+            notices.append(statements, scope, { recipient_id = user.user.id, notice_type = kind, title = "as stored",
+                body = "by its sender", actor_id = kind ~= "SYSTEM" and actor.user.id or nil })
+        end
+        db.pipeline(shop.key, statements)
+        db.query(shop.key, [[update social_notices set actor_count = 3 where tenant_key = $1 and recipient_id = $2
+          and notice_type = 'LIKE']], shop.key, user.user.id)
+        local function said(language)
+            local found = {}
+            for _, row in ipairs(user:get("/api/social/notices", { ["Accept-Language"] = language }).json.data) do
+                found[row.notice_type] = row.title .. ": " .. row.body
+            end
+            return found
+        end
+        assert.same({ FRIEND_REQUEST = "Friend request: Lan would like to be your friend",
+            LIKE = "New reaction: Lan and 2 others reacted to what you wrote",
+            SYSTEM = "as stored: by its sender" }, said("en-GB, vi;q=0.5"))
+        assert.equal("Lời mời kết bạn: Lan muốn kết bạn với bạn", said("fr, vi;q=0.8, en;q=0.3").FRIEND_REQUEST)
+        db.query(nil, "update users set display_name = null where id = $1", actor.user.id)
+        local id = user:get("/api/social/notices", { ["Accept-Language"] = "vi" }).json.data[1].id
+        local answer = user:post("/api/social/notices/" .. id .. "/read", nil, { ["Accept-Language"] = "vi" })
+        assert.equal(201, answer.status)
+        assert.equal("Ai đó muốn kết bạn với bạn", said("vi").FRIEND_REQUEST:match(": (.*)$"))
+    end)
+
     it("of others are not there: another user's, another app's, another tenant's", function()
         local user, other = support.shopper(shop), support.shopper(shop)
         local id = create(shop, user).json.id
@@ -166,7 +198,6 @@ describe("notices", function()
         assert.equal(201, other:post("/api/social/notices/devices", { platform = "android", token = token }).status)
         assert.equal(400, user:post("/api/social/notices/devices", { platform = "fridge", token = token }).status)
         assert.equal(400, user:post("/api/social/notices/devices", { platform = "ios", token = "" }).status)
-        local db = require("kasma.db")
         local held = db.read(shop.key, "select user_id, platform from social_push_devices where tenant_key = $1 and token = $2",
             shop.key, token)
         assert.equal(1, #held)
@@ -174,7 +205,7 @@ describe("notices", function()
     end)
 
     it("go away when they are old: read ones after 90 days, all after 180", function()
-        local notices, store = require("modules.notices.service"), require("modules.notices.store")
+        local store = require("modules.notices.store")
         local user = support.shopper(shop)
         local read = create(shop, user).json.id
         create(shop, user)

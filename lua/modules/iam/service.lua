@@ -58,6 +58,18 @@ function M.user(id)
     return user
 end
 
+--- What users are called, by their ids; who has no name, or is deleted, is left out.
+---@param ids string[] at most 1000
+---@return table<string, string>
+function M.names(ids)
+    local names = {}
+    if #ids == 0 then return names end
+    for _, user in ipairs(store.user_names(ids)) do
+        if user.display_name and user.display_name ~= json.null then names[user.id] = user.display_name end
+    end
+    return names
+end
+
 local function redis_get(key)
     local text, err = redis.call("GET", key)
     if err then error(errors.from_store(err), 0) end

@@ -17,6 +17,13 @@ local USER = [[u.id, u.email, u.display_name, u.user_type, u.status, u.is_locked
 ---@return table|nil
 function M.user(id) return db.one(nil, "select " .. USER .. " from users u where u.id = $1", id) end
 
+---@param ids string[]
+---@return table[] id, display_name of those that are not deleted
+function M.user_names(ids)
+    return db.read(nil, "select id, display_name from users where id = any($1::uuid[]) and deleted_at is null order by id limit 1000",
+        pg.array(ids))
+end
+
 ---@param email string lower case
 ---@return table|nil
 function M.user_by_email(email)

@@ -20,7 +20,7 @@ route.get("/api/social/notices", {
     },
     returns = schema.object({ data = schema.array(Notice), total = schema.integer(), page = schema.integer(), limit = schema.integer(),
         has_more = schema.boolean(), next_cursor = schema.string():nullable() }),
-    handler = function(ctx) return notices.list(ctx.scope, ctx.user.id, ctx.query) end,
+    handler = function(ctx) return notices.list(ctx.scope, ctx.user.id, ctx.query, ctx.req:header("accept-language")) end,
 })
 
 route.get("/api/social/notices/unread-count", {
@@ -45,7 +45,7 @@ route.post("/api/social/notices/:id/read", {
     access = "user", module = "social",
     params = { id = schema.uuid() },
     returns = Notice,
-    handler = function(ctx) return notices.read_one(ctx.scope, ctx.user.id, ctx.params.id) end,
+    handler = function(ctx) return notices.read_one(ctx.scope, ctx.user.id, ctx.params.id, ctx.req:header("accept-language")) end,
 })
 
 route.get("/api/social/notices/preferences", {

@@ -17,7 +17,9 @@ local outbox = require("kasma.outbox")
 local remote = require("kasma.remote")
 local schema = require("kasma.schema")
 local iam = require("modules.iam.service")
+local tenants = require("kasma.tenant")
 local store = require("modules.notices.store")
+local texts = require("modules.notices.texts")
 
 local M = {}
 
@@ -106,6 +108,23 @@ local function view(row)
         out[column] = value
     end
     return out
+end
+
+-- As their reader sees them: texts in his language, with the names that actors have now.
+local function views(scope, rows, accept)
+    local tenant = tenants.by_key(scope.tenant)
+    local language = texts.language(accept, tenant and tenant.default_locale)
+    local ids = {}
+    for _, row in ipairs(rows) do
+        if row.actor_id and row.actor_id ~= null then ids[#ids + 1] = row.actor_id end
+    end
+    local names, list = iam.names(ids), json.array({})
+    for i, row in ipairs(rows) do
+        list[i] = view(row)
+        local title, body = texts.of(row.notice_type, language, names[row.actor_id], row.actor_count or 1)
+        if title then list[i].title, list[i].body = title, body end
+    end
+    return list
 end
 
 ---@class kasma.Notice
@@ -205,8 +224,9 @@ end
 ---@param scope Scope
 ---@param user_id string
 ---@param q {page: integer, limit: integer, unread_only: boolean, cursor: string|nil}
+---@param accept string|nil Accept-Language
 ---@return table body
-function M.list(scope, user_id, q)
+function M.list(scope, user_id, q, accept)
     local after_at, after_id
     if q.cursor then
         after_at, after_id = place_of(q.cursor)
@@ -215,10 +235,9 @@ function M.list(scope, user_id, q)
     end
     local rows, total = store.list(scope.tenant, scope.app, user_id, { limit = q.limit, offset = q.cursor and 0 or (q.page - 1) * q.limit,
         unread_only = q.unread_only == true, after_at = after_at, after_id = after_id })
-    local data = json.array({})
-    for i = 1, math.min(#rows, q.limit) do data[i] = view(rows[i]) end
     local more = #rows > q.limit
-    return { data = data, total = total, page = q.page, limit = q.limit, has_more = more,
+    local shown = { unpack(rows, 1, math.min(#rows, q.limit)) }
+    return { data = views(scope, shown, accept), total = total, page = q.page, limit = q.limit, has_more = more,
         next_cursor = more and cursor_of(rows[q.limit]) or null }
 end
 
@@ -234,11 +253,12 @@ function M.read_all(scope, user_id) store.read_all(scope.tenant, scope.app, user
 ---@param scope Scope
 ---@param user_id string
 ---@param id string
+---@param accept string|nil Accept-Language
 ---@return table notice
-function M.read_one(scope, user_id, id)
+function M.read_one(scope, user_id, id, accept)
     local row = store.read_one(scope.tenant, scope.app, user_id, id, time.iso(time.now()))
     if not row then errors.not_found{ message = "Notice not found" } end
-    return view(row)
+    return views(scope, { row }, accept)[1]
 end
 
 --- Removes what is old enough, tenant by tenant and in batches.
