@@ -31,6 +31,15 @@ static bool take_int(struct answer *a, struct str key, int64_t *out) {
                      a->index, STR_FMT(key), text);
 }
 
+/* An amount that is merely too large is no fault: it is clamped, as it will be to what it is taken off. (Above 2^53 a
+ * number of Lua may be another than was meant.) */
+static bool take_amount(struct answer *a, struct str key, int64_t *out) {
+    if (!take_int(a, key, out)) return false;
+    if (*out > INT64_C(1) << 53) return fault(a, key, "is above 2^53");
+    if (*out > MONEY_MAX) *out = MONEY_MAX;
+    return true;
+}
+
 static bool take_str(struct answer *a, struct str key, struct str *out) {
     if (lua_type(a->L, -1) != LUA_TSTRING) return fault(a, key, "a text is expected");
     size_t len;
@@ -114,13 +123,13 @@ static bool take_member(struct answer *a, struct str key, struct operation *op, 
     if (IS("op", M_OP)) return take_kind(a, key, &op->kind);
     if (IS("line_id", M_LINE)) return take_str(a, key, &op->line_id);
     if (IS("bps", M_BPS)) return take_int(a, key, &op->bps);
-    if (IS("amount", M_AMOUNT)) return take_int(a, key, &op->amount);
-    if (IS("price", M_PRICE)) return take_int(a, key, &op->amount);
+    if (IS("amount", M_AMOUNT)) return take_amount(a, key, &op->amount);
+    if (IS("price", M_PRICE)) return take_amount(a, key, &op->amount);
     if (IS("units", M_UNITS))
         return take_int(a, key, &op->units) && (op->units > 0 || fault(a, key, "must be above 0"));
     if (IS("line_ids", M_LISTS)) return take_list(a, key, &op->line_ids);
     if (IS("exclude_line_ids", M_LISTS)) return take_list(a, key, &op->exclude_line_ids);
-    if (IS("max", M_MAX)) return take_int(a, key, &op->max) && (op->max > 0 || fault(a, key, "must be above 0"));
+    if (IS("max", M_MAX)) return take_amount(a, key, &op->max) && (op->max > 0 || fault(a, key, "must be above 0"));
     if (IS("method_id", M_METHOD)) return take_str(a, key, &op->method_id);
     if (IS("product_id", M_PRODUCT)) return take_str(a, key, &op->product_id);
     if (IS("variant_id", M_VARIANT)) return take_str(a, key, &op->variant_id);
