@@ -12,9 +12,10 @@
  * | nil, err spec = {id, rule_id, hook, name, number, priority, on_error, source, config = JSON text, fallback = JSON
  * text, open_until_ms, libs = {{key, source}}} rules.epoch(tenant) -> integer or nil; rules.holds(tenant, id, number)
  * -> bool rules.form(definition [, path]) -> form   {fields = {name = definition}}, {item = definition}, else plain
- * data rules.fair(source) -> true | nil, why, line   whether the parser may be given it rules.globals() -> {name =
- * true, or {member = true} of a library} rules.limits(hook) -> {instructions, heap, wall_us, result} rules.folder()
- * ->  path of the rule files; rules.reload(), rules.status() -> { {tenant, live, rules, problems}, ... } */
+ * data rules.fair(source) -> true | nil, why, line   whether the parser may be given it rules.cover(id | nil),
+ * rules.covered(line) -> bool   which lines of a rule ran between the two rules.globals() -> {name = true, or
+ * {member = true} of a library} rules.limits(hook) -> {instructions, heap, wall_us, result} rules.folder() ->  path
+ * of the rule files; rules.reload(), rules.status() -> { {tenant, live, rules, problems}, ... } */
 #include "script/bind_rules.h"
 
 #include <lauxlib.h>
@@ -404,6 +405,16 @@ static int l_fair(lua_State *L) {
     return 3;
 }
 
+static int l_cover(lua_State *L) {
+    sandbox_cover(luaL_optstring(L, 1, NULL));
+    return 0;
+}
+
+static int l_covered(lua_State *L) {
+    lua_pushboolean(L, sandbox_covered((int)luaL_checkinteger(L, 1)));
+    return 1;
+}
+
 static int l_globals(lua_State *L) {
     struct error err = {0};
     struct sandbox *sb = sandbox_new(&err);
@@ -496,9 +507,9 @@ static void make_type(lua_State *L, const char *name, const luaL_Reg *methods, l
 int luaopen_core_rules(lua_State *L) {
     static const luaL_Reg functions[] = {{"pin", l_pin},       {"publish", l_publish}, {"epoch", l_epoch},
                                          {"holds", l_holds},   {"form", l_form},       {"globals", l_globals},
-                                         {"fair", l_fair},     {"limits", l_limits},   {"reload", l_reload},
-                                         {"folder", l_folder}, {"loads", l_loads},     {"status", l_status},
-                                         {NULL, NULL}};
+                                         {"fair", l_fair},     {"cover", l_cover},     {"covered", l_covered},
+                                         {"limits", l_limits}, {"reload", l_reload},   {"folder", l_folder},
+                                         {"loads", l_loads},   {"status", l_status},   {NULL, NULL}};
     static const luaL_Reg methods[] = {{"list", l_set_list},         {"count", l_set_count},
                                        {"epoch", l_set_epoch},       {"memory", l_set_memory},
                                        {"run", l_set_run},           {"fault", l_set_fault},

@@ -103,7 +103,7 @@ static void on_count(lua_State *L, lua_Debug *ar);
 
 static void set_grain(lua_State *L, struct sandbox *sb, unsigned grain) {
     sb->grain = grain;
-    int done = lua_sethook(L, on_count, LUA_MASKCOUNT, (int)grain);
+    int done = lua_sethook(L, on_count, LUA_MASKCOUNT | (sandbox_is_covering() ? LUA_MASKLINE : 0), (int)grain);
     (void)done; /* always 1 */
 }
 
@@ -160,6 +160,10 @@ static void note_line(struct sandbox *sb, int line) {
 
 static void on_count(lua_State *L, lua_Debug *ar) {
     struct sandbox *sb = sandbox_of(L);
+    if (ar->event == LUA_HOOKLINE) {
+        sandbox_cover_line(L, ar);
+        return;
+    }
     sb->used += sb->grain;
     if (lua_getinfo(L, "l", ar) && ar->currentline > 0) note_line(sb, ar->currentline);
     if (sb->stop != OUTCOME_OK) sandbox_stop(L, sb->stop, "stopped");

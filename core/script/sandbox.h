@@ -88,6 +88,11 @@ struct sandbox_manifest {
 #define SANDBOX_JUMPS_TEXT "more than %d of the words and, or, elseif, break and goto in one file"
 int sandbox_jumps(struct str source, unsigned most);
 
+/* From now on notes which lines of the chunk of that name run, in whichever sandbox; NULL: no more. Lines that were
+ * noted stay until the next begins. One at a time. */
+void sandbox_cover(const char *chunk);
+bool sandbox_covered(int line);
+
 /* An empty state. NULL: out of memory. */
 struct sandbox *sandbox_new(struct error *err);
 void sandbox_free(struct sandbox *sb);

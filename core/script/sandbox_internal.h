@@ -71,6 +71,9 @@ const char *sandbox_text(lua_State *L, int idx, char number[32], size_t *len);
 /* Compiles text (never bytecode) as a chunk that sees the rules' globals, and pushes it; gives what the cache knows of
  * it (sandbox_cache.h), or NULL. Raises what is wrong. */
 struct compiled *sandbox_compile(lua_State *L, const char *name, struct str source);
+/* Whether lines are noted, and the note of one, by the hook that has just been called for it. */
+bool sandbox_is_covering(void);
+void sandbox_cover_line(lua_State *L, lua_Debug *ar);
 /* The source of a library that the rule whose chunk is being run may use. False: none of that name. */
 bool sandbox_find_lib(const struct sandbox *sb, const char *key, struct str *source);
 /* Replaces the table on top by plain data: bare schemas resolved, functions as true. May raise. */

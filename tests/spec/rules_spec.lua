@@ -117,6 +117,97 @@ describe("the checker", function()
     end)
 end)
 
+describe("the checker's coverage", function()
+    local examine = require("modules.rules.examine")
+    local SOURCE = [[
+return { hook = "promotion", name = "x", run = function(input, config)
+  local line = input.cart.lines[1]
+  if line.qty == 4321 then
+    log("never")
+    return { operations = {
+      { op = "line_percent", line_id = line.id, bps = 5 } } }
+  end
+  line.unit = 0
+  local function helper()
+    return 1
+  end
+  return nil, "nothing"
+end }]]
+
+    local function findings(beside)
+        local out = {}
+        for _, d in ipairs(examine.check_all("rules-coverage", { source = SOURCE, key = "x", tests = beside }).diagnostics) do
+            out[#out + 1] = ("%s:%s:%s:%s"):format(d.severity, d.code, d.line or "-", d.lastLine or "-")
+        end
+        return table.concat(out, " ")
+    end
+
+    it("names the lines that no sample reached, and what is overwritten", function()
+        assert.equal("warning:readonly:8:- info:not_covered:4:6 info:not_covered:10:10", findings(""))
+    end)
+
+    it("counts tests, and tells of those that fail", function()
+        local function with(expect)
+            return ("return { prices = { a = 5 }, tests = { { name = 't', given = { cart = { a = 4321 } }, expect = { %s } } } }")
+                :format(expect)
+        end
+        assert.equal("warning:readonly:8:- info:not_covered:10:10", findings(with("log = 'never'")))
+        assert.equal("warning:readonly:8:- error:test_failed:-:- info:not_covered:10:10", findings(with("log = 'ever and ever'")))
+    end)
+
+    it("is nothing that other runs pay for or see", function()
+        local base = assert(rules.pin("rules-coverage"))
+        local set = assert(base:with{ id = "x", hook = "promotion", source = SOURCE })
+        rules.cover("x")
+        local before = pricing.quote(samples.input({ { id = "l", product_id = "p", qty = 1, price = 100 } }, {}), set).rule_runs[1]
+        rules.cover(nil)
+        assert.is_true(rules.covered(8))
+        assert.is_false(rules.covered(4))
+        local after = pricing.quote(samples.input({ { id = "l", product_id = "p", qty = 1, price = 100 } }, {}), set).rule_runs[1]
+        assert.equal(before.instructions, after.instructions)
+        assert.same({ "ok", "ok" }, { before.outcome, after.outcome })
+    end)
+end)
+
+describe("what is told of overwriting", function()
+    local check_input = require("modules.rules.check_input")
+
+    it("follows names through assignments and loops, and is silent about copies", function()
+        local source = [==[
+return { hook = "x", run = function(input, config)
+  input.cart.net = 5
+  local c = input.cart
+  c.net = 1 c["net"] = 2
+  for _, line in ipairs(c.lines) do line.unit = 0 local u = line.unit u = 3 end
+  for i = 1, #c.lines do local l = c.lines[i] l.unit = l.unit - 1 end
+  local out = { unit = 5, net = 2 } out.unit = 4
+  local s = "input.cart.net = 4" -- input.cart.net = 4
+  --[[ input.cart.net = 5
+  ]] if c.net == 5 then c.mine = 5 end
+  local x = c.net + 1
+  local copy = { lines = c.lines }
+  copy.lines = nil
+  c.lines[1].unit = 5
+end }]==]
+        local out = {}
+        for i, f in ipairs(check_input.overwritten(source, catalogue.get("promotion").input)) do
+            out[i] = ("%d:%d %s"):format(f.line, f.column, f.field)
+        end
+        assert.same({ "2:14 net", "4:5 net", "4:15 net", "5:42 unit", "6:49 unit", "14:14 unit" }, out)
+    end)
+
+    it("comes to an end for any text", function()
+        local chance = samples.chance(7)
+        local words = { "input", ".", "cart", "[", "]", "=", "local", "for", "in", "ipairs", "(", ")", "\"", "'", "--", "[[", "]]", "\n",
+            "run", "function", "{", "}", "--[==[", "]==]", "5", "\\", "..", "x", ",", "lines" }
+        for _ = 1, 2000 do
+            local text = {}
+            for i = 1, chance(40) do text[i] = words[chance(#words)] end
+            check_input.overwritten(table.concat(text, chance(2) == 1 and " " or ""), catalogue.get("promotion").input)
+        end
+    end)
+end)
+
 describe("answers of hooks", function()
     it("are checked as a whole, with the path of the fault", function()
         local function why(hook, value) return select(2, catalogue.check(catalogue.get(hook).output, value)) end

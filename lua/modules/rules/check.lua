@@ -9,6 +9,7 @@ local rules = require("core.rules")
 local capabilities = require("kasma.capabilities")
 local hooks = require("kasma.hooks")
 local catalogue = require("kasma.hooks_catalogue")
+local check_input = require("modules.rules.check_input")
 local mounted = require("modules.rules.mounted")
 local samples = require("modules.rules.samples")
 local workflow = require("modules.rules.check_workflow")
@@ -28,6 +29,7 @@ local floor = math.floor
 local function opcode(text, pc) return util.funcbc(assert(loadstring(text)), pc) % 256 end
 local GGET, GSET = opcode("return x", 1), opcode("x = 1", 2)
 local TGETS = opcode("local t return t.x", 2)
+local RET0 = opcode("local x", 2)
 
 local HINTS = {
     os = "for the time use input.now", io = "rules read only their input", print = "use log()", require = "use lib()", next = "use pairs",
@@ -88,6 +90,29 @@ local function walk(fn, found, seen)
             walk(child, found, seen)
         end
     end
+end
+
+-- The lines of the functions of a chunk that hold code; the chunk itself runs at load. The return that ends a function without one says
+-- nothing about whether it was reached.
+local function code_lines(fn, lines, seen)
+    local info = util.funcinfo(fn)
+    if seen.depth > 0 then
+        for pc = 1, info.bytecodes - 1 do
+            local at = util.funcinfo(fn, pc).currentline
+            if pc < info.bytecodes - 1 or util.funcbc(fn, pc) % 256 ~= RET0 then lines[at] = true end
+        end
+    end
+    if not info.children then return end
+    seen.depth = seen.depth + 1
+    for i = -1, -1000000000, -1 do
+        local child = util.funck(fn, i)
+        if child == nil then break end
+        if type(child) == "proto" and not seen[child] then
+            seen[child] = true
+            code_lines(child, lines, seen)
+        end
+    end
+    seen.depth = seen.depth - 1
 end
 
 local function column_of(lines, line, name)
@@ -241,6 +266,42 @@ function M.add(report, d)
     report.diagnostics[#report.diagnostics + 1] = d
 end
 
+-- Coverage ----------------------------------------------------------------------------------------------------------------------
+
+--- Runs what tries a rule, and notes in the report which of its lines were reached. It must not wait: lines are noted for one at a time.
+---@param report table
+---@param id string the rule's, as it is loaded
+---@param fn fun()
+function M.covering(report, id, fn)
+    rules.cover(id)
+    local ok, why = pcall(fn)
+    rules.cover(nil)
+    report.reached = report.reached or {}
+    for line in pairs(report.code) do
+        if rules.covered(line) then report.reached[line] = true end
+    end
+    if not ok then error(why, 0) end
+end
+
+--- Adds what no sample and no test has reached, lines that follow each other as one.
+---@param report table of M.run, after its tests were run too
+function M.not_covered(report)
+    if not report.code or not report.reached then return end
+    local code, i = {}, 1
+    for line in pairs(report.code) do code[#code + 1] = line end
+    table.sort(code)
+    while code[i] do
+        local first, last = code[i], nil
+        while code[i] and not report.reached[code[i]] do last, i = code[i], i + 1 end
+        if last then
+            M.add(report, { severity = "info", code = "not_covered", line = first, lastLine = last, message = (first == last
+                and "line %d is" or "lines %d-%d are"):format(first, last) .. " reached by no sample and no test" })
+        else
+            i = i + 1
+        end
+    end
+end
+
 -- The check --------------------------------------------------------------------------------------------------------------------
 
 --- The JSON text of a config for the core; an empty table is an object.
@@ -302,6 +363,8 @@ function M.run(o)
         return done()
     end
     local found = global_findings(fn, out, lines)
+    report.code = {}
+    code_lines(fn, report.code, { depth = 0 })
 
     local hook_name = o.hook or o.source:match("hook%s*=%s*[\"']([%w_.]+)[\"']") or "promotion"
     local hook = catalogue.get(hook_name)
@@ -379,7 +442,12 @@ function M.run(o)
     end
     if hook.kind == "hook" then
         local inputs = hook.quote and samples.quotes(hook_name, settings.config) or catalogue.samples(hook)
-        report.sampleRuns = try(set, id, hook, out, inputs)
+        for i, o_ in ipairs(check_input.overwritten(o.source, hook.input)) do
+            if i > FINDINGS_MAX then break end
+            out("readonly", ("'%s' of the input is overwritten: nobody else sees that, an answer is what counts"):format(o_.field),
+                { line = o_.line, column = o_.column, severity = "warning" })
+        end
+        M.covering(report, id, function() report.sampleRuns = try(set, id, hook, out, inputs) end)
     elseif hook.kind == "workflow" then
         for _, rule in ipairs(set:list(hook_name)) do
             if rule.id == id then report.sampleRuns = workflow.try(set, rule, report.plan, out, M) end

@@ -97,8 +97,11 @@ end
 local function run_tests(tenant, report, rule, text)
     if text == "" or not report.spec then return end
     local file = report.file:gsub("%.lua$", "") .. "_test.lua"
-    local result, finding = tests.run{ spec = report.spec, hook = rule.hook, tests = text, file = file,
-        stored = kept.for_tests(tenant, rule.key) }
+    local result, finding
+    check.covering(report, report.spec.id, function()
+        result, finding = tests.run{ spec = report.spec, hook = rule.hook, tests = text, file = file,
+            stored = rule.key and kept.for_tests(tenant, rule.key) or nil }
+    end)
     if not result then M.tests_failed{ details = { diagnostics = json.array{ finding } } } end
     if result.failed > 0 then
         local failed = json.array{}
@@ -217,6 +220,22 @@ local function past(tenant, rule, report)
     return past_runs(place, rule, report)
 end
 
+--- The check with the tests beside the rule: their failures are findings too, and lines that nothing reaches.
+---@param tenant string
+---@param o table see M.check; tests: string
+---@return table report
+function M.check_all(tenant, o)
+    local report = M.check(tenant, o)
+    if not report.ok or not report.spec then return report end
+    local ok, why = pcall(run_tests, tenant, report, { hook = o.hook or report.spec.hook, key = o.key }, o.tests or "")
+    if not ok then
+        if not errors.is(why) or why.code ~= M.tests_failed.code then error(why, 0) end
+        for _, d in ipairs(why.details.diagnostics) do check.add(report, d) end
+    end
+    check.not_covered(report)
+    return report
+end
+
 --- All checks of publishing. Raises what fails, and what warns unless its code is accepted.
 ---@param tenant string
 ---@param rule table hook, key; id and app_key where there is a row
@@ -230,6 +249,7 @@ function M.all(tenant, rule, draft, accepted, more)
         given = more.given })
     if not report.ok then M.check_failed{ details = { diagnostics = report.diagnostics } } end
     run_tests(tenant, report, rule, draft.tests)
+    check.not_covered(report)
     report.stored = past(tenant, rule, report)
     if not report.ok then M.check_failed{ details = { diagnostics = report.diagnostics } } end
     if more.warnings then return report end

@@ -187,7 +187,7 @@ route.post("/rules/check", {
         tests = Tests:optional() }, returns = { [201] = Any, [413] = too_large },
     handler = function(ctx)
         guarded(ctx.body)
-        local report = rules.check(ctx.tenant, ctx.body)
+        local report = rules.check_all(ctx.tenant, ctx.body)
         return { ok = report.ok, diagnostics = report.diagnostics, manifest = report.manifest or null, sampleRuns = report.sampleRuns }
     end,
 })

@@ -66,7 +66,7 @@ function M.find(tenant, ref)
 end
 
 M.doctor = facts.of
-M.libraries, M.check, M.test, M.examine = examine.libraries, examine.check, examine.test, examine.all
+M.libraries, M.check, M.check_all, M.test, M.examine = examine.libraries, examine.check, examine.check_all, examine.test, examine.all
 
 -- Drafts -----------------------------------------------------------------------------------------------------------------------
 
@@ -208,7 +208,7 @@ function M.make_live(scope, rule, o, report)
     end)
     stream.tell(scope.tenant, "published", { key = rule.key, version = number, epoch = epoch })
     live.changed(scope.tenant)
-    return { version = number, epoch = epoch, live = await_live(scope.tenant, epoch) }
+    return { version = number, epoch = epoch, live = await_live(scope.tenant, epoch), diagnostics = report.diagnostics }
 end
 
 function M.needs_approval(tenant, hook)
