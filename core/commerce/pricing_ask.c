@@ -18,7 +18,8 @@ struct pricing_view work_view(const struct work *w, const struct world *x) {
 }
 
 static bool same_item(const struct pricing_line *a, const struct pricing_line *b) {
-    return str_eq(a->product_id, b->product_id) && str_eq(a->variant_id, b->variant_id);
+    return str_eq(a->product_id, b->product_id) && str_eq(a->variant_id, b->variant_id) &&
+           str_eq(a->tax_class, b->tax_class);
 }
 
 /* One line of the trace for each rule, however many items it puts elsewhere. */
