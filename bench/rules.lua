@@ -1,37 +1,33 @@
 -- Rules: what five of them cost over a cart of ten lines, what a fresh state costs, and what a thousand tenants hold. Run by
 -- bench/run, or by hand: kasma lua bench/rules.lua. Prints one JSON object.
 --
--- The peer is the same five rules as trusted Lua in this process, as an nginx with Lua would run them: no sandbox, no limits, no check of
--- what they answer; their input is built anew for each request, which is what a request is.
+-- The peer is the same five rules as trusted Lua in this process (bench/peers/rules.lua), with the JIT and without.
+package.path = debug.getinfo(1, "S").source:match("^@(.*)/") .. "/peers/?.lua;" .. package.path
 local json = require("core.json")
 local pricing = require("core.pricing")
 local rules = require("core.rules")
+local peer = require("rules")
 local check = require("modules.rules.check")
 local samples = require("modules.rules.samples")
 local shipped = require("modules.rules.shipped")
 
-local FIVE = {
-    { "promotions/percent_off", { bps = 1000, skus = { "SKU-003", "SKU-004" } } },
-    { "promotions/buy_x_get_y", { category = "tea" } },
-    { "promotions/tiered_quantity", {} },
-    { "promotions/free_shipping", { from = 100000 } },
-    { "promotions/customer_tier", {} },
-}
+local ROOT = debug.getinfo(1, "S").source:match("^@(.*)/") .. "/.."
 
 local function specs()
     local list = {}
-    for i, one in ipairs(FIVE) do
-        local entry = shipped.find(one[1])
-        list[i] = { id = one[1], rule_id = one[1], hook = "promotion", number = 1, source = entry.source, priority = -i,
-            config = check.config_text(one[2]) }
+    for i, one in ipairs(peer.FIVE) do
+        local entry = shipped.find(one.key)
+        list[i] = { id = one.key, rule_id = one.key, hook = "promotion", number = 1, source = entry.source, priority = -i,
+            config = check.config_text(one.config) }
     end
     return list
 end
 
+local cart = peer.cart()
 local lines = {}
-for i = 1, 10 do
-    lines[i] = { id = "l" .. i, product_id = "p" .. i, sku = ("SKU-%03d"):format(i), qty = i % 3 + 1, price = 10000 * i, weight_g = 100,
-        requires_shipping = true, category_ids = { i % 2 == 0 and "tea" or "ware" }, tag_ids = {} }
+for i, line in ipairs(cart.lines) do
+    lines[i] = line
+    lines[i].requires_shipping, lines[i].tag_ids = true, {}
 end
 local input = samples.input(lines, { customer = { id = "u", groups = { "vip" } }, shipping = 30000 })
 
@@ -82,60 +78,23 @@ end
 
 -- The peer ------------------------------------------------------------------------------------------------------------------------
 
-local any_schema = setmetatable({}, { __index = function() return function() return {} end end })
-local trusted_env = { schema = any_schema, math = math, table = table, ipairs = ipairs, pairs = pairs, string = string, tostring = tostring,
-    money = { format = tostring },
-    text = { template = function(s, v) return (s:gsub("{(%w+)}", function(n) return tostring(v[n]) end)) end },
-    set = {
-        has = function(list, x)
-            if list[x] == true then return true end
-            for i = 1, #list do
-                if list[i] == x then return true end
-            end
-            return false
-        end,
-        of = function(list)
-            local out = {}
-            for i = 1, #list do out[list[i]] = true end
-            return out
-        end,
-    } }
-local trusted = {}
-for i, one in ipairs(FIVE) do
-    local chunk = assert(loadstring(shipped.find(one[1]).source))
-    setfenv(chunk, trusted_env)
-    trusted[i] = { run = chunk().run, config = json.decode(check.config_text(one[2])) }
+local trusted = peer.load(ROOT)
+local answer = peer.price(trusted, cart)
+assert(answer.total == checked.total, "the peer has another total")
+for i, one in ipairs(answer.adjustments) do
+    local found
+    for _, a in ipairs(checked.adjustments) do found = found or a.source_id == one.rule and a.amount == one.amount end
+    assert(found, "the peer has another amount for " .. one.rule .. " (" .. i .. ")")
 end
-local defaults = { { skus = { "SKU-003", "SKU-004" }, bps = 1000 }, { category = "tea", buy = 2, free = 1, days = { 1, 2, 3, 4, 5, 6, 7 } },
-    { steps = { { from = 5, bps = 500 }, { from = 10, bps = 1000 } }, label = "x" }, { from = 100000, bps = 10000, countries = {} },
-    { tiers = { Gold = 500 }, groups = { vip = 700 } } }
-for i, t in ipairs(trusted) do
-    for name, value in pairs(defaults[i]) do t.config[name] = value end
-end
-
-local function trusted_input()
-    local own = {}
-    for i, l in ipairs(lines) do
-        own[i] = { id = l.id, product_id = l.product_id, sku = l.sku, qty = l.qty, unit = l.price, gross = l.price * l.qty,
-            net = l.price * l.qty, weight_g = l.weight_g, category_ids = { l.category_ids[1] }, tag_ids = {}, is_gift = false,
-            attributes = {}, properties = {}, discounts = {}, purchase_type = "one_time" }
-    end
-    return { hook = "promotion", now = { epoch = 0, year = 2026, month = 11, day = 27, hour = 10, min = 0, wday = 5, tz = "UTC" },
-        currency = { code = "VND", exponent = 0 }, tenant = { id = "t", country = "VN", settings = {} },
-        customer = { id = "u", guest = false, groups = { "vip" }, first_order = false },
-        cart = { id = "c", gross = 1, net = 1100000, item_count = 20, coupon_codes = {}, lines = own },
-        shipping = { address = { country = "VN" }, groups = {} }, subject = {} }
-end
-local function run_trusted()
-    local shared = trusted_input()
-    for _, t in ipairs(trusted) do t.run(shared, t.config) end
-end
+local function run_trusted() peer.price(trusted, cart) end
 local trusted_jit = measure(run_trusted, 3000)
-require("jit").off(true, true)
-for _, t in ipairs(trusted) do require("jit").off(t.run, true) end
-require("jit").off(run_trusted, true)
-require("jit").off(trusted_input, true)
-require("jit").flush()
+local jit = require("jit")
+jit.off(true, true)
+jit.off(peer.price, true)
+for _, t in ipairs(trusted) do jit.off(t.run, true) end
+jit.off(run_trusted, true)
+jit.off()
+jit.flush()
 local trusted_plain = measure(run_trusted, 3000)
 
 -- States --------------------------------------------------------------------------------------------------------------------------
