@@ -313,6 +313,7 @@ const struct setting config_table[] = {
     CHECKED("QUEUE_PREFIX", "bull", is_queue_prefix, "first part of the queue keys in Redis"),
     INT("BULLMQ_LAYOUT", "5", 5, 6, "queue layout written on pause"),
     INT("WORKER_CONCURRENCY", "8", 1, 1000, "jobs of a queue at once"),
+    INT("WORK_NICE", "5", 0, 19, "how far job workers stand back behind `serve` for the processor; nice(1)"),
     TEXT("SCHEDULES", NULL, "own periods of schedules, outside production: name=milliseconds, with commas"),
 
     TEXT("MAIL_HOST", NULL, "SMTP server; unset: .eml files in MAIL_DIR, refused in production"),

@@ -1,7 +1,10 @@
 #include "script/worker.h"
 
+#include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
 #include <sysexits.h>
 
 #include "http/spool.h"
@@ -242,6 +245,12 @@ static bool boot(struct error *err) {
     return task_start(L, 1, NULL, booted, NULL, NULL) || error_set(err, ERR_MEMORY, "out of memory");
 }
 
+/* Nobody waits for a job as they wait for an answer. */
+static void stand_back(void) {
+    if (setpriority(PRIO_PROCESS, 0, (int)config_int("WORK_NICE")) != 0)
+        log_line(LOG_WARN, "job workers have the priority of the server: %s", strerror(errno));
+}
+
 int worker_run(const struct supervisor_worker *worker) {
     struct error err = {0};
     w.told = worker;
@@ -250,6 +259,7 @@ int worker_run(const struct supervisor_worker *worker) {
                                 watch_signal(&w.interrupt, on_stop, SIGINT) && watch_signal(&w.hup, on_hup, SIGHUP)
                             ? true
                             : error_set(&err, ERR_INTERNAL, "the event loop takes no signals"));
+    if (ok && strcmp(worker->role, "work") == 0) stand_back();
     if (!ok || !boot(&err)) {
         fail("the worker cannot start", &err);
         return end(EX_SOFTWARE);

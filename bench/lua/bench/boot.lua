@@ -48,6 +48,24 @@ local function price(req)
     req:respond_json(200, headers, { adjustments = adjustments, total = quote.total })
 end
 
+-- A quote of a stored order, by the service that carts use.
+local asked
+
+local function quote_order(req)
+    local scope = { tenant = "demo", app = "demo", actor_kind = "system" }
+    if not asked then
+        local store = require("modules.rules.store")
+        local input = store.snapshots(scope.tenant, nil, nil, nil, 1)[1].input
+        asked = { lines = input.lines, customer = input.customer, address = { country = input.address.country }, owner = {} }
+        for _, line in ipairs(asked.lines) do
+            for name, value in pairs(line) do if value == json.null then line[name] = nil end end
+        end
+    end
+    local quote = require("modules.pricing.service").quote(scope, { lines = asked.lines, customer = asked.customer,
+        address = asked.address, owner = asked.owner })
+    req:respond_json(200, headers, { total = quote.total })
+end
+
 local app
 
 local function get_postgres(req)
@@ -64,6 +82,7 @@ function M.start(role)
     boot.start(role)
     server.route("POST", "/bench/echo", echo)
     server.route("POST", "/bench/price", price)
+    server.route("GET", "/bench/quote", quote_order)
     server.route("GET", "/bench/redis", get_redis)
     server.route("GET", "/bench/postgres", get_postgres)
 end
