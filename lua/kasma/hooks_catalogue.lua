@@ -198,7 +198,8 @@ local list_of_hooks = {
     { "library", "platform", "Functions that other rules take with lib(\"key\")", rec{}, any, "-", kind = "library" },
     { "route", "platform", "A route of the tenant's own under /x/", rec{ method = text(), path = text(), query = map(any), body = any,
         headers = map(text()), user = rec{ id = id, guest = bool } }, rec{ status = int{ min = 200, max = 599 },
-        headers = opt(map(text{ max = 1000 })), body = opt(any), cache_s = opt(int{ min = 0, max = 3600 }) }, "404", kind = "route" },
+        headers = opt(map(text{ max = 1000 })), body = opt(any), cache_s = opt(int{ min = 0, max = 3600 }) }, "404", kind = "route",
+        host = true },
     { "workflow", "platform", "Steps that follow an event", rec{ event = happened, state = any, step = text(),
         attempt = int(), waited = rec{ event = happened, timed_out = bool } }, any, "-", kind = "workflow" },
 }

@@ -1,5 +1,6 @@
 -- Rules that answer routes under /x/, over HTTP; and the secrets that they send.
 local json = require("core.json")
+local sched = require("core.sched")
 local db = require("kasma.db")
 local support = require("api.support")
 local shop_of = require("api.shop")
@@ -311,6 +312,55 @@ describe("a route of the shop's own", function()
         assert.equal(1, must(guest:get("/x/tried"), 200).v)
     end)
 
+    it("asks the shop: availability, with the stock that there is", function()
+        local sku = support.unique("SKU")
+        must(shop.owner:post("/api/ecommerce/products/create", { name = sku, slug = sku:lower(), price = 1,
+            variants = { { sku = sku, price = 1, stock = 3, name = sku } } }))
+        publish(shop, "availability", shipped.find("routes/availability").source)
+        local answer = guest:get("/x/availability?sku=" .. sku)
+        assert.same({ 200, "few_left", "public, max-age=30" }, { answer.status, answer.json.state, answer.headers["cache-control"] })
+        answer = guest:get("/x/availability?sku=no-such-thing")
+        assert.same({ 404, "unknown", "no-store" }, { answer.status, answer.json.state, answer.headers["cache-control"] })
+        assert.equal(400, guest:get("/x/availability").status)
+        must(post(shop.owner, "availability/disable", { reason = "over" }))
+    end)
+
+    it("loses no count when many ask at once, and shares none with another shop", function()
+        local other = support.tenant()
+        local source = answers("counter", "access = 'public', method = 'POST', needs = { 'kv' }",
+            "return { status = 200, body = { n = kv.incr('n'), seen = kv.get('last'), put = kv.set('last', 1) } }")
+        publish(shop, "counter", source)
+        publish(other, "counter", source)
+        local seen, list = {}, {}
+        for i = 1, 30 do
+            list[i] = function()
+                local answer = support.guest(shop):post("/x/counter")
+                assert(answer.status == 200, answer.body)
+                seen[answer.json.n] = true
+            end
+        end
+        sched.parallel(list)
+        for i = 1, 30 do assert.is_true(seen[i], "count " .. i) end
+        local first = must(support.guest(other):post("/x/counter"), 200)
+        assert.equal(1, first.n)
+        assert.is_nil(first.seen)
+        assert.equal(1, must(support.guest(other):post("/x/counter"), 200).seen)
+    end)
+
+    it("is told of among the hooks, with what its rules may call", function()
+        local hook = must(shop.owner:get("/rules/hooks/route"), 200)
+        local calls = {}
+        for _, c in ipairs(hook.capabilities) do calls[c.name] = { c.needs, c.limit } end
+        assert.same({ "kv", 50 }, calls["kv.get"])
+        assert.same({ "http", 5 }, calls["http.fetch"])
+        assert.same({ "secrets", 20 }, calls.secret)
+        assert.same({ "capability", true, 2000000, 16777216 }, { hook.class, hook.asked, hook.budget.instructions, hook.budget.heap })
+        assert.same({}, must(shop.owner:get("/rules/hooks/promotion"), 200).capabilities)
+        local stubs = must(shop.owner:get("/rules/stubs"), 200).files[1].text
+        assert.truthy(stubs:find("kv.get = nil", 1, true))
+        assert.truthy(loadstring(stubs))
+    end)
+
     for _, entry in ipairs(shipped.list()) do
         if entry.hook == "route" then
             it("comes with the product: " .. entry.key, function()
@@ -372,6 +422,47 @@ describe("a route from a file", function()
         end)
         server.stop()
         os.execute("rm -rf " .. folder)
+        assert(ok, why)
+    end)
+end)
+
+describe("a route that calls another server", function()
+    it("reaches the hosts that rule and shop name, with a secret that it never sees", function()
+        local port_file = os.tmpname()
+        os.remove(port_file)
+        local echo = assert(io.popen("exec python3 tests/spec/echo_server.py " .. port_file, "w"))
+        local port = support.eventually(function() return tonumber(command.read(port_file) or "") end, 20)
+        local server = support.server{ WEBHOOK_PRIVATE_HOSTS = "127.0.0.1:" .. port }
+        local ok, why = pcall(function()
+            local shop = support.tenant{ settings = { ["rules.http_hosts"] = { "127.0.0.1" } } }
+            local closed = support.tenant()
+            local source = answers("relay", "access = 'public', needs = { http = { '127.0.0.1' }, secrets = { 'token' } }", ([[
+                local s, absent = secret("token")
+                log("sending", s)
+                local a, why = http.fetch{ url = "http://127.0.0.1:%d/x", method = "POST", json = { n = 1 },
+                  headers = { Authorization = { "Bearer ", s or "none" } } }
+                if not a then return { status = 503, body = { why = why } } end
+                return { status = 200, body = { status = a.status, sent = a.json.body, got = a.json.headers.authorization,
+                  absent = absent } }
+            ]]):format(port))
+            must(post(shop.owner, "secrets/set", { name = "token", value = "t0ken-v4lue" }))
+            for _, one in ipairs{ shop, closed } do publish(one, "relay", source) end
+            local guest, outside = support.guest(shop), support.guest(closed)
+            guest.url, outside.url = server.url, server.url
+            local answer = must(guest:get("/x/relay"), 200)
+            assert.same({ status = 200, sent = '{"n":1}', got = "Bearer t0ken-v4lue" }, answer)
+            -- The other shop named no host: refused before anything is sent, and its owner reads why.
+            assert.same({ 502, "rule_route_failed" }, { outside:get("/x/relay").status, outside:get("/x/relay").json.code })
+            local failures = support.eventually(function()
+                local list = must(closed.owner:get("/rules/relay/failures"), 200)
+                return list[1] and list
+            end)
+            assert.truthy(failures[1].message:find("capability_denied: http.fetch: host '127.0.0.1' is not in the setting", 1, true))
+            assert.is_nil(command.read(server.log):find("t0ken", 1, true))
+        end)
+        server.stop()
+        echo:close()
+        os.remove(port_file)
         assert(ok, why)
     end)
 end)

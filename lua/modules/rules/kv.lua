@@ -68,8 +68,10 @@ function M.incr(ctx, key, by)
     check_key("kv.incr", key)
     by = check_whole("kv.incr", "n", by == nil and 1 or by, -WHOLE_MAX, WHOLE_MAX)
     local at = place(ctx)
+    local row = store.add(at, key, by)
+    if row then return row.v end
     if not fits(at, key, 17) then return nil, "quota" end
-    local row = store.incr(at, key, by)
+    row = store.incr(at, key, by)
     if not row then return nil, "not_a_number" end
     return row.v
 end

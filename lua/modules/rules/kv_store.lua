@@ -54,6 +54,19 @@ function M.set(at, key, value, bytes, expires, expected)
         at.tenant, at.app, at.rule, key, value, bytes, expires or null, at.now, expected or null)[1]
 end
 
+--- Adds to a number that is there, which takes no room. No row: it is not there, has expired, is none, or would be too large.
+---@param at KvPlace
+---@param key string
+---@param by integer
+---@return table|nil {v}
+function M.add(at, key, by)
+    return db.query(at.tenant, [[update rule_kv set version = version + 1, updated_at = $5::timestamptz, bytes = 17,
+        v = to_jsonb((v #>> '{}')::numeric + $4::bigint)
+      where tenant_key = $1 and rule_key = $2 and k = $3 and (expires_at is null or expires_at > $5::timestamptz)
+        and case when jsonb_typeof(v) = 'number' then abs((v #>> '{}')::numeric + $4::bigint) <= 9007199254740992 else false end
+      returning (v #>> '{}')::float8 as v]], at.tenant, at.rule, key, by, at.now)[1]
+end
+
 --- No row: what is there is no number, or would not be a whole one any more.
 ---@param at KvPlace
 ---@param key string

@@ -2,6 +2,8 @@
 -- successes one in a hundred; counts by the hour of all. Nothing here waits: runs are noted in memory and written twice a second.
 local crypto = require("core.crypto")
 local json = require("core.json")
+local metrics = require("core.metrics")
+local rules = require("core.rules")
 local sched = require("core.sched")
 local time = require("core.time")
 local uuid = require("core.uuid")
@@ -222,7 +224,14 @@ end)
 
 --- Starts the timer.
 function M.start()
-    sched.every(EVERY_MS, function() M.flush() end)
+    local waiting_runs = metrics.gauge("kasma_rule_runs_waiting", "Runs of route and workflow rules that are under way", {}, "sum")
+    local idle_states = metrics.gauge("kasma_rule_states_idle", "Sandboxes kept for the next run of such a rule", {}, "sum")
+    sched.every(EVERY_MS, function()
+        local open, idle = rules.waits()
+        waiting_runs:set(open)
+        idle_states:set(idle)
+        M.flush()
+    end)
     sched.on_stop(function() M.flush(true) end)
 end
 

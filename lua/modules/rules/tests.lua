@@ -9,9 +9,12 @@ local json = require("core.json")
 local pricing = require("core.pricing")
 local rules = require("core.rules")
 local time = require("core.time")
+local capabilities = require("kasma.capabilities")
 local hooks = require("kasma.hooks")
 local catalogue = require("kasma.hooks_catalogue")
+local schema = require("kasma.schema")
 local check = require("modules.rules.check")
+local mounted = require("modules.rules.mounted")
 local samples = require("modules.rules.samples")
 local workflow = require("modules.rules.tests_workflow")
 
@@ -306,6 +309,21 @@ function M.given_of(input)
     return given
 end
 
+-- A request to a route, as it is after the checks of the query: with the defaults of its schema. `answers` stands for what the rule asks.
+local function run_route(set, rule, given)
+    local manifest, calls = capabilities.manifest(set, rule), {}
+    local plan = manifest and mounted.read(manifest)
+    local input = samples.around("route", given)
+    if plan then
+        local clean, errs = schema.check(plan.query, input.subject.query or {}, true)
+        if clean and not errs then input.subject.query = clean end
+    end
+    local answer, run = capabilities.run(nil, set, rule, nil, input, { judge = mounted.judge,
+        preview = { answers = given.answers, calls = calls } })
+    run.calls = calls
+    return answer, run
+end
+
 -- All of them ------------------------------------------------------------------------------------------------------------------
 
 ---@class RuleTestReport
@@ -365,6 +383,9 @@ function M.run(o)
                 diff, run = judge(t.expect or {}, ran, quote), ran
             elseif hook.kind == "workflow" then
                 local answer, ran = workflow.run(set, rule, t.given or {}, t.expect or {})
+                diff, run = judge(t.expect or {}, ran, nil, answer), ran
+            elseif hook.kind == "route" then
+                local answer, ran = run_route(set, rule, t.given or {})
                 diff, run = judge(t.expect or {}, ran, nil, answer), ran
             else
                 local answer, ran = hooks.run(set, rule, samples.around(o.hook, t.given or {}))
