@@ -88,6 +88,11 @@ describe("kasma rules", function()
         assert.equal(0, select(2, kasma("stubs", "--dir", DIR)))
         local stubs = assert(io.open(DIR .. "/.kasma/kasma.d.lua")):read("*a")
         assert.is_truthy(stubs:find("---@field lines kasma.promotion.cart.lines[]|nil", 1, true))
+        assert.is_truthy(stubs:find("---@class kasma.WorkflowStep", 1, true))
+        assert.is_truthy(stubs:find("---@alias kasma.EventName .*\"order.placed\""))
+        for _, call in ipairs{ "orders.note", "mail.send", "notify.user", "jobs.enqueue", "events.emit" } do
+            assert.is_truthy(stubs:find(call .. " = nil", 1, true), call)
+        end
         assert.is_truthy(kasma("hooks"):find("tax.resolve", 1, true))
         assert.equal(2, select(2, kasma("frobnicate")))
         assert.equal(2, select(2, kasma("publish", "x", "-m", "y")))

@@ -1,6 +1,7 @@
 -- Files by which an editor with a Lua language server knows what rules may use: one class for each record of a hook's input.
 local capabilities = require("kasma.capabilities")
 local catalogue = require("kasma.hooks_catalogue")
+local workflow = require("modules.rules.stubs_workflow")
 
 local M = {}
 
@@ -168,7 +169,7 @@ end
 --- {path, text} of each file.
 ---@return table[]
 function M.files()
-    local out = { FUNCTIONS, capability_stubs() }
+    local out = { FUNCTIONS, capability_stubs(), workflow.text() }
     for _, name in ipairs(catalogue.names()) do
         local hook = catalogue.get(name)
         type_name(hook.input, name, "", out)
