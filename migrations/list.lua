@@ -25,4 +25,5 @@ return {
     "0023_workflow_lists",
     "0024_members",
     "0025_workflow_listeners",
+    "0026_usernames",
 }

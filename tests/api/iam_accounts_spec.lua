@@ -448,6 +448,48 @@ describe("sessions", function()
     end)
 end)
 
+describe("a user name", function()
+    local tenant = support.tenant()
+
+    it("signs in as the address does, and gives no second try", function()
+        local shopper, other = support.shopper(tenant), support.shopper(tenant)
+        local name = support.unique("ann")
+        assert.equal(name, must(shopper:post("/users/me/update", { username = " " .. name:upper() .. " " }), 200).user.username)
+        assert.same({ 409, "Username already taken" }, told(other:post("/users/me/update", { username = name })))
+        for _, bad in ipairs{ "ab", "-abc", "a b c", "a@b.c", "a\195\169bc", ("x"):rep(65), "" } do
+            assert.equal(400, other:post("/users/me/update", { username = bad }).status, bad)
+        end
+        assert.equal(200, (login(tenant, name, shopper.user.password)).status)
+        assert.equal(200, (login(tenant, name:upper() .. " ", shopper.user.password)).status)
+        assert.same({ 401, "Invalid credentials" }, told((login(tenant, name .. "x", shopper.user.password))))
+        local from = support.outside(tenant.headers)
+        for i = 1, 5 do
+            assert.equal(401, (login(tenant, i % 2 == 0 and name or shopper.user.email, "wrong-password", from)).status)
+        end
+        for _, identifier in ipairs{ name, shopper.user.email } do
+            assert.equal(429, (login(tenant, identifier, shopper.user.password, from)).status)
+        end
+    end)
+
+    it("is proven by the address's code, recovers it, and is free when the account is gone", function()
+        local coded = support.tenant{ settings = { ["auth.login_otp"] = "never" } }
+        local shopper = support.shopper(coded)
+        local name = support.unique("bob")
+        must(shopper:post("/users/me/update", { username = name }), 200)
+        must(coded.owner:post("/tenants/" .. coded.key .. "/update", { settings = { ["auth.login_otp"] = "always" } }), 200)
+        local client = support.client(coded.headers)
+        local answer = login(coded, name, shopper.user.password, client)
+        assert.same({ 401, "LOGIN", shopper.user.email }, { answer.status, answer.json.type, answer.json.identifier })
+        local code = support.code_for(shopper.user.email)
+        assert.equal(200, verify(client, name, code, "LOGIN").status)
+        must(client:post("/auth/forgot-password", { identifier = name }), 200)
+        assert.equal(200, verify(client, name, support.code_for(shopper.user.email, code), "FORGOT_PASSWORD").status)
+        must(coded.owner:post("/users/" .. shopper.user.id .. "/delete"), 200)
+        must(support.shopper(tenant):post("/users/me/update", { username = name }), 200)
+        assert.same({ 409, "Username already taken" }, told(coded.owner:post("/users/" .. shopper.user.id .. "/restore")))
+    end)
+end)
+
 describe("a deleted account", function()
     local function gone(tenant)
         local shopper = support.shopper(tenant)

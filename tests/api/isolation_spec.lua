@@ -40,6 +40,7 @@ local PLATFORM_WIDE = {
     ["POST /apps hostnames"] = "a host name leads to one app",
     ["POST /apps/:app_key/update hostnames"] = "a host name leads to one app",
     ["POST /auth/register email"] = "an account is the platform's",
+    ["POST /users/me/update username"] = "a user name signs in anywhere, so it is the platform's",
     ["POST /users email"] = "an account is the platform's",
     ["POST /tenants/:tenant_key/members/add email"] = "an account is the platform's; the invitation answers its id",
 }

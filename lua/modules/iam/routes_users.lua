@@ -48,6 +48,8 @@ local own = texts("background_url", "first_name", "last_name", "phone", "address
     "timezone",
     "currency", "gender", "website", "bio", "avatar_url")
 own.display_name = schema.string{ max = 255 }:optional()
+own.username = schema.string{ min = 3, max = 64, trim = true, fold = true, pattern = "^[a-z0-9][a-z0-9._-]*$" }:optional()
+    :describe("signs in beside the address; one for the whole platform")
 own.date_of_birth = schema.date():optional()
 for _, name in ipairs{ "social_links", "notification_preferences", "privacy_settings", "security_settings" } do
     own[name] = schema.array(schema.string{ max = 500 }, { max = 50 }):optional()
@@ -61,7 +63,7 @@ route.post("/users/me/update", {
     summary = "Change the caller's profile",
     access = "user", account = true, tag = "users", no_store = true, status = 200,
     body = schema.object(own),
-    returns = One,
+    returns = { [200] = One, [409] = users.username_taken },
     handler = function(ctx)
         local on = ctx.body.security_settings ~= nil and totp.is_on(ctx.user.id)
         return { success = true, user = (users.update_self(ctx.scope, ctx.user.id, ctx.body, on)) }
@@ -216,7 +218,7 @@ route.post("/users/:id/restore", {
     summary = "Bring a deleted user back within thirty days, inactive",
     access = { permission = "users.write" }, tag = "users", no_store = true, status = 200,
     params = Id,
-    returns = { [200] = One, [403] = users.foreign, [409] = users.user_exists },
+    returns = { [200] = One, [403] = users.foreign, [409] = { users.user_exists, users.username_taken } },
     handler = function(ctx) return { success = true, user = users.restore(ctx.scope, caller(ctx), ctx.params.id) } end,
 })
 

@@ -49,6 +49,16 @@ function M.brief(user)
     return { id = user.id, email = user.email, display_name = user.display_name or json.null, user_type = user.user_type }
 end
 
+--- The address that an identifier stands for: itself, or that of the account that signs in under this name. All that is counted, waited
+--- for and mailed goes by the address, so that a second name gives no second try.
+---@param text string
+---@return string
+function M.address_of(text)
+    local identifier = M.identifier(text)
+    if identifier:find("@", 1, true) then return identifier end
+    return store.email_of_username(identifier) or identifier
+end
+
 --- The user, or nil when there is none or it is deleted.
 ---@param id string
 ---@return table|nil
@@ -288,7 +298,7 @@ end
 ---@param client kasma.Client
 ---@return kasma.Tokens tokens, table user; raises the 401 object when a code is needed
 function M.login(scope, input, client)
-    local email = M.identifier(input.identifier)
+    local email = M.address_of(input.identifier)
     local user, right = prove(input, email, client)
     if not user then return login_failed(scope, client, email, nil, "user_not_found") end
     if not right then return login_failed(scope, client, email, user, "invalid_password") end
@@ -348,7 +358,7 @@ end
 ---@param client kasma.Client
 ---@return kasma.Tokens tokens, table user
 function M.verify_otp(scope, input, client)
-    local email, type = M.identifier(input.identifier), input.type
+    local email, type = M.address_of(input.identifier), input.type
     if type == "REGISTER" then
         -- A user who is pending by an administrator has a password already and no attempt of its own.
         local open = redis_get(challenge_key(email))
@@ -415,7 +425,7 @@ end
 ---@param input {identifier: string, type: string}
 ---@param client kasma.Client
 function M.resend_otp(scope, input, client)
-    local email, type = M.identifier(input.identifier), input.type
+    local email, type = M.address_of(input.identifier), input.type
     local user_id
     if type == "REGISTER" then
         local challenge = redis_get(challenge_key(email))
@@ -439,7 +449,7 @@ end
 ---@param input {identifier: string, type: string}
 ---@param client kasma.Client
 function M.cancel_otp(input, client)
-    local email, type = M.identifier(input.identifier), input.type
+    local email, type = M.address_of(input.identifier), input.type
     if type == "REGISTER" then
         local attempts = pending_attempts(email)
         local hash = client.nonce and crypto.sha256(client.nonce)
@@ -464,7 +474,7 @@ end
 ---@param input {identifier: string}
 ---@param client kasma.Client
 function M.forgot_password(scope, input, client)
-    local email = M.identifier(input.identifier)
+    local email = M.address_of(input.identifier)
     otp.check_mail()
     ratelimit.auth("otp_identifier", email, client.ip)
     ratelimit.auth("otp_ip", web.limit_subject(client.ip), client.ip)

@@ -8,8 +8,8 @@ local null = require("kasma.null")
 
 local M = {}
 
-local USER = [[u.id, u.email, u.display_name, u.user_type, u.status, u.is_locked, u.email_verified_at, u.last_login_at, u.suspended_until,
-  u.deleted_at, u.token_version, u.must_change_password, u.created_at, u.updated_at]]
+local USER = [[u.id, u.email, u.username, u.display_name, u.user_type, u.status, u.is_locked, u.email_verified_at, u.last_login_at,
+  u.suspended_until, u.deleted_at, u.token_version, u.must_change_password, u.created_at, u.updated_at]]
 
 -- Users --------------------------------------------------------------------------------------------------------------------
 
@@ -28,6 +28,13 @@ end
 ---@return table|nil
 function M.user_by_email(email)
     return db.one(nil, "select " .. USER .. " from users u where lower(u.email) = $1 and u.deleted_at is null", email)
+end
+
+---@param name string lower case
+---@return string|nil email of the account that signs in under this name
+function M.email_of_username(name)
+    local row = db.one(nil, "select email from users where username = $1 and deleted_at is null", name)
+    return row and row.email
 end
 
 --- Which of these addresses have an account.
@@ -72,7 +79,7 @@ function M.activate_user(id, display_name, now)
 end
 
 ---@param id string
----@param c table status, is_locked, user_type, display_name, suspended_until, bump (token_version + 1)
+---@param c table status, is_locked, user_type, display_name, username, suspended_until, bump (token_version + 1)
 ---@param now string
 ---@return table statement
 function M.update_user(id, c, now)
@@ -80,9 +87,10 @@ function M.update_user(id, c, now)
         .. "user_type = coalesce($4, u.user_type), "
         .. "display_name = coalesce($5, u.display_name), suspended_until = case when $2 is null "
         .. "then u.suspended_until else $6::timestamptz end, "
-        .. "token_version = u.token_version + $7, updated_at = $8::timestamptz where u.id = $1 and u.deleted_at is null returning " .. USER,
+        .. "token_version = u.token_version + $7, username = coalesce($9, u.username), updated_at = $8::timestamptz "
+        .. "where u.id = $1 and u.deleted_at is null returning " .. USER,
         id, c.status or null, c.is_locked == nil and null or c.is_locked, c.user_type or null, c.display_name or null,
-        c.suspended_until or null, c.bump and 1 or 0, now }
+        c.suspended_until or null, c.bump and 1 or 0, now, c.username or null }
 end
 
 --- Marks an account as deleted: its address is free at once, the row stays for orders and for thirty days of grace.
@@ -122,8 +130,9 @@ end
 ---@param now string
 ---@return table statement
 function M.purge_user(id, now)
-    return { [[update users set email = 'erased-' || id || '@erased.invalid', display_name = null, email_verified_at = null,
-      last_login_at = null, purged_at = $2::timestamptz, updated_at = $2::timestamptz where id = $1 and deleted_at is not null]], id, now }
+    return { [[update users set email = 'erased-' || id || '@erased.invalid', display_name = null, username = null,
+      email_verified_at = null, last_login_at = null, purged_at = $2::timestamptz, updated_at = $2::timestamptz
+      where id = $1 and deleted_at is not null]], id, now }
 end
 
 --- The rest that belongs to the account alone.

@@ -32,6 +32,7 @@ M.outranked = errors.declare{ code = "outranked", status = 403, message = "The u
     cause = "a role of the user grants what the caller lacks", cure = "ask somebody who holds those permissions" }
 M.foreign = errors.declare{ code = "account_shared", status = 403, message = "The account is not this tenant's alone",
     cause = "it belongs to other tenants, or to the platform's staff", cure = "end the membership instead" }
+M.username_taken = errors.declare{ code = "username_taken", status = 409, message = "Username already taken" }
 M.user_exists = errors.declare{ code = "user_exists", status = 409, message = "User already exists" }
 
 -- Every member of a profile, in the order of the wire. Lists are null when absent, as all else.
@@ -65,7 +66,8 @@ end
 ---@return table as HTTP shows it
 function M.view(user, place, profile)
     return { id = user.id, app_key = place.app, tenant_key = place.tenant, created_at = user.created_at, updated_at = user.updated_at,
-        email = user.email, display_name = user.display_name or null, user_type = user.user_type, status = user.status,
+        email = user.email, username = user.username or null,
+        display_name = user.display_name or null, user_type = user.user_type, status = user.status,
         is_locked = user.is_locked, profile = profile_view(profile, user.id) }
 end
 
@@ -149,6 +151,7 @@ local function ruled_profile(scope, user, input)
         local fits = LISTS[name] and type(value) == "table" or (not LISTS[name] and type(value) == "string" and #value <= 2000)
         if fits and (OWN[name] or name == "display_name") then clean[name] = LISTS[name] and json.array(value) or value end
     end
+    clean.username = input.username -- the account's, and none of a profile's rule
     return clean
 end
 
@@ -176,11 +179,14 @@ function M.update_self(scope, user_id, input, totp_on)
         end
     end
     local statements = {}
-    if input.display_name ~= nil then statements[1] = store.update_user(user_id, { display_name = input.display_name }, now) end
+    if input.display_name ~= nil or input.username ~= nil then
+        statements[1] = store.update_user(user_id, { display_name = input.display_name, username = input.username }, now)
+    end
     audit.append(statements, scope, { action = "users.update_self", entity_type = "user", entity_id = user_id, after = input })
     -- The change goes with the act, and is written at once where MongoDB is there, so that the answer shows it.
     if any then statements[#statements + 1] = outbox.row(scope, "profile", user_id, { user_id = user_id, fields = fields, at = now }) end
-    db.pipeline(scope.tenant, statements)
+    errors.unique({ users_username = { code = M.username_taken.code, message = M.username_taken.message } }, db.pipeline, scope.tenant,
+        statements)
     local written, why = true, nil
     if any then written, why = pcall(store.put_profile, user_id, fields, now) end
     if written then return M.view(store.user(user_id), scope, profile_of(user_id)), user end
@@ -330,6 +336,7 @@ function M.restore(scope, caller, id)
         local state, constraint = errors.sqlstate(err)
         if state == "KS409" then errors.not_found("User not found") end
         if constraint == "users_email" then M.user_exists() end
+        if constraint == "users_username" then M.username_taken() end
         error(err, 0)
     end
     access.changed_user(id)
