@@ -7,6 +7,7 @@ local settings = require("kasma.settings")
 local start = require("kasma.start")
 local live = require("modules.rules.live")
 local preview = require("modules.rules.preview")
+local retention = require("modules.rules.retention")
 local runs = require("modules.rules.runs")
 local rules = require("modules.rules.service")
 local stream = require("modules.rules.stream")
@@ -22,6 +23,8 @@ due.handler(workflow_start.KIND, workflows.on_due)
 jobs.handler(workflow_start.QUEUE, workflow_start.JOB, function(job) workflows.work(job.data.tenant_key, job.data.run_id) end)
 
 schedules.declare{ name = "workflow-cleanup", pattern = "40 3 * * *", run = function() return { removed = workflows.prune() } end }
+
+schedules.declare{ name = "rules-retention", pattern = "20 3 * * *", run = retention.run }
 
 settings.declare("rules", {
     { key = "rules.approval", type = "enum", values = { "none", "hooks", "all" }, default = "none",

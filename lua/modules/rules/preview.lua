@@ -17,6 +17,7 @@ local stream = require("modules.rules.stream")
 local M = {}
 
 M.SYNC_MAX, M.MAX = 50, 5000
+local LOW_PRIORITY = 100 -- behind whatever else waits in the queue
 local SHOWN = 500
 -- A job's breath: after so many orders it rests as long as they took, so that it never has more than half of a core and of a connection,
 -- however fast or busy the machine is. It tells how far it is after TOLD orders.
@@ -392,7 +393,7 @@ function M.run(scope, ref, body)
     db.pipeline(scope.tenant, { store.insert_preview{ tenant_key = scope.tenant, app_key = scope.app, id = id, rule_id = rule.id,
         spec = body, total = asked, created_by = scope.actor_id, now = now },
         outbox.job(scope, "rules-queue", "preview", { previewId = id, tenant_key = scope.tenant, app_key = scope.app },
-            { jobId = "preview-" .. id, attempts = 2 }) })
+            { jobId = "preview-" .. id, attempts = 2, priority = LOW_PRIORITY }) })
     return 202, { previewId = id }
 end
 

@@ -402,6 +402,37 @@ function M.move_preview(tenant, id, state, done, result, now, revision)
         tenant, id, state, done, result and pg.json(result) or null, now, revision or null)[1]
 end
 
+-- A batch of what is older, removed; how many.
+local function prune(tenant, table_name, key, column, before, limit)
+    return db.query(tenant, ("delete from %s where tenant_key = $1 and (%s) in (select %s from %s where tenant_key = $1 and %s < "
+        .. "$2::timestamptz limit $3::int)"):format(table_name, key, key, table_name, column), tenant, before, limit).affected
+end
+
+function M.prune_previews(tenant, before, limit) return prune(tenant, "rule_previews", "id", "created_at", before, limit) end
+function M.prune_failures(tenant, before, limit)
+    return prune(tenant, "rule_failures", "rule_id, fingerprint", "last_at", before, limit)
+end
+function M.prune_hours(tenant, before, limit)
+    return prune(tenant, "rule_run_hours", "rule_id, hour, version, outcome", "hour", before, limit)
+end
+
+--- The documents go first: without its row nobody would find one again.
+function M.prune_runs(tenant, before, limit)
+    local rows = db.query(tenant, [[select id, document from rule_runs where tenant_key = $1 and id < history_id($2::timestamptz)
+      order by id limit $3::int]], tenant, before, limit)
+    local operations, ids, seen = {}, {}, {}
+    for i, row in ipairs(rows) do
+        ids[i] = row.id
+        if row.document and row.document ~= null and not seen[row.document] then
+            seen[row.document] = true
+            operations[#operations + 1] = { op = "delete", filter = { _id = row.document, tenant_key = tenant } }
+        end
+    end
+    if #ids == 0 then return 0 end
+    if #operations > 0 then errors.check(mongo.bulk(BODIES, operations)) end
+    return db.query(tenant, "delete from rule_runs where tenant_key = $1 and id = any($2::uuid[])", tenant, pg.array(ids)).affected
+end
+
 function M.cancel_preview(tenant, id, now)
     return db.query(tenant, [[update rule_previews set state = 'cancelled', updated_at = $3::timestamptz where tenant_key = $1 and id = $2
       and state in ('queued', 'running') returning id]], tenant, id, now)[1]
