@@ -301,6 +301,30 @@ static bool order_parts(struct arena *a, struct tax_item *items, size_t n, bool 
     return true;
 }
 
+/* Several taxes that are each rounded up may exceed an amount of a few units that holds them: what is too much goes off
+ * the last of them, by rank. */
+static void hold_within(struct tax_item *items, size_t n) {
+    int64_t excess = 0;
+    for (size_t i = 0; i < n; i++) {
+        excess -= items[i].base;
+        for (size_t k = 0; k < items[i].rates; k++) excess += items[i].parts[k];
+    }
+    while (excess > 0) {
+        struct tax_item *last = NULL;
+        size_t which = 0;
+        for (size_t i = 0; i < n; i++)
+            for (size_t k = 0; k < items[i].rates; k++) {
+                if (items[i].parts[k] == 0 || (last && items[i].rank < last->rank)) continue;
+                last = &items[i];
+                which = k;
+            }
+        if (!last) return;
+        int64_t some = last->parts[which] < excess ? last->parts[which] : excess;
+        last->parts[which] -= some;
+        excess -= some;
+    }
+}
+
 bool tax_compute(struct arena *a, struct tax_item *items, size_t n, bool inclusive, enum rounding mode,
                  enum tax_level level, struct error *err) {
     for (size_t i = 0; i < n; i++) {
@@ -314,6 +338,7 @@ bool tax_compute(struct arena *a, struct tax_item *items, size_t n, bool inclusi
         if (level == TAX_PER_UNIT && !unit_parts(a, item, inclusive, mode)) return too_large(err);
     }
     if (level == TAX_PER_ORDER && !order_parts(a, items, n, inclusive, mode, err)) return false;
+    if (level == TAX_PER_ORDER && inclusive) hold_within(items, n);
     for (size_t i = 0; i < n; i++) {
         items[i].tax = 0;
         for (size_t k = 0; k < items[i].rates; k++)

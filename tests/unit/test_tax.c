@@ -188,6 +188,19 @@ static void impossible_taxes_are_errors(void **state) {
     assert_int_equal(err.kind, ERR_INVALID);
 }
 
+static void inclusive_taxes_never_exceed_what_holds_them(void **state) {
+    (void)state;
+    const struct tax_rate rates[] = {{.ppm = 72500, .jurisdiction = STR("state")},
+                                     {.ppm = 22500, .jurisdiction = STR("county"), .calc_order = 1}};
+    struct tax_item items[] = {{.base = 0, .qty = 1, .rate = rates, .rates = 2, .rank = 1},
+                               {.base = 1, .qty = 1, .rate = rates, .rates = 2, .rank = 2}};
+    struct error err = {0};
+    assert_true(tax_compute(arena, items, 2, true, ROUND_CEIL, TAX_PER_ORDER, &err));
+    assert_int_equal(items[0].tax + items[1].tax, 1);
+    assert_int_equal(items[1].parts[0], 1);
+    assert_int_equal(items[1].parts[1], 0);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(matching_follows_the_worked_table),
@@ -196,6 +209,7 @@ int main(void) {
         cmocka_unit_test(rounding_modes_apply_to_tax),
         cmocka_unit_test(rounding_levels_differ_as_worked),
         cmocka_unit_test(inclusive_order_level_is_exact_at_the_half),
+        cmocka_unit_test(inclusive_taxes_never_exceed_what_holds_them),
         cmocka_unit_test(impossible_taxes_are_errors),
     };
     return cmocka_run_group_tests(tests, open_arena, close_arena);
