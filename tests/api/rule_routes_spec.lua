@@ -312,6 +312,35 @@ describe("a route of the shop's own", function()
         assert.equal(1, must(guest:get("/x/tried"), 200).v)
     end)
 
+    it("does nothing by its calls while it is a draft: nobody who may publish has read it", function()
+        local before = "return { status = 200, body = { kept = kv.get('a') } }"
+        local needs = "access = 'public', needs = { 'kv', 'customers' }"
+        publish(shop, "unread", answers("unread", needs, before))
+        must(post(shop.owner, "unread/draft", { revision = 1, source = answers("unread", needs, "local v, why = kv.set('a', 1) "
+            .. "local c, also = customers.get('0190a000-0000-7000-8000-000000000001') return { status = 200, body = { why, also } }") }))
+        local session = must(post(shop.owner, "unread/draft/session", { minutes = 5 }))
+        assert.same({ "preview", "preview" }, must(guest:get("/x/unread", { [session.header] = session.token }), 200))
+        assert.is_nil(must(guest:get("/x/unread"), 200).kept)
+    end)
+
+    it("belongs to the rule of the higher priority when two want it, and to one method each", function()
+        local function source(name, method, priority)
+            return ("return { hook = 'route', name = '%s', path = 'shared/path', access = 'public', method = '%s', priority = %d, "
+                .. "run = function() return { status = 200, body = { by = '%s' } } end }"):format(name, method, priority, name)
+        end
+        publish(shop, "low_one", source("low", "GET", 1))
+        publish(shop, "high_one", source("high", "GET", 9))
+        publish(shop, "put_one", source("put", "PUT", 5))
+        assert.equal("high", must(guest:get("/x/shared/path"), 200).by)
+        assert.equal("put", must(guest:put("/x/shared/path"), 200).by)
+        must(post(shop.owner, "high_one/disable", { reason = "over" }))
+        assert.equal("low", must(guest:get("/x/shared/path"), 200).by)
+        must(post(shop.owner, "pause", { reason = "all routes off", hook = "route" }))
+        assert.equal(404, guest:get("/x/shared/path").status)
+        must(post(shop.owner, "resume", { reason = "on again" }))
+        assert.equal("low", must(guest:get("/x/shared/path"), 200).by)
+    end)
+
     it("asks the shop: availability, with the stock that there is", function()
         local sku = support.unique("SKU")
         must(shop.owner:post("/api/ecommerce/products/create", { name = sku, slug = sku:lower(), price = 1,
