@@ -84,6 +84,24 @@ describe("kasma rules", function()
         save("follow.lua", text)
     end)
 
+    it("says what a rule takes, also where it chooses among words", function()
+        save("choose.lua", "return { hook = \"promotion\", name = \"Choose\", config = schema.object{ taste = schema.enum{ \"light\","
+            .. " \"strong\", title = \"Taste\", default = \"light\" } }, run = function(input, config) return nil, config.taste end }\n")
+        local list = json.decode((kasma("check", DIR .. "/choose.lua", "--json")))
+        local taste = list[1].manifest.config.fields.taste
+        assert.same({ "enum", "Taste", "light", { "light", "strong" } }, { taste.kind, taste.title, taste.default, taste.values })
+        local shop = support.tenant{}
+        local answer = must(shop.owner:post("/rules/check", { source = assert(io.open(DIR .. "/choose.lua")):read("*a") }))
+        assert.same({ true, { "light", "strong" } }, { answer.ok, answer.manifest.config.fields.taste.values })
+        answer = must(shop.owner:post("/rules/check", { hook = "route", source = "return { hook = \"route\", name = \"Asks\","
+            .. " method = \"GET\", path = \"asks\","
+            .. " needs = { \"catalog\", http = { \"a.example.org\" } }, run = function() return { status = 204 } end }" }))
+        assert.same({ { "catalog" }, { "a.example.org" } }, { answer.manifest.needs.values, answer.manifest.needs.http })
+        assert.equal(0, select(2, kasma("stubs", "--dir", DIR)))
+        assert.is_truthy(assert(io.open(DIR .. "/.kasma/config.d.lua")):read("*a"):find(
+            "---@field taste \"light\"|\"strong\" Taste", 1, true))
+    end)
+
     it("writes stubs, lists hooks, and refuses what it does not know", function()
         assert.equal(0, select(2, kasma("stubs", "--dir", DIR)))
         local stubs = assert(io.open(DIR .. "/.kasma/kasma.d.lua")):read("*a")
@@ -93,6 +111,8 @@ describe("kasma rules", function()
         for _, call in ipairs{ "orders.note", "mail.send", "notify.user", "jobs.enqueue", "events.emit" } do
             assert.is_truthy(stubs:find(call .. " = nil", 1, true), call)
         end
+        local configs = assert(io.open(DIR .. "/.kasma/config.d.lua")):read("*a")
+        assert.is_truthy(configs:find("---@class kasma.config.weekend\n---@field buy integer Units to buy\n", 1, true), configs)
         assert.is_truthy(kasma("hooks"):find("tax.resolve", 1, true))
         assert.equal(2, select(2, kasma("frobnicate")))
         assert.equal(2, select(2, kasma("publish", "x", "-m", "y")))

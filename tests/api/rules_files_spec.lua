@@ -88,6 +88,17 @@ describe("a folder of rules", function()
         assert.same({ {}, {}, {}, { "idle", "whole" } }, lists(same))
     end)
 
+    it("holds rules whose keys end like files of tests", function()
+        local shop = support.tenant{}
+        for _, key in ipairs{ "split", "split_test", "alone_test" } do
+            must(shop.owner:post("/rules/create", { key = key, hook = "promotion", name = "Off", source = rule(100),
+                tests = TESTS:format(10) }))
+            must(shop.owner:post("/rules/" .. key .. "/publish", { revision = 1, note = "go", acceptWarnings = { "stacks_with" } }))
+        end
+        local files = must(shop.owner:get("/rules/export"), 200).files
+        assert.same({ {}, {}, {}, { "alone_test", "split", "split_test" } }, lists(must(import(shop, "apply", files))))
+    end)
+
     it("is refused whole when one rule does not pass, and says which line", function()
         local shop = support.tenant{}
         local files = { file("rules/promotions/good.lua", rule(5000)), file("rules/promotions/bad.lua", (rule(5000):gsub("lines", "lnes"))),
@@ -110,8 +121,9 @@ describe("a folder of rules", function()
         local one = file("rules/promotions/one.lua", rule(5000))
         local name = "rules/active/" .. shop.key .. ".lua"
         for text, code in pairs{ ["return {"] = "syntax", ["return 7"] = "manifest_field", ["while true do end"] = "limit_instructions",
-            ["return { { file = \"../../etc/passwd.lua\" } }"] = "manifest_field", ["return { { file = \"promotions/two.lua\" } }"] =
-            "manifest_field", ["\27LJ\2\8"] = "syntax" } do
+            ["return { { file = \"../../etc/passwd.lua\" } }"] = "manifest_field", ["\27LJ\2\8"] = "syntax",
+            ["return { x = { file = \"promotions/one.lua\" } }"] = "manifest_field",
+            ["return { { file = \"promotions/two.lua\" } }"] = "manifest_field" } do
             local answer = import(shop, "apply", { one, file(name, text) })
             assert.same({ 422, "files_invalid", code }, { answer.status, answer.json.code, (answer.json.details or {}).diagnostics
                 and answer.json.details.diagnostics[1].code })

@@ -11,12 +11,12 @@ M.usage = [[
 kasma rules COMMAND [...] [--json] [--format text|json|junit|sarif]
 
 Without a server, on files:
-  new KEY --hook H [--template T] [--dir D]    writes D/KEY.lua and D/KEY_test.lua
+  new KEY --hook H [--template T] [--dir D]    writes D/KEY.lua, D/KEY_test.lua and the files for editors
   check [PATH..]                      syntax, names, manifest, config, runs on samples; findings with file, line, column and hint
-  test [PATH..] [--only NAME]         runs PATH's tests (NAME_test.lua beside NAME.lua)
+  test [PATH..] [--only NAME] [--watch]    runs PATH's tests (NAME_test.lua beside NAME.lua), and again when something is saved
   watch [DIR]                         checks and tests whatever is saved, until interrupted; with a server that has the files
                                       (make up) says when it is live, with --session it goes into a draft session of a shared one
-  stubs [--dir D]                     writes .kasma/kasma.d.lua and .luarc.json for editors
+  stubs [--dir D]                     writes .kasma/kasma.d.lua, .kasma/config.d.lua and .luarc.json for editors
   hooks, templates                    what may be written, and what comes with the product
 
 On a server (kasma login, or KASMA_URL and KASMA_KEY), or on the stores of this installation (DATABASE_URL and so on):
@@ -55,7 +55,7 @@ local KNOWN = { tenant = true, profile = true, insecure = false, json = false, f
     only = true, key = true, config = true, state = true, cart = true, order = true, orders = true, vs = true, at = true,
     ["until"] = true, accept = "list", note = true, failed = false, version = true, ["fail-if-delta-below"] = true, once = false,
     plan = false, apply = false, force = false, session = false,
-    count = true }
+    count = true, watch = false }
 
 local FILES = { "offline", "watch", "online", "sync", "live", "keep" }
 

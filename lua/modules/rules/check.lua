@@ -304,6 +304,25 @@ end
 
 -- The check --------------------------------------------------------------------------------------------------------------------
 
+-- A part of a manifest as JSON has it: where Lua writes a list and names into one table (the choices of an enum, what a rule needs), the
+-- list stands under `values`.
+local function node_body(node)
+    if type(node) ~= "table" then return node end
+    local copy, list = {}, json.array{}
+    for name, value in pairs(node) do
+        if type(name) == "string" then copy[name] = node_body(value) end
+    end
+    for i, value in ipairs(node) do list[i] = node_body(value) end
+    if next(copy) == nil then return #list > 0 and list or node end
+    if #list > 0 then copy.values = list end
+    return copy
+end
+
+--- A manifest as it is sent: what it holds may be written as JSON.
+---@param manifest table|nil
+---@return table|nil
+function M.manifest_body(manifest) return manifest and node_body(manifest) end
+
 --- The JSON text of a config for the core; an empty table is an object.
 function M.config_text(config)
     if not config or next(config) == nil then return "{}" end

@@ -49,6 +49,11 @@ local function entry_text(file, settings, source)
     return table.concat(lines, "\n") .. " },"
 end
 
+-- The path of a rule without ".lua". One whose key ends like the name of a file of tests lies where no rule is that these could be of.
+local function place_of(rule)
+    return M.folder_of(rule.hook) .. (rule.key:find("_test$") and "_more/" or "/") .. rule.key
+end
+
 --- The tenant's rules as files: of a live one the version that is live, of the others the draft.
 ---@param tenant string
 ---@return table[] {path, text}
@@ -56,7 +61,7 @@ function M.export(tenant)
     local files, active = json.array{}, {}
     for _, rule in ipairs(store.whole(tenant)) do
         local live = rule.state == "active" and present(rule.source) ~= nil
-        local name = M.folder_of(rule.hook) .. "/" .. rule.key
+        local name = place_of(rule)
         files[#files + 1] = { path = "rules/" .. name .. ".lua", text = live and rule.source or rule.draft_source }
         local tests = live and rule.tests or rule.draft_tests
         if tests ~= "" then files[#files + 1] = { path = "rules/" .. name .. "_test.lua", text = tests } end
@@ -97,7 +102,10 @@ local function read_active(path, source)
         return nil, finding(path, code, message, report.line)
     end
     if type(list) ~= "table" then return nil, finding(path, "manifest_field", "the file must return a list") end
-    local by_file = {}
+    local by_file, members = {}, 0
+    for _ in pairs(list) do members = members + 1 end
+    -- What is not seen as a member of the list would be switched off.
+    if members ~= #list then return nil, finding(path, "manifest_field", "the file must return a list, without holes and names") end
     for i, entry in ipairs(list) do
         local file = type(entry) == "table" and entry.file
         local priority = type(entry) == "table" and entry.priority or 0
@@ -121,6 +129,8 @@ end
 -- Sorts the files: rules by key, each with its tests and, when it is to be live, its settings. Raises files_invalid.
 local function read(tenant, list)
     local sources, tests, active, wrong = {}, {}, nil, json.array{}
+    local paths = {}
+    for _, file in ipairs(list) do paths[file.path:gsub("^%./", "")] = true end
     for _, file in ipairs(list) do
         local path = file.path:gsub("^%./", "")
         local name = path:match("^rules/(.+%.lua)$")
@@ -134,7 +144,7 @@ local function read(tenant, list)
             local key = stem and stem:match("[^/]+$")
             if not key or not key:find("^[a-z0-9][a-z0-9_-]+$") or #key < 3 or #key > 64 or rules.RESERVED[key] then
                 wrong[#wrong + 1] = finding(path, "manifest_field", "the name of a rule's file is its key: small letters, digits, _ and -")
-            elseif key:find("_test$") then
+            elseif key:find("_test$") and paths[path:gsub("_test%.lua$", ".lua")] then
                 tests[stem] = file.text
             elseif sources[key] then
                 wrong[#wrong + 1] = finding(path, "manifest_field", sources[key].path .. " is the same rule")

@@ -11,6 +11,7 @@ local route = require("kasma.route")
 local schema = require("kasma.schema")
 local audit_store = require("modules.audit.store")
 local promotions = require("modules.promotions.service")
+local check = require("modules.rules.check")
 local diff = require("modules.rules.diff")
 local facts = require("modules.rules.facts")
 local kept_runs = require("modules.rules.kept")
@@ -188,7 +189,8 @@ route.post("/rules/check", {
     handler = function(ctx)
         guarded(ctx.body)
         local report = rules.check_all(ctx.tenant, ctx.body)
-        return { ok = report.ok, diagnostics = report.diagnostics, manifest = report.manifest or null, sampleRuns = report.sampleRuns }
+        return { ok = report.ok, diagnostics = report.diagnostics, manifest = or_null(check.manifest_body(report.manifest)),
+            sampleRuns = report.sampleRuns }
     end,
 })
 

@@ -169,7 +169,8 @@ end
 --- {path, text} of each file.
 ---@return table[]
 function M.files()
-    local out = { FUNCTIONS, capability_stubs(), workflow.text() }
+    -- An annotation is the rest of its line: several on one are written for the reader of this file.
+    local out = { (FUNCTIONS:gsub(" (%-%-%-@)", "\n%1")), capability_stubs(), workflow.text() }
     for _, name in ipairs(catalogue.names()) do
         local hook = catalogue.get(name)
         type_name(hook.input, name, "", out)

@@ -60,6 +60,21 @@ function M.below(path)
     return list
 end
 
+--- Writes .kasma/config.d.lua: what each rule below a folder takes as its config, for editors.
+---@param dir string
+---@return string path
+function M.save_configs(dir)
+    local list = {}
+    for _, file in ipairs(M.below(dir)) do
+        local key = file:match("([^/]+)%.lua$")
+        local report = check.run{ source = M.read(file) or "", file = file, id = key }
+        if report.manifest then list[#list + 1] = { key = key, config = report.manifest.config } end
+    end
+    local path = dir .. "/.kasma/config.d.lua"
+    M.save(path, require("modules.rules.stubs_config").text(list))
+    return path
+end
+
 --- The files that the words after the command name. Raises {usage=} where there is none.
 ---@param args table
 ---@return string[]

@@ -2,6 +2,7 @@
 local json = require("core.json")
 local files = require("kasma.cli.rules.files")
 local report = require("kasma.cli.rules.report")
+local check = require("modules.rules.check")
 
 local M = {}
 
@@ -14,6 +15,7 @@ local function usage(message) error({ usage = message }, 0) end
 local function print_results(results)
     for _, r in ipairs(results) do
         r.source = nil
+        r.manifest = check.manifest_body(r.manifest)
         json.array(r.diagnostics)
     end
     io.stdout:write(json.encode(json.array(results)), "\n")
@@ -57,6 +59,7 @@ local function with_failures(results)
 end
 
 function commands.test(args)
+    if args.watch then return require("kasma.cli.rules.watch").here(args) end
     local results, passed, failed, broken, skipped = {}, 0, 0, 0, 0
     for i, file in ipairs(files.named(args)) do
         local r = files.look(file, args.only)
@@ -165,7 +168,17 @@ function commands.new(args)
     files.save(base .. ".lua", source)
     if tests ~= "" then files.save(base .. "_test.lua", tests) end
     local made = json.array{ base .. ".lua", tests ~= "" and base .. "_test.lua" or nil }
-    return report.answer(args, { wrote = made }, "wrote " .. table.concat(made, " and "))
+    local editor = (args.dir or ".") .. "/.kasma/kasma.d.lua"
+    if not files.exists(".kasma/kasma.d.lua") and not files.exists(editor) then
+        for _, file in ipairs(require("modules.rules.stubs").files()) do
+            local path = (args.dir or ".") .. "/" .. file.path
+            if not files.exists(path) then
+                files.save(path, file.text)
+                made[#made + 1] = path
+            end
+        end
+    end
+    return report.answer(args, { wrote = made }, "wrote " .. table.concat(made, ", "))
 end
 
 function commands.stubs(args)
@@ -175,6 +188,8 @@ function commands.stubs(args)
         files.save(made[i], file.text)
         lines[i] = "wrote " .. made[i]
     end
+    made[#made + 1] = files.save_configs(args.dir or ".")
+    lines[#lines + 1] = "wrote " .. made[#made]
     return report.answer(args, { wrote = made }, table.concat(lines, "\n"))
 end
 

@@ -123,6 +123,7 @@ function commands.pull(args)
     local fresh = {}
     for _, path in ipairs(names) do fresh[path] = crypto.sha256(texts[path]) end
     keep_marks(dir, fresh)
+    files.save_configs(dir)
     local lines = {}
     for _, path in ipairs(write) do lines[#lines + 1] = "wrote    " .. path end
     for _, path in ipairs(remove) do lines[#lines + 1] = "removed  " .. path end

@@ -130,9 +130,8 @@ local function tell(args, file, further)
     return ok and went
 end
 
-function commands.watch(args)
+local function watch(args, server)
     local dir = (args[2] or "rules"):gsub("(.)/+$", "%1")
-    local server = (args.session or target.names_server(args)) and target.of(args) or nil
     local heard, sessions = server and server.remote and not args.session and hear(server) or nil, {}
     while heard and not heard.open and not heard.ended do sched.sleep(20) end
     local known, n = stamps(dir), 0
@@ -155,5 +154,14 @@ function commands.watch(args)
     end
     return 0
 end
+
+function commands.watch(args)
+    return watch(args, (args.session or target.names_server(args)) and target.of(args) or nil)
+end
+
+--- The same on the files alone, whatever server there is.
+---@param args table
+---@return integer exit
+function M.here(args) return watch(args, nil) end
 
 return M
