@@ -23,6 +23,7 @@
 #define LOAD_INSTRUCTIONS 20000
 #define LOAD_WALL_US 20000
 #define SOURCE_MAX ((size_t)64 * 1024)
+#define CONFIG_MAX ((size_t)64 * 1024)
 #define DATA_MAX ((size_t)256 * 1024)
 #define HEAP_MAX ((size_t)8 * 1024 * 1024)
 /* No single string or table part is larger: one machine instruction of Lua can copy or compare a whole string, and the
@@ -406,6 +407,8 @@ static int configure(lua_State *L, struct call *c) {
     }
     sandbox_end(L);
     if (!json_encode_sorted(L, -1, &c->config, &err)) luaL_error(L, "config_invalid: %s", err.message);
+    /* Each run gets a copy of its own, before its budget begins. */
+    if (c->config.len > CONFIG_MAX) luaL_error(L, "config_invalid: config: is larger than 64 KiB");
     compiled_set_config(c->rule->compiled, c->source, buf_str(&c->config));
     return 0;
 }

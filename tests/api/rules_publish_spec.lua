@@ -1,10 +1,13 @@
 -- What publishing looks at: the preview that is named, who wrote and who approves, the shop's past, what else gives something on the same
 -- orders, what the config points at; and what is told of a rule whose category is gone or whose worker is behind.
+local command = require("api.command")
 local db = require("kasma.db")
 local health = require("modules.system.health")
+local json = require("core.json")
 local live = require("modules.rules.live")
 local pg = require("core.pg")
 local rules = require("core.rules")
+local service = require("modules.rules.service")
 local shop_of = require("api.shop")
 local store = require("modules.rules.store")
 local support = require("api.support")
@@ -244,6 +247,42 @@ describe("a rule that was switched off", function()
         must(publish(shop, "bad", 2))
         db.pipeline(shop.key, { store.set_state(shop.key, rule.id, "active", "off", "failed too often", now) })
         assert.equal("active", must(post(shop.owner, "bad/enable", { reason = "again" })).state)
+    end)
+end)
+
+describe("kasma doctor", function()
+    it("tells of rules that are off, rest, are paused, near their budget, or point at nothing", function()
+        local shop, product = shop_of.simple(0, { trackInventory = false })
+        local now = time.now()
+        local ids = {}
+        for _, key in ipairs{ "offed", "rests", "lost", "near" } do
+            create(shop, key, source("return nil", key, "schema.object{ gift = schema.product }"), { config = { gift = product } })
+            must(publish(shop, key))
+            ids[key] = must(shop.owner:get("/rules/" .. key), 200).id
+        end
+        local gone = shop_of.product(shop, { name = "Gone", price = 5 })
+        must(post(shop.owner, "lost/draft", { revision = 1, settings = { config = { gift = gone } } }))
+        must(publish(shop, "lost", 2))
+        must(post(shop.owner, "pause", { hook = "tax.resolve", reason = "x" }))
+        db.pipeline(shop.key, {
+            { "update products set deleted_at = now() where tenant_key = $1 and id = $2", shop.key, gone },
+            store.set_state(shop.key, ids.offed, "active", "off", "failed too often", time.iso(now)),
+            store.open_breaker(shop.key, ids.rests, 1, time.iso(now + 300000), time.iso(now):sub(1, 10), time.iso(now)),
+            store.insert_run{ tenant_key = shop.key, app_key = shop.app, id = uuid.v7(), at = time.iso(now), rule_id = ids.near,
+                version = 1, hook = "promotion", outcome = "ok", instructions = 190000, micros = 1, heap = 1 } })
+        local _, text = command.run("doctor --json --group rules")
+        local found = {}
+        for _, check in ipairs(json.decode(text:match("{.*}")).checks) do found[check.id] = check end
+        local facts = service.doctor(shop.key)
+        local by = {}
+        for _, r in ipairs(facts.rules) do by[r.key] = r end
+        assert.same({ "off", true, 0.95, 1 }, { by.offed.state, by.rests.open, by.near.share, #by.lost.lost })
+        assert.same({ "tax.resolve" }, facts.paused)
+        for _, id in ipairs{ "rules.off", "rules.breaker", "rules.paused", "rules.budget", "rules.config" } do
+            assert.equal("warn", found[id].state, id)
+        end
+        assert.is_table(found["rules.epochs"])
+        assert.equal("ok", found["rules.libraries"].state)
     end)
 end)
 

@@ -739,6 +739,30 @@ static bool build_fails(lua_State *L, void *data, struct error *err) {
     return error_set(err, ERR_INVALID, "no such cart");
 }
 
+static void a_config_is_64_kib_at_most(void **state) {
+    (void)state;
+    static char json[100000];
+    int rule =
+        load("return { hook = 'promotion', name = 't', config = schema.object{ l = schema.list(schema.string) }, "
+             "run = function(input, config) return {n = #config.l} end }");
+    assert_true(rule > 0);
+    for (int items = 15; items <= 17; items += 2) { /* of 4,000 characters each */
+        size_t n = (size_t)snprintf(json, sizeof json, "{\"l\":[");
+        for (int i = 0; i < items; i++) {
+            json[n++] = '"';
+            memset(json + n, 'x', 4000);
+            n += 4000;
+            json[n++] = '"';
+            json[n++] = i + 1 < items ? ',' : ']';
+        }
+        json[n++] = '}';
+        assert_int_equal(sandbox_configure(sb, rule, str_n(json, n), &report), items == 15);
+    }
+    assert_non_null(strstr(report.message, "larger than 64 KiB"));
+    assert_true(run_rule(rule));
+    assert_string_equal(result, "{\"n\":15}");
+}
+
 static void a_builder_may_refuse(void **state) {
     (void)state;
     int rule = load("return {hook = 'promotion', name = 't', run = function() return 1 end}");
@@ -795,6 +819,7 @@ int main(void) {
         TEST(errors_carry_their_line),
         TEST(the_manifest_is_checked),
         TEST(config_is_checked_and_filled_in),
+        TEST(a_config_is_64_kib_at_most),
         TEST(a_builder_may_refuse),
         TEST(data_chunks_give_their_value),
     };

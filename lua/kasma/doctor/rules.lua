@@ -6,7 +6,7 @@ local report = require("kasma.doctor.report")
 
 local M = {}
 
-local LIVE_MS, TENANTS_MAX, NEAR, SETTLE_MS = 6000, 500, 0.8, 3000
+local LIVE_MS, TENANTS_MAX, NEAR, SETTLE_MS = 6000, 5000, 0.8, 3000
 
 -- What workers say they hold, by tenant: how many hold it, and the oldest epoch among them.
 local function held_by_workers()
@@ -24,9 +24,15 @@ local function held_by_workers()
 end
 
 local function tenants()
-    local list = {}
-    for i, row in ipairs(db.read(nil, "select tenant_key from tenants where status <> 'closed' order by tenant_key limit $1::int",
-        TENANTS_MAX)) do list[i] = row.tenant_key end
+    local list, last = {}, ""
+    repeat
+        local rows = db.read(nil, [[select tenant_key from tenants where status <> 'closed' and tenant_key > $1
+          order by tenant_key limit 500]], last)
+        for _, row in ipairs(rows) do
+            last = row.tenant_key
+            list[#list + 1] = last
+        end
+    until #rows < 500 or #list >= TENANTS_MAX
     return list
 end
 
