@@ -108,6 +108,10 @@ end
 
 local function redis_key(state) return "idem:" .. state.scope_hash end
 
+-- An answer may hold what is shown once (the secret of a new key). It lies sealed under the client's own key, of which only a hash is
+-- kept, so that who reads Redis does not read it.
+local function sealing(state) return crypto.hkdf(state.key, "kasma idempotent answer", 32) end
+
 ---@param state table
 ---@return table|nil answer to replay; nil = go on
 function M.claim_redis(state)
@@ -131,7 +135,12 @@ function M.claim_redis(state)
             redis.call("DEL", key)
         elseif entry then
             if entry.f ~= state.fingerprint then M.reused() end
-            if entry.s == "d" then return replay(entry.code, entry.ct, crypto.unbase64(entry.body)) end
+            if entry.s == "d" then
+                local body = crypto.unbase64(entry.body)
+                if entry.sealed then body = crypto.open(sealing(state), body, state.scope_hash) end
+                if body then return replay(entry.code, entry.ct, body) end
+                M.in_progress{ headers = { ["Retry-After"] = "1" } } -- damaged: what was done is not done again
+            end
             if waited >= WAIT_MS then M.in_progress{ headers = { ["Retry-After"] = "1" } } end
             sched.sleep(POLL_MS)
             waited = waited + POLL_MS
@@ -156,7 +165,7 @@ function M.finish_redis(state, status, content_type, body)
     local entry = ""
     if status and #(body or "") <= BODY_MAX then
         entry = json.encode{ s = "d", f = state.fingerprint, t = state.token, code = status, ct = content_type or "",
-            body = crypto.base64(body or ""), exp = time.now() + KEEP_MS }
+            sealed = true, body = crypto.base64(crypto.seal(sealing(state), body or "", state.scope_hash)), exp = time.now() + KEEP_MS }
     end
     redis.eval(DONE, { redis_key(state) }, { state.token, entry, tostring(KEEP_MS) })
 end

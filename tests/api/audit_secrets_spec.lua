@@ -4,6 +4,7 @@ local config = require("core.config")
 local crypto = require("core.crypto")
 local json = require("core.json")
 local mongo = require("core.mongo")
+local redis = require("core.redis")
 local time = require("core.time")
 local audit = require("kasma.audit")
 local db = require("kasma.db")
@@ -163,6 +164,29 @@ describe("secrets", function()
                 file:close()
             end
         end
+    end)
+
+    it("that are shown once are shown again to the same request, and not to who reads Redis", function()
+        local function make()
+            return must(world.staff:post("/webhooks/endpoints/create", { name = "once", url = "https://hooks.shop.example.org/once",
+                events = { "webhook.test" } }, { ["X-Idempotency-Key"] = "one-key" }))
+        end
+        local key = make()
+        assert.same({ key.id, key.secret }, { make().id, make().secret })
+        local cursor, entries = "0", 0
+        repeat
+            local answer = redis.call("SCAN", cursor, "MATCH", "idem:*", "COUNT", "1000")
+            cursor = answer[1]
+            for _, name in ipairs(answer[2]) do
+                local text = redis.call("GET", name)
+                local entry = type(text) == "string" and json.decode(text)
+                if entry and entry.body then
+                    entries = entries + 1
+                    assert.is_nil((crypto.unbase64(entry.body) .. text):find(key.secret, 1, true))
+                end
+            end
+        until cursor == "0"
+        assert.is_true(entries >= 1)
     end)
 
     it("are masked by their names whatever is passed, and codes that are none are not", function()
