@@ -26,4 +26,5 @@ return {
     "0024_members",
     "0025_workflow_listeners",
     "0026_usernames",
+    "0027_script_promotions",
 }

@@ -38,8 +38,9 @@ end
 ---@param now string ISO
 ---@return table[] promotions, those of rules first, by id, at most 500
 function M.running(tenant, now)
-    return db.read(tenant, "select " .. PROMOTION .. [[ from promotions p where p.tenant_key = $1 and (p.is_active
-      and (p.start_date is null or p.start_date <= $2) and (p.end_date is null or p.end_date > $2) or p.type = 'script')
+    return db.read(tenant, "select p.* from (select " .. PROMOTION .. [[ from promotions p where p.tenant_key = $1 and p.is_active
+        and p.type <> 'script' and (p.start_date is null or p.start_date <= $2) and (p.end_date is null or p.end_date > $2)
+      union all select ]] .. PROMOTION .. [[ from promotions p where p.tenant_key = $1 and p.type = 'script') p
       order by p.type <> 'script', p.id limit 500]], tenant, now)
 end
 
