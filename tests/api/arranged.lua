@@ -28,7 +28,7 @@ local BY_PATH = {
     { "^/roles/", "role" }, { "/keys/", "key" }, { "^/registry/", "entry" }, { "^/auth/sessions/", "session" },
     { "^/audit/logs/", "event" }, { "^/users/", "user" }, { "/products/", "product" }, { "/promotions/", "promotion" },
     { "/bundles/", "bundle" }, { "/orders/", "order" }, { "^/webhooks/endpoints/", "endpoint" }, { "^/webhooks/deliveries/", "delivery" },
-    { "/notices/", "notice" }, { "^/rules/workflows/", "workflow" },
+    { "/notices/", "notice" }, { "^/rules/workflows/", "workflow" }, { "^/customers/", "customer" },
 }
 
 ---@class World a tenant with one of everything
@@ -96,6 +96,7 @@ function M.world()
     must(shopper:post("/users/me/update", { first_name = mark, bio = mark }), 200)
     ids.user = shopper.user.id
     ids.order = must(shop_of.checkout(shop_of.buyer(shop, ids.product, 1, shopper), { notes = mark })).orders[1].id
+    ids.customer = must(shopper:post("/customers/details")).id
     ids.session = must(shopper:get("/auth/sessions"), 200).data[1].id
     ids.event = support.eventually(function() return must(staff:get("/audit/logs?limit=1"), 200).data[1] end).id
     return { shop = shop, staff = staff, shopper = shopper, ids = ids, rule = rule, mark = mark, slug = slug, host = host,

@@ -138,8 +138,7 @@ describe("people in a workflow", function()
         assert.equal("nil no_consent", words(once(shop, "unasked", "\"mail\"", [[log(mail.send("thank-you", data.user, {}))]],
             { user = buyer.user.id })))
         assert.same({}, mails())
-        db.query(shop.key, "update customers set marketing_consent_at = $3::timestamptz where tenant_key = $1 and user_id = $2", shop.key,
-            buyer.user.id, time.iso(time.now()))
+        assert.is_true(must(buyer:post("/customers/update", { marketingConsent = true })).marketingConsent)
         twice(shop, "mails", "\"mail\"", [[assert(mail.send("shop-message", data.user, { title = "About N-1", body = "See you" }))]],
             { user = buyer.user.id })
         support.eventually(function() return mails()[1].state == "sent" end, 20)
@@ -247,8 +246,7 @@ describe("the shipped workflow that thanks", function()
         must(post(shop.owner, "thanks/publish", { revision = 1, note = "go" }))
         local buyer = support.shopper(shop)
         local order = must(shop_of.checkout(shop_of.buyer(shop, product, 2, buyer), { paymentMethod = "COD" })).orders[1]
-        db.query(shop.key, "update customers set marketing_consent_at = $3::timestamptz where tenant_key = $1 and user_id = $2", shop.key,
-            buyer.user.id, time.iso(time.now()))
+        must(buyer:post("/customers/update", { marketingConsent = true }))
         assert.equal("paid", run_in(shop, "thanks", order.id, "waiting").step)
         support.advance(platform, 2 * 86400 + 60)
         support.sign_in(shop.owner)

@@ -1,8 +1,11 @@
 -- Customers of a tenant: users who bought, and guests, who are known by a keyed hash of their e-mail and by nothing else.
 local crypto = require("core.crypto")
 local time = require("core.time")
+local uuid = require("core.uuid")
+local access = require("kasma.access")
 local audit = require("kasma.audit")
 local db = require("kasma.db")
+local errors = require("kasma.errors")
 local secrets = require("kasma.secrets")
 local tenants = require("kasma.tenant")
 local store = require("modules.customers.store")
@@ -81,6 +84,40 @@ function M.tag(scope, id, tag)
         if one == tag then return true end
     end
     return nil, "too_many"
+end
+
+---@param tenant string
+---@param id string of the customer, or of its user
+---@return table row; raises 404
+function M.details(tenant, id)
+    local row = store.details(tenant, id)
+    if not row then errors.not_found{ message = "Customer not found" } end
+    return row
+end
+
+--- Changes a customer; a user's row is made when they have none. Raises 404.
+---@param scope Scope
+---@param who {id: string|nil, user_id: string|nil}
+---@param input {groups: string[]|nil, tags: string[]|nil, marketingConsent: boolean|nil}
+---@return table row
+function M.update(scope, who, input)
+    local now, statements = time.iso(time.now()), {}
+    if not who.id then
+        if not access.of(scope.tenant, who.user_id).member then errors.not_found{ message = "Customer not found" } end
+        statements[1] = store.ensure{ tenant_key = scope.tenant, app_key = scope.app, id = uuid.v7(), user_id = who.user_id, now = now }
+    end
+    db.transaction(scope.tenant, function(tx)
+        local list = { unpack(statements) }
+        list[#list + 1] = store.change(scope.tenant, who.id or who.user_id, { groups = input.groups, tags = input.tags,
+            consent = input.marketingConsent }, now)
+        local row = tx:pipeline(list)[#list][1]
+        if not row then errors.not_found{ message = "Customer not found" } end
+        local last = {}
+        audit.append(last, scope, { action = "customers.update", entity_type = "customer", entity_id = row.id,
+            after = { groups = input.groups, tags = input.tags, marketingConsent = input.marketingConsent } })
+        tx:at_commit(last)
+    end)
+    return M.details(scope.tenant, who.id or who.user_id)
 end
 
 return M

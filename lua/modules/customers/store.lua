@@ -48,6 +48,34 @@ function M.by_id(tenant, id)
       from customers c where c.tenant_key = $1 and (c.id = $2::uuid or c.user_id = $2::uuid) limit 1]], tenant, id)[1]
 end
 
+--- The same with what its own page shows.
+---@param tenant string
+---@param id string of the customer, or of its user
+---@return table|nil
+function M.details(tenant, id)
+    return db.one(tenant, [[select c.id, c.user_id, c.groups, c.tags, c.orders_count, c.first_order_at, c.lifetime_spent_minor,
+        c.marketing_consent_at
+      from customers c where c.tenant_key = $1 and (c.id = $2::uuid or c.user_id = $2::uuid) limit 1]], tenant, id)
+end
+
+--- A user's row, unless it is there.
+function M.ensure(row)
+    return { [[insert into customers (tenant_key, app_key, id, user_id, created_at, updated_at)
+      values ($1, $2, $3, $4, $5::timestamptz, $5::timestamptz)
+      on conflict (tenant_key, user_id) where user_id is not null do nothing]], row.tenant_key, row.app_key, row.id, row.user_id, row.now }
+end
+
+--- Changes what is given; a consent that stands keeps its time.
+function M.change(tenant, id, change, now)
+    return { [[update customers set groups = coalesce($3::text[], groups), tags = coalesce($4::text[], tags),
+        marketing_consent_at = case when $5::boolean is null then marketing_consent_at
+          when $5::boolean then coalesce(marketing_consent_at, $6::timestamptz) end,
+        version = version + 1, updated_at = $6::timestamptz
+      where tenant_key = $1 and (id = $2::uuid or user_id = $2::uuid) returning id]], tenant, id,
+        change.groups and pg.array(change.groups) or json.null, change.tags and pg.array(change.tags) or json.null,
+        change.consent == nil and json.null or change.consent, now }
+end
+
 --- A statement that gives a customer a tag. No row: it has the tag already, or 50 others.
 ---@param tenant string
 ---@param id string
