@@ -247,7 +247,9 @@ static int set_up(lua_State *L) {
     lua_pushvalue(L, -1);
     lua_replace(L, LUA_GLOBALSINDEX);
     st->env = luaL_ref(L, LUA_REGISTRYINDEX);
-    lua_pushnil(L);
+    /* Not nil: a text with 64-bit literals makes the VM load its FFI by itself, and what that needs lives only here. No
+     * rule sees the registry. */
+    lua_newtable(L);
     lua_setfield(L, LUA_REGISTRYINDEX, "_LOADED");
     return 0;
 }

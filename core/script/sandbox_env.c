@@ -140,8 +140,10 @@ static void open_math(lua_State *L) {
     take(L, to + 2, to, names);
     lua_pop(L, 1);
     lua_replace(L, LUA_GLOBALSINDEX);
+    lua_getfield(L, LUA_REGISTRYINDEX, "_LOADED");
     lua_pushnil(L);
-    lua_setfield(L, LUA_REGISTRYINDEX, "_LOADED");
+    lua_setfield(L, -2, LUA_MATHLIBNAME);
+    lua_pop(L, 1);
 }
 
 /* Pushes the functions of strings, which are their methods too. */

@@ -333,6 +333,19 @@ static void a_text_that_is_known_acts_the_same(void **state) {
     assert_int_equal(bytes, 0);
 }
 
+/* The VM loads its FFI for such literals, and must find it again after a collection. */
+static void wide_literals_live_through_a_collection(void **state) {
+    (void)state;
+    int rule = load(
+        "return { hook = 'x', name = 'x', run = function() local n, t = 1LL, {} for i = 1, 40 do n = n * 3LL + 1LL "
+        "t[i] = { tostring(n) } end return { n = tostring(n), m = math.floor(2.5) } end }");
+    assert_int_not_equal(rule, 0);
+    for (int i = 0; i < 20; i++) {
+        assert_true(run_rule(rule));
+        sandbox_rest(sb);
+    }
+}
+
 static void what_is_kept_of_texts_is_bounded(void **state) {
     (void)state;
     size_t bytes;
@@ -801,6 +814,7 @@ int main(void) {
         TEST(numbers_of_64_bits_open_no_door),
         TEST(bytecode_is_refused),
         TEST(a_text_that_is_known_acts_the_same),
+        TEST(wide_literals_live_through_a_collection),
         TEST(what_is_kept_of_texts_is_bounded),
         TEST(nothing_survives_a_run),
         TEST(run_functions_keep_no_state_however_they_try),
