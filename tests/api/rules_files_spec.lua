@@ -150,6 +150,26 @@ describe("a folder of rules", function()
         assert.equal(403, support.shopper(shop):post("/rules/import", { files = json.array(files), mode = "plan" }).status)
     end)
 
+    it("is one of those that are pushed at once; the others are told", function()
+        local shop = support.tenant{}
+        local function push(bps)
+            return function()
+                return import(shop, "apply", { file("rules/promotions/one.lua", rule(bps)), file("rules/promotions/two.lua", rule(bps)),
+                    active(shop, "{ file = \"promotions/one.lua\" }", "{ file = \"promotions/two.lua\" }") },
+                    { acceptWarnings = { "stacks_with" } })
+            end
+        end
+        for round = 1, 2 do
+            local counts = shop_of.statuses(support.parallel{ push(round * 100), push(round * 100), push(round * 100 + 1) })
+            assert.truthy((counts[201] or 0) >= 1 and (counts[201] or 0) + (counts[409] or 0) == 3, tostring(counts[201]) .. " of 3")
+        end
+        for _, key in ipairs{ "one", "two" } do
+            local versions = must(shop.owner:get("/rules/" .. key .. "/versions"), 200)
+            assert.equal(#versions, versions[1].version) -- no gap
+            assert.is_true(versions[1].active)
+        end
+    end)
+
     it("brings libraries before those that take from them", function()
         local shop = support.tenant{}
         local taker = "local l = lib(\"shares\")\nreturn { hook = \"promotion\", name = \"Taker\", run = function(input)\n"
