@@ -175,6 +175,28 @@ describe("a job scheduler", function()
         assert.equal(1, queues.counts(q).delayed)
     end)
 
+    it("of which thousands fall due in the same moment each run once, and plan one run each", function()
+        local q, count = fresh(), 1500 -- more than one call promotes
+        local prefix = jobs.base(q)
+        for n = 1, count do schedule.upsert(q, "s" .. n, { every = 3600000, startDate = time.now() + 1800000 }, { name = "tick" }) end
+        assert.equal(count, redis.call("ZCARD", prefix .. "delayed"))
+        local ran, times = {}, 0
+        jobs.handler(q, "tick", function(job)
+            ran[job.scheduler], times = (ran[job.scheduler] or 0) + 1, times + 1
+        end)
+        local before = time.shift()
+        time.set_shift(before + 1860000)
+        local worker = jobs.work(q, { concurrency = 32 })
+        local ok, why = pcall(eventually, function() return times == count and worker.count == 0 end)
+        time.set_shift(before)
+        worker:stop()
+        assert.is_true(ok, why)
+        for n = 1, count do assert.equal(1, ran["s" .. n]) end
+        assert.equal(count, redis.call("ZCARD", prefix .. "delayed"))
+        assert.equal(count, redis.call("ZCARD", prefix .. "repeat"))
+        redis.call("EVAL", "for _, k in ipairs(redis.call('KEYS', ARGV[1])) do redis.call('UNLINK', k) end", "0", prefix .. "*")
+    end)
+
     it("whose slot was missed goes on at the next aligned one", function()
         local q = fresh()
         local id = schedule.upsert(q, "s", { every = 60000 })
