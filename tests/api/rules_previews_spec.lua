@@ -83,6 +83,18 @@ describe("a preview over many orders", function()
     end)
 end)
 
+describe("a preview of a sample", function()
+    it("prices one of the carts that every rule is tried with", function()
+        local shop = shop_with(1)
+        local names = must(shop.owner:get("/rules/hooks/promotion"), 200).samples
+        local seen = must(post(shop.owner, "half/preview", { sample = names[1].name }))
+        assert.same({ "sample", 1, "ok" }, { seen.against.kind, seen.changed, seen.run.outcome })
+        assert.is_true(seen.totals.delta < 0 and seen.adjustments[1].amount == -seen.totals.merchandiseNet)
+        assert.equal(404, post(shop.owner, "half/preview", { sample = "no such sample" }).status)
+        assert.equal(400, post(shop.owner, "half/preview", {}).status)
+    end)
+end)
+
 describe("what rules leave behind", function()
     it("is kept for thirty days, counts by the hour for ninety", function()
         local shop = shop_with(1)

@@ -1,6 +1,7 @@
 -- What a version would change: each order is priced twice, by the same code as a checkout, from what it was priced from when it was
 -- placed (pricing_snapshots): once with the rules that are compared with, once with the version in its place. Nothing is written.
 local json = require("core.json")
+local core_pricing = require("core.pricing")
 local sched = require("core.sched")
 local time = require("core.time")
 local uuid = require("core.uuid")
@@ -10,6 +11,7 @@ local hooks = require("kasma.hooks")
 local catalogue = require("kasma.hooks_catalogue")
 local outbox = require("kasma.outbox")
 local pricing = require("modules.pricing.service")
+local samples = require("modules.rules.samples")
 local kept_runs = require("modules.rules.kept")
 local store = require("modules.rules.store")
 local stream = require("modules.rules.stream")
@@ -282,7 +284,8 @@ local function sides(scope, rule, body)
         return type(which) == "number" and "version " .. which or which
     end
     local from_text = from == "active" and "version " .. tostring(rule.active_version) or told(from, row)
-    return { before = before, after = after, from = from_text, to = told(to, row), revision = to == "draft" and row.revision or nil }
+    return { before = before, after = after, from = from_text, to = told(to, row), settings = row.settings,
+        revision = to == "draft" and row.revision or nil }
 end
 
 local function each_snapshot(tenant, o, visit)
@@ -330,12 +333,11 @@ local function over_orders(scope, rule, body, progress)
     return tally_result(t), both.revision
 end
 
-local function one(scope, rule, body, input, ref, kind)
-    local both = sides(scope, rule, body)
+-- What one cart, order or sample says: `quoted` prices it with a set of rules; nil and why.
+local function told_of(rule, both, kind, ref, quoted)
     local t = tally_new(rule, both.from, both.to, kind)
-    local at = body.at and time.parse(body.at)
-    local before, why = price(scope, input, both.before, at)
-    local after, why_after = price(scope, input, both.after, at)
+    local before, why = quoted(both.before)
+    local after, why_after = quoted(both.after)
     if not before or not after then errors.unprocessable{ message = why or why_after, code = "no_price" } end
     tally_add(t, ref, before, after)
     local result = tally_result(t)
@@ -347,6 +349,25 @@ local function one(scope, rule, body, input, ref, kind)
         result.adjustments[i] = { source = a.kind, id = a.source_id or null, label = a.label or null, amount = a.amount }
     end
     return result
+end
+
+local function one(scope, rule, body, input, ref, kind)
+    local at = body.at and time.parse(body.at)
+    return told_of(rule, sides(scope, rule, body), kind, ref, function(set) return price(scope, input, set, at) end)
+end
+
+-- One of the carts that every rule of the hook is tried with, by its name.
+local function sampled(scope, rule, body)
+    local both = sides(scope, rule, body)
+    for _, sample in ipairs(samples.quotes(rule.hook, both.settings.config)) do
+        if sample.name == body.sample then
+            return told_of(rule, both, "sample", { number = sample.name }, function(set)
+                local quote, err = core_pricing.quote(sample.input, set)
+                return quote, err and err.message
+            end)
+        end
+    end
+    errors.not_found{ message = "Sample not found" }
 end
 
 --- A preview of a version against a cart, an order or many.
@@ -375,7 +396,8 @@ function M.run(scope, ref, body)
         if not s then M.no_snapshots() end
         return 201, one(scope, rule, body, s.input, { number = s.order_number, order_id = s.order_id }, "order")
     end
-    if not body.orders then errors.bad_request{ message = { "one of cart, orderId and orders should not be empty" } } end
+    if body.sample then return 201, sampled(scope, rule, body) end
+    if not body.orders then errors.bad_request{ message = { "one of cart, orderId, sample and orders should not be empty" } } end
     local o = body.orders
     local asked = o.ids and #o.ids or o.last or M.SYNC_MAX
     o.last = asked

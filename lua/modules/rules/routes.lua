@@ -261,7 +261,7 @@ route.post("/rules/:rule/preview", {
         cart = schema.object{ items = schema.array(schema.object{ productId = schema.uuid(), variantId = schema.uuid():optional(),
             quantity = schema.integer{ min = 1, max = 10000 } }, { min = 1, max = 200 }), shippingAddress = schema.object({},
                 { open = true }):optional(), customerGroups = schema.array(schema.string{ max = 50 }, { max = 50 }):optional() }:optional(),
-        orderId = schema.string{ max = 64 }:optional(),
+        orderId = schema.string{ max = 64 }:optional(), sample = schema.string{ max = 100 }:optional(),
         orders = schema.object{ last = schema.integer{ min = 1, max = preview.MAX }:optional(), from = schema.date():optional(),
             to = schema.date():optional(), ids = schema.array(schema.string{ max = 64 }, { min = 1,
                 max = preview.MAX }):optional() }:optional(),
