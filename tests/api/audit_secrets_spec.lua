@@ -167,11 +167,16 @@ describe("secrets", function()
     end)
 
     it("that are shown once are shown again to the same request, and not to who reads Redis", function()
-        local function make()
+        local once = { ["X-Idempotency-Key"] = "one-key" }
+        local function endpoint()
             return must(world.staff:post("/webhooks/endpoints/create", { name = "once", url = "https://hooks.shop.example.org/once",
-                events = { "webhook.test" } }, { ["X-Idempotency-Key"] = "one-key" }))
+                events = { "webhook.test" } }, once))
         end
-        local key = make()
+        local function make()
+            return must(world.staff:post("/tenants/" .. world.shop.key .. "/keys/create", { name = "once", key_type = "secret" }, once)).key
+        end
+        local made, key = endpoint(), make()
+        assert.same({ made.id, made.secret }, { endpoint().id, endpoint().secret })
         assert.same({ key.id, key.secret }, { make().id, make().secret })
         local cursor, entries = "0", 0
         repeat
@@ -182,7 +187,8 @@ describe("secrets", function()
                 local entry = type(text) == "string" and json.decode(text)
                 if entry and entry.body then
                     entries = entries + 1
-                    assert.is_nil((crypto.unbase64(entry.body) .. text):find(key.secret, 1, true))
+                    local held = crypto.unbase64(entry.body) .. text
+                    assert.is_nil(held:find(key.secret, 1, true) or held:find(made.secret, 1, true))
                 end
             end
         until cursor == "0"

@@ -105,7 +105,7 @@ route.get("/tenants/:tenant_key/keys", {
 
 route.post("/tenants/:tenant_key/keys/create", {
     summary = "Make an access key; its secret is shown once",
-    access = { permission = "keys.write" }, tag = "keys", named_tenant = "params", no_store = true, idempotent = false,
+    access = { permission = "keys.write" }, tag = "keys", named_tenant = "params", no_store = true,
     body = schema.object{
         name = schema.string{ not_empty = true, max = 255 },
         key_type = schema.enum{ "publishable", "secret" },
@@ -120,7 +120,7 @@ route.post("/tenants/:tenant_key/keys/create", {
 
 route.post("/tenants/:tenant_key/keys/:id/rotate", {
     summary = "A new secret for a key; the old one goes on for a grace",
-    access = { permission = "keys.write" }, tag = "keys", named_tenant = "params", no_store = true, idempotent = false,
+    access = { permission = "keys.write" }, tag = "keys", named_tenant = "params", no_store = true,
     params = { id = schema.uuid(), tenant_key = schema.string() },
     body = schema.object{ grace_seconds = schema.integer{ min = 0, max = 86400 }:default(0) },
     returns = { [201] = answer{ key = Key }, [403] = users.escalation, [409] = keys.changed },
