@@ -20,7 +20,7 @@ local M = {}
 local KINDS = {
     product = "product", productid = "product", variantid = "variant", categoryid = "category", parentid = "category", tagid = "tag",
     warehouseid = "warehouse", zoneid = "zone", shippingmethodid = "method", bundleid = "bundle", userid = "user", roleid = "role",
-    orderid = "order", actorid = "user", permissionid = "permission", endpointid = "endpoint",
+    orderid = "order", actorid = "user", permissionid = "permission", endpointid = "endpoint", cartid = "cart",
 }
 
 -- What a plain `id` means is told by the route's path.
@@ -96,6 +96,7 @@ function M.world()
     must(shopper:post("/users/me/update", { first_name = mark, bio = mark }), 200)
     ids.user = shopper.user.id
     ids.order = must(shop_of.checkout(shop_of.buyer(shop, ids.product, 1, shopper), { notes = mark })).orders[1].id
+    ids.cart = db.one(shop.key, "select id from carts where tenant_key = $1 and user_id = $2", shop.key, ids.user).id
     ids.customer = must(shopper:post("/customers/details")).id
     ids.session = must(shopper:get("/auth/sessions"), 200).data[1].id
     ids.event = support.eventually(function() return must(staff:get("/audit/logs?limit=1"), 200).data[1] end).id

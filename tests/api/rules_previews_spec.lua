@@ -50,6 +50,20 @@ describe("a preview over many orders", function()
         assert.same({ ORDERS, ORDERS, ORDERS, -50000 * ORDERS }, { row.done, row.result.against.used, row.result.changed,
             row.result.totals.delta })
         assert.equal(500, #row.result.orders)
+        local seen_ids, n, cursor = {}, 0, nil
+        repeat
+            local page = shop.owner:get(("/rules/previews/%s/orders?limit=100&cursor=%d"):format(asked.previewId, cursor or 0))
+            for _, o in ipairs(must(page, 200)) do
+                assert.is_nil(seen_ids[o.orderNumber])
+                seen_ids[o.orderNumber], n = true, n + 1
+                assert.equal(-50000, o.delta)
+            end
+            cursor = page.headers["x-next-cursor"]
+        until not cursor
+        assert.equal(ORDERS, n)
+        assert.equal(row.result.orders[1].orderNumber, must(shop.owner:get("/rules/previews/" .. asked.previewId .. "/orders?limit=1"),
+            200)[1].orderNumber)
+        assert.equal(404, support.tenant{}.owner:get("/rules/previews/" .. asked.previewId .. "/orders").status)
         assert.is_true(steps > 1)
         print(("%d orders previewed in %.1f s, %d steps of progress seen"):format(ORDERS, took, steps))
     end)
@@ -68,6 +82,8 @@ describe("a preview over many orders", function()
         local row = must(shop.owner:get("/rules/previews/" .. asked.previewId), 200)
         assert.same({ "cancelled", true, json.null }, { row.state, row.done < ORDERS, row.result })
         assert.equal("cancelled", must(post(shop.owner, "previews/" .. asked.previewId .. "/cancel")).state)
+        local none = shop.owner:get("/rules/previews/" .. asked.previewId .. "/orders")
+        assert.same({ 200, "[]", nil }, { none.status, none.body, none.headers["x-next-cursor"] })
         local refused = post(shop.owner, "half/publish", { revision = 1, note = "x", previewId = asked.previewId })
         assert.equal("preview_mismatch", refused.json.code)
     end)
@@ -80,6 +96,39 @@ describe("a preview over many orders", function()
         preview.work(shop.key, shop.app, id)
         local row = must(shop.owner:get("/rules/previews/" .. id), 200)
         assert.same({ "failed", "Version not found" }, { row.state, row.result.message })
+    end)
+end)
+
+describe("a preview of a cart", function()
+    it("prices what lies in a customer's cart, by either of its ids, and leaves it as it is", function()
+        local shop, product = shop_with(1)
+        local buyer = shop_of.buyer(shop, product, 3, support.shopper(shop))
+        local mine = must(buyer:get("/sales/cart/me"), 200)
+        local id = db.one(shop.key, "select id from carts where tenant_key = $1 and wire_id = $2", shop.key, mine.id).id
+        for _, ref in ipairs{ mine.id, id } do
+            local seen = must(post(shop.owner, "half/preview", { cartId = ref }))
+            assert.same({ "cart", 300000, 150000, 1, "ok" }, { seen.against.kind, seen.totals.before, seen.totals.after, seen.changed,
+                seen.run.outcome })
+        end
+        assert.same(mine.items, must(buyer:get("/sales/cart/me"), 200).items)
+        assert.equal(404, post(shop.owner, "half/preview", { cartId = uuid.v7() }).status)
+        assert.equal(400, post(shop.owner, "half/preview", { cartId = "x" }).status)
+        local other = shop_with(1)
+        assert.equal(404, post(other.owner, "half/preview", { cartId = mine.id }).status)
+    end)
+
+    it("tells a rule who the cart's owner is, or the customer that is asked for", function()
+        local shop, product = shop_with(1)
+        must(post(shop.owner, "create", { key = "known", hook = "promotion", name = "Known", source = [[
+            return { hook = "promotion", name = "Known", run = function(input)
+                return { operations = { { op = "line_percent", line_id = input.cart.lines[1].id,
+                    bps = input.customer.orders_count and input.customer.orders_count * 1000 or 0, label = "x" } } }
+            end }]] }))
+        local first, second = support.shopper(shop), support.shopper(shop)
+        must(shop_of.checkout(shop_of.buyer(shop, product, 1, first), { paymentMethod = "COD" }))
+        local id = must(shop_of.buyer(shop, product, 1, first):get("/sales/cart/me"), 200).id
+        assert.equal(-10000, must(post(shop.owner, "known/preview", { cartId = id })).totals.delta)
+        assert.equal(0, must(post(shop.owner, "known/preview", { cartId = id, customerId = second.user.id })).totals.delta)
     end)
 end)
 

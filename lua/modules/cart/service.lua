@@ -70,6 +70,12 @@ function M.find(scope, owner)
     return store.find(scope.tenant, owner.key)
 end
 
+--- Whosesoever it is: for those who may look into the shop's carts.
+---@param scope Scope
+---@param ref string its id, or the one that clients see
+---@return table|nil cart
+function M.by_id(scope, ref) return store.by_id(scope.tenant, ref) end
+
 --- Changes the items by compare-and-set: `change(items, cart)` gets a copy of the present items and gives the new ones, or raises.
 local function write(scope, owner, change)
     for _ = 1, WRITE_TRIES do

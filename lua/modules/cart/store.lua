@@ -17,6 +17,15 @@ function M.find(tenant, owner_key)
     return db.read(tenant, "select " .. CART .. " from carts c where c.tenant_key = $1 and c.owner_key = $2", tenant, owner_key)[1]
 end
 
+--- By its id, or by the one that clients see.
+---@param tenant string
+---@param ref string a UUID or 24 hexadecimal digits
+---@return table|nil cart
+function M.by_id(tenant, ref)
+    local column = #ref == 24 and "wire_id" or "id"
+    return db.read(tenant, ("select %s from carts c where c.tenant_key = $1 and c.%s = $2"):format(CART, column), tenant, ref:lower())[1]
+end
+
 --- Makes the owner's cart, or finds the one that another request has just made.
 ---@param c table id, wire_id, tenant_key, app_key, owner_key, user_id, currency, expires_at, now
 ---@return table cart

@@ -261,6 +261,7 @@ route.post("/rules/:rule/preview", {
         cart = schema.object{ items = schema.array(schema.object{ productId = schema.uuid(), variantId = schema.uuid():optional(),
             quantity = schema.integer{ min = 1, max = 10000 } }, { min = 1, max = 200 }), shippingAddress = schema.object({},
                 { open = true }):optional(), customerGroups = schema.array(schema.string{ max = 50 }, { max = 50 }):optional() }:optional(),
+        cartId = schema.one_of(schema.uuid(), schema.string{ pattern = "^%x+$", min = 24, max = 24 }):optional(),
         orderId = schema.string{ max = 64 }:optional(), sample = schema.string{ max = 100 }:optional(),
         orders = schema.object{ last = schema.integer{ min = 1, max = preview.MAX }:optional(), from = schema.date():optional(),
             to = schema.date():optional(), ids = schema.array(schema.string{ max = 64 }, { min = 1,
@@ -287,6 +288,23 @@ route.get("/rules/previews/:id", {
         local row = preview_of(ctx)
         return { id = row.id, state = row.state, done = row.done, total = row.total, result = or_null(row.result),
             createdAt = row.created_at }
+    end,
+})
+
+local ORDERS_MAX = 100
+
+route.get("/rules/previews/:id/orders", {
+    summary = "The orders that a preview changes, those with the largest difference first", access = WRITE, module = "rules",
+    description = "Empty until the preview is done. Where more follow, X-Next-Cursor is the cursor of the next page.",
+    params = { id = schema.uuid{ on_bad = 404, what = "Preview" } },
+    query = schema.object{ cursor = schema.integer{ min = 0, max = preview.MAX }:default(0),
+        limit = schema.integer{ min = 1, max = ORDERS_MAX }:default(50) }, returns = schema.array(Any),
+    handler = function(ctx)
+        local q, list = ctx.query, json.array{}
+        local rows = store.preview_orders(ctx.tenant, preview_of(ctx).id, q.cursor, q.limit + 1)
+        for i = 1, math.min(#rows, q.limit) do list[i] = rows[i].body end
+        if #rows > q.limit then ctx.set_header("X-Next-Cursor", tostring(q.cursor + q.limit)) end
+        return list
     end,
 })
 

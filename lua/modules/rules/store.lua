@@ -390,9 +390,23 @@ function M.insert_preview(row)
         row.done or 0, row.result and pg.json(row.result) or null, row.revision or null }
 end
 
+--- A preview with the first 500 of the orders that it changes; preview_orders has them all.
 function M.preview(tenant, id)
-    return db.one(tenant, [[select id, rule_id, spec, state, done, total, result, revision, created_by, created_at from rule_previews
-      where tenant_key = $1 and id = $2]], tenant, id)
+    return db.one(tenant, [[select id, rule_id, spec, state, done, total, case when jsonb_typeof(result -> 'orders') = 'array'
+          then jsonb_set(result, '{orders}', jsonb_path_query_array(result, '$.orders[0 to 499]')) else result end as result,
+        revision, created_by, created_at from rule_previews where tenant_key = $1 and id = $2]], tenant, id)
+end
+
+--- A page of the orders that a preview changes, in the order of its result. A result is written once, so a place in it is a cursor.
+---@param tenant string
+---@param id string
+---@param skip integer how many come before the page
+---@param limit integer
+---@return table[] {body: table}
+function M.preview_orders(tenant, id, skip, limit)
+    return db.read(tenant, [[select o.body from rule_previews p, jsonb_array_elements(case when jsonb_typeof(p.result -> 'orders') = 'array'
+        then p.result -> 'orders' else '[]' end) with ordinality as o(body, n)
+      where p.tenant_key = $1 and p.id = $2 order by o.n offset $3::int limit $4::int]], tenant, id, skip, limit)
 end
 
 --- Moves a preview on; no row: it was cancelled.
