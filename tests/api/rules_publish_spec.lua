@@ -263,6 +263,10 @@ describe("kasma doctor", function()
         local gone = shop_of.product(shop, { name = "Gone", price = 5 })
         must(post(shop.owner, "lost/draft", { revision = 1, settings = { config = { gift = gone } } }))
         must(publish(shop, "lost", 2))
+        local _, said = command.run("rules pause --hook promotion -m x --tenant " .. shop.key)
+        assert.is_truthy(said:find("paused: promotion  4 live rules stand still", 1, true), said)
+        _, said = command.run("rules resume -m x --tenant " .. shop.key)
+        assert.is_truthy(said:find("nothing is paused", 1, true), said)
         must(post(shop.owner, "pause", { hook = "tax.resolve", reason = "x" }))
         db.pipeline(shop.key, {
             { "update products set deleted_at = now() where tenant_key = $1 and id = $2", shop.key, gone },

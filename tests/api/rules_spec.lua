@@ -177,9 +177,13 @@ describe("rules of tenants", function()
         assert.equal(100000, total_of(buyer))
         must(post(shop.owner, "half/enable", { reason = "x" }))
         assert.equal(50000, total_of(buyer))
-        must(post(shop.owner, "pause", { reason = "all is wrong" }))
+        assert.same({ paused = 0, hooks = { "tax.resolve" } }, must(post(shop.owner, "pause", { reason = "x", hook = "tax.resolve" })))
+        assert.equal(50000, total_of(buyer))
+        local stopped = must(post(shop.owner, "pause", { reason = "all is wrong" }))
+        table.sort(stopped.hooks)
+        assert.same({ paused = 1, hooks = { "*", "tax.resolve" } }, stopped)
         assert.equal(100000, total_of(buyer))
-        must(post(shop.owner, "resume", { reason = "all is well" }))
+        assert.same({ paused = 0, hooks = {} }, must(post(shop.owner, "resume", { reason = "all is well" })))
         assert.equal(50000, total_of(buyer))
         must(post(shop.owner, "half/disable", { reason = "x" }))
         assert.equal("archived", must(post(shop.owner, "half/remove", { reason = "x" })).state)
@@ -247,10 +251,10 @@ describe("publishing", function()
             calls[i] = function() return post(who, "pause", { hook = hook, reason = "x" }) end
         end
         assert.same({ [201] = 4 }, shop_of.statuses(support.parallel(calls)))
-        local left = must(post(shop.owner, "resume", { hook = "tax.resolve", reason = "x" })).paused
+        local left = must(post(shop.owner, "resume", { hook = "tax.resolve", reason = "x" })).hooks
         table.sort(left)
         assert.same({ "checkout.validate", "price.lines", "promotion" }, left)
-        assert.equal(0, #must(post(shop.owner, "resume", { reason = "x" })).paused)
+        assert.same({ paused = 0, hooks = {} }, must(post(shop.owner, "resume", { reason = "x" })))
     end)
 
     it("happens at its time and ends at another", function()

@@ -356,7 +356,9 @@ end
 for verb, on in pairs{ pause = true, resume = false } do
     route.post("/rules/" .. verb, {
         summary = on and "The red switch: all rules stop, or those of a hook" or "Rules run again", access = PUBLISH, module = "rules",
-        body = schema.object{ reason = Note, hook = schema.string{ max = 64 }:optional() }, returns = { [201] = Any },
+        description = "paused: how many live rules stand still now; hooks: those that are stopped, * for all of them.",
+        body = schema.object{ reason = Note, hook = schema.string{ max = 64 }:optional() },
+        returns = { [201] = schema.object{ paused = schema.integer(), hooks = schema.array(schema.string()) } },
         handler = function(ctx) return rules.pause(ctx.scope, ctx.body.hook, ctx.body.reason, on) end,
     })
 end

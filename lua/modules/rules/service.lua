@@ -459,15 +459,15 @@ end
 ---@param hook string|nil
 ---@param reason string
 ---@param on boolean
----@return {paused: string[]}
+---@return {paused: integer, hooks: string[]} paused: live rules that stand still now; hooks: whose ("*": all)
 function M.pause(scope, hook, reason, on)
     local now = time.iso(time.now())
-    local statements = { on and store.pause(scope, hook or "*", now) or store.resume(scope, hook, now) }
+    local statements = { on and store.pause(scope, hook or "*", now) or store.resume(scope, hook, now), store.standing(scope.tenant) }
     audit.append(statements, scope, { action = on and "rules.pause" or "rules.resume", entity_type = "rule", after = { hook = hook or "*",
         reason = reason } })
-    local paused = db.pipeline(scope.tenant, statements)[1][1].paused
+    local answers = db.pipeline(scope.tenant, statements)
     live.changed(scope.tenant)
-    return { paused = json.array(paused) }
+    return { paused = answers[2][1].n, hooks = json.array(answers[1][1].paused) }
 end
 
 -- Draft sessions -----------------------------------------------------------------------------------------------------------------

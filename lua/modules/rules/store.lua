@@ -75,6 +75,12 @@ function M.resume(scope, name, now)
       returning paused]], scope.tenant, scope.app, name or null, now }
 end
 
+--- How many live rules stand still because they, or all, are paused.
+function M.standing(tenant)
+    return { [[select count(*)::int as n from rules r join rule_epochs e on e.tenant_key = $1
+      where r.tenant_key = $1 and r.state = 'active' and r.hook <> 'library' and e.paused && array['*', r.hook] ]], tenant }
+end
+
 --- How many live workers there are that serve, and how many of them have loaded the epoch or hold none of the tenant's rules.
 function M.live(tenant, epoch)
     return db.one(nil, [[select count(*)::int as workers, count(*) filter (where not jsonb_exists(epochs, $2)

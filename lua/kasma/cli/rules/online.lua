@@ -186,7 +186,9 @@ end
 for _, verb in ipairs{ "pause", "resume" } do
     commands[verb] = function(args)
         local done = target.of(args):post("/rules/" .. verb, { hook = args.hook, reason = M.note(args) })
-        return report.answer(args, done, #done.paused > 0 and "paused: " .. table.concat(done.paused, ", ") or "nothing is paused")
+        return report.answer(args, done, done.hooks[1] and ("paused: %s  %d live rule%s stand%s still"):format(
+            table.concat(done.hooks, ", "), done.paused, done.paused == 1 and "" or "s", done.paused == 1 and "s" or "")
+            or "nothing is paused")
     end
 end
 
