@@ -198,6 +198,18 @@ describe("a route of the shop's own", function()
         assert.equal(404, shopper:get("/x/guestbook").status)
     end)
 
+    it("tells an event once for each guest, also when two choose the same key", function()
+        publish(shop, "waitlist", answers("waitlist", "access = 'public', method = 'POST', needs = { 'events' }",
+            "events.emit('waitlist', { id = 'tea' }) error('the answer is lost')"))
+        local function join(cart)
+            return guest:post("/x/waitlist", {}, { ["X-Cart-Token"] = cart, ["X-Idempotency-Key"] = "1" }).status
+        end
+        assert.same({ 502, 502, 502 }, { join("guest_a"), join("guest_a"), join("guest_b") })
+        local row = db.one(shop.key, "select count(*)::int as n from outbox where tenant_key = $1 and payload->>'name' = 'custom.waitlist'",
+            shop.key)
+        assert.equal(2, row.n)
+    end)
+
     it("answers with a status, safe headers, JSON or text", function()
         publish(shop, "shapes", answers("shapes", "access = 'public', query = schema.object{ as = schema.string{ max = 20 } }", [[
             local as = input.subject.query.as
@@ -206,6 +218,11 @@ describe("a route of the shop's own", function()
             if as == "teapot" then return { status = 418, body = { short = true, stout = true }, headers = { ["X-Tea"] = "yes" } } end
             if as == "text" then return { status = 200, body = "plain" } end
             if as == "page" then return { status = 200, body = "<p>hello</p>", headers = { ["Content-Type"] = "text/html" } } end
+            if as == "disguised" then
+                return { status = 200, body = { a = "<script>alert(1)</script>" }, headers = { ["Content-Type"] = "text/html" } }
+            end
+            if as == "proxy" then return { status = 200, headers = { ["X-Accel-Redirect"] = "/internal/secret" } } end
+            if as == "sniff" then return { status = 200, headers = { ["X-Content-Type-Options"] = "none" } } end
             if as == "nothing" then return nil, "not for you" end
             if as == "cookie" then return { status = 200, headers = { ["Set-Cookie"] = "a=b" } } end
             if as == "cors" then return { status = 200, headers = { ["access-control-allow-origin"] = "*" } } end
@@ -225,11 +242,12 @@ describe("a route of the shop's own", function()
         assert.equal("text/html", page.headers["content-type"])
         assert.truthy(page.headers["content-security-policy"]:find("^sandbox"))
         assert.is_nil(page.headers["content-security-policy"]:find("allow-same-origin", 1, true))
+        assert.equal(page.headers["content-security-policy"], get("disguised").headers["content-security-policy"])
         assert.equal(404, get("nothing").status)
     end)
 
     it("that answers out of form is 502, and nothing of it goes out", function()
-        for _, as in ipairs{ "cookie", "cors", "split", "status", "cache" } do
+        for _, as in ipairs{ "cookie", "cors", "split", "status", "cache", "proxy", "sniff" } do
             local answer = guest:get("/x/shapes?as=" .. as)
             assert.same({ 502, "rule_route_failed" }, { answer.status, answer.json.code }, as)
             assert.is_nil(answer.headers["set-cookie"])

@@ -52,20 +52,21 @@ end
 local function answer_of(ctx, plan, answer)
     for name, value in pairs(answer.headers or {}) do ctx.set_header(name:gsub("^%l", string.upper):gsub("%-%l", string.upper), value) end
     ctx.set_header("Cache-Control", cache_control(ctx, plan, answer.cache_s))
+    -- A page of one shop must not reach what the visitor may do elsewhere on this host; JSON that is called text/html is a page too.
+    ctx.set_header("Content-Security-Policy", "sandbox allow-forms allow-popups allow-scripts")
     local body, status = answer.body, answer.status
     if body == nil or status == 204 or status == 205 or status == 304 then return nil, status end
     if type(body) == "table" then return mounted.shaped(body, plan.answer), status end
     if not ctx.headers["Content-Type"] then ctx.set_header("Content-Type", "text/plain; charset=utf-8") end
-    -- A page of one shop must not reach what the visitor may do elsewhere on this host.
-    ctx.set_header("Content-Security-Policy", "sandbox allow-forms allow-popups allow-scripts")
     return body, status
 end
 
 local function run(ctx, set, rule, plan)
     local input = hooks.input(ctx.tenant, "route", subject_of(ctx, plan))
-    local key = ctx.idempotency and ctx.scope.request and ctx.scope.request.idempotency_key
+    -- Of the client's key, of who sent it (a guest: by the cart) and of where: nobody else's key is the same.
+    local once = ctx.idempotency and ctx.idempotency.scope_hash
     local answer, told = capabilities.run(ctx.scope, set, rule, nil, input, { kind = "route", judge = mounted.judge,
-        key = key and ("route:%s:%s:%s"):format(rule.id, tostring(ctx.scope.actor_id), key) or nil })
+        key = once and ("route:%s:%s"):format(rule.id, once) or nil })
     check_outcome(told)
     if answer == nil then errors.not_found{ message = ("Cannot %s %s"):format(ctx.method, ctx.req.path) } end
     return answer_of(ctx, plan, answer)
