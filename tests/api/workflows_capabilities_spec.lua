@@ -108,6 +108,22 @@ describe("orders in a workflow", function()
         assert.same({ "note Gift wrap", "note Call first", "workflow_state packing" }, noted)
     end)
 
+    it("hold a bounded number of notes", function()
+        publish(shop, "chatter", "\"orders\"", "\"custom.chatter\"", [[{ name = "a", run = function(input)
+            for i = 1, 20 do
+                local ok, why = orders.note(input.subject.event.data.order, ("x"):rep(2000))
+                if not ok then log(why) break end
+            end
+        end }]])
+        local full
+        for _ = 1, 3 do
+            local id = uuid.v4()
+            emit(shop, "custom.chatter", id, { order = order.id })
+            full = run_in(shop, "chatter", id, "done").steps[1].log
+        end
+        assert.truthy(full:find("too_many_notes", 1, true), full)
+    end)
+
     it("are not there for a rule that does not need them", function()
         local answer = must(post(shop.owner, "check", { source = [[return { hook = "workflow", name = "x", on = { "order.placed" },
             steps = { { name = "a", run = function(input) orders.note(input.subject.event.id, "x") end } } }]] }))

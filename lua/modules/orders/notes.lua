@@ -13,7 +13,7 @@ local NOTES_MAX = 65536 -- bytes of all notes of an order
 -- Writes an event of the order and what belongs to it, once. Nil and why when there is no such order.
 local function once(scope, order_id, id, event, change)
     return db.transaction(scope.tenant, function(tx)
-        local order = store.lock_order(tx, scope.tenant, order_id)
+        local order = store.lock_notes(tx, scope.tenant, order_id)
         if not order then return { why = "not_found" } end
         local now = time.iso(time.now())
         local why, statement, data = change(order, now)

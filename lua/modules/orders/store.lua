@@ -140,7 +140,9 @@ function M.set_workflow_state(tenant, id, state, now)
       where tenant_key = $1 and id = $2]], tenant, id, state, now }
 end
 
-function M.lock_order(tx, tenant, id)
+--- Locks one order, for what rules write on it.
+---@return table|nil {id, app_key, status, workflow_state, notes_bytes}
+function M.lock_notes(tx, tenant, id)
     return tx:one("select id, app_key, status, workflow_state, octet_length(internal_notes) as notes_bytes from orders "
         .. "where tenant_key = $1 and id = $2 for update", tenant, id)
 end
