@@ -198,6 +198,19 @@ describe("a route of the shop's own", function()
         assert.equal(404, shopper:get("/x/guestbook").status)
     end)
 
+    it("is not held back for bodies that are more than a rule can be handed", function()
+        publish(shop, "suggestions", answers("suggestions", "access = 'public', method = 'POST'",
+            "return { status = 200, body = { n = #input.subject.body } }"))
+        local deep, wide = {}, {}
+        for _ = 1, 40 do deep = { deep } end
+        for i = 1, 100000 do wide[i] = {} end
+        for _ = 1, 5 do
+            assert.equal(413, guest:post("/x/suggestions", deep).status)
+            assert.equal(413, guest:post("/x/suggestions", wide).status)
+        end
+        assert.equal(1, must(guest:post("/x/suggestions", { ("x"):rep(1000000) }), 200).n)
+    end)
+
     it("tells an event once for each guest, also when two choose the same key", function()
         publish(shop, "waitlist", answers("waitlist", "access = 'public', method = 'POST', needs = { 'events' }",
             "events.emit('waitlist', { id = 'tea' }) error('the answer is lost')"))

@@ -11,6 +11,7 @@ local schema = require("kasma.schema")
 local mounted = require("modules.rules.mounted")
 
 local KEPT_MAX = 2000
+local DEPTH_MAX, WEIGHT_MAX = 28, 1310720 -- of a body: less than the sandbox takes, so that query and headers find room
 
 local rule_failed = errors.declare{ code = "rule_route_failed", status = 502, message = "The shop's rule for this route failed",
     cause = "the rule raised an error, ran over its budget or answered out of form",
@@ -21,6 +22,21 @@ local rule_unavailable = errors.declare{ code = "rule_route_unavailable", status
 
 -- Answering --------------------------------------------------------------------------------------------------------------------
 
+-- Counts a body as the sandbox does when it is handed over. What is too much is the caller's fault and never the rule's: failures of a
+-- rule open its breaker, and anybody may send a body.
+local function weigh(value, left, depth)
+    local kind = type(value)
+    if kind == "string" then return left - #value - 8 end
+    if kind ~= "table" then return left - 8 end
+    if depth >= DEPTH_MAX then return -1 end
+    left = left - 16
+    for key, member in pairs(value) do
+        if left < 0 then return left end
+        left = weigh(member, type(key) == "string" and left - #key or left, depth + 1)
+    end
+    return left
+end
+
 local function subject_of(ctx, plan)
     local shown = {}
     for _, name in ipairs(plan.headers) do
@@ -29,6 +45,7 @@ local function subject_of(ctx, plan)
     end
     local body = ctx.body
     if body == nil and not plan.body then body = ctx.parsed end
+    if weigh(body, WEIGHT_MAX, 0) < 0 then errors.raise(413, { message = "request entity too large" }) end
     return { method = ctx.method, path = plan.path, query = ctx.query or {}, body = body, headers = shown,
         user = { id = ctx.user and ctx.user.id, guest = ctx.user == nil } }
 end
