@@ -39,8 +39,8 @@
  *     points_used, points_amount, points_cap, points_reason, earn_points, lines, adjustments (one a source),
  *     adjustment_rows (one a source and line: line_id nil = shipping or order), rejected, trace, shipping, groups,
  * taxes, tenders, wanted, promotion_uses, coupon_uses}; with rules also rule_runs = {{id, rule_id, name, hook, version,
- *     number, outcome, line, message, reason, instructions, micros, heap, operations, tripped, log}} and blocked_by,
- * the rule that failed and says that nothing may be sold without it
+ *     number, outcome, line, message, reason, instructions, micros, heap, result_bytes, operations, tripped, log}} and
+ * blocked_by, the rule that failed and says that nothing may be sold without it
  */
 #include "script/bind_pricing.h"
 

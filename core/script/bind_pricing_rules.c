@@ -21,9 +21,9 @@ struct pricing_run {
     enum outcome outcome;
     int line;
     uint64_t instructions, micros;
-    size_t heap, operations;
+    size_t heap, result_bytes, operations;
     bool tripped;
-    const char *message, *reason;
+    const char *message, *reason, *stack;
     struct str log;
     struct str output; /* of a trial: the operations as JSON */
 };
@@ -88,10 +88,12 @@ bool pricing_note(struct pricing_rules *h, size_t rule, const char *hook, const 
                                 .instructions = report->instructions,
                                 .micros = report->micros,
                                 .heap = report->heap_peak,
+                                .result_bytes = report->result,
                                 .operations = operations,
                                 .tripped = report->tripped,
                                 .message = kept(h->arena, report->message),
-                                .reason = kept(h->arena, report->reason)};
+                                .reason = kept(h->arena, report->reason),
+                                .stack = kept(h->arena, report->stack)};
     struct str log = report->log_lines ? rules_log(h->set) : (struct str){0};
     if (log.len) run->log = (struct str){.at = arena_strdup(h->arena, log), .len = log.len};
     if (!run->log.at) run->log.len = 0;
@@ -232,8 +234,8 @@ void pricing_rules_begin(struct pricing_rules *h, lua_State *L, int input, struc
 
 // clang-format off
 #define RUN_FIELDS(X) \
-    X(id) X(rule_id) X(name) X(hook) X(version) X(on_error) X(outcome) X(message) X(reason) X(number) X(line) \
-    X(instructions) X(micros) X(heap) X(operations) X(tripped) X(log) X(output)
+    X(id) X(rule_id) X(name) X(hook) X(version) X(on_error) X(outcome) X(message) X(reason) X(stack) X(number) X(line) \
+    X(instructions) X(micros) X(heap) X(result_bytes) X(operations) X(tripped) X(log) X(output)
 // clang-format on
 #define X(name) RUN_##name,
 enum run_field { RUN_none, RUN_FIELDS(X) RUN_fields };
@@ -279,11 +281,13 @@ void pricing_push_runs(lua_State *L, int keys, const struct pricing_rules *h) {
         set_text(L, keys, RUN_outcome, outcome_name(run->outcome));
         set_text(L, keys, RUN_message, run->message);
         set_text(L, keys, RUN_reason, run->reason);
+        set_text(L, keys, RUN_stack, run->stack);
         set_number(L, keys, RUN_number, (double)rule.number);
         if (run->line) set_number(L, keys, RUN_line, run->line);
         set_number(L, keys, RUN_instructions, (double)run->instructions);
         set_number(L, keys, RUN_micros, (double)run->micros);
         set_number(L, keys, RUN_heap, (double)run->heap);
+        set_number(L, keys, RUN_result_bytes, (double)run->result_bytes);
         set_number(L, keys, RUN_operations, (double)run->operations);
         lua_rawgeti(L, keys, RUN_tripped);
         lua_pushboolean(L, run->tripped);

@@ -5,8 +5,9 @@
  * highest priority first set:count(hook), set:epoch(), set:memory() (bytes of the tenant's state) set:run(index, input
  * [, form [, {instructions, bytes}]]) -> output, info | nil, {outcome, code, message, line, ...} `form` from
  * rules.form: what it does not name is left out of the input. The output may be nil, which is an answer: look at
- * info.outcome. info = {outcome, instructions, micros, heap, log, log_lines, reason, tripped} set:fault(index, why) ->
- * whether the breaker opened: the answer of its last run is out of form, which counts as a failure set:describe(index)
+ * info.outcome. info = {outcome, instructions, micros, heap, result_bytes, log, log_lines, reason, tripped}
+ * set:fault(index, why) -> whether the breaker opened: the answer of its last run is out of form, which counts as a
+ * failure set:describe(index)
  * -> manifest as plain data, schemas included | nil, failure set:with(spec) -> set                     one rule added
  * or replaced, for trying it: failures are nobody's set:without(id) -> set rules.publish(tenant, epoch, specs) -> true
  * | nil, err spec = {id, rule_id, hook, name, number, priority, on_error, source, config = JSON text, fallback = JSON
@@ -167,11 +168,12 @@ static bool read(lua_State *sandbox, void *data, struct error *err) {
 }
 
 void bind_rule_report(lua_State *L, const struct sandbox_report *report, struct str log) {
-    lua_createtable(L, 0, 12);
+    lua_createtable(L, 0, 13);
     set_text(L, "outcome", outcome_name(report->outcome));
     set_number(L, "instructions", (double)report->instructions);
     set_number(L, "micros", (double)report->micros);
     set_number(L, "heap", (double)report->heap_peak);
+    set_number(L, "result_bytes", (double)report->result);
     set_number(L, "log_lines", report->log_lines);
     if (*report->reason) set_text(L, "reason", report->reason);
     lua_pushlstring(L, log.at ? log.at : "", log.len);
@@ -184,6 +186,7 @@ void bind_rule_report(lua_State *L, const struct sandbox_report *report, struct 
     set_text(L, "code", outcome_name(report->outcome));
     set_text(L, "message", report->message);
     if (report->line) set_number(L, "line", report->line);
+    if (*report->stack) set_text(L, "stack", report->stack);
 }
 
 size_t bind_rule_index(lua_State *L, const struct rule_set *set, int arg) {

@@ -18,6 +18,7 @@
 #define FINE_PIECE ((size_t)32 * 1024)
 #define BULK 200
 #define CALL_DEPTH_MAX 150
+#define STACK_FRAMES 8                   /* of an error that are told */
 #define GARBAGE_MAX ((size_t)512 * 1024) /* what runs may leave to the collector */
 #define GROWN ((size_t)1024 * 1024)      /* a run that holds more than this has the collector at work beside it */
 #define LOAD_INSTRUCTIONS 20000
@@ -216,15 +217,35 @@ void sandbox_end(lua_State *L) {
     (void)done; /* always 1 */
 }
 
+/* A frame of the rule behind those that are noted. False: there is no room. A function may be called by a name of any
+ * bytes, and this goes into texts. */
+static bool note_frame(struct sandbox_state *st, size_t *used, const lua_Debug *ar) {
+    char *at = st->error_stack + *used;
+    size_t room = sizeof st->error_stack - *used;
+    int n = snprintf(at, room, "%d:%.40s:%.40s", ar->currentline, ar->short_src, ar->name ? ar->name : "");
+    if (n < 0 || (size_t)n + 2 > room) {
+        *at = '\0';
+        return false;
+    }
+    for (int i = 0; i < n; i++)
+        if (at[i] < ' ' || at[i] > '~') at[i] = '?';
+    at[n] = '\n';
+    at[n + 1] = '\0';
+    *used += (size_t)n + 1;
+    return true;
+}
+
 void sandbox_note_place(lua_State *L, int level) {
     struct sandbox_state *st = sandbox_state_of(sandbox_of(L));
     lua_Debug ar;
+    size_t used = 0;
     st->error_line = 0;
-    for (; lua_getstack(L, level, &ar); level++) {
-        if (lua_getinfo(L, "l", &ar) && ar.currentline > 0) {
-            st->error_line = ar.currentline;
-            break;
-        }
+    st->error_stack[0] = '\0';
+    for (int frames = 0; frames < STACK_FRAMES && lua_getstack(L, level, &ar); level++) {
+        if (!lua_getinfo(L, "Snl", &ar) || ar.currentline <= 0) continue;
+        if (!st->error_line) st->error_line = ar.currentline;
+        if (!note_frame(st, &used, &ar)) break;
+        frames++;
     }
 }
 
@@ -558,6 +579,7 @@ bool sandbox_reset(struct sandbox_state *st, size_t heap, struct sandbox_report 
     sb->used = 0;
     sb->limit = LOAD_INSTRUCTIONS;
     sb->line = st->error_line = 0;
+    st->error_stack[0] = '\0';
     sb->stop = OUTCOME_OK;
     sb->log_lines = 0;
     sb->context = NULL;
@@ -606,6 +628,7 @@ bool sandbox_conclude(struct sandbox_state *st, const char *name, lua_State *L, 
         tell_stop(st, report);
     } else {
         tell(L, name, report);
+        memcpy(report->stack, st->error_stack, sizeof report->stack);
     }
     return false;
 }
@@ -717,7 +740,7 @@ bool sandbox_configure(struct sandbox *sb, int rule, struct str json, struct san
 bool sandbox_deliver(lua_State *L, size_t bytes, bool (*read)(lua_State *L, void *data, struct error *err), void *data,
                      struct sandbox_report *report) {
     struct error err = {0};
-    bool ok = sandbox_check(L, -1, bytes, &err);
+    bool ok = sandbox_check(L, -1, bytes, &report->result, &err);
     if (!ok) {
         report->outcome = err.kind == ERR_LIMIT ? OUTCOME_RESULT : OUTCOME_INVALID_RESULT;
     } else if (!read(L, data, &err)) {

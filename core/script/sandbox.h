@@ -62,15 +62,20 @@ struct sandbox_lib {
     struct str source;
 };
 
+#define SANDBOX_STACK 512
 struct sandbox_report {
     enum outcome outcome;
     int line; /* 0: not known */
     uint64_t instructions, micros;
     size_t heap_peak; /* bytes of the state, all told */
+    size_t result;    /* bytes of what was returned, counted as in sandbox_size: all it may have when it was too much */
     int log_lines;    /* written, kept or not */
     bool tripped;     /* set by the registry: this failure opened the rule's breaker */
     char reason[201]; /* a run that returned nil and a text: why it did nothing */
     char message[2001];
+    /* Of an error: the frames of the rule and its libraries, the innermost first, each "line:chunk:function\n" in
+     * ASCII. The function is empty where it has no name. */
+    char stack[SANDBOX_STACK];
 };
 
 /* What the manifest says. */

@@ -33,9 +33,10 @@ struct rules {
 struct sandbox_state {
     struct sandbox sb; /* first: what the allocator knows */
     struct rules rules;
-    int handler;    /* registry reference of the message handler */
-    int env;        /* registry reference of the rules' globals */
-    int error_line; /* set by the handler */
+    int handler;                     /* registry reference of the message handler */
+    int env;                         /* registry reference of the rules' globals */
+    int error_line;                  /* set by the handler */
+    char error_stack[SANDBOX_STACK]; /* the same; empty: none */
     char stop_text[256];
     uint64_t began_us;
     size_t heap; /* what the run may take beyond `idle` */

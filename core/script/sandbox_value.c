@@ -139,9 +139,11 @@ static bool run(struct walk *w, int idx) {
     return false;
 }
 
-bool sandbox_check(lua_State *L, int idx, size_t bytes, struct error *err) {
+bool sandbox_check(lua_State *L, int idx, size_t bytes, size_t *used, struct error *err) {
     struct walk w = {.from = L, .left = bytes, .err = err};
-    return run(&w, idx);
+    bool ok = run(&w, idx);
+    *used = !ok && err->kind == ERR_LIMIT ? bytes : bytes - w.left;
+    return ok;
 }
 
 bool sandbox_check_some(lua_State *L, int idx, bool secrets, size_t *left, struct error *err) {

@@ -5,7 +5,7 @@
 #include "script/sandbox.h"
 
 /* Whether the value is plain data as sandbox_copy takes it, without copying. Allocates nothing in L; `err` is not NULL.
- */
-bool sandbox_check(lua_State *L, int idx, size_t bytes, struct error *err);
+ * *used is what it takes of the bytes that it may have: all of them when it is larger. */
+bool sandbox_check(lua_State *L, int idx, size_t bytes, size_t *used, struct error *err);
 
 #endif

@@ -46,6 +46,7 @@ static const char *rule_name(struct sandbox_state *st) {
 static enum sandbox_wait go_on(struct sandbox_state *st, int nargs, struct sandbox_report *report) {
     struct sandbox *sb = &st->sb;
     st->error_line = 0;
+    st->error_stack[0] = '\0';
     sb->running = true;
     int rc = lua_resume(st->thread, nargs);
     sb->running = false;

@@ -31,9 +31,11 @@ function M.set_source(fn) source = fn end
 ---@field line integer|nil
 ---@field message string|nil
 ---@field reason string|nil
+---@field stack string|nil of an error: the rule's own frames, the innermost first, each "line:chunk:function\n"
 ---@field instructions integer
 ---@field micros integer
 ---@field heap integer bytes
+---@field result_bytes integer|nil of what it returned
 ---@field operations integer|nil
 ---@field tripped boolean this failure opened the breaker
 ---@field log string|nil
@@ -102,8 +104,9 @@ end
 function M.told(rule, answer, report, judge)
     local hook = catalogue.get(rule.hook)
     local run = { id = rule.id, rule_id = rule.rule_id, hook = rule.hook, number = rule.number, outcome = report.outcome,
-        line = report.line, message = report.message, reason = report.reason, instructions = report.instructions,
-        micros = report.micros, heap = report.heap, log = report.log ~= "" and report.log or nil, tripped = report.tripped == true }
+        line = report.line, message = report.message, reason = report.reason, stack = report.stack, instructions = report.instructions,
+        micros = report.micros, heap = report.heap, result_bytes = report.result_bytes,
+        log = report.log ~= "" and report.log or nil, tripped = report.tripped == true }
     if report.outcome == "ok" and answer ~= nil and hook and judge ~= false then
         local ok, why = catalogue.check(hook.output, answer)
         if not ok then

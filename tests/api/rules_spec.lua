@@ -107,6 +107,17 @@ describe("a rule that fails", function()
         local checked = must(post(shop.owner, "check", { source = "return os.time()" }))
         assert.same({ false, "forbidden_global", 1, 8 }, { checked.ok, checked.diagnostics[1].code, checked.diagnostics[1].line,
             checked.diagnostics[1].column })
+        local rich = must(post(shop.owner, "check", { source = [[return { hook = "promotion", name = "Deep", run = function(input)
+            local function price(line) local none return none.at end
+            local function each(lines) for _, line in ipairs(lines) do local p = price(line) log(p) end end
+            each(input.cart.lines)
+        end }]] }))
+        local d = rich.diagnostics[1]
+        assert.same({ "runtime_error", 2, 3, 4, "price", "each", nil }, { d.code, d.stack[1].line, d.stack[2].line, d.stack[3].line,
+            d.stack[1].name, d.stack[2].name, d.stack[3].name })
+        assert.same({ 3, 0, 65536 }, { #d.stack, d.budget.result.used, d.budget.result.limit })
+        local plain = must(post(shop.owner, "check", { source = HALF }))
+        assert.is_true(plain.sampleRuns[1].budget.result.used > 0)
         assert.same({ 413, "source_too_large" }, (function()
             local answer = post(shop.owner, "check", { source = ("-"):rep(65537) })
             return { answer.status, answer.json.code }

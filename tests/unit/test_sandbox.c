@@ -434,6 +434,10 @@ static void bad_results_are_refused(void **state) {
 static void large_results_are_refused(void **state) {
     (void)state;
     stops("return {x = ('x'):rep(65536)}", OUTCOME_RESULT);
+    assert_false(run_body("return {x = ('x'):rep(65536)}"));
+    assert_int_equal(report.result, limits.result);
+    assert_true(run_body("return {x = ('x'):rep(1000)}"));
+    assert_in_range(report.result, 1001, 1200);
     stops("local t = {} for i = 1, 9000 do t[i] = i end return t", OUTCOME_RESULT);
     stops("local t = {} for i = 1, 5 do t = {t, t, t, t, t, t, t, t} end return t", OUTCOME_RESULT);
     assert_false(run_body("return {a = {b = {0 / 0}}}"));
@@ -660,6 +664,15 @@ static void errors_carry_their_line(void **state) {
     assert_int_equal(report.outcome, OUTCOME_ERROR);
     assert_int_equal(report.line, 4);
     assert_string_equal(report.message, "attempt to index local 'x' (a nil value)");
+    assert_string_equal(report.stack, "4:t.lua:\n");
+    assert_false(run_body("local function inner(x)\nreturn x.y.z end\nlocal t = {['a\\n:\\200'] = function() local r = "
+                          "inner({}) return r end}\nlocal r = t['a\\n:\\200']()\nreturn r"));
+    assert_string_equal(report.stack, "2:t.lua:inner\n3:t.lua:a?:?\n4:t.lua:\n");
+    assert_false(
+        run_body("local function deep(n) if n == 0 then error('x') end local r = deep(n - 1) return r end deep(50)"));
+    assert_true(strlen(report.stack) < 512 && report.stack[strlen(report.stack) - 1] == '\n');
+    assert_true(run_body("return pcall(function() error('caught') end)"));
+    assert_string_equal(report.stack, "");
     assert_false(run_body("\nerror('plain', 0)"));
     assert_int_equal(report.line, 2);
     assert_int_equal(load("return {\nhook = 'promotion', name = 't', run = function() end"), 0);

@@ -217,10 +217,22 @@ function M.told(run)
     return run.outcome, message
 end
 
+--- The frames of the rule and its libraries in which a run failed, the innermost first.
+---@param run RuleRun
+---@return table[]|nil {line, chunk, name}: name nil where the function has none; nil: the run did not fail by an error
+function M.frames(run)
+    if not run.stack then return nil end
+    local list = {}
+    for line, chunk, name in run.stack:gmatch("(%d+):([^:\n]*):([^\n]*)\n") do
+        list[#list + 1] = { line = tonumber(line), chunk = chunk, name = name ~= "" and name or nil }
+    end
+    return list
+end
+
 local function budget_of(run, hook)
     local limits = rules.limits(hook)
     return { instructions = { used = run.instructions, limit = limits.instructions }, heap = { used = run.heap, limit = limits.heap },
-        wallMicros = { used = run.micros, limit = limits.wall_us }, result = { limit = limits.result } }
+        wallMicros = { used = run.micros, limit = limits.wall_us }, result = { used = run.result_bytes or 0, limit = limits.result } }
 end
 M.budget_of = budget_of
 
@@ -247,7 +259,7 @@ local function try(set, id, hook, out, inputs)
             local key = code .. tostring(run.line) .. message
             if not first[key] then
                 first[key] = true
-                out(code, message, { line = run.line, budget = budget, sample = sample.name }, hint)
+                out(code, message, { line = run.line, budget = budget, sample = sample.name, stack = M.frames(run) }, hint)
             end
         elseif run.instructions * 2 > budget.instructions.limit then
             out("slow_sample", ("'%s' used %d%% of the budget"):format(sample.name,
@@ -354,7 +366,7 @@ function M.run(o)
         report.diagnostics[#report.diagnostics + 1] = { severity = severity, code = code, file = file, line = line,
             column = place.column or hint and column_of(lines, line, message:match("'([%w_]+)'")) or column_of(lines, line,
                 message:match("'([%w_]+)'")), message = message, hint = hint, budget = place.budget, sample = place.sample,
-            docsUrl = M.DOCS }
+            stack = place.stack, docsUrl = M.DOCS }
     end
     local function done()
         json.array(report.diagnostics)

@@ -147,7 +147,7 @@ local function tally(report)
             else
                 seen[key] = { n = 1 }
                 seen[#seen + 1] = { key = key, d = { severity = "error", code = code, line = run.line, message = message, hint = hint,
-                    budget = budget, sample = name } }
+                    budget = budget, sample = name, stack = check.frames(run) } }
             end
         elseif run.instructions * 2 > budget.instructions.limit or run.heap * 2 > budget.heap.limit then
             if not slowest or run.instructions > slowest.run.instructions then

@@ -49,6 +49,11 @@ function M.finding(d, source)
             if text then write(("  %s%4d | %s\n"):format(n == line and ">" or " ", n, text)) end
         end
     end
+    local stack = present(d.stack)
+    for i = 2, #(stack or {}) do -- the first is the line itself
+        local inner = present(stack[i - 1].name)
+        write(("  from line %d%s\n"):format(stack[i].line, inner and ", which called " .. inner or ""))
+    end
     if hint then write("  hint: ", hint, "\n") end
     if budget and d.severity ~= "info" and budget.instructions.used > 0 then
         write(("  used %s of %s instructions, %.1f of %d MiB, %.1f of %d ms%s\n"):format(M.commas(budget.instructions.used),
