@@ -521,6 +521,21 @@ describe("currency.round", function()
         assert.equal(2, #placed.orders)
         assert.equal(143999, placed.orders[1].totalAmount + placed.orders[2].totalAmount)
         assert.equal(1, placed.orders[1].cashRounding + placed.orders[2].cashRounding)
+        -- Of the third order, which costs nothing, nothing can be taken.
+        local third = must(shop.owner:post("/api/logistics/inventory/warehouse/create", { name = "North", code = "NORTH" })).id
+        local sample = shop_of.product(shop, { name = "Sample", price = 500 })
+        must(shop.owner:post("/api/logistics/inventory/adjust", { warehouseId = third, productId = sample, quantity = 5,
+            reason = "count" }))
+        live(shop, "price.lines", ([[local units = {}
+            for _, line in ipairs(input.cart.lines) do
+                if line.product_id == %q then units[line.id] = 0 end
+            end
+            return { units = units }]]):format(sample))
+        shop_of.buyer(shop, product, 1, buyer)
+        shop_of.buyer(shop, far, 1, buyer)
+        shop_of.buyer(shop, sample, 1, buyer)
+        local split = must(shop_of.checkout(buyer, { paymentMethod = "COD", expectedTotal = 143999 })).orders
+        assert.same({ 3, 143999, 0 }, { #split, split[1].totalAmount + split[2].totalAmount + split[3].totalAmount, split[3].totalAmount })
         local plain = quote(shop_of.buyer(shop, product, 10)) -- a total of 1: too far, so nothing is rounded
         assert.same({ 0, 1080000, "invalid_result" }, { plain.cashRoundingMinor, plain.totalMinor, traced(plain, key).note })
     end)

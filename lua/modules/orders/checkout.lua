@@ -146,16 +146,22 @@ local function order_sums(quote, group)
     return sums
 end
 
---- Each order's part of the cash rounding by its total, the last one's what is left, so that the orders sum to the quote.
+--- Each order's part of the cash rounding by its total, so that the orders sum to the quote. What the division leaves, a few units,
+--- is taken from the last orders that have as much: one of gifts alone has nothing.
 local function spread_rounding(quote, orders)
     local left, whole = quote.cash_rounding, math.max(quote.total + quote.cash_rounding, 1)
-    for i, order in ipairs(orders) do
+    for _, order in ipairs(orders) do
         local record = order.record
-        local part = i == #orders and left or money.mul_div(quote.cash_rounding, record.before_rounding, whole, "floor")
-        record.cash_rounding_minor = part
-        record.total_amount_minor = record.before_rounding - part
+        record.cash_rounding_minor = money.mul_div(quote.cash_rounding, record.before_rounding, whole, "floor")
+        left = left - record.cash_rounding_minor
+    end
+    for i = #orders, 1, -1 do
+        local record = orders[i].record
+        local more = math.min(left, record.before_rounding - record.cash_rounding_minor)
+        record.cash_rounding_minor = record.cash_rounding_minor + more
+        record.total_amount_minor = record.before_rounding - record.cash_rounding_minor
         record.amount_due_minor = record.total_amount_minor
-        left = left - part
+        left = left - more
     end
 end
 
