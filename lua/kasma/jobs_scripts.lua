@@ -333,13 +333,40 @@ local FINISH = [[
 local freed, unstalled, finished = {}, {}, { completed = {}, failed = {} }
 local locks = {}
 local families = false
+-- Where the jobs lie in `active`, when most of it ends in this call; those that were oldest then leave by one command.
+local active, places, gone = {}, nil, {}
+local function look_at_active(ends)
+  if ends < 4 or call('LLEN', p .. 'active') > 4 * ends then return end
+  active, places = call('LRANGE', p .. 'active', 0, -1), {}
+  for i, id in ipairs(active) do places[id] = i end
+end
+local function leave_active(id)
+  if not places then return call('LREM', p .. 'active', -1, id) > 0 end
+  local place = places[id]
+  if not place then return false end
+  places[id], gone[place] = nil, true
+  return true
+end
+local function flush_active()
+  local n = #active
+  while gone[n] do
+    gone[n] = nil
+    n = n - 1
+  end
+  if n == 0 and #active > 0 then
+    call('DEL', p .. 'active')
+  elseif n < #active then
+    call('LTRIM', p .. 'active', 0, n - 1)
+  end
+  for place in pairs(gone) do call('LREM', p .. 'active', -1, active[place]) end
+end
 local function own(key, id, token)
   local lock = locks[key]
   if lock ~= token then
     if call('EXISTS', key) == 0 then return -1 end
     return lock and -6 or -2
   end
-  if call('LREM', p .. 'active', 1, id) == 0 then return -3 end
+  if not leave_active(id) then return -3 end
   locks[key] = nil
   freed[#freed + 1] = key .. ':lock'
   unstalled[#unstalled + 1] = id
@@ -383,21 +410,21 @@ local function finish(id, token, target, value, count, age, limit, trace, exhaus
     if call('SCARD', key .. ':dependencies') > 0 then return -4 end
     if call('ZCARD', key .. ':unsuccessful') > 0 then return -9 end
   end
-  local v = call('HMGET', key, 'name', 'parentKey', 'parent', 'deid', 'opts', 'atm')
+  local v = call('HMGET', key, 'name', 'parentKey', 'deid', 'atm')
   if not v[1] and call('EXISTS', key) == 0 then
-    call('LREM', p .. 'active', 1, id)
+    leave_active(id)
     call('DEL', key .. ':lock')
     return -1
   end
   local code = own(key, id, token)
   if code < 0 then return code end
-  if v[4] then end_deduplication(p, id, v[4], now) end
+  if v[3] then end_deduplication(p, id, v[3], now) end
   if v[2] then
-    local parent = decode(v[3])
+    local parent = decode(call('HGET', key, 'parent'))
     if parent and parent.queueKey and call('EXISTS', v[2]) == 1 then tell_parent(key, v[2], parent, completed, value) end
   end
-  local made = (tonumber(v[6] or '') or 0) + 1
-  if not completed then keep_trace(key, trace, v[5]) end
+  local made = v[4] and tostring(tonumber(v[4]) + 1) or '1'
+  if not completed then keep_trace(key, trace, call('HGET', key, 'opts')) end
   if count == 0 then
     remove_job(p, id, now)
   else
@@ -503,6 +530,7 @@ do
     parents[#parents + 1] = p .. ARGV[at] .. ':unsuccessful'
   end
   if #keys > 0 then
+    look_at_active(#keys)
     local values = call('MGET', unpack(keys))
     for i, lock in ipairs(values) do locks[string.sub(keys[i], 1, -6)] = lock end
     families = call('EXISTS', unpack(parents)) > 0
@@ -526,6 +554,7 @@ for at = 10, #ARGV, 9 do
   end
   codes[#codes + 1] = ok and code or (type(code) == 'table' and code.err or tostring(code))
 end
+flush_active()
 in_parts('DEL', nil, freed)
 if #unstalled > 0 and call('EXISTS', p .. 'stalled') == 1 then in_parts('SREM', p .. 'stalled', unstalled) end
 in_parts('ZADD', p .. 'completed', finished.completed)
