@@ -8,6 +8,7 @@ local time = require("core.time")
 local uuid = require("core.uuid")
 local sched = require("core.sched")
 local personal = require("kasma.personal")
+local start = require("modules.rules.workflow_start")
 local workflows = require("modules.rules.workflows")
 
 local must = shop_of.must
@@ -281,6 +282,25 @@ describe("many workflows", function()
         assert.equal(1, #runs(shop, "burst", "?state=done&entityId=e7"))
         assert.equal(0, #runs(shop, "burst", "?state=failed&entityId=e7"))
         assert.equal(400, shop.owner:get("/rules/burst/workflows?state=lost").status)
+    end)
+end)
+
+describe("a whole batch of the relay", function()
+    it("starts its workflows together", function()
+        local shop = support.tenant()
+        publish(shop, "crowd", source("\"custom.crowd\"", "{ name = \"a\", run = function() end }"))
+        local rows = {}
+        for i = 1, 600 do
+            rows[i] = { id = uuid.v7(), tenant_key = shop.key, app_key = shop.app, key = uuid.v4(), topic = "event",
+                created_at = time.iso(time.now()), payload = { name = "custom.crowd", data = {} } }
+        end
+        for _ = 1, 2 do start.hear(rows) end
+        assert.equal(600, db.one(shop.key, "select count(*)::int as n from workflow_runs where tenant_key = $1", shop.key).n)
+        support.eventually(function()
+            local row = db.one(shop.key, "select count(*)::int as n from workflow_runs where tenant_key = $1 and state = 'done'",
+                shop.key)
+            return row.n == 600
+        end, 60)
     end)
 end)
 

@@ -18,6 +18,7 @@ local M = {}
 
 M.KIND, M.QUEUE, M.JOB = "rules.workflow_wake", "rules-queue", "workflow-step"
 M.HOPS_MAX = 8
+local CHUNK = 100 -- runs that begin in one transaction: a batch of the relay is more than one pipeline takes
 M.WATCH_MS = 30000 -- after which a run that nobody works on is taken up again
 
 --- Statements that put a run to work: a job, and the row that falls due when the job came to nothing.
@@ -168,8 +169,10 @@ local function hear_tenant(tenant, rows)
             end
         end
     end
-    if #starts > 0 then
-        local fresh = db.transaction(tenant, function(tx) return M.insert(tx, starts) end)
+    for from = 1, #starts, CHUNK do
+        local fresh = db.transaction(tenant, function(tx)
+            return M.insert(tx, { unpack(starts, from, math.min(from + CHUNK - 1, #starts)) })
+        end)
         for _, start in ipairs(fresh) do
             if #start.row.awaits > 0 then
                 open[#open + 1] = { id = start.row.id, event_id = start.row.event_id, entity_type = start.row.entity_type,
