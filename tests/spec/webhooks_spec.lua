@@ -5,8 +5,10 @@ local pg = require("core.pg")
 local time = require("core.time")
 local uuid = require("core.uuid")
 require("kasma.boot").load()
+local capabilities = require("kasma.capabilities")
 local db = require("kasma.db")
 local events = require("kasma.events")
+local outbox = require("kasma.outbox")
 local schema = require("kasma.schema")
 local sign = require("modules.webhooks.sign")
 local store = require("modules.webhooks.store")
@@ -148,6 +150,37 @@ describe("an event", function()
             request = {} }))
         assert.is_nil(store.endpoint(s.tenant, e.id).failing_since)
         assert.equal(0, db.one(s.tenant, "select count(*)::int as n from due_work where tenant_key = $1", s.tenant).n)
+    end)
+
+    it("is followed once it is written, also one with an id of its own, and a page goes on where the last ended", function()
+        local s = scope()
+        local function emit(n, id)
+            local statement = outbox.event(s, "custom.followed", "e" .. n, { n = n })
+            db.pipeline(s.tenant, { id and outbox.once(statement, id) or statement })
+        end
+        local function clean() db.query(s.tenant, "update outbox set sent_at = now() where tenant_key = $1", s.tenant) end
+        emit(1, capabilities.once_id("old " .. s.tenant))
+        db.query(s.tenant, "update outbox set created_at = created_at - interval '1 hour' where tenant_key = $1", s.tenant)
+        local _, place = webhooks.follow(s.tenant)
+        emit(2, capabilities.once_id("new " .. s.tenant))
+        for first = 3, 1302, 260 do
+            local statements = {}
+            for n = first, first + 259 do statements[#statements + 1] = outbox.event(s, "custom.followed", "e" .. n, { n = n }) end
+            db.pipeline(s.tenant, statements)
+        end
+        local seen, count = {}, 0
+        for _ = 1, 3 do
+            local rows
+            rows, place = webhooks.follow(s.tenant, place)
+            for _, r in ipairs(rows) do
+                if not seen[r.key] then
+                    seen[r.key] = true
+                    count = count + 1
+                end
+            end
+        end
+        clean()
+        assert.same({ 1301, nil, true }, { count, seen.e1, seen.e2 })
     end)
 
     it("is forgotten after thirty days", function()

@@ -197,7 +197,7 @@ function M.body_of(row, sequence)
         timestamp = row.created_at, sequence = sequence, data = events.data_of(row) }))
 end
 
-local LOOK_BACK_MS = 10000
+local LOOK_BACK_MS, FOLLOWED = 10000, 1000
 
 --- A tenant's events from a place on, for who follows them without an endpoint. Ids carry the time, and a row may be committed a while
 --- after its id was made: the last seconds are told again each time, and the reader drops the ids that it has seen.
@@ -207,9 +207,16 @@ local LOOK_BACK_MS = 10000
 ---@return string from place for the next call
 function M.follow(tenant, from)
     local now = time.now()
-    local rows = from and store.events_after(tenant, from) or {}
-    local next_from = M.id_at(from and now - LOOK_BACK_MS or now)
-    return rows, from and from > next_from and from or next_from
+    if not from then return {}, M.id_at(now) end
+    local since = math.min(tonumber(from:sub(1, 8) .. from:sub(10, 13), 16), now)
+    local rows = store.events_after(tenant, from, time.iso(since), FOLLOWED)
+    if #rows == FOLLOWED then -- there is more: the next call goes on where this one ends
+        local written = time.parse(rows[#rows].created_at)
+        local place = M.id_at(written - 5) -- an id is made just before the time is read
+        return rows, place > from and place or M.id_at(written)
+    end
+    local next_from = M.id_at(now - LOOK_BACK_MS)
+    return rows, from > next_from and from or next_from
 end
 
 --- An event as a follower gets it.

@@ -215,13 +215,17 @@ function M.end_try(tenant, id, r)
         pg.json(r.request or {}), r.status_code or null, r.answer or null, r.micros or null, r.error or null, r.now }
 end
 
---- Event rows of the outbox from an id on, in the order of their ids.
+--- Event rows of the outbox from an id on, in the order in which they were written. What a rule emits has an id that is made of its key,
+--- above all that are made of the time (capabilities.once_id), so the time says what is new.
 ---@param tenant string
 ---@param from string uuid
----@return table[] at most 1000
-function M.events_after(tenant, from)
+---@param since string ISO, the time of `from`
+---@param limit integer
+---@return table[]
+function M.events_after(tenant, from, since, limit)
     return db.read(tenant, [[select id, tenant_key, app_key, key, payload, created_at from outbox where tenant_key = $1 and id >= $2
-      and topic = 'event' order by id limit 1000]], tenant, from)
+      and topic = 'event' and created_at >= $3::timestamptz order by created_at, id limit $4::int]],
+        tenant, from, since, limit)
 end
 
 ---@param after string
