@@ -13,6 +13,7 @@ local store = require("modules.rules.store")
 local support = require("api.support")
 local time = require("core.time")
 local uuid = require("core.uuid")
+local workflow_store = require("modules.rules.workflow_store")
 
 local must = shop_of.must
 
@@ -247,6 +248,79 @@ describe("a rule that was switched off", function()
         must(publish(shop, "bad", 2))
         db.pipeline(shop.key, { store.set_state(shop.key, rule.id, "active", "off", "failed too often", now) })
         assert.equal("active", must(post(shop.owner, "bad/enable", { reason = "again" })).state)
+    end)
+end)
+
+describe("the window of a version", function()
+    local function quoted(buyer) return must(buyer:post("/sales/cart/quote", {})).total end
+    local function in_hours(n) return time.iso(time.now() + n * 3600000) end
+    local function state_of(shop) return store.find(shop.key, "half").state end
+
+    it("opens and closes at its times, and ends with the rule disabled", function()
+        local platform = support.platform()
+        local shop, product = shop_of.simple(0, { trackInventory = false })
+        create(shop, "half", percent(5000), { startsAt = in_hours(1), endsAt = in_hours(2) })
+        create(shop, "flow", "return { hook = 'workflow', name = 'Flow', on = { 'custom.x' }, steps = { { name = 'a', wait = '1d' } } }",
+            { startsAt = in_hours(1) }, "workflow")
+        must(publish(shop, "half"))
+        must(publish(shop, "flow"))
+        local buyer = shop_of.buyer(shop, product)
+        assert.same({ 100000, "active" }, { quoted(buyer), state_of(shop) })
+        local function flows() return #(select(2, workflow_store.look(shop.key, time.iso(time.now())))) end
+        assert.equal(0, flows())
+        local ok, why = pcall(function()
+            support.advance(platform, 3601)
+            support.eventually(function() return quoted(buyer) == 50000 end, 20)
+            assert.equal(1, #(select(2, workflow_store.look(shop.key, in_hours(1)))))
+            support.advance(platform, 7201)
+            support.eventually(function() return quoted(buyer) == 100000 and state_of(shop) == "disabled" end, 20)
+            support.sign_in(shop.owner)
+            local again = post(shop.owner, "half/enable", { reason = "x" })
+            assert.same({ 409, "rule_off" }, { again.status, again.json.code })
+            local late = publish(shop, "half")
+            assert.same({ 400, "window_invalid" }, { late.status, late.json.code })
+        end)
+        support.sign_in(platform)
+        support.real_time(platform)
+        if not ok then error(why, 0) end
+    end)
+
+    it("is a version's: another version has another, or none, and what is disabled stays so", function()
+        local shop, product = shop_of.simple(0, { trackInventory = false })
+        create(shop, "half", percent(5000), { startsAt = in_hours(1), endsAt = in_hours(2) })
+        local buyer = shop_of.buyer(shop, product)
+        local function rows()
+            return db.one(shop.key, "select count(*)::int as n from due_work where tenant_key = $1 and kind = 'rules.window'", shop.key).n
+        end
+        must(publish(shop, "half"))
+        assert.same({ 100000, 1 }, { quoted(buyer), rows() })
+        must(post(shop.owner, "half/draft", { revision = 1, settings = {} }))
+        must(publish(shop, "half", 2))
+        assert.same({ 50000, 0 }, { quoted(buyer), rows() })
+        must(post(shop.owner, "half/rollback", { toVersion = 1, note = "as before" }))
+        assert.same({ 100000, 1 }, { quoted(buyer), rows() })
+        must(post(shop.owner, "half/disable", { reason = "x" }))
+        assert.equal(0, rows())
+        -- A row of it that the sweeper has read already does nothing.
+        service.on_window(shop.key, must(shop.owner:get("/rules/half"), 200).id)
+        assert.same({ 100000, "disabled" }, { quoted(buyer), state_of(shop) })
+        must(post(shop.owner, "half/enable", { reason = "x" }))
+        assert.same({ 100000, 1 }, { quoted(buyer), rows() })
+        local wrong = must(post(shop.owner, "half/draft", { revision = 2, settings = { startsAt = in_hours(2), endsAt = in_hours(1) } }))
+        assert.same({ "config_invalid", "endsAt must come after startsAt" }, { wrong.diagnostics[1].code, wrong.diagnostics[1].message })
+        assert.equal(422, publish(shop, "half", 3).status)
+        assert.equal(400, post(shop.owner, "half/draft", { revision = 3, settings = { startsAt = "soon" } }).status)
+    end)
+
+    it("goes with the rule into files and comes back the same", function()
+        local shop = shop_of.simple(0)
+        create(shop, "half", percent(5000), { startsAt = in_hours(1), endsAt = in_hours(2) })
+        must(publish(shop, "half"))
+        local files = must(shop.owner:get("/rules/export"), 200).files
+        local plan = must(post(shop.owner, "import", { files = files, mode = "plan" }))
+        assert.same({ 0, 0, 0 }, { #plan.create, #plan.update, #plan.disable })
+        for _, file in ipairs(files) do file.text = file.text:gsub(", endsAt = \"[^\"]*\"", "") end
+        assert.equal(1, #must(post(shop.owner, "import", { files = files, mode = "plan" })).update)
     end)
 end)
 

@@ -13,6 +13,7 @@ local check_input = require("modules.rules.check_input")
 local mounted = require("modules.rules.mounted")
 local samples = require("modules.rules.samples")
 local workflow = require("modules.rules.check_workflow")
+local window = require("modules.rules.window")
 
 local M = {}
 
@@ -344,7 +345,7 @@ end
 ---@class RuleCheckInput
 ---@field source string
 ---@field hook string|nil what it must be for; nil: what the source says
----@field settings table|nil {config, priority, on_error, fallback}
+---@field settings table|nil {config, priority, on_error, fallback, startsAt, endsAt}
 ---@field file string|nil what findings call it
 ---@field id string|nil key
 ---@field libs table[]|nil {key, source}
@@ -461,6 +462,8 @@ function M.run(o)
     elseif spec.on_error == "fallback" and hook_name == "promotion" then
         out("manifest_field", "on_error is fallback, and there is no fallback")
     end
+    local window_wrong = window.wrong(settings)
+    if window_wrong then out("config_invalid", window_wrong) end
     spec.config = M.config_text(settings.config)
     report.spec = spec
     set = assert(base:with(spec))

@@ -16,6 +16,7 @@ local lua_text = require("modules.rules.lua_text")
 local check = require("modules.rules.check")
 local rules = require("modules.rules.service")
 local store = require("modules.rules.store")
+local window = require("modules.rules.window")
 
 local M = {}
 
@@ -38,6 +39,10 @@ local function entry_text(file, settings, source)
     local lines = { ("    { file = %s, priority = %d"):format(lua_text.of(file), settings.priority or 0) }
     if present(settings.on_error) and (settings.on_error ~= "skip" or source:find("on_error", 1, true)) then
         lines[1] = lines[1] .. ", on_error = " .. lua_text.of(settings.on_error)
+    end
+    for _, name in ipairs{ "startsAt", "endsAt" } do
+        local at = present(settings[name])
+        if at then lines[1] = lines[1] .. (", %s = %s"):format(name, lua_text.of(at)) end
     end
     for _, name in ipairs{ "config", "fallback" } do
         local value = present(settings[name])
@@ -120,8 +125,11 @@ local function read_active(path, source)
             return nil, finding(path, "manifest_field", place .. ": config and fallback are tables")
         elseif entry.on_error ~= nil and not ({ skip = true, fallback = true, block = true })[entry.on_error] then
             return nil, finding(path, "manifest_field", place .. ": on_error is skip, fallback or block")
+        elseif window.wrong(entry) then
+            return nil, finding(path, "manifest_field", place .. ": " .. window.wrong(entry))
         end
-        by_file[file] = { config = entry.config, priority = entry.priority, on_error = entry.on_error, fallback = entry.fallback }
+        by_file[file] = { config = entry.config, priority = entry.priority, on_error = entry.on_error, fallback = entry.fallback,
+            startsAt = window.text(entry.startsAt), endsAt = window.text(entry.endsAt) }
     end
     return by_file
 end
@@ -195,12 +203,14 @@ end
 local function settled(entry, manifest)
     manifest = manifest or {}
     return { config = entry.config or json.object({}, {}), priority = entry.priority or tonumber(manifest.priority) or 0,
-        on_error = entry.on_error or manifest.on_error or "skip", fallback = entry.fallback }
+        on_error = entry.on_error or manifest.on_error or "skip", fallback = entry.fallback,
+        startsAt = entry.startsAt, endsAt = entry.endsAt }
 end
 
 local function same_settings(version, wanted)
     return alike(version.config, wanted.config) and (version.priority or 0) == wanted.priority
         and (present(version.on_error) or "skip") == wanted.on_error and alike(version.fallback, wanted.fallback)
+        and present(version.startsAt) == wanted.startsAt and present(version.endsAt) == wanted.endsAt
 end
 
 -- What is to be done with one rule: create, update, enable (its version is right already), disable, or same.
@@ -322,6 +332,7 @@ local function clean(row)
     local d, v = row.draft_settings, row.settings
     return row.draft_source == row.source and row.draft_tests == row.tests and alike(d.config, v.config) and alike(d.fallback, v.fallback)
         and (present(d.priority) == nil or d.priority == v.priority) and (present(d.on_error) == nil or d.on_error == v.on_error)
+        and present(d.startsAt) == present(v.startsAt) and present(d.endsAt) == present(v.endsAt)
 end
 
 local function save(scope, row, file, settings)

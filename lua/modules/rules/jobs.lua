@@ -11,10 +11,12 @@ local retention = require("modules.rules.retention")
 local runs = require("modules.rules.runs")
 local rules = require("modules.rules.service")
 local stream = require("modules.rules.stream")
+local window = require("modules.rules.window")
 local workflow_start = require("modules.rules.workflow_start")
 local workflows = require("modules.rules.workflows")
 
 due.handler("rules.schedule", rules.on_due)
+due.handler(window.KIND, rules.on_window)
 
 jobs.handler("rules-queue", "preview", function(job) preview.work(job.data.tenant_key, job.data.app_key, job.data.previewId) end)
 

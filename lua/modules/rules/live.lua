@@ -14,6 +14,7 @@ local check = require("modules.rules.check")
 local drafts = require("modules.rules.drafts")
 local store = require("modules.rules.store")
 local stream = require("modules.rules.stream")
+local window = require("modules.rules.window")
 
 local M = {}
 
@@ -39,8 +40,11 @@ local function load(tenant, epoch)
     local row, active = store.active(tenant)
     local paused, specs = {}, {}
     for _, hook in ipairs(row and row.paused or {}) do paused[hook] = true end
+    -- Where a window opens the epoch moves on: a clock that is a little behind that one must not miss it.
+    local now = math.max(time.now(), row and time.parse(row.updated_at) or 0)
     for _, rule in ipairs(active) do
-        if not paused["*"] and not paused[rule.hook] and rule.hook ~= "library" then specs[#specs + 1] = M.spec(rule) end
+        local stopped = paused["*"] or paused[rule.hook] or rule.hook == "library"
+        if not stopped and window.is_open(rule.settings, now) then specs[#specs + 1] = M.spec(rule) end
     end
     epoch = math.max(epoch, row and row.epoch or 0)
     local ok, err = rules.publish(tenant, epoch, specs)

@@ -27,7 +27,8 @@ local Key = schema.string{ pattern = "^[a-z0-9][a-z0-9_-]+$", min = 3, max = 64 
 local Note = schema.string{ not_empty = true, max = 500 }
 local Any = schema.object({}, { open = true })
 local Settings = schema.object{ config = schema.any():optional(), priority = schema.integer{ min = -1000, max = 1000 }:optional(),
-    on_error = schema.enum{ "skip", "fallback", "block" }:optional(), fallback = schema.array(schema.any(), { max = 200 }):optional() }
+    on_error = schema.enum{ "skip", "fallback", "block" }:optional(), fallback = schema.array(schema.any(), { max = 200 }):optional(),
+    startsAt = schema.date():optional(), endsAt = schema.date():optional() }
 local Source, Tests = schema.string{ max = 1000000 }, schema.string{ max = 262144 }
 
 local too_large = errors.declare{ code = "source_too_large", status = 413, message = "A rule is 64 KiB at most",

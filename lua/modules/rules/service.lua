@@ -21,6 +21,7 @@ local live = require("modules.rules.live")
 local preview = require("modules.rules.preview")
 local store = require("modules.rules.store")
 local stream = require("modules.rules.stream")
+local window = require("modules.rules.window")
 
 local M = {}
 
@@ -29,6 +30,7 @@ M.RESERVED = { hooks = true, templates = true, stubs = true, create = true, chec
     workflows = true, secrets = true, stream = true, export = true, import = true, pause = true, resume = true }
 
 local RULES_MAX, PER_HOOK = 200, 25
+local END = "the end of its window"
 local LIVE_WAIT_MS = 1500
 
 M.key_taken = errors.declare{ code = "key_taken", status = 409, message = "A rule of this key exists",
@@ -72,7 +74,8 @@ M.libraries, M.check, M.check_all, M.test, M.examine = examine.libraries, examin
 
 local function clean_settings(s)
     s = s or {}
-    return { config = s.config, priority = s.priority, on_error = s.on_error, fallback = s.fallback }
+    return { config = s.config, priority = s.priority, on_error = s.on_error, fallback = s.fallback,
+        startsAt = window.text(s.startsAt), endsAt = window.text(s.endsAt) }
 end
 
 --- A rule that is not there yet, and the statements that put it there as a draft. Raises rule_limit, 400.
@@ -199,6 +202,7 @@ function M.make_live(scope, rule, o, report)
         if rule.hook == "promotion" then
             statements[#statements + 1] = promotions.put_script(scope, { id = rule.id, name = name, priority = priority }, now)
         end
+        statements[#statements + 1] = window.wait(scope, rule.id, set, time.parse(now))
         if o.saved then statements[#statements + 1] = store.forget_authors(scope.tenant, rule.id, o.saved) end
         for _, statement in ipairs(o.also and o.also(number) or {}) do statements[#statements + 1] = statement end
         audit.append(statements, scope, { action = o.source_version and "rules.rollback" or "rules.publish", entity_type = "rule",
@@ -235,9 +239,11 @@ function M.publish(scope, ref, input)
     if until_ms and until_ms <= (at or now) then
         errors.bad_request{ message = { "until must come after at" }, code = "window_invalid" }
     end
+    local _, ends = window.of(draft.settings)
+    if ends and ends <= (at or now) then errors.bad_request{ message = { "endsAt is past" }, code = "window_invalid" } end
     local approval = M.needs_approval(scope.tenant, rule.hook)
     if not approval and not (at and at > now) then
-        local function window(number)
+        local function until_then(number)
             if not until_ms then return {} end
             local id = uuid.v7()
             return { store.insert_request{ tenant_key = scope.tenant, app_key = scope.app, id = id, rule_id = rule.id,
@@ -246,7 +252,7 @@ function M.publish(scope, ref, input)
                 due.put(scope, "rules.schedule", id, until_ms) }
         end
         return 201, M.make_live(scope, rule, { source = draft.source, settings = draft.settings, tests = draft.tests, note = input.note,
-            revision = input.revision, saved = input.revision, preview = cited, also = window }, report)
+            revision = input.revision, saved = input.revision, preview = cited, also = until_then }, report)
     end
     local id = uuid.v7()
     local state = approval and "pending_approval" or "scheduled"
@@ -368,10 +374,36 @@ function M.on_due(tenant, id)
     if request and request.state == "done" and request.version then
         local rule = store.find(tenant, request.rule_id)
         if rule and rule.state == "active" and rule.active_version == request.version then
-            M.set_state(scope, rule, "disabled", "the end of its window")
+            M.set_state(scope, rule, "disabled", END, request.version)
         end
     end
     db.pipeline(tenant, { due.drop(tenant, "rules.schedule", id) })
+end
+
+--- A bound of an active version's window: at its start it goes live, at its end the rule is disabled.
+---@param tenant string
+---@param rule_id string
+function M.on_window(tenant, rule_id)
+    local scope = { tenant = tenant, app = "MASTER", actor_kind = "system" }
+    local now = time.now()
+    local rule = store.find(tenant, rule_id)
+    local version = rule and rule.state == "active" and store.version(tenant, rule_id, rule.active_version)
+    local _, ends = window.of(version and version.settings)
+    if ends and ends <= now then
+        M.set_state(scope, rule, "disabled", END, version.version)
+        return
+    end
+    db.transaction(tenant, function(tx)
+        -- A publication meanwhile has written the row of its own window, which stays.
+        local row = rule and store.lock(tx, tenant, rule_id)
+        if row and row.state == "active" and not (version and row.active_version == version.version) then return end
+        if not version then return tx:at_commit{ due.drop(tenant, window.KIND, rule_id) } end
+        local statements = { store.bump(scope, time.iso(now)), window.wait(scope, rule_id, version.settings, now) }
+        audit.append(statements, scope, { action = "rules.window", entity_type = "rule", entity_id = rule_id,
+            after = { version = version.version, opened = window.is_open(version.settings, now) } })
+        tx:at_commit(statements)
+    end)
+    live.changed(tenant)
 end
 
 ---@param scope Scope
@@ -398,19 +430,22 @@ end
 ---@param rule table as it was read
 ---@param state string
 ---@param reason string
+---@param version integer|nil only while this one is active
 ---@return table rule
-function M.set_state(scope, rule, state, reason)
+function M.set_state(scope, rule, state, reason, version)
     local now = time.iso(time.now())
+    local enabled = state == "active" and store.version(scope.tenant, rule.id, rule.active_version)
     local statements = { store.bump(scope, now), outbox.event(scope, "rule." .. state, rule.id, { key = rule.key, reason = reason }) }
     if rule.hook == "promotion" then
         statements[#statements + 1] = promotions.set_script_state(scope.tenant, rule.id, state == "active", now)
     end
+    statements[#statements + 1] = window.wait(scope, rule.id, enabled and enabled.settings, time.parse(now))
     local verbs = { active = "enable", disabled = "disable", archived = "remove", draft = "restore" }
     audit.append(statements, scope, { action = "rules." .. verbs[state], entity_type = "rule", entity_id = rule.id,
         before = { state = rule.state }, after = { state = state, reason = reason } })
     db.transaction(scope.tenant, function(tx)
         if state == "active" and store.count_active(tx, scope.tenant, rule.hook, rule.id) >= PER_HOOK then M.hook_limit() end
-        if not tx:pipeline{ store.set_state(scope.tenant, rule.id, rule.state, state, reason, now) }[1][1] then
+        if not tx:pipeline{ store.set_state(scope.tenant, rule.id, rule.state, state, reason, now, version) }[1][1] then
             M.rule_off{ message = "The rule was changed meanwhile" }
         end
         tx:at_commit(statements)
@@ -429,6 +464,8 @@ function M.enable(scope, ref, reason)
     local rule = M.find(scope.tenant, ref)
     if rule.state ~= "disabled" and rule.state ~= "off" then M.rule_off() end
     local version = store.version(scope.tenant, rule.id, rule.active_version)
+    local _, ends = window.of(version.settings)
+    if ends and ends <= time.now() then M.rule_off{ message = "The window of the rule is over; publish it with another" } end
     if rule.state == "off" then
         examine.all(scope.tenant, rule, version, nil, { warnings = true }) -- it failed too often: everything has to be well first
     else

@@ -16,10 +16,10 @@ local VERSION = [[v.rule_id, v.version, v.source, v.settings, v.tests, v.libs, v
 
 --- What a worker needs of a tenant: its epoch and what is active, in one transaction.
 ---@param tenant string
----@return table epoch row {epoch, paused} or nil, table[] rules
+---@return table epoch row {epoch, paused, updated_at} or nil, table[] rules
 function M.active(tenant)
     local results = db.pipeline(tenant, {
-        { "select epoch, paused from rule_epochs where tenant_key = $1", tenant },
+        { "select epoch, paused, updated_at from rule_epochs where tenant_key = $1", tenant },
         { [[select r.id, r.key, r.hook, r.name, r.breaker_until, v.version, v.source, v.settings, v.libs from rules r
           join rule_versions v on v.tenant_key = $1 and v.rule_id = r.id and v.version = r.active_version
           where r.tenant_key = $1 and r.state = 'active' order by r.key]], tenant },
@@ -198,11 +198,12 @@ function M.activate(tenant, rule_id, version, priority, name, now)
       where tenant_key = $1 and id = $2]], tenant, rule_id, version, priority, name, now }
 end
 
---- Only from `from`; no row: it was changed meanwhile.
-function M.set_state(tenant, rule_id, from, state, reason, now)
+--- Only from `from`, and with `version` active where one is given; no row: it was changed meanwhile.
+function M.set_state(tenant, rule_id, from, state, reason, now, version)
     return { [[update rules set state = $3, state_reason = $4, breaker_until = null, opens_today = case when $3 = 'active' then 0
           else opens_today end, archived_at = case when $3 = 'archived' then $5::timestamptz end, updated_at = $5::timestamptz
-      where tenant_key = $1 and id = $2 and state = $6 returning id]], tenant, rule_id, state, reason or null, now, from }
+      where tenant_key = $1 and id = $2 and state = $6 and ($7::int is null or active_version = $7) returning id]], tenant, rule_id,
+        state, reason or null, now, from, version or null }
 end
 
 function M.versions(tenant, rule_id)

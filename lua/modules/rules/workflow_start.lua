@@ -62,7 +62,7 @@ end
 function M.enqueue(scope, key, o)
     local hops = scope.hops or 1
     if hops >= M.HOPS_MAX then return nil, "too_many_hops" end
-    local rule = store.live_rule(scope.tenant, key)
+    local rule = store.live_rule(scope.tenant, key, time.iso(time.now()))
     if not rule then return nil, "not_found" end
     local plan = runner.version(scope.tenant, rule.id, rule.version).plan
     local now_ms, entity = time.now(), scope.entity or { type = "job", id = o.id }
@@ -145,7 +145,7 @@ local function entities_of(rows)
 end
 
 local function hear_tenant(tenant, rows)
-    local paused, active, listens = store.look(tenant)
+    local paused, active, listens = store.look(tenant, time.iso(time.now()))
     if #active == 0 and not listens then return end
     local open = {}
     for i, run in ipairs(listens and store.listening(tenant, entities_of(rows)) or {}) do open[i] = run end

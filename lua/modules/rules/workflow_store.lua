@@ -19,13 +19,17 @@ M.OPEN = [[select w.id, w.event_id, w.entity_type, w.entity_id, w.awaits from wo
 
 --- What events may concern: the tenant's paused hooks, its live workflow rules, and whether any run under way waits for an event.
 ---@param tenant string
+---@param now string
 ---@return string[] paused, table[] rules {id, key, version}, boolean listens
-function M.look(tenant)
+function M.look(tenant, now)
     local row = db.one(tenant, [[select
         (select e.paused from rule_epochs e where e.tenant_key = $1) as paused,
         (select jsonb_agg(jsonb_build_object('id', r.id, 'key', r.key, 'version', r.active_version) order by r.key) from rules r
-          where r.tenant_key = $1 and r.hook = 'workflow' and r.state = 'active') as rules,
-        exists (select 1 from workflow_runs w where w.tenant_key = $1 and w.listens and w.finished_at is null) as listens]], tenant)
+          join rule_versions v on v.tenant_key = $1 and v.rule_id = r.id and v.version = r.active_version
+          where r.tenant_key = $1 and r.hook = 'workflow' and r.state = 'active'
+            and coalesce((v.settings ->> 'startsAt')::timestamptz <= $2::timestamptz, true)
+            and coalesce((v.settings ->> 'endsAt')::timestamptz > $2::timestamptz, true)) as rules,
+        exists (select 1 from workflow_runs w where w.tenant_key = $1 and w.listens and w.finished_at is null) as listens]], tenant, now)
     local function list(of) return type(of) == "table" and of or {} end
     return list(row.paused), list(row.rules), row.listens
 end
@@ -36,13 +40,16 @@ end
 ---@return table[]
 function M.listening(tenant, entities) return db.query(tenant, M.OPEN, tenant, pg.array(entities)) end
 
---- A live workflow rule by its key; none when it is paused.
+--- A live workflow rule by its key; none when it is paused, or its window is not open.
 ---@return table|nil {id, key, version}
-function M.live_rule(tenant, key)
+function M.live_rule(tenant, key, now)
     return db.one(tenant, [[select r.id, r.key, r.active_version as version from rules r
+      join rule_versions v on v.tenant_key = $1 and v.rule_id = r.id and v.version = r.active_version
       left join rule_epochs e on e.tenant_key = $1
       where r.tenant_key = $1 and r.key = $2 and r.hook = 'workflow' and r.state = 'active'
-        and not coalesce(e.paused && array['*', 'workflow'], false)]], tenant, key)
+        and not coalesce(e.paused && array['*', 'workflow'], false)
+        and coalesce((v.settings ->> 'startsAt')::timestamptz <= $3::timestamptz, true)
+        and coalesce((v.settings ->> 'endsAt')::timestamptz > $3::timestamptz, true)]], tenant, key, now)
 end
 
 --- A version with its rule, as live.spec takes it; the newest active one when no number is given.

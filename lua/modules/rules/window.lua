@@ -1,0 +1,61 @@
+-- The window of a version: `startsAt` and `endsAt` of its settings. A version that is published outside of it is not live. What happens at
+-- its bounds is a row of due_work for the rule, written by whatever makes the rule active: at the start the workers are told to load
+-- anew, at the end the rule is disabled. That workers look at the window too keeps the price right where the sweeper is late.
+local json = require("core.json")
+local time = require("core.time")
+local due = require("kasma.due")
+
+local M = {}
+
+M.KIND = "rules.window"
+
+local function bound(settings, name)
+    local text = settings and settings[name]
+    return text and text ~= json.null and type(text) == "string" and time.parse(text) or nil
+end
+
+---@param settings table|nil
+---@return integer|nil starts_ms, integer|nil ends_ms
+function M.of(settings) return bound(settings, "startsAt"), bound(settings, "endsAt") end
+
+--- A bound as settings keep it: in UTC, so that the same moment is the same text.
+---@param text any
+---@return string|nil
+function M.text(text)
+    local at = bound({ at = text }, "at")
+    return at and time.iso(at) or nil
+end
+
+--- What is wrong with the window, if anything.
+---@param settings table|nil
+---@return string|nil why
+function M.wrong(settings)
+    local starts, ends = M.of(settings)
+    for _, name in ipairs{ "startsAt", "endsAt" } do
+        local text = settings and settings[name]
+        if text ~= nil and text ~= json.null and not bound(settings, name) then return name .. " is no time" end
+    end
+    return starts and ends and ends <= starts and "endsAt must come after startsAt" or nil
+end
+
+---@param settings table|nil
+---@param now_ms integer
+---@return boolean
+function M.is_open(settings, now_ms)
+    local starts, ends = M.of(settings)
+    return (not starts or starts <= now_ms) and (not ends or ends > now_ms)
+end
+
+--- The row of what happens next to a rule that is active with these settings.
+---@param scope Scope
+---@param rule_id string
+---@param settings table|nil
+---@param now_ms integer
+---@return table statement
+function M.wait(scope, rule_id, settings, now_ms)
+    local starts, ends = M.of(settings)
+    local at = starts and starts > now_ms and starts or ends
+    return at and due.put(scope, M.KIND, rule_id, at) or due.drop(scope.tenant, M.KIND, rule_id)
+end
+
+return M
