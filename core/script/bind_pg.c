@@ -14,6 +14,7 @@
 #define TX "core.pg.tx"
 #define SESSION "core.pg.session"
 #define STATEMENTS_MAX 10000
+#define ON_STACK_MAX 2000 /* values of statements */
 
 struct lua_tx {
     struct pg_tx *tx; /* NULL when it has ended */
@@ -126,16 +127,21 @@ static void lists_done(void *data, PGresult *const *result, size_t count, const 
     task_resume(t, 1);
 }
 
-/* The statements of the list at `idx`; they and their texts stay alive on the stack. */
+/* The statements of the list at `idx`; they and their texts stay alive on the stack, or in a table on it: a C function
+ * has room for 8,000 values, which the order of a large cart exceeds. */
 static struct pg_statement *statements(lua_State *L, int idx, size_t *count) {
     luaL_checktype(L, idx, LUA_TTABLE);
     *count = lua_objlen(L, idx);
     if (*count == 0 || *count > STATEMENTS_MAX) luaL_error(L, "a pipeline holds 1 to %d statements", STATEMENTS_MAX);
     struct pg_statement *list = lua_newuserdata(L, *count * sizeof *list);
+    lua_newtable(L);
+    int kept = lua_gettop(L), n = 0;
     for (size_t i = 0; i < *count; i++) {
         luaL_checkstack(L, 8, "a pipeline");
         lua_rawgeti(L, idx, (int)i + 1);
         pg_value_statement_table(L, lua_gettop(L), &list[i]);
+        if (lua_gettop(L) - kept < ON_STACK_MAX) continue;
+        while (lua_gettop(L) > kept) lua_rawseti(L, kept, ++n);
     }
     return list;
 }

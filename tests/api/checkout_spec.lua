@@ -106,6 +106,19 @@ describe("parallel checkouts", function()
     end)
 end)
 
+describe("the largest cart", function()
+    it("is ordered, with a promotion on each of its lines", function()
+        local shop, first = shop_of.simple(0, { trackInventory = false })
+        must(shop.owner:post("/marketing/promotions/create", { name = "Ten", type = "PERCENTAGE", value = 10 }))
+        local buyer = shop_of.buyer(shop, first)
+        for i = 2, 200 do
+            shop_of.buyer(shop, shop_of.product(shop, { name = "P" .. i, price = 100000, trackInventory = false }), 1, buyer)
+        end
+        local order = must(shop_of.checkout(buyer, { paymentMethod = "COD", expectedTotal = 18000000 })).orders[1]
+        assert.equal(200, #shop_of.order_now(shop, order.id).items)
+    end)
+end)
+
 describe("an idempotency key", function()
     it("makes one order out of twenty requests at once", function()
         local shop, product = shop_of.simple(30)

@@ -152,6 +152,17 @@ describe("a parameter", function()
 end)
 
 describe("an error of PostgreSQL", function()
+    it("holds thousands of statements and tens of thousands of parameters", function()
+        local statements = {}
+        for i = 1, 3000 do
+            statements[i] = { "select $1::int + $2::int + $3::int + $4::int + $5::int as n, $6 as t, $7::bool as b", i, 1, 1,
+                1, 1, "t" .. i, true }
+        end
+        local answers = assert(app:pipeline(nil, statements))
+        assert.equal(3000, #answers)
+        for i, rows in ipairs(answers) do assert.same({ n = i + 4, t = "t" .. i, b = true }, rows[1]) end
+    end)
+
     it("says what and where", function()
         local rows, err = app:pipeline(nil, { { "select 1" }, { [[do $$ begin
             raise exception 'no' using errcode = '23505', constraint = 'things_sku_102008',
