@@ -439,7 +439,9 @@ describe("a worker that is behind", function()
             return live.stale()[shop.key]
         end)
         assert.is_truthy((health.check().checks.rules or ""):find("stale", 1, true))
+        -- A worker finds out when it is asked for a price, or when the tenant's turn comes among all that it holds.
         support.eventually(function()
+            must(buyer:copy():post("/sales/cart/quote", {}, { Connection = "close" }))
             return (must(support.client():get("/readyz"), 200).checks.rules or ""):find("stale", 1, true)
         end)
         must(post(shop.owner, "half/rollback", { toVersion = 1, note = "back" }))
