@@ -1,5 +1,6 @@
 -- Workflow rules over HTTP: events start them, steps run in order with their state, waits, retries, undo, cancel and retry.
 local json = require("core.json")
+local rules = require("core.rules")
 local db = require("kasma.db")
 local outbox = require("kasma.outbox")
 local support = require("api.support")
@@ -8,7 +9,9 @@ local time = require("core.time")
 local uuid = require("core.uuid")
 local sched = require("core.sched")
 local personal = require("kasma.personal")
+local live = require("modules.rules.live")
 local start = require("modules.rules.workflow_start")
+local store = require("modules.rules.workflow_store")
 local workflows = require("modules.rules.workflows")
 
 local must = shop_of.must
@@ -301,6 +304,24 @@ describe("a whole batch of the relay", function()
                 shop.key)
             return row.n == 600
         end, 60)
+    end)
+end)
+
+describe("a step of a shop of which as many runs wait as may", function()
+    it("waits its turn and has not failed", function()
+        local shop = support.tenant()
+        publish(shop, "turn", source("\"custom.turn\"", "{ name = \"a\", run = function() end }"))
+        local row = db.one(shop.key, "select id, active_version as version from rules where tenant_key = $1 and key = 'turn'", shop.key)
+        live.changed(shop.key)
+        local set, open, id = assert(rules.pin(shop.key)), {}, uuid.v7()
+        for i = 1, 32 do open[i] = assert(set:open(set:list("workflow")[1].index)) end
+        db.pipeline(shop.key, { store.insert{ tenant_key = shop.key, app_key = shop.app, id = id, rule_id = row.id, version = row.version,
+            event = "custom.turn", event_id = uuid.v4(), event_data = {}, entity_type = "custom", entity_id = "x", awaits = {}, hops = 0,
+            now = time.iso(time.now()) } })
+        local ok, why = pcall(workflows.work, shop.key, id)
+        for _, run in ipairs(open) do run:close() end
+        assert(ok, why)
+        assert.same({ "run a 1 done" }, trail(run_in(shop, "turn", "x", "done")))
     end)
 end)
 

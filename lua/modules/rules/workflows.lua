@@ -33,7 +33,8 @@ local attempts = metrics.counter("kasma_workflow_steps_total", "Attempts of thei
 
 local LEASE_MS = 10000          -- a step may take two seconds
 local RETRY_MS, RETRY_MAX_MS = 5000, 3600000
-local BREAKER_MS = 60000        -- until a step of a rule whose breaker is open is tried again
+-- Until a step is tried again that was not run, by why: its rule's breaker is open, or as many of its shop's runs wait as may.
+local HELD_MS = { breaker = 60000, budget = 1000 }
 local INTERRUPTED_MAX = 10      -- attempts in a row whose process died: then it is the step's fault
 local STEPS_AT_ONCE = 100       -- of one job; the next job goes on
 local KEEP_MS, PRUNE_BATCH = 90 * 86400000, 1000
@@ -199,10 +200,11 @@ local function settle(tenant, act, outcome)
         local now_ms = time.now()
         local now, ran, statements, more = time.iso(now_ms), outcome.run, {}, true
         run.claim, run.claimed_until = null, null
-        if ran.outcome == "breaker" then
-            run.wake_at = time.iso(now_ms + BREAKER_MS)
+        local held_ms = HELD_MS[ran.outcome]
+        if held_ms then
+            run.wake_at = time.iso(now_ms + held_ms)
             tx:at_commit{ store.drop_step(tenant, run.id, act.position, act.attempt), store.update(tenant, run, now),
-                due.put(scope_of(tenant, run), start.KIND, run.id, now_ms + BREAKER_MS) }
+                due.put(scope_of(tenant, run), start.KIND, run.id, now_ms + held_ms) }
             return false
         end
         local failure = not outcome.ok and { code = ran.outcome, line = ran.line, message = ran.message or ran.outcome } or nil
