@@ -526,6 +526,10 @@ local function run(ctx, decl)
     if limited and identity then ratelimit.general(identity.kind == "key" and "key" or "user", identity.id, identity.tenant_key) end
 
     settle_tenant(ctx, decl, identity)
+    local unsafe = not SAFE[decl.method]
+    if unsafe and identity and identity.via == "cookie" and web.is_cross_site(req) then
+        errors.forbidden{ message = "Cross-site request refused", code = "cross_site" }
+    end
     if decl.resolve then
         decl = decl.resolve(ctx)
         ctx.decl, ctx.route = decl, decl.path
@@ -534,10 +538,6 @@ local function run(ctx, decl)
             if not identity then errors.unauthorized("Access token required") end
             if not ctx.user then not_a_member() end
         end
-    end
-    local unsafe = not SAFE[decl.method]
-    if unsafe and identity and identity.via == "cookie" and web.is_cross_site(req) then
-        errors.forbidden{ message = "Cross-site request refused", code = "cross_site" }
     end
     if decl.streamed then
         check_stream_type(ctx, decl)
