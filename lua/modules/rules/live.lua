@@ -18,7 +18,7 @@ local window = require("modules.rules.window")
 
 local M = {}
 
-local LOOK_MS = 500
+local LOOK_MS, LOOK_TENANTS = 500, 8
 
 local held, order, turn = {}, {}, 0 -- tenants whose rules this process holds, and the one that is looked at next
 local stale = {}                    -- those whose newest rules it could not load: {epoch, why}
@@ -87,12 +87,13 @@ end
 ---@return table<string, {epoch: integer, why: string}>
 function M.stale() return stale end
 
--- A word that was lost is made good when the tenant's next request comes. Where none comes, the worker looks by itself, at one tenant
--- after the other, so that whoever publishes does not see a worker that seems to be left behind.
+-- A word that was lost is made good when the tenant's next request comes. Where none comes, the worker looks by itself, at a few tenants
+-- each time, so that whoever publishes does not see a worker that seems to be left behind.
 local function look()
-    if #order == 0 then return end
-    turn = turn % #order + 1
-    pcall(M.ensure, order[turn])
+    for _ = 1, math.min(#order, LOOK_TENANTS) do
+        turn = turn % #order + 1
+        pcall(M.ensure, order[turn])
+    end
 end
 
 --- Starts to look. Once a process.
