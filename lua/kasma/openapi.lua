@@ -11,6 +11,9 @@ local ERROR_TEXT = {
     [415] = "The body's type is not supported", [422] = "Refused by a rule", [429] = "Too many requests", [503] = "A store is away; retry",
 }
 
+-- What the server refuses before there is a request to answer: the status alone, and the connection is closed.
+local EMPTY = { [414] = true }
+
 local function error_schema()
     return {
         type = "object", required = { "message", "statusCode" },
@@ -143,7 +146,8 @@ local function responses(decl, components)
                 table.sort(codes[status])
                 text = text .. ": " .. table.concat(codes[status], ", ")
             end
-            all[key] = { description = text, content = { ["application/json"] = { schema = { ["$ref"] = "#/components/schemas/Error" } } } }
+            all[key] = { description = text, content = not EMPTY[status]
+                and { ["application/json"] = { schema = { ["$ref"] = "#/components/schemas/Error" } } } or nil }
         end
     end
     return all

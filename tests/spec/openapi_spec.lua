@@ -37,6 +37,15 @@ describe("the API document", function()
         end)
     end)
 
+    it("promises no body where the server refuses before there is a request", function()
+        each_operation(function(path, method, operation)
+            local name = method .. " " .. path
+            local too_long, bad = operation.responses["414"], operation.responses["400"]
+            assert.is_true(too_long == nil or too_long.content == nil, name)
+            assert.is_true(bad == nil or bad.content ~= nil, name)
+        end)
+    end)
+
     it("declares every parameter of a path", function()
         each_operation(function(path, method, operation)
             for wanted in path:gmatch("{([%w_]+)}") do
