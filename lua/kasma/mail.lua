@@ -98,14 +98,11 @@ function M.address_hashes(tenant, address)
     return hashes
 end
 
-secrets.kept{ name = "addresses that get no mail", lost = "bounces, complaints and unsubscriptions are forgotten: those people get mail",
-    count = function()
-        local counts = {}
-        tenants.each(function(tenant)
-            for _, row in ipairs(db.query(tenant, [[select key_version as version, count(*)::int as n from mail_suppressions
-              where tenant_key = $1 group by 1]], tenant)) do counts[row.version] = (counts[row.version] or 0) + row.n end
-        end)
-        return counts
+secrets.kept_by_tenant{ name = "addresses that get no mail",
+    lost = "bounces, complaints and unsubscriptions are forgotten: those people get mail",
+    count = function(tenant)
+        return db.query(tenant, [[select key_version as version, count(*)::int as n from mail_suppressions
+          where tenant_key = $1 group by 1]], tenant)
     end }
 
 ---@param tenant string

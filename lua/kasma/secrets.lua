@@ -95,6 +95,29 @@ local kept = {}
 ---@param how kasma.Kept
 function M.kept(how) kept[#kept + 1] = how end
 
+--- The same for what lies in tenants' rows.
+---@param how {name: string, lost: string, count: (fun(tenant: string): {version: integer, n: integer}[]), rotate: (fun(tenant: string,
+---  newest: integer): integer, integer)|nil}
+function M.kept_by_tenant(how)
+    local tenants = require("kasma.tenant")
+    M.kept{ name = how.name, lost = how.lost,
+        count = function()
+            local counts = {}
+            tenants.each(function(tenant)
+                for _, row in ipairs(how.count(tenant)) do counts[row.version] = (counts[row.version] or 0) + row.n end
+            end)
+            return counts
+        end,
+        rotate = how.rotate and function(newest)
+            local done, lost = 0, 0
+            tenants.each(function(tenant)
+                local d, l = how.rotate(tenant, newest)
+                done, lost = done + d, lost + l
+            end)
+            return done, lost
+        end }
+end
+
 ---@return kasma.Kept[]
 function M.all_kept()
     table.sort(kept, function(a, b) return a.name < b.name end)

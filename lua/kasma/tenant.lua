@@ -25,13 +25,13 @@ invalidate.on("app", function(key)
 end)
 
 --- Calls fn with the key of every tenant, in their order; what is made meanwhile may be left out.
----@param fn fun(key: string)
+---@param fn fun(key: string): boolean|nil false: no further
 function M.each(fn)
     local after = ""
     repeat
         local rows = db.read(nil, "select tenant_key from tenants where tenant_key > $1 order by tenant_key limit 500", after)
         for _, row in ipairs(rows) do
-            fn(row.tenant_key)
+            if fn(row.tenant_key) == false then return end
             after = row.tenant_key
         end
     until #rows < 500

@@ -7,7 +7,6 @@ local audit = require("kasma.audit")
 local db = require("kasma.db")
 local errors = require("kasma.errors")
 local secrets = require("kasma.secrets")
-local tenants = require("kasma.tenant")
 local store = require("modules.customers.store")
 
 local M = {}
@@ -37,14 +36,8 @@ function M.guest_hash(tenant, email)
     return hash_under(tenant, email)
 end
 
-secrets.kept{ name = "guests who bought", lost = "they count as new: first-order prices and limits a customer begin anew",
-    count = function()
-        local counts = {}
-        tenants.each(function(tenant)
-            for _, row in ipairs(store.guests_by_version(tenant)) do counts[row.version] = (counts[row.version] or 0) + row.n end
-        end)
-        return counts
-    end }
+secrets.kept_by_tenant{ name = "guests who bought", lost = "they count as new: first-order prices and limits a customer begin anew",
+    count = store.guests_by_version }
 
 --- What prices may depend on: who buys, in which groups, for the first time or not.
 ---@param tenant string

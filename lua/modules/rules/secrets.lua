@@ -12,7 +12,6 @@ local hooks = require("kasma.hooks")
 local log = require("kasma.log")
 local null = require("kasma.null")
 local vault = require("kasma.secrets")
-local tenants = require("kasma.tenant")
 local rules = require("modules.rules.service")
 local store = require("modules.rules.store")
 
@@ -85,26 +84,18 @@ end
 ---@return boolean
 function M.exists(tenant, name) return store.secret(tenant, name) ~= nil end
 
-vault.kept{ name = "secrets of rules", lost = "rules cannot send them until each is set again",
-    count = function()
-        local counts = {}
-        tenants.each(function(tenant)
-            for _, row in ipairs(store.secrets_by_version(tenant)) do counts[row.version] = (counts[row.version] or 0) + row.n end
-        end)
-        return counts
-    end,
-    rotate = function(newest)
+vault.kept_by_tenant{ name = "secrets of rules", lost = "rules cannot send them until each is set again",
+    count = store.secrets_by_version,
+    rotate = function(tenant, newest)
         local done, lost = 0, 0
-        tenants.each(function(tenant)
-            for _, row in ipairs(store.secrets_sealed_before(tenant, newest)) do
-                local sealed = vault.reseal(PURPOSE, row.value_enc, aad(tenant, row.name))
-                if sealed then
-                    done = done + store.reseal_secret(tenant, row.name, row.value_enc, sealed, newest)
-                else
-                    lost = lost + 1
-                end
+        for _, row in ipairs(store.secrets_sealed_before(tenant, newest)) do
+            local sealed = vault.reseal(PURPOSE, row.value_enc, aad(tenant, row.name))
+            if sealed then
+                done = done + store.reseal_secret(tenant, row.name, row.value_enc, sealed, newest)
+            else
+                lost = lost + 1
             end
-        end)
+        end
         return done, lost
     end }
 

@@ -217,16 +217,6 @@ function M.steps(tenant, run_ids)
       order by s.run_id, s.n limit 10000]], tenant, pg.array(run_ids))
 end
 
----@param after string
----@return string[] keys of tenants, 500 at most
-function M.tenants_after(after)
-    local keys = {}
-    for i, row in ipairs(db.read(nil, "select tenant_key from tenants where tenant_key > $1 order by tenant_key limit 500", after)) do
-        keys[i] = row.tenant_key
-    end
-    return keys
-end
-
 --- Removes runs that ended before a moment; their steps go with them.
 ---@return integer
 function M.prune(tenant, before, limit)

@@ -22,6 +22,7 @@ local due = require("kasma.due")
 local errors = require("kasma.errors")
 local null = require("kasma.null")
 local outbox = require("kasma.outbox")
+local tenants = require("kasma.tenant")
 local runner = require("modules.rules.workflow_run")
 local start = require("modules.rules.workflow_start")
 local store = require("modules.rules.workflow_store")
@@ -283,17 +284,14 @@ end
 --- Removes runs that ended so long ago that nobody asks for them, of all tenants.
 ---@return integer removed
 function M.prune()
-    local before, removed, last = time.iso(time.now() - KEEP_MS), 0, ""
-    repeat
-        local keys = store.tenants_after(last)
-        for _, tenant in ipairs(keys) do
-            last = tenant
-            repeat
-                local gone = store.prune(tenant, before, PRUNE_BATCH)
-                removed = removed + gone
-            until gone < PRUNE_BATCH or sched.stopping()
-        end
-    until #keys == 0 or sched.stopping()
+    local before, removed = time.iso(time.now() - KEEP_MS), 0
+    tenants.each(function(tenant)
+        repeat
+            local gone = store.prune(tenant, before, PRUNE_BATCH)
+            removed = removed + gone
+        until gone < PRUNE_BATCH or sched.stopping()
+        return not sched.stopping()
+    end)
     return removed
 end
 

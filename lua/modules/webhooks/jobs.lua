@@ -5,21 +5,19 @@ local due = require("kasma.due")
 local outbox = require("kasma.outbox")
 local schedules = require("kasma.schedules")
 local start = require("kasma.start")
+local tenants = require("kasma.tenant")
 local dispatch = require("modules.webhooks.dispatch")
-local store = require("modules.webhooks.store")
 local webhooks = require("modules.webhooks.service")
 
 outbox.on_events(webhooks.fan_out)
 due.handler(webhooks.KIND, dispatch.due)
 
 schedules.declare{ name = "webhooks-cleanup", every = 86400000, run = function()
-    local removed, last = 0, ""
-    repeat
-        local keys = store.tenants_after(last)
-        for _, key in ipairs(keys) do
-            removed, last = removed + webhooks.prune(key, time.now()), key
-        end
-    until #keys == 0 or sched.stopping()
+    local removed = 0
+    tenants.each(function(tenant)
+        removed = removed + webhooks.prune(tenant, time.now())
+        return not sched.stopping()
+    end)
     return { removed = removed }
 end }
 

@@ -18,7 +18,6 @@ local mail = require("kasma.mail")
 local null = require("kasma.null")
 local outbox = require("kasma.outbox")
 local secrets = require("kasma.secrets")
-local tenants = require("kasma.tenant")
 local sign = require("modules.webhooks.sign")
 local store = require("modules.webhooks.store")
 local target = require("modules.webhooks.target")
@@ -144,30 +143,22 @@ function M.rotate(scope, id)
     return db.pipeline(scope.tenant, statements)[1][1] or M.endpoint_unknown(), secret
 end
 
-secrets.kept{ name = "webhook secrets", lost = "deliveries stop until each endpoint's secret is rotated",
-    count = function()
-        local counts = {}
-        tenants.each(function(tenant)
-            for _, row in ipairs(store.sealed_by(tenant)) do counts[row.version] = (counts[row.version] or 0) + row.n end
-        end)
-        return counts
-    end,
-    rotate = function(newest)
+secrets.kept_by_tenant{ name = "webhook secrets", lost = "deliveries stop until each endpoint's secret is rotated",
+    count = store.sealed_by,
+    rotate = function(tenant, newest)
         local done, lost = 0, 0
-        tenants.each(function(tenant)
-            for _, e in ipairs(store.endpoints(tenant)) do
-                local aad, old = tenant .. ":" .. e.id, e.old_secret_enc
-                if e.secret_enc:byte(1) ~= newest or (old and old:byte(1) ~= newest) then
-                    local secret = secrets.reseal("webhook", e.secret_enc, aad)
-                    local former = old and secrets.reseal("webhook", old, aad)
-                    if secret and (former or not old) then
-                        done = done + store.reseal(tenant, e, secret, former, time.iso(time.now())) * (old and 2 or 1)
-                    else
-                        lost = lost + 1
-                    end
+        for _, e in ipairs(store.endpoints(tenant)) do
+            local aad, old = tenant .. ":" .. e.id, e.old_secret_enc
+            if e.secret_enc:byte(1) ~= newest or (old and old:byte(1) ~= newest) then
+                local secret = secrets.reseal("webhook", e.secret_enc, aad)
+                local former = old and secrets.reseal("webhook", old, aad)
+                if secret and (former or not old) then
+                    done = done + store.reseal(tenant, e, secret, former, time.iso(time.now())) * (old and 2 or 1)
+                else
+                    lost = lost + 1
                 end
             end
-        end)
+        end
         return done, lost
     end }
 

@@ -228,16 +228,6 @@ function M.events_after(tenant, from, since, limit)
         tenant, from, since, limit)
 end
 
----@param after string
----@return string[] keys of tenants, 500 at most
-function M.tenants_after(after)
-    local keys = {}
-    for i, row in ipairs(db.read(nil, "select tenant_key from tenants where tenant_key > $1 order by tenant_key limit 500", after)) do
-        keys[i] = row.tenant_key
-    end
-    return keys
-end
-
 --- Removes deliveries older than an id, a batch.
 ---@param tenant string
 ---@param before string uuid
