@@ -36,29 +36,13 @@ end
 
 local function count() return schema.integer{ min = 0, max = 2000000000 }:optional() end
 
-route.post("/marketing/promotions/create", {
-    summary = "Create a promotion",
-    access = { permission = "promotions.write" },
-    module = "marketing",
-    body = schema.object{
-        name = schema.string{ not_empty = true, max = 255 }:example("10 % off phones"),
-        type = schema.string{ not_empty = true, max = 50 }:example("PERCENTAGE"),
-        value = schema.money():example(10),
-        valueType = schema.enum({ "percent", "fixed", "price" }, { fold = true }):optional(),
+-- What a promotion asks for and how far it goes; given when it is made, and to be changed later. All of it may be left out.
+local function with_terms(fields)
+    local terms = {
         description = schema.string{ max = 5000 }:optional(),
-        slug = schema.string{ not_empty = true, max = 255 }:optional(),
-        currency = schema.string{ pattern = "^[A-Z][A-Z][A-Z]$" }:optional(),
-        applicableTo = schema.enum({ "all", "category", "product", "variant", "tag", "vendor", "bundle" }, { fold = true }):optional(),
-        targetIds = schema.array(schema.uuid(), { max = 500 }):optional(),
-        targetId = schema.uuid():optional(),
-        level = schema.enum({ "line", "order", "shipping" }, { fold = true }):optional(),
         minOrderValue = schema.money():optional(),
         minQuantity = count(),
         maxDiscount = schema.money():optional(),
-        buyQty = schema.integer{ min = 1, max = 9999 }:optional(),
-        getQty = schema.integer{ min = 1, max = 9999 }:optional(),
-        getDiscountBps = schema.integer{ min = 1, max = 10000 }:optional(),
-        scope = schema.enum{ "same_product", "pool" }:optional(),
         priority = schema.integer{ min = -1000000, max = 1000000 }:optional(),
         stackable = schema.boolean():optional(),
         exclusive = schema.boolean():optional(),
@@ -66,7 +50,6 @@ route.post("/marketing/promotions/create", {
         includeBundled = schema.boolean():optional(),
         exclusionGroup = schema.string{ not_empty = true, max = 50 }:optional(),
         customerGroups = schema.array(schema.string{ max = 50 }, { max = 50 }):optional(),
-        tierIds = schema.array(schema.uuid(), { max = 50, unique = true }):optional(),
         firstOrderOnly = schema.boolean():optional(),
         weekdays = schema.array(schema.integer{ min = 1, max = 7 }, { max = 7, unique = true }):optional(),
         hoursFrom = schema.integer{ min = 0, max = 24 }:optional(),
@@ -80,7 +63,32 @@ route.post("/marketing/promotions/create", {
         endDate = schema.date():optional(),
         isActive = schema.boolean():optional(),
         isPublic = schema.boolean():optional(),
-    },
+    }
+    for name, of in pairs(terms) do fields[name] = of end
+    return fields
+end
+
+route.post("/marketing/promotions/create", {
+    summary = "Create a promotion",
+    access = { permission = "promotions.write" },
+    module = "marketing",
+    body = schema.object(with_terms{
+        name = schema.string{ not_empty = true, max = 255 }:example("10 % off phones"),
+        type = schema.string{ not_empty = true, max = 50 }:example("PERCENTAGE"),
+        value = schema.money():example(10),
+        valueType = schema.enum({ "percent", "fixed", "price" }, { fold = true }):optional(),
+        slug = schema.string{ not_empty = true, max = 255 }:optional(),
+        currency = schema.string{ pattern = "^[A-Z][A-Z][A-Z]$" }:optional(),
+        applicableTo = schema.enum({ "all", "category", "product", "variant", "tag", "vendor", "bundle" }, { fold = true }):optional(),
+        targetIds = schema.array(schema.uuid(), { max = 500 }):optional(),
+        targetId = schema.uuid():optional(),
+        level = schema.enum({ "line", "order", "shipping" }, { fold = true }):optional(),
+        buyQty = schema.integer{ min = 1, max = 9999 }:optional(),
+        getQty = schema.integer{ min = 1, max = 9999 }:optional(),
+        getDiscountBps = schema.integer{ min = 1, max = 10000 }:optional(),
+        scope = schema.enum{ "same_product", "pool" }:optional(),
+        tierIds = schema.array(schema.uuid(), { max = 50, unique = true }):optional(),
+    }),
     returns = { [201] = Promotion, [409] = slug_taken },
     handler = function(ctx) return body_of(promotions.create(ctx.scope, ctx.body), "echo") end,
 })
@@ -118,33 +126,9 @@ route.post("/marketing/promotions/details", {
 
 -- What may be changed; any subset.
 local function changes()
-    return {
+    return with_terms{
         name = schema.string{ not_empty = true, max = 255 }:optional(),
-        description = schema.string{ max = 5000 }:optional(),
         value = schema.money():optional(),
-        minOrderValue = schema.money():optional(),
-        minQuantity = count(),
-        maxDiscount = schema.money():optional(),
-        priority = schema.integer{ min = -1000000, max = 1000000 }:optional(),
-        stackable = schema.boolean():optional(),
-        exclusive = schema.boolean():optional(),
-        stopAfter = schema.boolean():optional(),
-        includeBundled = schema.boolean():optional(),
-        exclusionGroup = schema.string{ not_empty = true, max = 50 }:optional(),
-        customerGroups = schema.array(schema.string{ max = 50 }, { max = 50 }):optional(),
-        firstOrderOnly = schema.boolean():optional(),
-        weekdays = schema.array(schema.integer{ min = 1, max = 7 }, { max = 7, unique = true }):optional(),
-        hoursFrom = schema.integer{ min = 0, max = 24 }:optional(),
-        hoursTo = schema.integer{ min = 0, max = 24 }:optional(),
-        usageLimit = count(),
-        perCustomerLimit = count(),
-        budget = schema.money():optional(),
-        maxUnits = count(),
-        maxUnitsPerCustomer = count(),
-        startDate = schema.date():optional(),
-        endDate = schema.date():optional(),
-        isActive = schema.boolean():optional(),
-        isPublic = schema.boolean():optional(),
         version = schema.integer{ min = 1 }:optional(),
     }
 end
