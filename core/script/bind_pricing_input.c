@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "script/bind_pricing.h"
+#include "script/bind_pricing_table.h"
 #include "script/sandbox.h"
 
 #define COPY_BYTES ((size_t)64 * 1024)
@@ -76,30 +77,6 @@ static const struct sandbox_record tier_record = RECORD("input.customer.tier", t
                                    discount_record = RECORD("line.discounts[]", discount_fields),
                                    group_record = RECORD("input.shipping.groups[]", group_fields),
                                    candidate_record = RECORD("input.subject.candidates[]", candidate_fields);
-
-static void set_str(lua_State *L, const char *name, struct str s) {
-    if (s.len == 0) return;
-    lua_pushlstring(L, s.at, s.len);
-    lua_setfield(L, -2, name);
-}
-
-static void set_int(lua_State *L, const char *name, int64_t n) {
-    lua_pushnumber(L, (lua_Number)n);
-    lua_setfield(L, -2, name);
-}
-
-static void set_bool(lua_State *L, const char *name, bool value) {
-    lua_pushboolean(L, value);
-    lua_setfield(L, -2, name);
-}
-
-static void push_list(lua_State *L, struct str_list list) {
-    lua_createtable(L, (int)list.n, 0);
-    for (size_t i = 0; i < list.n; i++) {
-        lua_pushlstring(L, list.at[i].at, list.at[i].len);
-        lua_rawseti(L, -2, (int)i + 1);
-    }
-}
 
 /* ---- what the caller gave beside the figures ---- */
 
@@ -253,7 +230,7 @@ static bool more_of_customer(lua_State *L, size_t field, size_t line, void *cont
     case CUSTOMER_points_available:
         return push_int(L, in->points.available);
     case CUSTOMER_groups:
-        push_list(L, in->customer.groups);
+        table_push_list(L, in->customer.groups);
         return true;
     case CUSTOMER_tier:
         return push_tier(L, shot);
@@ -326,9 +303,9 @@ static bool more_of_shipping(lua_State *L, size_t field, size_t line, void *cont
     lua_createtable(L, (int)view->groups, 0);
     for (size_t i = 0; i < view->groups; i++) {
         lua_createtable(L, 0, 3);
-        set_str(L, "warehouse_id", view->group[i].warehouse_id);
-        set_int(L, "weight_g", view->group[i].weight_g);
-        set_int(L, "net", view->group[i].merchandise);
+        table_set_str(L, "warehouse_id", view->group[i].warehouse_id);
+        table_set_int(L, "weight_g", view->group[i].weight_g);
+        table_set_int(L, "net", view->group[i].merchandise);
         sandbox_mark_record(L, &group_record);
         lua_rawseti(L, -2, (int)i + 1);
     }
@@ -344,8 +321,8 @@ static void push_discounts(lua_State *L, const struct pricing_view *view, size_t
         lua_createtable(L, 0, 3);
         lua_pushstring(L, source_kind_name(from->kind));
         lua_setfield(L, -2, "kind");
-        set_str(L, "source_id", from->id);
-        set_int(L, "amount", view->row[i].amount);
+        table_set_str(L, "source_id", from->id);
+        table_set_int(L, "amount", view->row[i].amount);
         sandbox_mark_record(L, &discount_record);
         lua_rawseti(L, -2, ++n);
     }
@@ -391,10 +368,10 @@ static bool more_of_line(lua_State *L, size_t field, size_t number, void *contex
     case LINE_sku:
         return push_text(L, item->sku);
     case LINE_category_ids:
-        push_list(L, item->category_ids);
+        table_push_list(L, item->category_ids);
         return true;
     case LINE_tag_ids:
-        push_list(L, item->tag_ids);
+        table_push_list(L, item->tag_ids);
         return true;
     case LINE_vendor_id:
         return push_text(L, item->vendor_id);
@@ -463,11 +440,11 @@ static void push_candidates(lua_State *L, const struct pricing_view *view) {
         for (size_t k = 0; k < view->line[i].rates; k++) {
             const struct tax_rate *rate = &view->line[i].rate[k];
             lua_createtable(L, 0, 5);
-            set_str(L, "line", view->line[i].id);
-            set_int(L, "rate_ppm", rate->ppm);
-            set_str(L, "name", rate->name);
-            set_str(L, "jurisdiction", rate->jurisdiction);
-            set_bool(L, "compound", rate->compound);
+            table_set_str(L, "line", view->line[i].id);
+            table_set_int(L, "rate_ppm", rate->ppm);
+            table_set_str(L, "name", rate->name);
+            table_set_str(L, "jurisdiction", rate->jurisdiction);
+            table_set_bool(L, "compound", rate->compound);
             sandbox_mark_record(L, &candidate_record);
             lua_rawseti(L, -2, ++n);
         }

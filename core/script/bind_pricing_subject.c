@@ -3,6 +3,7 @@
 #include <lauxlib.h>
 
 #include "script/bind_pricing.h"
+#include "script/bind_pricing_table.h"
 #include "script/sandbox.h"
 
 static const char *const prices_fields[] = {"lines"};
@@ -40,47 +41,27 @@ static const struct sandbox_record prices_record = RECORD("input.subject", price
                                    parcel_record = RECORD("input.subject.parcel", parcel_fields),
                                    round_record = RECORD("input.subject", round_fields);
 
-static void set_str(lua_State *L, const char *name, struct str s) {
-    if (s.len == 0) return;
-    lua_pushlstring(L, s.at, s.len);
-    lua_setfield(L, -2, name);
-}
-
-static void set_int(lua_State *L, const char *name, int64_t n) {
-    lua_pushnumber(L, (lua_Number)n);
-    lua_setfield(L, -2, name);
-}
-
-static void set_list(lua_State *L, const char *name, struct str_list list) {
-    lua_createtable(L, (int)list.n, 0);
-    for (size_t i = 0; i < list.n; i++) {
-        lua_pushlstring(L, list.at[i].at, list.at[i].len);
-        lua_rawseti(L, -2, (int)i + 1);
-    }
-    lua_setfield(L, -2, name);
-}
-
 static void push_price_line(lua_State *L, const struct quote_line *line, const struct line_price *price) {
     const struct pricing_line *item = line->item;
     lua_createtable(L, 0, sizeof price_line_fields / sizeof *price_line_fields);
-    set_str(L, "id", line->id);
-    set_str(L, "product_id", item->product_id);
-    set_str(L, "variant_id", item->variant_id);
-    set_str(L, "sku", item->sku);
-    set_list(L, "category_ids", item->category_ids);
-    set_list(L, "tag_ids", item->tag_ids);
-    set_str(L, "vendor_id", item->vendor_id);
-    set_str(L, "purchase_type", item->purchase_type.len ? item->purchase_type : STR("one_time"));
-    set_int(L, "qty", line->qty);
-    set_int(L, "unit", line->unit);
-    set_int(L, "list", price->list);
-    if (price->sale) set_int(L, "sale", price->sale);
+    table_set_str(L, "id", line->id);
+    table_set_str(L, "product_id", item->product_id);
+    table_set_str(L, "variant_id", item->variant_id);
+    table_set_str(L, "sku", item->sku);
+    table_set_list(L, "category_ids", item->category_ids);
+    table_set_list(L, "tag_ids", item->tag_ids);
+    table_set_str(L, "vendor_id", item->vendor_id);
+    table_set_str(L, "purchase_type", item->purchase_type.len ? item->purchase_type : STR("one_time"));
+    table_set_int(L, "qty", line->qty);
+    table_set_int(L, "unit", line->unit);
+    table_set_int(L, "list", price->list);
+    if (price->sale) table_set_int(L, "sale", price->sale);
     lua_createtable(L, (int)price->breaks, 0);
     for (size_t i = 0; i < price->breaks; i++) {
         lua_createtable(L, 0, 3);
-        set_int(L, "min_qty", price->at[i].min_qty);
-        set_int(L, "price", price->at[i].price);
-        if (price->at[i].sale) set_int(L, "sale", price->at[i].sale);
+        table_set_int(L, "min_qty", price->at[i].min_qty);
+        table_set_int(L, "price", price->at[i].price);
+        if (price->at[i].sale) table_set_int(L, "sale", price->at[i].sale);
         sandbox_mark_record(L, &break_record);
         lua_rawseti(L, -2, (int)i + 1);
     }
@@ -103,13 +84,13 @@ static void push_prices(lua_State *L, const struct pricing_shot *shot) {
 static void push_component(lua_State *L, struct str line_id, struct str product, struct str variant, struct str sku,
                            int64_t qty, const struct quote_line *line) {
     lua_createtable(L, 0, sizeof component_fields / sizeof *component_fields);
-    set_str(L, "line_id", line_id);
-    set_str(L, "product_id", product);
-    set_str(L, "variant_id", variant);
-    set_str(L, "sku", sku);
-    set_int(L, "qty", qty);
-    if (line) set_int(L, "unit", line->listed_unit);
-    if (line) set_int(L, "gross", line->listed_unit * line->qty);
+    table_set_str(L, "line_id", line_id);
+    table_set_str(L, "product_id", product);
+    table_set_str(L, "variant_id", variant);
+    table_set_str(L, "sku", sku);
+    table_set_int(L, "qty", qty);
+    if (line) table_set_int(L, "unit", line->listed_unit);
+    if (line) table_set_int(L, "gross", line->listed_unit * line->qty);
     sandbox_mark_record(L, &component_record);
 }
 
@@ -137,17 +118,17 @@ static void push_bundle(lua_State *L, const struct pricing_shot *shot) {
     bool fixed = bundle->pricing == BUNDLE_FIXED;
     lua_createtable(L, 0, 3);
     lua_createtable(L, 0, sizeof bundle_fields / sizeof *bundle_fields);
-    set_str(L, "id", bundle->id);
-    set_str(L, "name", bundle->name);
-    set_str(L, "pricing", fixed ? STR("fixed") : STR("percent_off"));
-    if (fixed) set_int(L, "price", bundle->price);
-    if (!fixed) set_int(L, "percent_off_bps", bundle->percent_off_bps);
-    set_int(L, "max_per_order", bundle->max_per_order);
+    table_set_str(L, "id", bundle->id);
+    table_set_str(L, "name", bundle->name);
+    table_set_str(L, "pricing", fixed ? STR("fixed") : STR("percent_off"));
+    if (fixed) table_set_int(L, "price", bundle->price);
+    if (!fixed) table_set_int(L, "percent_off_bps", bundle->percent_off_bps);
+    table_set_int(L, "max_per_order", bundle->max_per_order);
     sandbox_mark_record(L, &bundle_record);
     lua_setfield(L, -2, "bundle");
     push_components(L, shot);
     lua_setfield(L, -2, "components");
-    set_int(L, "qty", shot->bundle->qty);
+    table_set_int(L, "qty", shot->bundle->qty);
     sandbox_mark_record(L, &bundle_subject_record);
 }
 
@@ -165,24 +146,24 @@ static void push_class(lua_State *L, int input, const struct quote_line *line) {
     const struct pricing_line *item = line->item;
     lua_createtable(L, 0, 4);
     lua_createtable(L, 0, sizeof product_fields / sizeof *product_fields);
-    set_str(L, "id", item->product_id);
-    set_str(L, "variant_id", item->variant_id);
-    set_str(L, "sku", item->sku);
-    set_str(L, "name", item->name);
-    set_str(L, "tax_class", item->tax_class);
-    set_str(L, "vendor_id", item->vendor_id);
-    set_int(L, "weight_g", item->weight_g);
-    set_int(L, "list", line->listed_unit);
-    set_list(L, "category_ids", item->category_ids);
-    set_list(L, "tag_ids", item->tag_ids);
+    table_set_str(L, "id", item->product_id);
+    table_set_str(L, "variant_id", item->variant_id);
+    table_set_str(L, "sku", item->sku);
+    table_set_str(L, "name", item->name);
+    table_set_str(L, "tax_class", item->tax_class);
+    table_set_str(L, "vendor_id", item->vendor_id);
+    table_set_int(L, "weight_g", item->weight_g);
+    table_set_int(L, "list", line->listed_unit);
+    table_set_list(L, "category_ids", item->category_ids);
+    table_set_list(L, "tag_ids", item->tag_ids);
     lua_pushboolean(L, item->requires_shipping);
     lua_setfield(L, -2, "requires_shipping");
     sandbox_mark_record(L, &product_record);
     lua_setfield(L, -2, "product");
     if (item->category_ids.n) { /* its own is the last of them, those above it come before */
         lua_createtable(L, 0, 2);
-        set_str(L, "id", item->category_ids.at[item->category_ids.n - 1]);
-        set_list(L, "path", item->category_ids);
+        table_set_str(L, "id", item->category_ids.at[item->category_ids.n - 1]);
+        table_set_list(L, "path", item->category_ids);
         sandbox_mark_record(L, &category_record);
         lua_setfield(L, -2, "category");
     }
@@ -196,21 +177,21 @@ static void push_rates(lua_State *L, int input, const struct pricing_shot *shot)
     for (size_t i = 0; i < shot->offers; i++) {
         const struct shipping_offer *offer = &shot->offer[i];
         lua_createtable(L, 0, sizeof method_fields / sizeof *method_fields);
-        set_str(L, "id", offer->method->id);
-        set_str(L, "name", offer->name);
-        set_int(L, "price", offer->price);
-        if (offer->days >= 0) set_int(L, "estimated_days", offer->days);
+        table_set_str(L, "id", offer->method->id);
+        table_set_str(L, "name", offer->name);
+        table_set_int(L, "price", offer->price);
+        if (offer->days >= 0) table_set_int(L, "estimated_days", offer->days);
         sandbox_mark_record(L, &method_record);
         lua_rawseti(L, -2, (int)i + 1);
     }
     lua_setfield(L, -2, "methods");
     lua_createtable(L, 0, 3);
-    set_str(L, "warehouse_id", shot->parcel->warehouse_id);
-    set_int(L, "weight_g", shot->parcel->weight_g);
-    set_int(L, "net", shot->parcel->merchandise);
+    table_set_str(L, "warehouse_id", shot->parcel->warehouse_id);
+    table_set_int(L, "weight_g", shot->parcel->weight_g);
+    table_set_int(L, "net", shot->parcel->merchandise);
     sandbox_mark_record(L, &parcel_record);
     lua_setfield(L, -2, "parcel");
-    set_int(L, "subtotal", shot->view->net);
+    table_set_int(L, "subtotal", shot->view->net);
     set_whereabouts(L, input);
     sandbox_mark_record(L, &rates_record);
 }
@@ -219,9 +200,9 @@ bool pricing_push_subject(lua_State *L, const struct pricing_shot *shot) {
     int input = lua_gettop(L);
     if (shot->total) {
         lua_createtable(L, 0, 3);
-        set_int(L, "amount", *shot->total);
-        set_str(L, "currency", str_of(shot->view->currency->code));
-        set_str(L, "purpose", STR("total"));
+        table_set_int(L, "amount", *shot->total);
+        table_set_str(L, "currency", str_of(shot->view->currency->code));
+        table_set_str(L, "purpose", STR("total"));
         sandbox_mark_record(L, &round_record);
     } else if (shot->item) {
         push_class(L, input, shot->item);
