@@ -3,7 +3,6 @@ local config = require("core.config")
 local json = require("core.json")
 local redis = require("core.redis")
 local redlock = require("core.redlock")
-local sched = require("core.sched")
 local db = require("kasma.db")
 local command = require("api.command")
 local shop_of = require("api.shop")
@@ -11,7 +10,7 @@ local support = require("api.support")
 
 local NOWHERE = { REDLOCK_NODES = "redis://127.0.0.1:1" }
 
--- Runs fn beside a look-out for the key; answers whether it was held at some moment.
+-- Runs fn beside a look-out for the key, which asks again as soon as it is answered; answers whether the key was held at some moment.
 local function watched(key, fn)
     local seen, over = false, false
     support.parallel{
@@ -20,10 +19,7 @@ local function watched(key, fn)
             over = true
         end,
         function()
-            while not over do
-                seen = seen or redis.call("EXISTS", key) == 1
-                sched.sleep(1)
-            end
+            while not over and not seen do seen = redis.call("EXISTS", key) == 1 end
         end,
     }
     return seen

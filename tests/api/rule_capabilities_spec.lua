@@ -8,6 +8,7 @@ local capabilities = require("kasma.capabilities")
 local db = require("kasma.db")
 local hooks = require("kasma.hooks")
 require("kasma.boot").load()
+local support = require("api.support")
 local secrets = require("modules.rules.secrets")
 local tenants = require("kasma.tenant")
 
@@ -202,14 +203,12 @@ describe("secrets and other servers", function()
 
     setup(function()
         echo = assert(io.popen("exec python3 tests/spec/echo_server.py " .. port_file, "w"))
-        for _ = 1, 500 do
+        port = support.eventually(function()
             local f = io.open(port_file)
-            port = f and f:read("*n")
+            local number = f and f:read("*n")
             if f then f:close() end
-            if port then break end
-            sched.sleep(20)
-        end
-        assert(port, "the echo server did not start")
+            return number
+        end)
         config.get = function(name) -- luacheck: ignore
             if name == "WEBHOOK_PRIVATE_HOSTS" then return "127.0.0.1:" .. port end
             return get_config(name)

@@ -4,34 +4,17 @@ local json = require("core.json")
 local time = require("core.time")
 local uuid = require("core.uuid")
 local db = require("kasma.db")
-local outbox = require("kasma.outbox")
 local support = require("api.support")
 local shop_of = require("api.shop")
+local flow = require("api.flow")
 
 local must = shop_of.must
-
-local function post(who, path, body) return who:post("/rules/" .. path, body or {}) end
+local post, emit, runs, run_in = flow.post, flow.emit, flow.runs, flow.run_in
 
 local function publish(shop, key, needs, on, steps)
     must(post(shop.owner, "create", { key = key, hook = "workflow", name = key, source = ([[return { hook = "workflow", name = "Flow",
         needs = { %s }, on = { %s }, steps = { %s } }]]):format(needs, on, steps) }))
     return must(post(shop.owner, key .. "/publish", { revision = 1, note = "go" }))
-end
-
-local function emit(shop, name, id, data)
-    db.pipeline(shop.key, { outbox.event({ tenant = shop.key, app = shop.app }, name, id, data or {}) })
-end
-
-local function runs(shop, key, query) return must(shop.owner:get("/rules/" .. key .. "/workflows" .. (query or "")), 200) end
-
-local function run_in(shop, key, id, state)
-    local seen
-    local ok, run = pcall(support.eventually, function()
-        seen = runs(shop, key, "?entityId=" .. id)[1]
-        return seen and seen.state == state and seen
-    end, 30)
-    if not ok then error(("no run that is %s: %s"):format(state, seen and json.encode(seen) or "none"), 2) end
-    return run
 end
 
 -- Runs a step that does something and then fails, twice: by retry of the run. The log of the last attempt.

@@ -5,6 +5,7 @@ local db = require("kasma.db")
 local outbox = require("kasma.outbox")
 local support = require("api.support")
 local shop_of = require("api.shop")
+local flow = require("api.flow")
 local time = require("core.time")
 local uuid = require("core.uuid")
 local sched = require("core.sched")
@@ -15,13 +16,12 @@ local store = require("modules.rules.workflow_store")
 local workflows = require("modules.rules.workflows")
 
 local must = shop_of.must
+local post, emit, runs, run_in = flow.post, flow.emit, flow.runs, flow.run_in
 
 local function source(on, steps)
     return ("return { hook = \"workflow\", name = \"Flow\", on = { %s }, config = schema.object{ note = schema.string{ max = 40, "
         .. "default = \"tea\" } },\nsteps = {\n%s\n} }"):format(on, steps)
 end
-
-local function post(who, path, body) return who:post("/rules/" .. path, body or {}) end
 
 local function publish(shop, key, text, revision)
     if revision then
@@ -32,30 +32,10 @@ local function publish(shop, key, text, revision)
     return must(post(shop.owner, key .. "/publish", { revision = revision or 1, note = "go" }))
 end
 
--- An event of the shop, as a transaction of its own would write it.
-local function emit(shop, name, id, data, hops)
-    local statement = outbox.event({ tenant = shop.key, app = shop.app, hops = hops }, name, id, data or {})
-    db.pipeline(shop.key, { statement })
-    return statement[4]
-end
-
 local function delivered(shop, event)
     support.eventually(function()
         return db.one(shop.key, "select 1 as one from outbox where tenant_key = $1 and id = $2 and sent_at is not null", shop.key, event)
     end)
-end
-
-local function runs(shop, key, query) return must(shop.owner:get("/rules/" .. key .. "/workflows" .. (query or "")), 200) end
-
--- The run about an entity, once it is in a state.
-local function run_in(shop, key, id, state)
-    local seen
-    local ok, run = pcall(support.eventually, function()
-        seen = runs(shop, key, "?entityId=" .. id)[1]
-        return seen and seen.state == state and seen
-    end, 30)
-    if not ok then error(("no run that is %s: %s"):format(state, seen and json.encode(seen) or "none"), 2) end
-    return run
 end
 
 local function trail(run)
