@@ -635,10 +635,16 @@ describe("what ran out", function()
             return must(tenant.owner:post("/tenants/" .. tenant.key .. "/keys/create", { name = "key of " .. days, key_type = "secret",
                 expires_at = time.iso(time.now() + days * 86400000) }))
         end
-        make(3)
+        local soon = make(3).key
         make(30)
         cleanup.key_expiry_notice()
         cleanup.key_expiry_notice()
+        local told_of = db.read(tenant.key, [[select key, payload->'data' as data from outbox where tenant_key = $1 and topic = 'event'
+          and payload->>'name' = 'key.expiring']], tenant.key)
+        assert.equal(1, #told_of)
+        assert.equal(soon.id, told_of[1].key)
+        assert.same({ keyPrefix = soon.owned_key, expiresAt = soon.expires_at }, told_of[1].data)
+        assert.is_nil(json.encode(told_of[1].data):find(soon.secret:sub(19, 40), 1, true))
         assert.matches("key of 3", support.eventually(function() return support.mail_to(tenant.owner.user.email) end), 1, true)
         assert.equal(1, support.mail_count(tenant.owner.user.email))
     end)

@@ -10,3 +10,5 @@ events.declare("user.status_changed", { of = "user", when = "its status changes"
     reason = text:nullable():optional() } })
 events.declare("session.revoked", { of = "session", when = "logout, token reuse, lock or deletion", data = { userId = schema.uuid(),
     reason = text } })
+events.declare("key.expiring", { of = "access key", when = "it ends within a week; once for each end", data = { keyPrefix = text,
+    expiresAt = schema.date() } })

@@ -7,11 +7,13 @@ local time = require("core.time")
 local uuid = require("core.uuid")
 local audit = require("kasma.audit")
 local auth = require("kasma.auth")
+local capabilities = require("kasma.capabilities")
 local db = require("kasma.db")
 local errors = require("kasma.errors")
 local invalidate = require("kasma.invalidate")
 local mail = require("kasma.mail")
 local null = require("kasma.null")
+local outbox = require("kasma.outbox")
 local roles = require("kasma.roles")
 local tenants = require("kasma.tenant")
 local store = require("modules.iam.store")
@@ -170,8 +172,16 @@ local EXPIRING = [[select id, owned_key, tenant_key, app_key, name, expires_at, 
   where expires_at > $1::timestamptz and expires_at <= $2::timestamptz and is_active and revoked_at is null
     and (expires_at, id) > ($3::timestamptz, $4::uuid) order by expires_at, id limit 200]]
 local NOTICE_MS = 7 * 86400000
+local PREFIX_LEN = 17 -- `ksk_live_` and the eight that tell keys apart
 
---- Tells whoever made a key, and the owners of its tenant, a week before it ends. Each mail goes out once.
+-- Once for each key and end: a row that was sent is kept for as long as the notice is early.
+local function expiring(scope, row)
+    local event = outbox.event(scope, "key.expiring", row.id, { keyPrefix = row.owned_key:sub(1, PREFIX_LEN), expiresAt = row.expires_at })
+    return outbox.once(event, capabilities.once_id(("key.expiring:%s:%s"):format(row.id, row.expires_at)))
+end
+
+--- Tells whoever made a key, and the owners of its tenant, a week before it ends, and whoever listens to the tenant's events. Each mail
+--- goes out once, and so does the event.
 ---@param now integer
 ---@return integer keys
 function M.expiry_notices(now)
@@ -183,6 +193,7 @@ function M.expiry_notices(now)
             local people = { row.created_by }
             for _, owner in ipairs(role_store.owners(row.tenant_key, time.iso(now))) do people[#people + 1] = owner.user_id end
             local scope, told, statements = { tenant = row.tenant_key, app = row.app_key, actor_kind = "system" }, {}, {}
+            statements[1] = expiring(scope, row)
             for _, id in ipairs(people) do
                 local user = not told[id] and store.user(id)
                 told[id] = true
@@ -192,7 +203,7 @@ function M.expiry_notices(now)
                         key = ("key-expiry:%s:%s:%s"):format(row.id, row.expires_at, user.id) })
                 end
             end
-            if statements[1] then db.pipeline(row.tenant_key, statements) end
+            db.pipeline(row.tenant_key, statements)
             seen, place = seen + 1, { at = row.expires_at, id = row.id }
         end
     until #rows < 200
