@@ -32,7 +32,10 @@ local SECRET = { "password", "passphrase", "passwd", "secret", "token", "code", 
 local NOT_SECRET = { couponcode = true, couponcodes = true, zipcode = true, currencycode = true, code = true, phonecode = true,
     countrycode = true, trackingcode = true, carriercode = true, reasoncode = true, postalcode = true, shortcode = true }
 
-local function is_secret(name)
+--- Whether the name of a member says that it holds a secret.
+---@param name string
+---@return boolean
+function M.is_secret(name)
     local low = name:lower():gsub("[_%-]", "")
     if NOT_SECRET[low] then return false end
     for _, word in ipairs(SECRET) do
@@ -51,7 +54,7 @@ function M.masked(value, depth)
     if depth > 8 then return "..." end
     local copy = {}
     for key, member in pairs(value) do
-        if type(key) == "string" and is_secret(key) then copy[key] = "***" else copy[key] = M.masked(member, depth + 1) end
+        if type(key) == "string" and M.is_secret(key) then copy[key] = "***" else copy[key] = M.masked(member, depth + 1) end
     end
     return setmetatable(copy, getmetatable(value))
 end

@@ -12,6 +12,7 @@ local scripts = require("kasma.jobs_scripts")
 local M = {}
 
 local LIST_MAX, BATCH, QUEUES_MAX, LOGS_MAX = 1000, 1000, 1000, 1000
+local LOOK_AT_ONCE = 100 -- jobs that one script call reads
 
 -- Where the jobs of a state lie.
 local PLACES = {
@@ -38,11 +39,71 @@ local function is_pending_run(p, id, rjk)
 end
 ]]
 
--- ARGV: id.
-local LOOK = scripts.common .. STATE .. [[
+-- A job's hash may hold megabytes in what came from outside. Of those fields a text longer than `most` is cut, and JSON, of which a
+-- part is none, is left out and told in `omitted` with its size.
+local READ = [[
+local SMALL = { 'name', 'timestamp', 'delay', 'priority', 'atm', 'ats', 'stc', 'processedOn', 'finishedOn', 'pb', 'rjk', 'deid',
+  'parentKey', 'parent' }
+local TEXTS, JSONS = { 'failedReason', 'defa' }, { 'data', 'opts', 'returnvalue', 'progress', 'stacktrace' }
+local function read(key, most)
+  local flat, omitted = {}, {}
+  for i, value in ipairs(call('HMGET', key, unpack(SMALL))) do
+    if value then flat[#flat + 1] = SMALL[i]; flat[#flat + 1] = value end
+  end
+  for _, name in ipairs(TEXTS) do
+    local value = call('HGET', key, name)
+    if value then flat[#flat + 1] = name; flat[#flat + 1] = #value > most and string.sub(value, 1, most) or value end
+  end
+  for _, name in ipairs(JSONS) do
+    local size = call('HSTRLEN', key, name)
+    if size > most then
+      omitted[#omitted + 1] = name; omitted[#omitted + 1] = size
+    elseif size > 0 then
+      flat[#flat + 1] = name; flat[#flat + 1] = call('HGET', key, name)
+    end
+  end
+  return flat, omitted
+end
+]]
+
+-- ARGV: id, how long a field may be.
+local LOOK = scripts.common .. STATE .. READ .. [[
 local key = KEYS[1] .. ARGV[1]
 if call('EXISTS', key) == 0 then return false end
-return { call('HGETALL', key), state_of(KEYS[1], ARGV[1]), call('EXISTS', key .. ':lock') }]]
+local flat, omitted = read(key, tonumber(ARGV[2]))
+return { flat, omitted, state_of(KEYS[1], ARGV[1]), call('EXISTS', key .. ':lock') }]]
+
+-- ARGV: how long a field may be, ids.
+local LOOK_MANY = scripts.common .. READ .. [[
+local out = {}
+for i = 2, #ARGV do
+  local flat, omitted = read(KEYS[1] .. ARGV[i], tonumber(ARGV[1]))
+  out[i - 1] = { flat, omitted }
+end
+return out]]
+
+-- ARGV: id, how many rows, how long one may be.
+local ROWS = scripts.common .. [[
+local key, most = KEYS[1] .. ARGV[1] .. ':logs', tonumber(ARGV[3])
+local rows = call('LRANGE', key, -tonumber(ARGV[2]), -1)
+for i, row in ipairs(rows) do
+  if #row > most then rows[i] = string.sub(row, 1, most) end
+end
+return { rows, call('LLEN', key) }]]
+
+-- ARGV: id, how many children, how long an answer may be. A child whose answer is longer is there without one.
+local ANSWERS = scripts.common .. [[
+local out = {}
+for n, kind in ipairs({ ':processed', ':failed' }) do
+  local key, flat = KEYS[1] .. ARGV[1] .. kind, {}
+  for _, child in ipairs(call('HKEYS', key)) do
+    if #flat >= 2 * tonumber(ARGV[2]) then break end
+    local value = call('HSTRLEN', key, child) <= tonumber(ARGV[3]) and call('HGET', key, child) or ''
+    flat[#flat + 1] = child; flat[#flat + 1] = value
+  end
+  out[n] = flat
+end
+return out]]
 
 -- ARGV: id, now, 1 = attempts begin anew. A failed or completed job waits again.
 local RETRY = scripts.common .. STATE .. [[
@@ -238,6 +299,8 @@ end
 call('HSET', key, 'priority', priority)
 return 0]]
 
+local WHOLE = 2 ^ 40
+
 local function text(n) return ("%.0f"):format(n) end
 local function now() return text(time.now()) end
 local function run(script, queue, ...) return errors.check(redis.eval(script, { jobs.base(queue) }, { ... })) end
@@ -251,11 +314,16 @@ local function decoded(value)
     return value
 end
 
-local function record(id, flat)
-    local h = {}
+local function record(id, flat, left_out)
+    local h, omitted = {}, nil
     for i = 1, #flat, 2 do h[flat[i]] = flat[i + 1] end
-    if next(h) == nil then return nil end
-    return { id = id, name = h.name or "", data = decoded(h.data), opts = decoded(h.opts), timestamp = tonumber(h.timestamp),
+    if next(h) == nil and #left_out == 0 then return nil end
+    for i = 1, #left_out, 2 do
+        omitted = omitted or {}
+        omitted[left_out[i]] = tonumber(left_out[i + 1])
+    end
+    return { id = id, omitted = omitted, name = h.name or "",
+        data = decoded(h.data), opts = decoded(h.opts), timestamp = tonumber(h.timestamp),
         delay = tonumber(h.delay), priority = tonumber(h.priority), attemptsMade = tonumber(h.atm) or 0,
         attemptsStarted = tonumber(h.ats) or 0, stalledCounter = tonumber(h.stc) or 0, processedOn = tonumber(h.processedOn),
         finishedOn = tonumber(h.finishedOn), returnvalue = decoded(h.returnvalue), failedReason = h.failedReason,
@@ -266,16 +334,22 @@ end
 --- A job as it is stored, or nil.
 ---@param queue string
 ---@param id string
+---@param most integer|nil bytes: a longer text is cut, longer JSON is left out and told in `omitted` {field = bytes}; nil: all is read
 ---@return table|nil job with state (that of BullMQ: waiting, active, ...) and locked
-function M.get(queue, id)
-    local answer = run(LOOK, queue, id)
+function M.get(queue, id, most)
+    local answer = run(LOOK, queue, id, text(most or WHOLE))
     if type(answer) ~= "table" then return nil end
-    local job = record(id, answer[1])
+    local job = record(id, answer[1], answer[2])
     if not job then return nil end
-    job.state = answer[2] == "wait" and "waiting" or answer[2]
-    job.locked = answer[3] == 1
+    job.state = answer[3] == "wait" and "waiting" or answer[3]
+    job.locked = answer[4] == 1
     return job
 end
+
+---@param queue string
+---@param id string
+---@return boolean
+function M.has(queue, id) return errors.check(redis.call("EXISTS", jobs.base(queue) .. id)) == 1 end
 
 --- How many jobs are in each state.
 ---@param queue string
@@ -331,36 +405,55 @@ function M.names()
     return names, cursor == "0"
 end
 
---- Jobs of a state: waiting ones next first, delayed by their time, ended ones newest first.
+--- Ids of the jobs of a state: waiting ones next first, delayed by their time, ended ones newest first.
 ---@param queue string
 ---@param state string of M.STATES
 ---@param offset integer
 ---@param limit integer at most 1000
----@return table[] jobs
-function M.list(queue, state, offset, limit)
+---@return string[]
+function M.ids(queue, state, offset, limit)
     local prefix = jobs.base(queue)
     local place = PLACES[state] or error("no such state: " .. tostring(state), 2)
     limit = math.min(limit, LIST_MAX)
     if limit < 1 then return {} end
-    local ids
-    if place[1] == "list" then
-        -- The right end is served next.
-        local slice = errors.check(redis.call("LRANGE", prefix .. place[2], -(offset + limit), -(offset + 1)))
-        ids = {}
-        for i = #slice, 1, -1 do ids[#ids + 1] = slice[i] end
-    else
+    if place[1] ~= "list" then
         local newest = state == "completed" or state == "failed"
-        ids = errors.check(redis.call(newest and "ZREVRANGE" or "ZRANGE", prefix .. place[2], offset, offset + limit - 1))
+        return errors.check(redis.call(newest and "ZREVRANGE" or "ZRANGE", prefix .. place[2], offset, offset + limit - 1))
     end
-    local commands, list = {}, {}
-    for i, id in ipairs(ids) do commands[i] = { "HGETALL", prefix .. id } end
-    if #commands == 0 then return list end
-    for i, flat in ipairs(errors.check(redis.pipeline(commands))) do
-        local job = type(flat) == "table" and not flat.err and record(ids[i], flat)
-        if job then
-            job.state = state
-            list[#list + 1] = job
+    -- The right end is served next.
+    local slice = errors.check(redis.call("LRANGE", prefix .. place[2], -(offset + limit), -(offset + 1)))
+    local ids = {}
+    for i = #slice, 1, -1 do ids[#ids + 1] = slice[i] end
+    return ids
+end
+
+--- Jobs of a state in the order of their ids.
+---@param queue string
+---@param state string of M.STATES
+---@param offset integer
+---@param limit integer at most 1000
+---@param most integer|nil bytes of a field, as in get
+---@return table[] jobs
+function M.list(queue, state, offset, limit, most)
+    local ids, list = M.ids(queue, state, offset, limit), {}
+    local function add(id, flat, omitted)
+        local job = record(id, flat, omitted)
+        if not job then return end
+        job.state = state
+        list[#list + 1] = job
+    end
+    if not most then
+        -- A reply each: one for all might be larger than a reply may be.
+        local commands = {}
+        for i, id in ipairs(ids) do commands[i] = { "HGETALL", jobs.base(queue) .. id } end
+        for i, flat in ipairs(commands[1] and errors.check(redis.pipeline(commands)) or {}) do
+            if type(flat) == "table" and not flat.err then add(ids[i], flat, {}) end
         end
+        return list
+    end
+    for from = 1, #ids, LOOK_AT_ONCE do
+        local some = { unpack(ids, from, math.min(from + LOOK_AT_ONCE - 1, #ids)) }
+        for i, answer in ipairs(run(LOOK_MANY, queue, text(most), unpack(some))) do add(some[i], answer[1], answer[2]) end
     end
     return list
 end
@@ -369,21 +462,22 @@ end
 ---@param queue string
 ---@param id string
 ---@param limit integer|nil the last so many, 1000 at most
+---@param most integer|nil bytes at which a row is cut; nil: all is read
 ---@return string[] rows, integer total
-function M.logs(queue, id, limit)
-    local key = jobs.base(queue) .. id .. ":logs"
-    local answer = errors.check(redis.pipeline{ { "LRANGE", key, -math.min(limit or 100, LOGS_MAX), -1 }, { "LLEN", key } })
+function M.logs(queue, id, limit, most)
+    local answer = run(ROWS, queue, id, text(math.min(limit or 100, LOGS_MAX)), text(most or WHOLE))
     return answer[1], answer[2]
 end
 
 --- What the children of a job answered, by their keys.
 ---@param queue string
 ---@param id string
+---@param limit integer|nil of how many children at most; nil: all
+---@param most integer|nil bytes: a longer answer is left out and shows as an empty text; nil: all is read
 ---@return table<string, any> values
 ---@return table<string, string> failed reasons of children whose failure is ignored
-function M.children_values(queue, id)
-    local key = jobs.base(queue) .. id
-    local answer = errors.check(redis.pipeline{ { "HGETALL", key .. ":processed" }, { "HGETALL", key .. ":failed" } })
+function M.children_values(queue, id, limit, most)
+    local answer = run(ANSWERS, queue, id, text(limit or WHOLE), text(most or WHOLE))
     local values, failed = {}, {}
     for i = 1, #answer[1], 2 do values[answer[1][i]] = decoded(answer[1][i + 1]) end
     for i = 1, #answer[2], 2 do failed[answer[2][i]] = answer[2][i + 1] end

@@ -1,5 +1,6 @@
 -- Job queues over HTTP and on the command line: what platform staff sees and does, and nobody else.
 local json = require("core.json")
+local redis = require("core.redis")
 local support = require("api.support")
 local jobs = require("kasma.jobs")
 local queues = require("kasma.jobs_queue")
@@ -43,6 +44,55 @@ describe("the queues of the platform", function()
         status(404, staff:get("/admin/queues/never-heard-of/jobs"))
         status(404, staff:get("/admin/queues/a%3Ab/jobs"))
         status(404, staff:get(base .. "/jobs/none"))
+    end)
+
+    it("show no secret of a job, whoever looks for it, and keep the job as it is", function()
+        local hidden = { "481516", "https://reset.example/abc", "Lan Nguyen", "hunter2222", "ksk_live_aaaabbbb_zzzzzz",
+            "eyJhb.eyJz.c2ln" }
+        local data = { to = "lan@example.test", otp = hidden[1], nested = { { newPassword = hidden[4] } },
+            vars = { link = hidden[2], person = { name = hidden[3] }, gone = json.null },
+            note = "sent with " .. hidden[5] .. " and " .. hidden[6], n = 7 }
+        local id = jobs.add(q, "told", data, { jobId = "told" })
+        queues.update_progress(q, id, { token = hidden[4], share = 0.5 })
+        queues.add_log(q, id, "asked with Bearer " .. hidden[6])
+        redis.call("HSET", jobs.base(q) .. id, "failedReason", "refused " .. hidden[5])
+        local one = status(200, staff:get(base .. "/jobs/told")).job
+        assert.same({ to = "lan@example.test", otp = "***", vars = { link = "***", person = { name = "***" }, gone = json.null },
+            nested = { { newPassword = "***" } }, note = "sent with *** and ***", n = 7 }, one.data)
+        assert.same({ token = "***", share = 0.5 }, one.progress)
+        assert.same({ "asked with Bearer ***" }, one.logs)
+        assert.equal("refused ***", one.failedReason)
+        for _, path in ipairs{ base .. "/jobs", base .. "/jobs/told", base } do
+            local body = staff:get(path).body
+            for _, secret in ipairs(hidden) do assert.is_nil(body:find(secret, 1, true), path .. " shows " .. secret) end
+        end
+        for _, secret in ipairs(hidden) do
+            local escaped = secret:gsub("[^%w_.]", function(c) return ("%%%02X"):format(c:byte()) end)
+            assert.equal(0, status(200, staff:get(base .. "/jobs?q=" .. escaped)).total, secret)
+        end
+        assert.same(data, queues.get(q, "told").data)
+        assert.equal(0, queues.remove(q, "told"))
+    end)
+
+    it("show no more of a job than a page can bear, and say what is left out", function()
+        local long = ("é"):rep(400000)
+        jobs.add(q, "long", { text = long }, { jobId = "long" })
+        jobs.add(q, "middling", { text = ("x"):rep(20000) }, { jobId = "middling" })
+        queues.add_log(q, "long", long)
+        redis.call("HSET", jobs.base(q) .. "long", "failedReason", "x" .. long)
+        local answer = staff:get(base .. "/jobs?limit=100")
+        assert.is_true(#answer.body < 60000, #answer.body)
+        local of = {}
+        for _, job in ipairs(status(200, answer).data) do of[job.id] = job end
+        assert.same({ data = 800011 }, of.long.omitted)
+        assert.same({ data = 20011 }, of.middling.omitted)
+        local one = status(200, staff:get(base .. "/jobs/long")).job
+        assert.same({ nil, { data = 800011 } }, { one.data, one.omitted })
+        assert.equal("x" .. ("é"):rep(131071), one.failedReason)
+        assert.same({ ("é"):rep(1023) }, one.logs)
+        local other = status(200, staff:get(base .. "/jobs/middling")).job
+        assert.same({ 20000, nil }, { #other.data.text, other.omitted })
+        for _, id in ipairs{ "long", "middling" } do assert.equal(0, queues.remove(q, id)) end
     end)
 
     it("take jobs, many, flows and schedulers from outside", function()

@@ -7,8 +7,8 @@ M.usage = [[
 kasma queues COMMAND [QUEUE] [ID] [--json]
 
   list                                    queues with their counts
-  jobs QUEUE [--state S] [--limit N] [--page N] [--search TEXT]
-  show QUEUE [ID]                         a queue, or a job with its log
+  jobs QUEUE [--state S] [--limit N] [--page N] [--search TEXT] [--whole]
+  show QUEUE [ID] [--whole]               a queue, or a job with its log; --whole: as Redis holds it, also secrets and what is long
   add QUEUE                               reads JSON on standard input: {"name", "data", "opts"}, {"bulk": [...]},
                                           {"flow": {...}} or {"scheduler": {"id", "every" or "pattern", "tz", "template"}};
                                           prints the ids
@@ -80,7 +80,7 @@ end
 
 function commands.jobs(service, args)
     local q = { state = state_of(args, "waiting"), page = math.max(1, number(args.page, 1, 1e9)),
-        limit = math.max(1, number(args.limit, 20, 1000)), q = args.search }
+        limit = math.max(1, number(args.limit, 20, 1000)), q = args.search, whole = args.whole }
     local list, total, scanned = service.jobs(args[2], q)
     local lines = job_lines(list)
     lines[#lines + 1] = scanned and ("%d found among the first %d"):format(total, scanned) or ("%d of %d %s"):format(#list, total, q.state)
@@ -90,7 +90,7 @@ end
 function commands.show(service, args)
     local json = require("core.json")
     if args[3] then
-        local job = service.job(args[2], args[3])
+        local job = service.job(args[2], args[3], args.whole)
         local lines = {}
         local names = {}
         for name in pairs(job) do names[#names + 1] = name end
@@ -172,7 +172,7 @@ local NEEDS = { list = 1, jobs = 2, show = 2, add = 2, pause = 2, resume = 2, re
 ---@return integer exit
 function M.run(words)
     local args, bad = args_of(words, { json = false, help = false, state = true, limit = true, page = true, search = true, reset = false,
-        failed = false, scheduler = false, delayed = false, ["older-than"] = true })
+        failed = false, scheduler = false, delayed = false, whole = false, ["older-than"] = true })
     if args and args.help then
         io.stdout:write(M.usage)
         return 0

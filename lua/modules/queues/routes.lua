@@ -11,13 +11,17 @@ local READ, WRITE = { platform = "queues.read" }, { platform = "queues.write" }
 local Name = schema.string{ not_empty = true, max = 200 }:describe("Name of a queue, without a colon"):example("mail-queue")
 local JobId = schema.string{ not_empty = true, max = 500 }:example("order-1042-confirmation")
 local Job = schema.object({ id = schema.string(), name = schema.string(), state = schema.string(), timestamp = schema.integer(),
-    attemptsMade = schema.integer() }, { name = "QueueJob", open = true })
+    attemptsMade = schema.integer(), omitted = schema.map(schema.integer()):optional()
+        :describe("JSON that is too long to be shown: field and its bytes") }, { name = "QueueJob", open = true })
 local Counts = schema.object({ waiting = schema.integer(), active = schema.integer(), delayed = schema.integer(),
     prioritized = schema.integer(), completed = schema.integer(), failed = schema.integer(), paused = schema.integer(),
     ["waiting-children"] = schema.integer() }, { name = "QueueCounts" })
 local Queue = schema.object({ name = schema.string(), counts = Counts, paused = schema.boolean(),
     oldestAge = schema.integer():nullable():describe("Milliseconds since the oldest waiting job was made") },
     { name = "Queue", open = true })
+
+local SHOWN = "What looks like a secret, one-time codes, the variables and the text of mails, keys and tokens are `***`, and a "
+    .. "search does not find them. JSON that is longer than is shown is left out and named in `omitted`; a text is cut."
 
 local function answer(members)
     members.success = schema.boolean()
@@ -49,6 +53,7 @@ route.get("/admin/queues/:name", {
 
 route.get("/admin/queues/:name/jobs", {
     summary = "Jobs of a queue in one state",
+    description = SHOWN .. " Here a field shows up to 8 KiB.",
     access = READ, tag = "queues", no_store = true, params = { name = Name },
     query = schema.page{ state = schema.enum(queues.STATES):default("waiting"),
         q = schema.string{ not_empty = true, max = 200 }:optional()
@@ -63,7 +68,8 @@ route.get("/admin/queues/:name/jobs", {
 })
 
 route.get("/admin/queues/:name/jobs/:id", {
-    summary = "A job as it is stored, with its log",
+    summary = "A job as it is stored, with the last 200 rows of its log",
+    description = SHOWN .. " Here a field shows up to 256 KiB, a row of the log 2 KiB, and of a parent a hundred children.",
     access = READ, tag = "queues", no_store = true, params = { name = Name, id = JobId },
     returns = { [200] = answer{ job = Job }, [404] = { service.unknown_queue, service.unknown_job } },
     handler = function(ctx) return { success = true, job = service.job(ctx.params.name, ctx.params.id) } end,

@@ -8,10 +8,12 @@ local errors = require("kasma.errors")
 local jobs = require("kasma.jobs")
 local queues = require("kasma.jobs_queue")
 local schedule = require("kasma.jobs_schedule")
+local shown = require("modules.queues.shown")
 
 local M = {}
 
 local SEARCH_MAX, BULK_MAX = 1000, 1000
+local ROWS_MAX, CHILDREN_MAX = 200, 100 -- of one job's log, and of its children
 
 M.unknown_queue = errors.declare{ code = "unknown_queue", status = 404, message = "Queue not found",
     cause = "nobody has opened, served or filled a queue of that name", cure = "GET /admin/queues lists them" }
@@ -44,7 +46,7 @@ end
 
 local function summary(name)
     local one = { name = name, counts = queues.counts(name), paused = queues.is_paused(name) }
-    local oldest = queues.list(name, "waiting", 0, 1)[1]
+    local oldest = queues.list(name, "waiting", 0, 1, 0)[1]
     one.oldestAge = oldest and oldest.timestamp and math.max(0, time.now() - oldest.timestamp) or nil
     return one
 end
@@ -66,28 +68,37 @@ function M.show(queue)
     known(queue)
     local one = summary(queue)
     one.workers, one.schedulers = json.array(queues.workers(queue)), json.array(schedule.list(queue, 200))
+    for _, scheduler in ipairs(one.schedulers) do shown.scheduler(scheduler) end
     one.completed, one.failed = queues.metrics(queue, "completed"), queues.metrics(queue, "failed")
     for _, part in ipairs{ one.completed, one.failed } do part.per_minute = json.array(part.per_minute) end
     return one
 end
 
+-- What is masked is not found either: a search must not tell letter by letter what is not shown.
 local function matches(job, text)
     if job.id:lower():find(text, 1, true) or job.name:lower():find(text, 1, true) then return true end
     local ok, data = pcall(json.encode, job.data)
     return ok and data and data:lower():find(text, 1, true) ~= nil
 end
 
+local function jobs_of(queue, state, offset, limit, whole)
+    if whole then return json.array(queues.list(queue, state, offset, limit)) end
+    local list = json.array(queues.list(queue, state, offset, limit, shown.LIST_BYTES))
+    for _, job in ipairs(list) do shown.job(job, shown.LIST_BYTES) end
+    return list
+end
+
 --- Jobs of a state. With a search text the first thousand of the state are looked through.
 ---@param queue string
----@param q {state: string, page: integer, limit: integer, q: string|nil}
+---@param q {state: string, page: integer, limit: integer, q: string|nil, whole: boolean|nil} whole: as Redis holds them, secrets too
 ---@return table[] jobs
 ---@return integer total of the state, or of what was found
 ---@return integer|nil scanned how far a search has looked
 function M.jobs(queue, q)
     known(queue)
     local offset = (q.page - 1) * q.limit
-    if not q.q then return json.array(queues.list(queue, q.state, offset, q.limit)), queues.counts(queue)[q.state], nil end
-    local all = queues.list(queue, q.state, 0, SEARCH_MAX)
+    if not q.q then return jobs_of(queue, q.state, offset, q.limit, q.whole), queues.counts(queue)[q.state], nil end
+    local all = jobs_of(queue, q.state, 0, SEARCH_MAX, q.whole)
     local found, text = json.array({}), q.q:lower()
     local total = 0
     for _, job in ipairs(all) do
@@ -99,17 +110,24 @@ function M.jobs(queue, q)
     return found, total, #all
 end
 
---- One job with its log rows and what its children answered.
+--- One job with the last rows of its log and what its children answered.
 ---@param queue string
 ---@param id string
+---@param whole boolean|nil as Redis holds it, secrets too
 ---@return table
-function M.job(queue, id)
+function M.job(queue, id, whole)
     known(queue)
-    local job = queues.get(queue, id)
+    local job = queues.get(queue, id, not whole and shown.JOB_BYTES or nil)
     if not job then M.unknown_job() end
-    local rows, total = queues.logs(queue, id, 1000)
-    job.logs, job.logsTotal = json.array(rows), total
-    job.childrenValues, job.childrenFailed = queues.children_values(queue, id)
+    local rows, total = queues.logs(queue, id, whole and 1000 or ROWS_MAX, not whole and shown.ROW_BYTES or nil)
+    local values, failed = queues.children_values(queue, id, not whole and CHILDREN_MAX or nil, not whole and shown.LIST_BYTES or nil)
+    job.logsTotal = total
+    if whole then
+        job.logs, job.childrenValues, job.childrenFailed = json.array(rows), values, failed
+        return job
+    end
+    shown.job(job, shown.JOB_BYTES)
+    job.logs, job.childrenValues, job.childrenFailed = shown.rows(rows), shown.by_key(values), shown.by_key(failed)
     return job
 end
 
@@ -143,7 +161,7 @@ end
 
 local function act(scope, action, queue, id, fn, ...)
     known(queue)
-    if not queues.get(queue, id) then M.unknown_job() end
+    if not queues.has(queue, id) then M.unknown_job() end
     record(scope, action, queue, nil, id)
     done(fn(queue, id, ...))
 end
@@ -176,8 +194,8 @@ function M.retry_failed(scope, queue, limit)
     known(queue)
     record(scope, "retry-failed", queue, { limit = limit })
     local n = 0
-    for _, job in ipairs(queues.list(queue, "failed", 0, limit)) do
-        if queues.retry(queue, job.id) == 0 then n = n + 1 end
+    for _, id in ipairs(queues.ids(queue, "failed", 0, limit)) do
+        if queues.retry(queue, id) == 0 then n = n + 1 end
     end
     return n
 end
