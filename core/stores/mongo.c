@@ -268,12 +268,22 @@ static void on_async_closed(uv_handle_t *handle) {
     free(m);
 }
 
+/* libmongoc writes to stderr, in a form of its own and from any thread, what comes back as errors anyway. It also begins
+ * when it is loaded, before main could tell it to be silent, and then complains of a segment in /dev/shm that a killed
+ * process with our pid left behind. The default handler is found by its name, and here is one that comes first. */
+void mongoc_log_default_handler(mongoc_log_level_t level, const char *domain, const char *message, void *data) {
+    (void)level;
+    (void)domain;
+    (void)message;
+    (void)data;
+}
+
 static void prepare(void) {
     static bool ready;
     if (ready) return;
     ready = true;
     mongoc_init();
-    mongoc_log_set_handler(NULL, NULL); /* it writes to stderr from any thread; failures come back as errors anyway */
+    mongoc_log_set_handler(NULL, NULL);
     seconds = metric_histogram("kasma_mongo_seconds", "Time from a MongoDB call to its answer, queue included.", NULL,
                                0, "op");
     store_up = metric_gauge("kasma_store_up", "1 while the store answers.", METRIC_MIN, "store");

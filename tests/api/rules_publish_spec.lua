@@ -3,7 +3,6 @@
 local command = require("api.command")
 local db = require("kasma.db")
 local health = require("modules.system.health")
-local json = require("core.json")
 local live = require("modules.rules.live")
 local pg = require("core.pg")
 local rules = require("core.rules")
@@ -348,9 +347,8 @@ describe("kasma doctor", function()
             store.open_breaker(shop.key, ids.rests, 1, time.iso(now + 300000), time.iso(now):sub(1, 10), time.iso(now)),
             store.insert_run{ tenant_key = shop.key, app_key = shop.app, id = uuid.v7(), at = time.iso(now), rule_id = ids.near,
                 version = 1, hook = "promotion", outcome = "ok", instructions = 190000, micros = 1, heap = 1 } })
-        local _, text = command.run("doctor --json --group rules")
         local found = {}
-        for _, check in ipairs(json.decode(text:match("{.*}")).checks) do found[check.id] = check end
+        for _, check in ipairs(command.json("doctor --json --group rules").checks) do found[check.id] = check end
         local facts = service.doctor(shop.key)
         local by = {}
         for _, r in ipairs(facts.rules) do by[r.key] = r end

@@ -2,7 +2,6 @@
 -- one no more. The servers of these tests know one version alone, so everything is brought back under it at the end.
 local config = require("core.config")
 local crypto = require("core.crypto")
-local json = require("core.json")
 local time = require("core.time")
 local db = require("kasma.db")
 local secrets = require("kasma.secrets")
@@ -28,10 +27,7 @@ describe("a new version of SERVER_KEY", function()
     local guest_email = support.unique("g") .. "@example.test"
 
     local function kasma_secrets(words, key)
-        local status, output = command.run("secrets " .. words .. " --json", { SERVER_KEY = key })
-        local ok, report = pcall(json.decode, output:match("{.*}"))
-        assert.is_true(ok and type(report) == "table", output)
-        return report, status
+        return command.json("secrets " .. words .. " --json", { SERVER_KEY = key })
     end
 
     local function versions_of(report, name)
