@@ -268,9 +268,10 @@ static void on_async_closed(uv_handle_t *handle) {
     free(m);
 }
 
-/* libmongoc writes to stderr, in a form of its own and from any thread, what comes back as errors anyway. It also begins
- * when it is loaded, before main could tell it to be silent, and then complains of a segment in /dev/shm that a killed
- * process with our pid left behind. The default handler is found by its name, and here is one that comes first. */
+/* libmongoc writes to stderr, in a form of its own and from any thread, what comes back as errors anyway. It also
+ * begins when it is loaded, before main could tell it to be silent, and then complains of a segment in /dev/shm that a
+ * killed process with our pid left behind. The default handler is found by its name, and here is one that comes first.
+ */
 void mongoc_log_default_handler(mongoc_log_level_t level, const char *domain, const char *message, void *data) {
     (void)level;
     (void)domain;

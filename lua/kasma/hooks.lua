@@ -35,6 +35,7 @@ function M.set_source(fn) source = fn end
 ---@field instructions integer
 ---@field micros integer
 ---@field heap integer bytes
+---@field row_id string|nil under which it is kept
 ---@field result_bytes integer|nil of what it returned
 ---@field operations integer|nil
 ---@field tripped boolean this failure opened the breaker

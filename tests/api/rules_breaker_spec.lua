@@ -45,12 +45,15 @@ end
 
 local function rule_now(shop) return must(shop.owner:get("/rules"), 200)[1] end
 
--- Fails until the breaker stands open in the list; each worker needs five failures of its own, so this takes some.
+-- Fails until the breaker stands open in the list; each worker needs five failures of its own, so this takes some. Who sees it open sees
+-- why.
 local function fail_until_open(shop, bad, key)
     support.eventually(function()
         for _ = 1, 5 do outcome(bad, key) end
         local rule = rule_now(shop)
-        return rule.health.breaker == "open" or rule.state == "off"
+        if rule.health.breaker ~= "open" and rule.state ~= "off" then return false end
+        assert.equal(3, rule.lastError.line)
+        return true
     end, 20)
 end
 
@@ -113,19 +116,19 @@ describe("the breaker", function()
             live(shop, "breaks")
             local bad, good = shop_of.buyer(shop, product, 77), shop_of.buyer(shop, product, 1)
             fail_until_open(shop, bad, "breaks")
+            local off
             for opening = 2, 3 do
                 support.eventually(function() return (outcomes(good, "breaks", 16).breaker or 0) == 16 end, 20)
                 advance(301)
                 -- One failure a worker is enough now.
                 support.eventually(function()
                     outcome(bad, "breaks")
-                    local rule = rule_now(shop)
-                    return opening == 3 and rule.state == "off" or opening == 2 and rule.health.breaker == "open"
+                    off = rule_now(shop)
+                    return opening == 3 and off.state == "off" or opening == 2 and off.health.breaker == "open"
                 end, 20)
             end
+            assert.same({ "off", "failed too often", 3 }, { off.state, off.stateReason, off.lastError.line })
             support.eventually(function() return (outcomes(good, "breaks", 16).none or 0) == 16 end, 20)
-            local rule = rule_now(shop)
-            assert.same({ "off", "failed too often", 3 }, { rule.state, rule.stateReason, rule.lastError.line })
             assert.same({ 2, 1 }, { told(shop, "rule.breaker_opened"), told(shop, "rule.off") })
             support.sign_in(writer)
             support.sign_in(shopper)

@@ -27,11 +27,13 @@ local function notice(row, run)
         metadata = { rule = row.key, version = run.number, outcome = run.outcome, state = row.state, opensToday = row.opens_today } }
 end
 
---- Writes the opening down, in one transaction with the epoch, the event and the notices.
+--- Writes the opening down, in one transaction with the failure that was one too many, the epoch, the event and the notices: who hears
+--- that the rule rests or is off finds why in the same moment.
 ---@param scope Scope in which the rule failed
 ---@param run RuleRun the failure that was one too many
+---@param failure table its row, see store.count_failure
 ---@return table|nil row {key, state, opens_today}; nil: another worker was faster, or another version is live by now
-function M.open(scope, run)
+function M.open(scope, run, failure)
     local now = time.now()
     local iso = time.iso(now)
     local own = { tenant = scope.tenant, app = scope.app, actor_kind = "system" }
@@ -41,8 +43,9 @@ function M.open(scope, run)
         row = tx:pipeline{ store.open_breaker(scope.tenant, run.rule_id, run.number, time.iso(now + M.OPEN_MS), iso:sub(1, 10), iso) }[1][1]
         if not row then return end
         local off = row.state == "off"
-        local statements = { store.bump(own, iso), outbox.event(own, off and "rule.off" or "rule.breaker_opened", run.rule_id, {
-            key = row.key, version = run.number, message = run.message, line = run.line, opensToday = row.opens_today }) }
+        local statements = { store.count_failure(failure), store.bump(own, iso),
+            outbox.event(own, off and "rule.off" or "rule.breaker_opened", run.rule_id, { key = row.key, version = run.number,
+                message = run.message, line = run.line, opensToday = row.opens_today }) }
         for _, user_id in ipairs(staff) do
             local told = notice(row, run)
             told.recipient_id = user_id
@@ -67,10 +70,11 @@ end
 --- The same beside the request: it never waits for it. Without a store the rule is held back in this worker alone.
 ---@param scope Scope
 ---@param run RuleRun
-function M.trip(scope, run)
+---@param failure table
+function M.trip(scope, run, failure)
     local place = { tenant = scope.tenant, app = scope.app }
     sched.spawn(function()
-        local ok, why = pcall(M.open, place, run)
+        local ok, why = pcall(M.open, place, run, failure)
         if not ok then
             log.warn("the breaker of a rule is open here only", { tenant = place.tenant, rule = run.id,
                 error = type(why) == "table" and tostring(why.message) or tostring(why) })

@@ -8,6 +8,7 @@ local sched = require("core.sched")
 local time = require("core.time")
 local uuid = require("core.uuid")
 local db = require("kasma.db")
+local errors = require("kasma.errors")
 local hooks = require("kasma.hooks")
 local log = require("kasma.log")
 local outbox = require("kasma.outbox")
@@ -59,7 +60,8 @@ local function count_hour(scope, run, now)
 end
 
 local function row_of(scope, run, now)
-    return { tenant_key = scope.tenant, app_key = scope.app, id = uuid.v7(), at = time.iso(now), rule_id = run.rule_id,
+    run.row_id = run.row_id or uuid.v7()
+    return { tenant_key = scope.tenant, app_key = scope.app, id = run.row_id, at = time.iso(now), rule_id = run.rule_id,
         version = run.number, hook = run.hook, outcome = run.outcome,
         fingerprint = run.outcome ~= "ok" and run.outcome ~= "breaker" and M.fingerprint(run) or nil,
         line = run.line, message = (run.message or run.reason or ""):sub(1, 500), instructions = run.instructions, micros = run.micros,
@@ -72,11 +74,19 @@ local function body_of(row, run)
         heapPeak = row.heap, opsIn = run.operations, input = run.input, output = run.output, log = run.log, created_at = row.at }
 end
 
+-- The failure that opened the breaker is written with the opening, and counted with the others afterwards; one of a checkout, whose order
+-- may never be, is counted there.
+local function trip(scope, run)
+    local failure = row_of(scope, run, time.now())
+    failure.n = run.in_checkout and 1 or 0
+    breaker.trip(scope, run, failure)
+end
+
 hooks.set_sink(function(scope, run, asked, quote)
     stream.run(scope, run)
     if not run.rule_id or run.number == 0 then return end -- a file, or a draft
     count_hour(scope, run, time.now())
-    if run.tripped then breaker.trip(scope, run) end
+    if run.tripped then trip(scope, run) end
     if run.in_checkout then return end -- the order's transaction writes it
     -- A run that the breaker held back is no failure of its own: it would bury the ones that opened it.
     if run.outcome == "ok" or run.outcome == "breaker" then
@@ -122,6 +132,13 @@ local function write(tenant, entries)
     db.pipeline(tenant, statements)
 end
 
+-- What a store that was away for a moment did not take is written the next time, under the same ids.
+local function keep_for_later(entries)
+    if #waiting + #entries > WAITING_MAX then return false end
+    for _, e in ipairs(entries) do waiting[#waiting + 1] = e end
+    return true
+end
+
 local function write_hours()
     local mine = hours
     hours = {}
@@ -163,8 +180,10 @@ function M.flush(all)
         for tenant, lists in pairs(by_tenant) do
             for _, entries in ipairs(lists) do
                 local ok, why = pcall(write, tenant, entries)
-                if not ok then log.warn("runs of rules were not written", { tenant = tenant, error = type(why) == "table"
-                    and tostring(why.message) or tostring(why) }) end
+                if not ok and not (errors.is_unavailable(why) and keep_for_later(entries)) then
+                    log.warn("runs of rules were not written", { tenant = tenant, error = type(why) == "table"
+                        and tostring(why.message) or tostring(why) })
+                end
             end
         end
     end

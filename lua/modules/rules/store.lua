@@ -279,7 +279,7 @@ function M.count_failure(row)
         last_at,
         last_run_id)
       values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10::timestamptz, $10::timestamptz, $11)
-      on conflict (tenant_key, rule_id, fingerprint) do update set n = f.n + excluded.n, last_at = excluded.last_at,
+      on conflict (tenant_key, rule_id, fingerprint) do update set n = f.n + excluded.n, last_at = greatest(f.last_at, excluded.last_at),
         last_run_id = excluded.last_run_id, version = excluded.version]], row.tenant_key, row.app_key, row.rule_id, row.fingerprint,
         row.version, row.outcome, row.line or null, row.message or "", row.n, row.at, row.id }
 end
@@ -326,7 +326,8 @@ function M.inputs(tenant, hook, limit)
 end
 
 function M.failures(tenant, rule_id)
-    return db.read(tenant, [[select fingerprint, version, outcome, line, message, n, first_at, last_at, last_run_id from rule_failures
+    return db.read(tenant, [[select fingerprint, version, outcome, line, message, greatest(n, 1) as n, first_at, last_at,
+        last_run_id from rule_failures
       where tenant_key = $1 and rule_id = $2 order by last_at desc limit 200]], tenant, rule_id)
 end
 
