@@ -27,4 +27,5 @@ return {
     "0025_workflow_listeners",
     "0026_usernames",
     "0027_script_promotions",
+    "0028_workflow_calls",
 }

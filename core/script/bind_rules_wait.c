@@ -151,7 +151,8 @@ static int l_refuse(lua_State *L) {
 static int l_stop(lua_State *L) {
     struct run_box *box = check_run(L);
     struct sandbox_report report;
-    rules_wait_stop(box->run, OUTCOME_TIME, luaL_checkstring(L, 2), &report);
+    enum outcome why = lua_toboolean(L, 3) ? OUTCOME_ERROR : OUTCOME_TIME;
+    rules_wait_stop(box->run, why, luaL_checkstring(L, 2), &report);
     return push_state(L, box, SANDBOX_FAILED, &report);
 }
 

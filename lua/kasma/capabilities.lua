@@ -9,12 +9,19 @@
 -- A run has a sandbox of its own, so others go on while it waits. It has two seconds in all, waiting included: a function that
 -- takes longer is cancelled with its run. A client that goes away cancels the run at the call that waits.
 --
+-- A function that writes says so, for a step of a workflow may be tried again. `writes = "keyed"`: what it writes is once-only by
+-- M.call_key. `writes = "once"`: it writes in the transaction of M.once, with the note that it was done. Such calls of a step are counted,
+-- and noted with a hash of their arguments: the same call is not made again, and another one in its place ends the step (`calls_differ`),
+-- since nobody could say what was done of it.
+--
 -- In previews, tests, checks and draft sessions nothing is asked: every call answers what the test says it does, or nil, "preview".
 local crypto = require("core.crypto")
 local rules = require("core.rules")
 local sched = require("core.sched")
 local time = require("core.time")
 local uuid = require("core.uuid")
+local audit = require("kasma.audit")
+local db = require("kasma.db")
 local errors = require("kasma.errors")
 local hooks = require("kasma.hooks")
 local catalogue = require("kasma.hooks_catalogue")
@@ -31,6 +38,7 @@ local MANIFESTS_MAX = 2000
 ---@field summary string what it does, for GET /rules/hooks
 ---@field signature string|nil of its arguments and answer, for editors
 ---@field limit integer calls in one run, all functions of this need together
+---@field writes "keyed"|"once"|nil how it keeps from writing twice in a step that is tried again
 ---@field takes_secrets boolean|nil a secret among the arguments comes as {["$secret"] = name}
 ---@field gives_secret boolean|nil its answer is the name of a secret; the rule gets a value without content
 
@@ -42,7 +50,15 @@ local MANIFESTS_MAX = 2000
 ---@field key string|nil idempotency key of the run or step: the same when it is tried again
 ---@field kind "route"|"workflow"
 ---@field calls table<string, integer> by need, this one included
+---@field ledger CapabilityLedger|nil of a step: what it has written when it was tried before
+---@field write {n: integer, name: string, args: string}|nil this call, of those that write: its place, and SHA-256 of its arguments
 ---@field deadline integer milliseconds of time.mono when the run ends
+
+---@class CapabilityLedger
+---@field begin fun(write: table): string|nil notes that the call is about to be made; nil, or the name of the other call that has its place
+---@field forget fun(write: table) it came to nothing
+---@field once fun(write: table, work: fun(tx: kasma.Tx): any, string|nil): any, string|nil runs the work and notes its answer in one
+---transaction; an answer that was noted before is answered again. Raises M.differs
 
 local declared = {}
 
@@ -50,6 +66,7 @@ local declared = {}
 ---@param o Capability
 function M.declare(name, o)
     assert(type(o.fn) == "function" and type(o.needs) == "string" and type(o.limit) == "number", name .. ": fn, needs and limit")
+    assert(o.writes == nil or o.writes == "keyed" or o.writes == "once", name .. ": writes")
     local ok, err = rules.capability(name, { takes_secrets = o.takes_secrets, gives_secret = o.gives_secret })
     if not ok then error(err.message, 2) end
     declared[name] = o
@@ -81,11 +98,32 @@ local refusal = {}
 ---@param message string "capability_denied: http.fetch: ..."
 function M.refuse(message) error(setmetatable({ refused = message }, refusal), 0) end
 
---- What names this call of the run, for what is written once however often the run or the step is tried again. Nil: the run has no key.
+local stopped = {}
+
+--- Ends the run: the step has called something else in this call's place when it was tried before.
+---@param write table
+---@param before string what has its place
+function M.differs(write, before)
+    local what = before == write.name and "with other arguments" or "that was " .. before
+    error(setmetatable({ stopped = ("calls_differ: %s: call %d that writes was made %s when this step was tried before; what may turn out "
+        .. "otherwise the next time belongs into a step of its own"):format(write.name, write.n, what) }, stopped), 0)
+end
+
+--- What names this call of the run, for what is written once however often the run or the step is tried again: only calls that write
+--- count, so what is read between them may differ. Nil: the run has no key.
 ---@param ctx CapabilityContext
----@param need string
 ---@return string|nil
-function M.call_key(ctx, need) return ctx.key and ("%s:%s:%d"):format(ctx.key, need, ctx.calls[need]) end
+function M.call_key(ctx) return ctx.key and ("%s:w%d"):format(ctx.key, ctx.write.n) end
+
+--- Does the work of a call that `writes = "once"`.
+---@param ctx CapabilityContext
+---@param work fun(tx: kasma.Tx): any, string|nil no effect but through tx; nil and why: nothing was written
+---@return any answer, string|nil why
+function M.once(ctx, work)
+    if ctx.ledger then return ctx.ledger.once(ctx.write, work) end
+    local result = db.transaction(ctx.tenant, function(tx) return { work(tx) } end)
+    return result[1], result[2]
+end
 
 --- An id that always comes out of the same key; a fresh one without a key. It lies above all ids that are made of the time, so that
 --- whoever reads rows from an id of now on finds it.
@@ -147,16 +185,39 @@ local function text_of(why)
     return tostring(why.code or why.message or why.error or "failed")
 end
 
+-- The arguments of a call, in a form that is the same for the same ones. What JSON cannot say is refused by the call itself.
+local function digest(call)
+    local parts = {}
+    for i = 3, call.n do
+        local ok, text = pcall(audit.canonical, call[i])
+        parts[#parts + 1] = call[i] == nil and "nil" or ok and text or "?"
+    end
+    return crypto.sha256(table.concat(parts, ","))
+end
+
+local function call_of(ctx, c, call)
+    local ledger = c.writes == "keyed" and ctx.ledger
+    if not ledger then return pack(c.fn(ctx, unpack(call, 3, call.n))) end
+    local before = ledger.begin(ctx.write)
+    if before then M.differs(ctx.write, before) end
+    local ok, result = pcall(function() return pack(c.fn(ctx, unpack(call, 3, call.n))) end)
+    if not ok and getmetatable(result) ~= refusal then error(result, 0) end -- it may have been written
+    if not ok or result[1] == nil then ledger.forget(ctx.write) end
+    if not ok then error(result, 0) end
+    return result
+end
+
 -- Calls the capability in a task of its own that ends with the run. Answers what run:answer, run:refuse or run:stop answer.
 local function ask(ctx, run, c, name, call)
     local left = ctx.deadline - time.mono() / 1000
     if left < 1 then return run:stop("stopped: it took too long, waiting included") end
     local ok, result = pcall(sched.parallel, { function()
         sched.deadline(math.ceil(left))
-        return pack(c.fn(ctx, unpack(call, 3, call.n)))
+        return call_of(ctx, c, call)
     end })
     if ok then return run:answer(unpack(result[1], 1, result[1].n)) end
     if getmetatable(result) == refusal then return run:refuse(result.refused) end
+    if getmetatable(result) == stopped then return run:stop(result.stopped, true) end
     local cause = type(result) == "table" and (result.cause or result) or {}
     if cause.kind == "deadline" or cause.kind == "cancelled" then
         if time.mono() / 1000 >= ctx.deadline - 1 then
@@ -189,6 +250,10 @@ local function serve(ctx, run, call, preview)
         if answer == nil then return run:answer(nil, "preview") end
         return run:answer(answer)
     end
+    if c.writes then
+        ctx.writes = ctx.writes + 1
+        ctx.write = { n = ctx.writes, name = name, args = digest(call) }
+    end
     return ask(ctx, run, c, name, call)
 end
 
@@ -200,6 +265,7 @@ end
 
 ---@class CapabilityRunOptions
 ---@field key string|nil idempotency key of this run or step
+---@field ledger CapabilityLedger|nil of a step
 ---@field kind "route"|"workflow"|nil default "route"
 ---@field preview boolean|{answers: table<string, any>|nil, calls: table[]|nil}|nil nothing is asked, and nothing recorded; answers of a
 ---test by name, and where its calls are written
@@ -225,6 +291,7 @@ function M.run(scope, set, rule, entry, input, opts)
     if run then
         local limits = opts.limits or rules.limits(rule.hook)
         local ctx = { scope = scope, tenant = scope and scope.tenant, key = opts.key, kind = opts.kind or "route", calls = {},
+            writes = 0, ledger = opts.ledger,
             rule = { id = rule.id, rule_id = rule.rule_id, number = rule.number }, needs = M.needs_of(manifest),
             deadline = time.mono() / 1000 + (limits.wall_us or 2000000) / 1000 }
         local hook = catalogue.get(rule.hook)

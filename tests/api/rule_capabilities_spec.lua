@@ -126,6 +126,24 @@ describe("what a rule remembers", function()
             time.iso(time.now()))
         assert.same({ "quota" }, get("{'kv'}", "local _, why = kv.set('more', ('x'):rep(60000)) return { why }"))
     end)
+
+    it("is not filled beyond its last place by writes of the same moment", function()
+        local others = db.one(TENANT, "select count(*)::int as n from rule_kv where tenant_key = $1", TENANT).n
+        db.query(TENANT, [[insert into rule_kv (tenant_key, app_key, rule_key, k, v, bytes, updated_at)
+            select $1, 'MASTER', 'kept_much', 'k' || i, '1', 1, $2::timestamptz from generate_series(1, $3::int) i]], TENANT,
+            time.iso(time.now()), 9997 - others)
+        local list, set, rule = {}, live("{'kv'}", "local v = kv.set(input.subject.query.k, 1) return { status = v and 200 or 409 }")
+        for i = 1, 12 do
+            list[i] = function()
+                local subject = { method = "GET", path = "r", query = { k = "new" .. i }, headers = {}, user = { guest = true } }
+                return (capabilities.run(scope, set, rule, nil, hooks.input(TENANT, "route", subject), { limits = { wall_us = 20000000 } }))
+            end
+        end
+        local put = 0
+        for _, answer in ipairs(sched.parallel(list)) do put = put + (answer.status == 200 and 1 or 0) end
+        assert.equal(3, put)
+        assert.equal(10000, db.one(TENANT, "select count(*)::int as n from rule_kv where tenant_key = $1", TENANT).n)
+    end)
 end)
 
 describe("the shop", function()

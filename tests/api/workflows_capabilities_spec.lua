@@ -115,6 +115,94 @@ describe("orders in a workflow", function()
     end)
 end)
 
+describe("what a step remembers", function()
+    it("is counted, set and deleted once however often the step is tried, and read anew each time", function()
+        local shop = support.tenant()
+        local log = twice(shop, "counts", "\"kv\"", [[local n = kv.incr("n", 2)
+            local version = kv.set("v", "x", { if_version = 0 })
+            kv.set("gone", 1)
+            local there, absent = kv.delete("gone"), kv.delete("never")
+            log(n, version, there, absent, kv.get("n"), #kv.list())]], {})
+        assert.equal("2 1 true false 2 2", words(log))
+        local rows = db.read(shop.key, "select k, v #>> '{}' as v, version from rule_kv where tenant_key = $1 order by k", shop.key)
+        assert.same({ { k = "n", v = "2", version = 1 }, { k = "v", v = "x", version = 1 } }, { rows[1], rows[2] })
+    end)
+
+    it("is written when a write that came to nothing comes to something the next time", function()
+        local shop = support.tenant()
+        publish(shop, "later", "\"kv\"", "\"custom.later\"", [[{ name = "a", run = function(input)
+            local version, why = kv.set("v", "mine", { if_version = 1 })
+            if not version then error(why) end
+        end }]])
+        local id = uuid.v4()
+        emit(shop, "custom.later", id, {})
+        local run = run_in(shop, "later", id, "failed")
+        assert.truthy(run.error.message:find("version_conflict", 1, true))
+        db.query(shop.key, [[insert into rule_kv (tenant_key, app_key, rule_key, k, v, bytes, updated_at)
+            values ($1, 'MASTER', 'later', 'v', '"theirs"', 8, $2::timestamptz)]], shop.key, time.iso(time.now()))
+        must(post(shop.owner, "workflows/" .. run.id .. "/retry", { reason = "again" }))
+        run_in(shop, "later", id, "done")
+        assert.equal("mine", db.one(shop.key, "select v #>> '{}' as v from rule_kv where tenant_key = $1", shop.key).v)
+        assert.equal(1, db.one(shop.key, "select count(*)::int as n from workflow_calls where tenant_key = $1", shop.key).n)
+    end)
+end)
+
+describe("a step that calls something else when it is tried again", function()
+    local shop, order
+
+    setup(function()
+        local product
+        shop, product = shop_of.simple(0, { trackInventory = false })
+        order = must(shop_of.checkout(shop_of.buyer(shop, product, 1), { paymentMethod = "COD" })).orders[1]
+    end)
+
+    -- Runs a step that fails at its end, and by a person's word once more; answers the error of the second attempt.
+    local function again(key, body)
+        publish(shop, key, "\"kv\", \"orders\", \"events\"", "\"custom." .. key .. "\"", ([[{ name = "a", run = function(input)
+            local order, before = input.subject.event.data.order, kv.get("tried") ~= nil
+            %s
+            error("at the end")
+        end }]]):format(body))
+        local id = uuid.v4()
+        emit(shop, "custom." .. key, id, { order = order.id })
+        local run = run_in(shop, key, id, "failed")
+        assert.truthy(run.error.message:find("at the end", 1, true), run.error.message)
+        must(post(shop.owner, "workflows/" .. run.id .. "/retry", { reason = "again" }))
+        support.eventually(function()
+            run = runs(shop, key)[1]
+            return run.state == "failed" and #run.steps == 2
+        end, 20)
+        return run.error
+    end
+
+    it("is stopped where the name differs, and catches nothing", function()
+        local failed = again("branch", [[pcall(function()
+            if before then orders.note(order, "second") else kv.set("tried", true) end
+        end)
+        orders.note(order, "after")]])
+        assert.equal("calls_differ: orders.note: call 1 that writes was made that was kv.set when this step was tried before; "
+            .. "what may turn out otherwise the next time belongs into a step of its own", failed.message)
+        assert.equal("after", must(shop.owner:post("/sales/orders/details", { id = order.id })).internalNotes)
+    end)
+
+    it("is stopped where the arguments differ, of what this process writes and of what others write once", function()
+        for key, call in pairs{ sums = [[kv.incr("n", before and 2 or 1)]], notes = [[orders.note(order, before and "b" or "a")]],
+            tells = [[events.emit("told", { n = before and 2 or 1 })]] } do
+            local failed = again(key, call .. [[ kv.set("tried", true)]])
+            assert.truthy(failed.message:find("with other arguments", 1, true), key .. ": " .. failed.message)
+        end
+        assert.equal("1", db.one(shop.key, "select v #>> '{}' as v from rule_kv where tenant_key = $1 and k = 'n'", shop.key).v)
+    end)
+
+    it("goes on where only what it reads differs", function()
+        local failed = again("reads", [[if before then orders.get(order) end
+            orders.note(order, "read or not") kv.set("tried", true)]])
+        assert.truthy(failed.message:find("at the end", 1, true), failed.message)
+        local notes = must(shop.owner:post("/sales/orders/details", { id = order.id })).internalNotes
+        assert.equal(1, select(2, notes:gsub("read or not", "")))
+    end)
+end)
+
 describe("people in a workflow", function()
     local shop, buyer
 

@@ -12,7 +12,7 @@ local iam = require("modules.iam.service")
 
 local VARS_MAX = 16384
 
-capabilities.declare("mail.send", { needs = "mail", limit = 5, summary = "A mail to a customer who agreed to mails",
+capabilities.declare("mail.send", { needs = "mail", limit = 5, writes = "keyed", summary = "A mail to a customer who agreed to mails",
     signature = "(template: string, user_id: string, vars?: table): boolean|nil, string|nil", fn = function(ctx, template, customer, vars)
     if type(template) ~= "string" or not templates.for_rules(template) then
         capabilities.refuse(("mail.send: there is no template '%s' for rules"):format(tostring(template):sub(1, 80)))
@@ -27,7 +27,7 @@ capabilities.declare("mail.send", { needs = "mail", limit = 5, summary = "A mail
     if not user or not access.of(ctx.tenant, user.id).member then return nil, "not_found" end
     if not customers.consents(ctx.tenant, user.id) then return nil, "no_consent" end
     if mail.stopped(ctx.tenant, user.email, true) then return nil, "suppressed" end
-    local key = capabilities.call_key(ctx, "mail") or uuid.v7()
+    local key = capabilities.call_key(ctx) or uuid.v7()
     mail.send(ctx.scope, { to = user.email, template = template, vars = filled, key = "rule:" .. key, user_id = user.id, marketing = true })
     return true
 end })

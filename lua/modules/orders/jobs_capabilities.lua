@@ -24,16 +24,17 @@ capabilities.declare("orders.get", { needs = "orders", limit = LIMIT, summary = 
     return order
 end })
 
-capabilities.declare("orders.note", { needs = "orders", limit = LIMIT, summary = "A note for staff, written once a step",
+capabilities.declare("orders.note", { needs = "orders", limit = LIMIT, writes = "keyed", summary = "A note for staff, written once a step",
     signature = "(id: string, text: string): boolean|nil, string|nil", fn = function(ctx, id, text)
     check_text("orders.note", text, 2000)
     if not check_id("orders.note", id) then return nil, "not_found" end
-    return notes.add(ctx.scope, id, capabilities.once_id(capabilities.call_key(ctx, "orders")), text, ctx.rule.id)
+    return notes.add(ctx.scope, id, capabilities.once_id(capabilities.call_key(ctx)), text, ctx.rule.id)
 end })
 
-capabilities.declare("orders.set_workflow_state", { needs = "orders", limit = LIMIT, summary = "The state that the workflow gives",
+capabilities.declare("orders.set_workflow_state", { needs = "orders", limit = LIMIT, writes = "keyed",
+    summary = "The state that the workflow gives",
     signature = "(id: string, state: string): boolean|nil, string|nil", fn = function(ctx, id, state)
     check_text("orders.set_workflow_state", state, 64)
     if not check_id("orders.set_workflow_state", id) then return nil, "not_found" end
-    return notes.set_workflow_state(ctx.scope, id, capabilities.once_id(capabilities.call_key(ctx, "orders")), state, ctx.rule.id)
+    return notes.set_workflow_state(ctx.scope, id, capabilities.once_id(capabilities.call_key(ctx)), state, ctx.rule.id)
 end })

@@ -202,7 +202,7 @@ end
 
 -- Runs on samples --------------------------------------------------------------------------------------------------------------
 
-local CODES = { capability_denied = true, capability_limit = true,
+local CODES = { capability_denied = true, capability_limit = true, calls_differ = true,
     unknown_field = true, manifest_field = true, config_invalid = true, readonly = true }
 
 --- A failed run as a finding.

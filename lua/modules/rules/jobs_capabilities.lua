@@ -155,15 +155,16 @@ capabilities.declare("stock.find", { needs = "stock", limit = 20, summary = "The
 local KV = {
     { "get", "The value under a key, and its version", "(key: string): any, integer|string" },
     { "set", "Puts a value under a key; answers its version",
-        "(key: string, value: any, options?: {ttl_s?: integer, if_version?: integer}): integer|nil, string|nil" },
-    { "incr", "Adds to the number under a key, at once for all; answers the sum", "(key: string, n?: integer): integer|nil, string|nil" },
-    { "delete", "Takes a key away; whether it was there", "(key: string): boolean" },
+        "(key: string, value: any, options?: {ttl_s?: integer, if_version?: integer}): integer|nil, string|nil", "once" },
+    { "incr", "Adds to the number under a key, at once for all; answers the sum", "(key: string, n?: integer): integer|nil, string|nil",
+        "once" },
+    { "delete", "Takes a key away; whether it was there", "(key: string): boolean", "once" },
     { "list", "Keys that begin so, with values and versions",
         "(prefix?: string, limit?: integer): {key: string, value: any, version: integer}[]" },
 }
 for _, entry in ipairs(KV) do
     local member = entry[1]
-    capabilities.declare("kv." .. member, { needs = "kv", limit = 50, summary = entry[2], signature = entry[3],
+    capabilities.declare("kv." .. member, { needs = "kv", limit = 50, summary = entry[2], signature = entry[3], writes = entry[4],
         fn = function(...) return require("modules.rules.kv")[member](...) end })
 end
 

@@ -19,7 +19,7 @@ end
 
 local OPTIONS = { delay_s = true, dedupe = true }
 
-capabilities.declare("jobs.enqueue", { needs = "jobs", limit = 10, summary = "Starts another workflow rule",
+capabilities.declare("jobs.enqueue", { needs = "jobs", limit = 10, writes = "keyed", summary = "Starts another workflow rule",
     signature = "(rule: string, payload?: table, options?: { delay_s: integer?, dedupe: string? }): table|nil, string|nil",
     fn = function(ctx, rule, payload, o)
     o = o or {}
@@ -36,14 +36,14 @@ capabilities.declare("jobs.enqueue", { needs = "jobs", limit = 10, summary = "St
     if o.dedupe ~= nil and (type(o.dedupe) ~= "string" or #o.dedupe < 1 or #o.dedupe > 200) then
         capabilities.refuse("jobs.enqueue: dedupe is a text of 1 to 200 bytes")
     end
-    local key = o.dedupe and ("dedupe:%s:%s"):format(rule, o.dedupe) or capabilities.call_key(ctx, "jobs")
+    local key = o.dedupe and ("dedupe:%s:%s"):format(rule, o.dedupe) or capabilities.call_key(ctx)
     local started, why = start.enqueue(ctx.scope, rule, { id = capabilities.once_id(key), payload = payload or {},
         delay_ms = delay * 1000 })
     if started == nil then return nil, why end
     return { started = started }
 end })
 
-capabilities.declare("events.emit", { needs = "events", limit = 10, summary = "An event of the shop's own",
+capabilities.declare("events.emit", { needs = "events", limit = 10, writes = "keyed", summary = "An event of the shop's own",
     signature = "(name: string, data?: table): boolean|nil, string|nil", fn = function(ctx, name, data)
     if type(name) ~= "string" then capabilities.refuse("events.emit: the name of an event is expected") end
     if name:sub(1, 7) ~= "custom." then name = "custom." .. name end
@@ -60,6 +60,6 @@ capabilities.declare("events.emit", { needs = "events", limit = 10, summary = "A
     local hops = ctx.scope.hops or 1
     local row = outbox.row(ctx.scope, "event", id, { name = name, data = data, hops = hops,
         of = entity and entity.id == id and entity.type or nil })
-    db.pipeline(ctx.scope.tenant, { outbox.once(row, capabilities.once_id(capabilities.call_key(ctx, "events"))) })
+    db.pipeline(ctx.scope.tenant, { outbox.once(row, capabilities.once_id(capabilities.call_key(ctx))) })
     return true
 end })

@@ -1,6 +1,8 @@
 -- What rules that may wait remember: values under keys, each rule its own. A value is any plain value up to 64 KiB, may expire, and has
--- a version that a writer can insist on. A tenant has 10,000 keys and 16 MiB; those are looked at before a write, so that writes at the
--- same moment may pass them by a few.
+-- a version that a writer can insist on. A tenant has 10,000 keys and 16 MiB: writes that take more room than their key had come one
+-- after the other, so that no two of them fill the same last place; the others wait for nobody.
+--
+-- Each write is one transaction, that of its note where a step of a workflow makes it.
 local json = require("core.json")
 local pg = require("core.pg")
 local time = require("core.time")
@@ -36,8 +38,8 @@ function M.get(ctx, key)
     return row.v, row.version
 end
 
-local function fits(at, key, bytes)
-    local room = store.room(at, key)
+local function fits(tx, at, key, bytes)
+    local room = store.room(tx, at, key)
     return room.keys < KEYS_MAX and room.bytes + bytes <= BYTES_MAX
 end
 
@@ -57,26 +59,37 @@ function M.set(ctx, key, value, options)
     end
     local bytes = #json.encode(value)
     if bytes > VALUE_MAX then return nil, "too_large" end
-    local at = place(ctx)
-    if not fits(at, key, bytes) then return nil, "quota" end
-    local row = store.set(at, key, pg.json(value), bytes, ttl and time.iso(time.now() + ttl * 1000), expected)
-    if not row then return nil, "version_conflict" end
-    return row.version
+    local at, new = place(ctx), pg.json(value)
+    local expires = ttl and time.iso(time.now() + ttl * 1000)
+    return capabilities.once(ctx, function(tx)
+        local row = store.replace(tx, at, key, new, bytes, expires, expected)
+        if row then return row.version end
+        if not fits(tx, at, key, bytes) then return nil, "quota" end
+        row = store.set(tx, at, key, new, bytes, expires, expected)
+        if not row then return nil, "version_conflict" end
+        return row.version
+    end)
 end
 
 function M.incr(ctx, key, by)
     check_key("kv.incr", key)
     by = check_whole("kv.incr", "n", by == nil and 1 or by, -WHOLE_MAX, WHOLE_MAX)
     local at = place(ctx)
-    local row = store.add(at, key, by)
-    if row then return row.v end
-    if not fits(at, key, 17) then return nil, "quota" end
-    row = store.incr(at, key, by)
-    if not row then return nil, "not_a_number" end
-    return row.v
+    return capabilities.once(ctx, function(tx)
+        local row = store.add(tx, at, key, by)
+        if row then return row.v end
+        if not fits(tx, at, key, 17) then return nil, "quota" end
+        row = store.incr(tx, at, key, by)
+        if not row then return nil, "not_a_number" end
+        return row.v
+    end)
 end
 
-function M.delete(ctx, key) return store.delete(place(ctx), check_key("kv.delete", key)) end
+function M.delete(ctx, key)
+    local at = place(ctx)
+    check_key("kv.delete", key)
+    return capabilities.once(ctx, function(tx) return store.delete(tx, at, key) end)
+end
 
 function M.list(ctx, prefix, limit)
     if prefix ~= nil and (type(prefix) ~= "string" or #prefix > KEY_MAX or prefix:find("%z")) then

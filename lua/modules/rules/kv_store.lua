@@ -18,19 +18,22 @@ function M.get(at, key)
       and (expires_at is null or expires_at > $4::timestamptz)]], at.tenant, at.rule, key, at.now)
 end
 
---- What the tenant holds beside this key, after what has expired was deleted.
+--- What the tenant holds beside this key, after what has expired was deleted. Until the transaction ends nobody else looks.
+---@param tx kasma.Tx
 ---@param at KvPlace
 ---@param key string
 ---@return {keys: integer, bytes: integer}
-function M.room(at, key)
-    return db.pipeline(at.tenant, {
+function M.room(tx, at, key)
+    return tx:pipeline({
+        { "select pg_advisory_xact_lock(hashtextextended('rule_kv|' || $1::text, 0))", at.tenant },
         { "delete from rule_kv where tenant_key = $1 and expires_at <= $2::timestamptz", at.tenant, at.now },
         { [[select count(*)::int as keys, coalesce(sum(bytes), 0)::bigint as bytes from rule_kv
           where tenant_key = $1 and not (rule_key = $2 and k = $3)]], at.tenant, at.rule, key },
-    })[2][1]
+    })[3][1]
 end
 
---- No row: the version is not the expected one (0: the key is not there).
+--- Puts a value that takes no more room in the place of one that is there. No row: there is none, or it is smaller, or of another version.
+---@param tx kasma.Tx
 ---@param at KvPlace
 ---@param key string
 ---@param value userdata pg.json
@@ -38,15 +41,31 @@ end
 ---@param expires string|nil
 ---@param expected integer|nil
 ---@return table|nil {version}
-function M.set(at, key, value, bytes, expires, expected)
+function M.replace(tx, at, key, value, bytes, expires, expected)
+    return tx:query([[update rule_kv set v = $4::jsonb, bytes = $5::int, expires_at = $6::timestamptz, version = version + 1,
+        updated_at = $7::timestamptz where tenant_key = $1 and rule_key = $2 and k = $3 and bytes >= $5::int
+        and ($8::bigint is null or version = $8) and (expires_at is null or expires_at > $7::timestamptz) returning version]],
+        at.tenant, at.rule, key, value, bytes, expires or null, at.now, expected or null)[1]
+end
+
+--- No row: the version is not the expected one (0: the key is not there).
+---@param tx kasma.Tx
+---@param at KvPlace
+---@param key string
+---@param value userdata pg.json
+---@param bytes integer
+---@param expires string|nil
+---@param expected integer|nil
+---@return table|nil {version}
+function M.set(tx, at, key, value, bytes, expires, expected)
     if expected and expected > 0 then
-        return db.query(at.tenant, [[update rule_kv set v = $4::jsonb, bytes = $5, expires_at = $6::timestamptz, version = version + 1,
+        return tx:query([[update rule_kv set v = $4::jsonb, bytes = $5, expires_at = $6::timestamptz, version = version + 1,
             updated_at = $7::timestamptz where tenant_key = $1 and rule_key = $2 and k = $3 and version = $8
             and (expires_at is null or expires_at > $7::timestamptz) returning version]],
             at.tenant, at.rule, key, value, bytes, expires or null, at.now, expected)[1]
     end
     -- What has expired and was not deleted yet counts as absent.
-    return db.query(at.tenant, [[insert into rule_kv as r (tenant_key, app_key, rule_key, k, v, bytes, expires_at, updated_at)
+    return tx:query([[insert into rule_kv as r (tenant_key, app_key, rule_key, k, v, bytes, expires_at, updated_at)
       values ($1, $2, $3, $4, $5::jsonb, $6, $7::timestamptz, $8::timestamptz)
       on conflict (tenant_key, rule_key, k) do update set v = excluded.v, bytes = excluded.bytes, expires_at = excluded.expires_at,
         version = r.version + 1, updated_at = excluded.updated_at
@@ -55,12 +74,13 @@ function M.set(at, key, value, bytes, expires, expected)
 end
 
 --- Adds to a number that is there, which takes no room. No row: it is not there, has expired, is none, or would be too large.
+---@param tx kasma.Tx
 ---@param at KvPlace
 ---@param key string
 ---@param by integer
 ---@return table|nil {v}
-function M.add(at, key, by)
-    return db.query(at.tenant, [[update rule_kv set version = version + 1, updated_at = $5::timestamptz, bytes = 17,
+function M.add(tx, at, key, by)
+    return tx:query([[update rule_kv set version = version + 1, updated_at = $5::timestamptz, bytes = 17,
         v = to_jsonb((v #>> '{}')::numeric + $4::bigint)
       where tenant_key = $1 and rule_key = $2 and k = $3 and (expires_at is null or expires_at > $5::timestamptz)
         and case when jsonb_typeof(v) = 'number' then abs((v #>> '{}')::numeric + $4::bigint) <= 9007199254740992 else false end
@@ -68,12 +88,13 @@ function M.add(at, key, by)
 end
 
 --- No row: what is there is no number, or would not be a whole one any more.
+---@param tx kasma.Tx
 ---@param at KvPlace
 ---@param key string
 ---@param by integer
 ---@return table|nil {v}
-function M.incr(at, key, by)
-    return db.query(at.tenant, [[insert into rule_kv as r (tenant_key, app_key, rule_key, k, v, bytes, updated_at)
+function M.incr(tx, at, key, by)
+    return tx:query([[insert into rule_kv as r (tenant_key, app_key, rule_key, k, v, bytes, updated_at)
       values ($1, $2, $3, $4, to_jsonb($5::bigint), 17, $6::timestamptz)
       on conflict (tenant_key, rule_key, k) do update set version = r.version + 1, updated_at = excluded.updated_at, bytes = 17,
         v = case when r.expires_at <= $6::timestamptz then excluded.v else to_jsonb((r.v #>> '{}')::numeric + $5::bigint) end,
@@ -86,9 +107,10 @@ end
 ---@param at KvPlace
 ---@param key string
 ---@return boolean whether it was there
-function M.delete(at, key)
-    return db.query(at.tenant, [[delete from rule_kv where tenant_key = $1 and rule_key = $2 and k = $3
-      returning expires_at is null or expires_at > $4::timestamptz as live]], at.tenant, at.rule, key, at.now)[1] ~= nil
+function M.delete(tx, at, key)
+    local row = tx:query([[delete from rule_kv where tenant_key = $1 and rule_key = $2 and k = $3
+      returning expires_at is null or expires_at > $4::timestamptz as live]], at.tenant, at.rule, key, at.now)[1]
+    return row ~= nil and row.live
 end
 
 ---@param at KvPlace

@@ -6,6 +6,7 @@ local capabilities = require("kasma.capabilities")
 local hooks = require("kasma.hooks")
 local check = require("modules.rules.check")
 local live = require("modules.rules.live")
+local calls = require("modules.rules.workflow_calls")
 local plans = require("modules.rules.workflow_plan")
 local store = require("modules.rules.workflow_store")
 
@@ -96,7 +97,8 @@ end
 function M.step(scope, act)
     local set, rule = rule_of(scope.tenant, act)
     local answer, run = capabilities.run(scope, set, rule, { step = act.step, kind = act.kind },
-        hooks.input(scope.tenant, "workflow", act.subject), { key = act.key, kind = "workflow", judge = M.judge })
+        hooks.input(scope.tenant, "workflow", act.subject), { key = act.key, kind = "workflow", judge = M.judge,
+            ledger = calls.of(scope, act) })
     return { ok = run.outcome == "ok", state = answer, run = run }
 end
 

@@ -144,6 +144,44 @@ function M.drop_step(tenant, run_id, position, attempt)
         position, attempt }
 end
 
+-- Calls ------------------------------------------------------------------------------------------------------------------------
+
+---@class WorkflowPlace
+---@field tenant string
+---@field app string
+---@field run_id string
+---@field position integer
+---@field kind "run"|"undo"
+
+--- A row: the place was free.
+---@param at WorkflowPlace
+---@param write {n: integer, name: string, args: string}
+---@param now string
+---@return table statement
+function M.note_call(at, write, now)
+    return { [[insert into workflow_calls (tenant_key, app_key, run_id, position, kind, n, name, args_sha256, at)
+      values ($1, $2, $3, $4, $5, $6, $7, $8, $9::timestamptz)
+      on conflict (tenant_key, run_id, position, kind, n) do nothing returning n]], at.tenant, at.app, at.run_id, at.position, at.kind,
+        write.n, write.name, write.args, now }
+end
+
+local CALL = " where tenant_key = $1 and run_id = $2 and position = $3 and kind = $4 and n = $5"
+
+---@return table statement {name, args_sha256, answer}
+function M.call(at, n)
+    return { "select name, args_sha256, answer from workflow_calls" .. CALL, at.tenant, at.run_id, at.position, at.kind, n }
+end
+
+---@return table statement
+function M.answer_call(at, n, answer)
+    return { "update workflow_calls set answer = $6::jsonb" .. CALL, at.tenant, at.run_id, at.position, at.kind, n, pg.json(answer) }
+end
+
+---@return table statement
+function M.forget_call(at, n)
+    return { "delete from workflow_calls" .. CALL, at.tenant, at.run_id, at.position, at.kind, n }
+end
+
 -- People -----------------------------------------------------------------------------------------------------------------------
 
 ---@param tenant string
