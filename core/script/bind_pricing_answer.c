@@ -3,6 +3,7 @@
 #include <lauxlib.h>
 #include <math.h>
 
+#include "runtime/utf8.h"
 #include "script/bind_money.h"
 #include "script/bind_pricing.h"
 
@@ -40,10 +41,14 @@ static bool take_amount(struct answer *a, struct str key, int64_t *out) {
     return true;
 }
 
+/* What is no text for the database either would refuse the order that the answer priced. */
 static bool take_str(struct answer *a, struct str key, struct str *out) {
     if (lua_type(a->L, -1) != LUA_TSTRING) return fault(a, key, "a text is expected");
     size_t len;
     const char *at = lua_tolstring(a->L, -1, &len);
+    struct utf8 u = {0};
+    if (memchr(at, 0, len) || !utf8_feed(&u, str_n(at, len)) || !utf8_whole(&u))
+        return fault(a, key, "is no UTF-8; text.cut keeps characters whole");
     *out = (struct str){.at = arena_strdup(a->arena, str_n(at, len)), .len = len};
     return out->at || error_set(a->err, ERR_MEMORY, "out of memory");
 }

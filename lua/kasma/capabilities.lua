@@ -304,7 +304,10 @@ function M.run(scope, set, rule, entry, input, opts)
     answer, told = hooks.told(rule, answer, report, not entry)
     if opts.judge and told.outcome == "ok" and answer ~= nil then
         local ok, why = opts.judge(answer)
-        if not ok then told.outcome, told.message, answer = "invalid_result", why, nil end
+        if not ok then
+            told.outcome, told.message, answer = "invalid_result", why, nil
+            hooks.plain_words{ told }
+        end
     end
     if not preview then hooks.record(scope, told, input, answer) end
     return answer, told

@@ -6,12 +6,13 @@
 --   ctx.scope      {tenant, app, actor_id, ...}: what services take as their first argument (who acts, for which tenant)
 --   ctx.user       identity of the caller or nil (a guest); ctx.access its roles and permissions in this tenant
 --   ctx.params, ctx.query, ctx.body   validated, converted, defaults filled in
---   ctx.may("x.write"), ctx.ip(), ctx.now(), ctx.cart_token(), ctx.set_header(..), ctx.set_cookie(..),
+--   ctx.may("x.write"), ctx.ip(), ctx.user_agent(), ctx.now(), ctx.cart_token(), ctx.set_header(..), ctx.set_cookie(..),
 --   ctx.read(max), ctx.lines(max): functions bound to the request, called with a dot
 local json = require("core.json")
 local time = require("core.time")
 local access = require("kasma.access")
 local body = require("kasma.body")
+local text = require("kasma.text")
 local web = require("kasma.web")
 
 local M = {}
@@ -95,6 +96,13 @@ function Context.read(self, max) return body.read(self.req, max) end
 ---@return fun(): string|nil, integer|nil line without its line end, its number
 function Context.lines(self, max) return body.lines(function() return body.read(self.req) end, max) end
 
+--- What the client calls itself: text that can be kept, whatever bytes came.
+---@return string|nil
+function Context.user_agent(self)
+    local agent = self.req:header("user-agent")
+    return agent and text.plain(agent, 512)
+end
+
 --- Business time of this request in epoch ms, the same each time it is asked.
 ---@return integer
 function Context.now(self)
@@ -138,7 +146,7 @@ local request = { __index = function(self, key)
     if key == "ip" then return ctx.ip() end
     if key == "method" then return ctx.method end
     if key == "path" then return ctx.req.path end
-    if key == "user_agent" then return ctx.req:header("user-agent") end
+    if key == "user_agent" then return ctx.user_agent() end
     if key == "rules_draft" then return ctx.req:header("x-kasma-rules-draft") end
     if key == "idempotency_key" then return ctx.idempotency and ctx.idempotency.key end
     return nil

@@ -13,10 +13,12 @@ local time = require("core.time")
 local catalogue = require("kasma.hooks_catalogue")
 local log = require("kasma.log")
 local tenants = require("kasma.tenant")
+local text = require("kasma.text")
 
 local M = {}
 
 local source, sink
+local WORDS, WORDS_MAX = { "message", "reason", "stack", "log" }, 65536
 
 ---@param fn fun(scope: Scope): userdata|nil makes the tenant's published rules those of the present epoch; a set to use in
 ---their place (a draft session), or nil
@@ -61,6 +63,16 @@ function M.pin(scope)
     -- Only what ends with its request holds on to a set; a scope of a long loop would never see a new one.
     if scope.request then scope.rule_set = set end
     return set
+end
+
+--- What a rule says in its own words comes as it likes; kept and shown it is text.
+---@param runs RuleRun[]
+function M.plain_words(runs)
+    for _, run in ipairs(runs) do
+        for _, name in ipairs(WORDS) do
+            if run[name] then run[name] = text.plain(run[name], WORDS_MAX) end
+        end
+    end
 end
 
 --- Hands the runs of a quote to whoever keeps them.
@@ -115,6 +127,7 @@ function M.told(rule, answer, report, judge)
         end
     end
     if report.outcome ~= "ok" then answer = nil end
+    M.plain_words{ run }
     return answer, run
 end
 
@@ -178,7 +191,10 @@ function M.call(scope, hook, subject, judge)
         local answer, run = M.run(set, rule, input)
         if answer ~= nil and judge then
             local fits, why = judge(answer)
-            if not fits then run.outcome, run.message, answer = "invalid_result", why, nil end
+            if not fits then
+                run.outcome, run.message, answer = "invalid_result", why, nil
+                M.plain_words{ run }
+            end
         end
         M.record(scope, run, input, answer)
         if run.outcome ~= "ok" then

@@ -7,6 +7,7 @@
 local json = require("core.json")
 local pricing = require("core.pricing")
 local rules = require("core.rules")
+local text_of = require("kasma.text")
 
 local M = {}
 
@@ -254,7 +255,8 @@ local checks = {
     number = function(_, v, path) return type(v) == "number", path .. ": a number is expected" end,
     string = function(o, v, path)
         if type(v) ~= "string" then return false, path .. ": a text is expected" end
-        return #v <= o.max, ("%s: longer than %d bytes"):format(path, o.max)
+        if #v > o.max then return false, ("%s: longer than %d bytes"):format(path, o.max) end
+        return text_of.is_plain(v), path .. ": is no UTF-8; text.cut keeps characters whole"
     end,
     integer = function(o, v, path)
         if type(v) ~= "number" then return false, path .. ": a number is expected" end

@@ -22,6 +22,7 @@ local policy = require("kasma.policy")
 local secrets = require("kasma.secrets")
 local templates = require("kasma.mail_templates")
 local tenants = require("kasma.tenant")
+local plain = require("kasma.text").plain
 local transport = require("kasma.mail_transport")
 
 local M = {}
@@ -122,7 +123,7 @@ end
 ---@param source string|nil
 ---@return table statement
 function M.suppression(scope, hash, version, reason, source)
-    return { SUPPRESS, scope.tenant, scope.app, uuid.v7(), hash, version, reason, source and source:sub(1, 300) or null,
+    return { SUPPRESS, scope.tenant, scope.app, uuid.v7(), hash, version, reason, source and plain(source, 300) or null,
         time.iso(time.now()) }
 end
 
@@ -266,14 +267,14 @@ function M.run(job)
     local ok, answer = pcall(M.transmit, tenant, { id = claimed.id, to = claimed.recipient, template = claimed.template,
         locale = claimed.locale, vars = type(data.vars) == "table" and data.vars or {}, marketing = data.marketing == true })
     if not ok then
-        db.query(tenant, ENDED, tenant, key, comes_again(job, answer) and "queued" or "failed", null, describe(answer):sub(1, 500), null)
+        db.query(tenant, ENDED, tenant, key, comes_again(job, answer) and "queued" or "failed", null, plain(describe(answer), 500), null)
         error(answer, 0)
     end
     crash.at("mail.accepted")
     if answer.suppressed then
         db.query(tenant, ENDED, tenant, key, "suppressed", null, answer.suppressed, null)
     else
-        db.query(tenant, ENDED, tenant, key, "sent", time.iso(time.now()), null, answer.by:sub(1, 200))
+        db.query(tenant, ENDED, tenant, key, "sent", time.iso(time.now()), null, plain(answer.by, 200))
     end
     return answer
 end

@@ -23,6 +23,7 @@ local db = require("kasma.db")
 local errors = require("kasma.errors")
 local log = require("kasma.log")
 local null = require("kasma.null")
+local text = require("kasma.text")
 
 local M = {}
 
@@ -231,7 +232,7 @@ local function hold(row, why)
             key = row.key, id = row.id, tenant = row.tenant_key, tries = entry.tries, error = describe(why) })
     end
     delivered:add(1, row.topic, gone and "parked" or "failed")
-    return { FAILED, row.tenant_key, row.id, entry.tries, describe(why):sub(1, 500), gone and time.iso(time.now()) or null }, gone
+    return { FAILED, row.tenant_key, row.id, entry.tries, text.plain(describe(why), 500), gone and time.iso(time.now()) or null }, gone
 end
 
 local function forget(id)

@@ -88,6 +88,25 @@ describe("the outbox", function()
         assert.equal(0, #outbox.list{ tenant = s.tenant })
     end)
 
+    it("parks a row whatever bytes its failure is told in, and marks its neighbours", function()
+        local s, seen = scope(), 0
+        outbox.consumer("spec.words", function(rows)
+            for _, row in ipairs(rows) do
+                if row.payload.bad then error("no\0" .. ("\195\169"):rep(300) .. "\255", 0) end
+                seen = seen + 1
+            end
+        end)
+        db.pipeline(s.tenant, { outbox.row(s, "spec.words", "a", { bad = true }), outbox.row(s, "spec.words", "b", {}) })
+        db.query(s.tenant, "update outbox set attempts = 11 where tenant_key = $1 and key = 'a'", s.tenant)
+        drain()
+        assert.equal(1, seen)
+        local left = outbox.list{ tenant = s.tenant }
+        assert.equal(1, #left)
+        assert.is_truthy(left[1].parked_at)
+        assert.is_truthy(left[1].error:find("^no\239\191\189\195\169"))
+        assert.is_true(outbox.drop(left[1].id))
+    end)
+
     it("is parked and dropped by hand", function()
         local s, seen = scope(), 0
         outbox.consumer("spec.hand", function() seen = seen + 1 end)

@@ -38,7 +38,7 @@ local function identifier() return schema.string{ not_empty = true, max = 254, m
 local function type_member() return schema.enum(TYPES, { not_empty = true, messages = { not_empty = "Type is required" } }) end
 
 local function client(ctx)
-    return { ip = ctx.ip(), user_agent = ctx.req:header("user-agent"), nonce = ctx.req:cookie("reg_nonce") }
+    return { ip = ctx.ip(), user_agent = ctx.user_agent(), nonce = ctx.req:cookie("reg_nonce") }
 end
 
 -- The tokens go into cookies; into the body only where the client asks for it.

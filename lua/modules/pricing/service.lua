@@ -243,6 +243,7 @@ function M.quote(scope, q)
     quote.blocked_by = quote.blocked_by or q.blocked_by
     quote.rules = versions_of(set)
     quote.at_ms, quote.customer = now_ms, customer
+    hooks.plain_words(quote.rule_runs or {})
     if not q.rules then hooks.note_quote(scope, quote.rule_runs, q.checkout, q, quote) end
     for _, use in ipairs(quote.promotion_uses) do
         local p = promo_by_id[use.promotion_id]

@@ -7,6 +7,7 @@ local audit = require("kasma.audit")
 local db = require("kasma.db")
 local log = require("kasma.log")
 local outbox = require("kasma.outbox")
+local text = require("kasma.text")
 local notices = require("modules.notices.service")
 local roles = require("modules.iam.roles")
 local promotions = require("modules.promotions.service")
@@ -23,7 +24,7 @@ local function notice(row, run)
     return { notice_type = "SYSTEM",
         title = (off and "Rule %s is switched off" or "Rule %s rests for five minutes"):format(row.key),
         body = ("Version %d failed five times within a minute%s: %s%s"):format(run.number, off and ", the third time today" or "",
-            tostring(run.message or run.outcome):sub(1, 300), run.line and (" (line %d)"):format(run.line) or ""),
+            text.plain(tostring(run.message or run.outcome), 300), run.line and (" (line %d)"):format(run.line) or ""),
         metadata = { rule = row.key, version = run.number, outcome = run.outcome, state = row.state, opensToday = row.opens_today } }
 end
 

@@ -12,6 +12,7 @@ local errors = require("kasma.errors")
 local hooks = require("kasma.hooks")
 local log = require("kasma.log")
 local outbox = require("kasma.outbox")
+local text = require("kasma.text")
 local breaker = require("modules.rules.breaker")
 local store = require("modules.rules.store")
 local stream = require("modules.rules.stream")
@@ -64,14 +65,15 @@ local function row_of(scope, run, now)
     return { tenant_key = scope.tenant, app_key = scope.app, id = run.row_id, at = time.iso(now), rule_id = run.rule_id,
         version = run.number, hook = run.hook, outcome = run.outcome,
         fingerprint = run.outcome ~= "ok" and run.outcome ~= "breaker" and M.fingerprint(run) or nil,
-        line = run.line, message = (run.message or run.reason or ""):sub(1, 500), instructions = run.instructions, micros = run.micros,
+        line = run.line, message = text.plain(run.message or run.reason or "", 500), instructions = run.instructions, micros = run.micros,
         heap = run.heap }
 end
 
 local function body_of(row, run)
     return { id = row.id, rule_id = row.rule_id, rule = run.id, version = row.version, hook = row.hook, outcome = row.outcome,
         message = run.message, reason = run.reason, line = run.line, instructions = row.instructions, micros = row.micros,
-        heapPeak = row.heap, opsIn = run.operations, input = run.input, output = run.output, log = run.log, created_at = row.at }
+        heapPeak = row.heap, opsIn = run.operations, input = text.plain_data(run.input),
+        output = text.plain_data(run.output), log = run.log, created_at = row.at }
 end
 
 -- The failure that opened the breaker is written with the opening, and counted with the others afterwards; one of a checkout, whose order

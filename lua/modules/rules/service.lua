@@ -12,6 +12,7 @@ local errors = require("kasma.errors")
 local catalogue = require("kasma.hooks_catalogue")
 local outbox = require("kasma.outbox")
 local settings = require("kasma.settings")
+local text = require("kasma.text")
 local keys = require("modules.iam.keys")
 local promotions = require("modules.promotions.service")
 local drafts = require("modules.rules.drafts")
@@ -364,7 +365,7 @@ function M.on_due(tenant, id)
         if ok or (errors.is(why) and why.code == M.request_decided.code) then return end
         if errors.is_unavailable(why) then error(why, 0) end
         why = type(why) == "table" and tostring(why.message or why.code) or tostring(why)
-        local statements = { store.decide(tenant, id, { "scheduled" }, "failed", nil, nil, why:sub(1, 500), time.iso(now)),
+        local statements = { store.decide(tenant, id, { "scheduled" }, "failed", nil, nil, text.plain(why, 500), time.iso(now)),
             due.drop(tenant, "rules.schedule", id) }
         audit.append(statements, scope, { action = "rules.schedule", entity_type = "rule", entity_id = request.rule_id,
             outcome = "error", after = { why = why, lateSeconds = late } })

@@ -12,6 +12,7 @@ local access = require("kasma.access")
 local heartbeat = require("kasma.heartbeat")
 local hub = require("kasma.hub")
 local log = require("kasma.log")
+local text = require("kasma.text")
 
 local M = {}
 
@@ -122,9 +123,10 @@ end
 local ran, listened, told_failed = {}, {}, {}
 
 local function light(run)
-    return { rule = run.id, version = run.number, hook = run.hook, outcome = run.outcome, reason = run.reason and run.reason:sub(1, 200),
-        line = run.line, message = run.message and run.message:sub(1, 300), instructions = run.instructions,
-        limit = rules.limits(run.hook).instructions, micros = run.micros, heap = run.heap, operations = run.operations, at = time.now() }
+    return { rule = run.id, version = run.number, hook = run.hook, outcome = run.outcome,
+        reason = run.reason and text.plain(run.reason, 200), line = run.line, message = run.message and text.plain(run.message, 300),
+        instructions = run.instructions, limit = rules.limits(run.hook).instructions, micros = run.micros, heap = run.heap,
+        operations = run.operations, at = time.now() }
 end
 
 --- A run has ended. Costs a table access while nobody listens.

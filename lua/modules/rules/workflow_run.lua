@@ -4,6 +4,7 @@ local json = require("core.json")
 local rules = require("core.rules")
 local capabilities = require("kasma.capabilities")
 local hooks = require("kasma.hooks")
+local text = require("kasma.text")
 local check = require("modules.rules.check")
 local live = require("modules.rules.live")
 local calls = require("modules.rules.workflow_calls")
@@ -64,6 +65,7 @@ function M.judge(answer)
     local ok, encoded = pcall(json.encode, answer)
     if not ok then return false, "state: " .. tostring(encoded):gsub("^.-:%d+: ", "") end
     if #encoded > M.STATE_MAX then return false, ("state: %d bytes of JSON; 65536 at most"):format(#encoded) end
+    if text.holds_nul(answer) then return false, "state: a text holds a NUL" end
     if weight(answer) > PLAIN_MAX then return false, "state: too many small tables; keep a text, or fewer members" end
     return true
 end

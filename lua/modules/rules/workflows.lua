@@ -23,6 +23,7 @@ local errors = require("kasma.errors")
 local null = require("kasma.null")
 local outbox = require("kasma.outbox")
 local tenants = require("kasma.tenant")
+local text = require("kasma.text")
 local runner = require("modules.rules.workflow_run")
 local start = require("modules.rules.workflow_start")
 local store = require("modules.rules.workflow_store")
@@ -188,7 +189,7 @@ local function fail(tenant, act, run, failure, statements, now_ms)
         finish(run, "failed", statements, tenant, now)
     end
     statements[#statements + 1] = outbox.event(scope_of(tenant, run), "workflow.failed", run.id, { rule = act.rule_key,
-        version = run.version, step = act.step.name, entityId = run.entity_id, message = failure.message:sub(1, 500) })
+        version = run.version, step = act.step.name, entityId = run.entity_id, message = text.plain(failure.message, 500) })
     return goes_back
 end
 
