@@ -28,4 +28,5 @@ return {
     "0026_usernames",
     "0027_script_promotions",
     "0028_workflow_calls",
+    "0029_member_lists",
 }

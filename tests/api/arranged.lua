@@ -71,7 +71,8 @@ function M.world()
     ids.method = must(staff:post("/api/logistics/shipping/method/add", { zoneId = ids.zone, name = mark, baseCost = 1 })).id
     ids.tax = must(staff:post("/api/finance/tax/rules/create", { name = mark, country = "VN", rate = 1 })).id
     ids.role = must(staff:post("/roles", { code = mark, role_key = mark:lower(), display_name = mark })).role.id
-    ids.permission = must(staff:post("/permissions", { permission_key = "custom." .. mark:lower(), description = mark })).permission.id
+    local letters = mark:lower():gsub("%d", function(digit) return string.char(103 + tonumber(digit)) end) -- a permission has no digits
+    ids.permission = must(staff:post("/permissions", { permission_key = "custom." .. letters, description = mark })).permission.id
     if not module_key then
         module_key = support.unique("module")
         registry.create_module({ tenant = "MASTER", app = "MASTER", actor_kind = "system" }, { key = module_key, name = module_key })

@@ -318,7 +318,9 @@ describe("a role", function()
         local body = { permission_key = "custom.tea.pour", description = "Pour tea" }
         must(tenant.owner:post("/permissions", body))
         assert.equal(409, tenant.owner:post("/permissions", body).status)
-        assert.equal(400, tenant.owner:post("/permissions", { permission_key = "Custom.x" }).status)
+        for _, key in ipairs{ "Custom.x", "custom.tea2", "custom.tea.", "custom..tea", "custom", ".custom.x", "custom.x y", "custom.*" } do
+            assert.equal(400, tenant.owner:post("/permissions", { permission_key = key }).status, key)
+        end
         assert.equal(403, tenant.owner:post("/permissions", { permission_key = "tea.pour" }).status)
         local made = must(tenant.owner:post("/roles", { code = "T", role_key = "tea", display_name = "Tea",
             permission_keys = { "custom.tea.pour" } })).role

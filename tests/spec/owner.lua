@@ -17,4 +17,14 @@ function M.clear(tenant, tables)
     session:close()
 end
 
+--- Removes accounts by a range of ids.
+---@param from string
+---@param to string
+function M.clear_users(from, to)
+    local session = assert(pg.pool("owner"):session())
+    local rows, err = session:query("delete from users where id between $1::uuid and $2::uuid", from, to)
+    session:close()
+    assert(rows, err and err.message)
+end
+
 return M

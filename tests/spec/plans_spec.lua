@@ -52,12 +52,35 @@ local NOTICES = { [[insert into users (id, email, created_at, updated_at)
         case when n % 500 <> 0 then $3::timestamptz end, $3::timestamptz + n * interval '1 second', $3::timestamptz
       from generate_series(1, $4::int) n]] }
 
-local TABLES = { "social_notices", "order_search", "orders", "checkouts", "product_search", "products", "product_categories" }
+-- Members: every tenant has the same accounts. One in a thousand is locked, one in a thousand staff; two names begin with xy.
+local MEMBERS = {
+    [[insert into users (id, email, display_name, status, user_type, created_at, updated_at)
+      select ('0190f200-0000-7000-8000-' || lpad(n::text, 12, '0'))::uuid, 'plans' || n || '@example.test',
+        case when n % 1500 = 0 then 'Xylo' else 'Number ' || n end, case when n % 1000 = 1 then 'locked' else 'active' end,
+        case when n % 1000 = 2 then 'TENANT_1' else 'GENERAL_0' end, $1::timestamptz, $1::timestamptz
+      from generate_series(1, $2::int) n on conflict (id) do nothing]],
+    [[insert into user_tenants (id, user_id, tenant_key, created_at, updated_at)
+      select gen_random_uuid(), ('0190f200-0000-7000-8000-' || lpad(n::text, 12, '0'))::uuid, $1,
+        $2::timestamptz + n * interval '1 second', $2::timestamptz from generate_series(1, $3::int) n]],
+    [[insert into roles (tenant_key, id, code, role_key, display_name, created_at, updated_at)
+      select $1, ('0190f300-0000-7000-8000-' || lpad(n::text, 12, '0'))::uuid, k.key, k.key, k.key, $2::timestamptz, $2::timestamptz
+      from generate_series(1, 300) n, lateral (select case n when 1 then 'finance' when 2 then 'customer' else 'role' || n end) k (key)]],
+    [[insert into user_roles (tenant_key, id, user_id, role_id, created_at, updated_at)
+      select r.tenant_key, gen_random_uuid(), m.user_id, r.id, m.created_at, m.created_at
+      from roles r join user_tenants m on m.tenant_key = r.tenant_key
+      where r.tenant_key = $1 and (r.role_key = 'customer' or (r.role_key = 'finance' and right(m.user_id::text, 3) = '007'))]],
+}
+
+local FINANCE, CUSTOMER = "0190f300-0000-7000-8000-000000000001", "0190f300-0000-7000-8000-000000000002"
+
+local TABLES = { "user_roles", "roles", "user_tenants", "social_notices", "order_search", "orders", "checkouts", "product_search",
+    "products", "product_categories" }
 
 local function clear()
     for _, tenant in ipairs(TENANTS) do
         cleaner.clear(tenant, TABLES)
     end
+    cleaner.clear_users("0190f200-0000-7000-8000-000000000000", "0190f200-0000-7000-8000-ffffffffffff")
 end
 
 -- Walks a plan; calls seen(node) for each.
@@ -105,6 +128,10 @@ describe("at a few thousand rows in several tenants", function()
             for i = 4, #MADE do run(tenant, MADE[i], tenant) end
             run(tenant, NOTICES[1], LISTENER, NOW)
             run(tenant, NOTICES[2], tenant, LISTENER, NOW, ROWS)
+            run(nil, MEMBERS[1], NOW, ROWS)
+            run(nil, MEMBERS[2], tenant, NOW, ROWS)
+            run(tenant, MEMBERS[3], tenant, NOW)
+            run(tenant, MEMBERS[4], tenant)
         end
         -- The owner's job in life; here the figures must be there before the first plan.
         local owner = pg.pool("owner"):session()
@@ -155,10 +182,38 @@ describe("at a few thousand rows in several tenants", function()
             assert.is_true(indexes_of(list[true][2], tenant, "app", LISTENER).social_notices_unread)
         end)
 
-        it("users of a tenant, newest or oldest first, is an index in that order, and their count the index alone", function()
+        it("users of a tenant is one index under each filter and in each order, and their count the same index", function()
             local users = require("modules.iam.store")
-            for _, sql in pairs(users.PAGE) do assert.is_true(indexes_of(sql, TENANTS[1], 20, 0).user_tenants_newest) end
-            assert.is_true(indexes_of(users.COUNT, TENANTS[1]).user_tenants_newest)
+            for wanted, filters in pairs{
+                user_tenants_listed = { {}, { sort = "created_at" }, { sort = "-created_at" } },
+                user_tenants_by_email = { { sort = "email" }, { sort = "-email" } },
+                user_tenants_by_status = { { status = "locked" }, { status = "locked", user_type = "GENERAL_0" },
+                    { status = "locked", sort = "email" } },
+                user_tenants_by_type = { { user_type = "TENANT_1" }, { user_type = "TENANT_1", status = "active" } },
+                user_tenants_search = { { q = "number 1234" }, { q = "number 1234", status = "active", sort = "email" }, { q = "xy" } },
+                user_roles_holders = { { role_id = FINANCE }, { role_id = FINANCE, sort = "email" } },
+            } do
+                for _, filter in ipairs(filters) do
+                    filter.limit, filter.offset, filter.now = 20, 0, NOW
+                    local page, count = users.user_list(TENANTS[1], filter)
+                    local name = wanted .. " for " .. (filter.sort or "") .. (filter.status or "") .. (filter.q or "")
+                    assert.is_true(indexes_of(unpack(page))[wanted], name)
+                    if not filter.sort then assert.is_true(indexes_of(unpack(count))[wanted], "count: " .. name) end
+                end
+            end
+        end)
+
+        it("users with a role that all have reads a page and no more", function()
+            local page = require("modules.iam.store").user_list(TENANTS[1], { role_id = CUSTOMER, limit = 20, offset = 0, now = NOW })
+            local _, read = touched(TENANTS[1], "user_tenants", unpack(page))
+            indexes_of(unpack(page))
+            assert.is_true(read.scanned == 0 and read.fetched <= 100, ("%d scanned, %d fetched"):format(read.scanned, read.fetched))
+        end)
+
+        it("memberships of a tenant, newest first, is an index in that order, and their count the same index", function()
+            local members = require("modules.tenants.store")
+            assert.is_true(indexes_of(members.MEMBERS, TENANTS[1], 20, 0).user_tenants_present)
+            assert.is_true(indexes_of(members.MEMBER_COUNT, TENANTS[1]).user_tenants_present)
         end)
 
         it("the relay is the index of what is unsent, and the sweeper's is that of what is due", function()

@@ -145,7 +145,8 @@ route.get("/users", {
     summary = "Users of the tenant, newest first",
     access = { permission = "users.read" }, tag = "users", no_store = true,
     query = schema.page{
-        q = schema.string{ max = 100 }:optional(),
+        q = schema.string{ max = 100 }:optional()
+            :describe("part of the address or the name; one or two characters are looked for where words begin"),
         status = schema.enum(STATUSES, { fold = true }):optional(),
         user_type = schema.enum(USER_TYPES):optional(),
         role_key = schema.string{ max = 100 }:optional(),
@@ -376,7 +377,7 @@ route.post("/permissions", {
     summary = "Make a permission: custom.* of the tenant, others for the platform",
     access = { permission = "roles.write" }, tag = "roles",
     body = schema.object{
-        permission_key = schema.string{ max = 150, pattern = "^[a-z_]+%.[a-z0-9_.*]+$" },
+        permission_key = schema.string{ max = 150, pattern = "^[a-z_]+%.[a-z_.*]+$" }:describe("`^[a-z_]+(\\.[a-z_*]+)+$`"),
         description = schema.string{ max = 255 }:optional(),
     },
     returns = { [201] = schema.object({ success = schema.boolean(), permission = schema.any() }, { open = true }),

@@ -119,7 +119,7 @@ end
 ---@return table[] views, integer total
 function M.list(scope, q)
     local rows, total = store.list_users(scope.tenant, { q = q.q, status = q.status, user_type = q.user_type, role_key = q.role_key,
-        sort = q.sort, limit = q.limit, offset = (q.page - 1) * q.limit })
+        sort = q.sort, limit = q.limit, offset = (q.page - 1) * q.limit, now = time.iso(time.now()) })
     local ids = {}
     for i, row in ipairs(rows) do ids[i] = row.id end
     local ok, profiles = pcall(store.profiles, ids)
