@@ -229,13 +229,13 @@ function M.server(env)
     return server
 end
 
---- Waits until fn answers something true; at most `limit_s` seconds (default 10). Answers it, and the milliseconds waited.
+--- Waits until fn answers something true; at most `limit_s` seconds (default 30). Answers it, and the milliseconds waited.
 ---@param fn fun(): any
 ---@param limit_s number|nil
 ---@return any value, integer ms
 function M.eventually(fn, limit_s)
     local began = time.mono()
-    local deadline = began + (limit_s or 10) * 1e6
+    local deadline = began + (limit_s or 30) * 1e6
     while true do
         local value = fn()
         if value then return value, math.floor((time.mono() - began) / 1000) end

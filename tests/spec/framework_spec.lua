@@ -55,7 +55,7 @@ describe("the outbox", function()
         outbox.relay_once()
         assert.same({ "b1" }, seen)
         broken = false
-        for _ = 1, 200 do
+        for _ = 1, 1500 do
             if #seen == 3 then break end
             outbox.relay_once()
             sched.sleep(20)
@@ -131,12 +131,16 @@ describe("the outbox", function()
         outbox.consumer("spec.here", function(rows) seen[#seen + 1] = rows[1].payload.n end)
         for n = 1, 3 do db.pipeline(s.tenant, { outbox.row(s, "spec.away", "k" .. n, { n = n }) }) end
         db.pipeline(s.tenant, { outbox.row(s, "spec.here", "k", { n = "here" }) })
-        drain()
+        outbox.relay_once()
         assert.same({ "here" }, seen)
         assert.equal(1, tries)
+        -- It waits for a quarter of a second at least before it is tried again.
+        local began = time.mono()
+        drain()
+        assert.is_true(tries <= 2 + (time.mono() - began) / 250000)
         assert.equal(0, outbox.list{ tenant = s.tenant }[1].attempts)
         gone = false
-        for _ = 1, 300 do
+        for _ = 1, 1500 do
             if #seen == 4 then break end
             outbox.relay_once()
             sched.sleep(20)
@@ -159,7 +163,7 @@ describe("the outbox", function()
         assert.is_true(#came <= 2)
         assert.equal(0, outbox.list{ tenant = s.tenant }[1].attempts)
         away, came = false, {}
-        for _ = 1, 300 do
+        for _ = 1, 1500 do
             if #outbox.list{ tenant = s.tenant } == 0 then break end
             outbox.relay_once("spec.slow")
             sched.sleep(20)

@@ -12,7 +12,7 @@ hub.channel("spec:room", { authorize = function(who, id) return who.rooms and wh
 local T, A = "hub_spec", "app"
 
 local function eventually(fn)
-    local deadline = time.mono() + 10e6
+    local deadline = time.mono() + 30e6
     repeat
         if fn() then return end
         sched.sleep(5)

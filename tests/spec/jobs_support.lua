@@ -18,11 +18,12 @@ function M.hash(queue, id)
 end
 
 function M.eventually(fn)
-    for _ = 1, 500 do
+    local deadline = time.mono() + 60e6
+    repeat
         local value = fn()
         if value then return value end
         sched.sleep(20)
-    end
+    until time.mono() > deadline
     error("the condition did not come true in time", 2)
 end
 

@@ -12,7 +12,7 @@ local SCOPE = { tenant = "MASTER", app = "MASTER" }
 local function fresh() return "spec:" .. crypto.random_hex(6) end
 
 local function eventually(what, fn)
-    for _ = 1, 1000 do
+    for _ = 1, 1500 do
         local value = fn()
         if value then return value end
         sched.sleep(20)
@@ -87,7 +87,7 @@ describe("work that runs alone", function()
             end)
             lock:check()
             assert.is_false((pcall(locks.alone, SCOPE, { name }, function() end)))
-        end, { ttl_ms = 600 })
+        end, { ttl_ms = 3000 })
         assert.equal(0, redis.call("EXISTS", key))
     end)
 
@@ -120,7 +120,7 @@ describe("work that runs alone", function()
             locks.alone(SCOPE, { name }, function(other) db.pipeline("MASTER", { other:guard() }) end)
             eventually("the loss is seen", function() return not pcall(lock.check, lock) end)
             db.pipeline("MASTER", { lock:guard(), { "select 1" } })
-        end, { ttl_ms = 400 })
+        end, { ttl_ms = 2000 })
         assert.is_false(ok)
         assert.equal("lock_lost", err.code)
         clean(name)
@@ -143,7 +143,7 @@ describe("work that runs alone", function()
                     if i == 1 then io.stdout:write("pid ", pid, "\n") io.stdout:flush() end
                     sched.sleep(10)
                 end
-            end, { ttl_ms = 500 })
+            end, { ttl_ms = 3000 })
             io.stdout:write("end ", tostring(ok), " ", tostring(err and err.code), "\n")
         ]]):format(name, mark))
         file:close()

@@ -203,7 +203,7 @@ describe("a transaction", function()
             local open = assert(app:begin("acme"))
             assert(open:query("select 1"))
         end })
-        for _ = 1, 500 do
+        for _ = 1, 3000 do
             if app:stats().used <= used then break end
             sched.sleep(10)
         end
@@ -239,7 +239,7 @@ describe("a session", function()
         local heard = {}
         app:listen("spec_channel", function(payload) heard[#heard + 1] = payload or "again" end)
         local function wait(n)
-            for _ = 1, 1000 do
+            for _ = 1, 3000 do
                 if #heard >= n then return end
                 sched.sleep(10)
             end

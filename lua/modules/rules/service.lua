@@ -164,6 +164,12 @@ local function await_live(tenant, epoch)
     end
 end
 
+-- Tells all workers of a change and waits for them: what was switched off is off when its switch has answered.
+local function tell_live(tenant)
+    live.changed(tenant)
+    await_live(tenant, store.epoch(tenant))
+end
+
 -- The transaction that makes a version live. `o`: source, settings, tests, note, source_version, revision (of the draft that must still
 -- be the present one), saved (the revision that this is, for who wrote it), preview, approved_by, published_by; `before(tx)`, what comes
 -- first in that transaction; `claim`, a statement that takes the request which asked for it (no row: somebody decided it meanwhile), and
@@ -451,7 +457,7 @@ function M.set_state(scope, rule, state, reason, version)
         end
         tx:at_commit(statements)
     end)
-    live.changed(scope.tenant)
+    tell_live(scope.tenant)
     return store.find(scope.tenant, rule.id)
 end
 
@@ -504,7 +510,7 @@ function M.pause(scope, hook, reason, on)
     audit.append(statements, scope, { action = on and "rules.pause" or "rules.resume", entity_type = "rule", after = { hook = hook or "*",
         reason = reason } })
     local answers = db.pipeline(scope.tenant, statements)
-    live.changed(scope.tenant)
+    tell_live(scope.tenant)
     return { paused = answers[2][1].n, hooks = json.array(answers[1][1].paused) }
 end
 
