@@ -11,7 +11,8 @@
  * -> manifest as plain data, schemas included | nil, failure set:with(spec) -> set                     one rule added
  * or replaced, for trying it: failures are nobody's set:without(id) -> set rules.publish(tenant, epoch, specs) -> true
  * | nil, err spec = {id, rule_id, hook, name, number, priority, on_error, source, config = JSON text, fallback = JSON
- * text, open_until_ms, libs = {{key, source}}} rules.epoch(tenant) -> integer or nil; rules.holds(tenant, id, number)
+ * text, open_until_ms, starts_ms, ends_ms, libs = {{key, source}}} rules.epoch(tenant) -> integer or nil;
+ * rules.holds(tenant, id, number)
  * -> bool rules.form(definition [, path]) -> form   {fields = {name = definition}}, {item = definition}, else plain
  * data rules.fair(source) -> true | nil, why, line   whether the parser may be given it rules.cover(id | nil),
  * rules.covered(line) -> bool   which lines of a rule ran between the two rules.globals() -> {name = true, or
@@ -289,6 +290,8 @@ static void read_spec(lua_State *L, struct rule_spec *spec, struct sandbox_lib *
                                .number = (int64_t)number_member(L, idx, "number"),
                                .priority = (int)number_member(L, idx, "priority"),
                                .open_until_ms = (int64_t)number_member(L, idx, "open_until_ms"),
+                               .starts_ms = (int64_t)number_member(L, idx, "starts_ms"),
+                               .ends_ms = (int64_t)number_member(L, idx, "ends_ms"),
                                .source = member(L, idx, "source", true),
                                .config = member(L, idx, "config", false),
                                .fallback = member(L, idx, "fallback", false),

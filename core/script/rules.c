@@ -210,8 +210,20 @@ static bool same_versions(const struct rule_set *a, const struct rule_set *b) {
     return true;
 }
 
-static void add_all(struct rule_set *s, const struct version_list *list) {
+/* Whether the window of a version is open; narrows the time for which the answer holds. */
+static bool is_open(const struct version *v, int64_t now, struct tenant *t) {
+    const int64_t bounds[] = {v->starts_ms, v->ends_ms};
+    for (size_t i = 0; i < 2; i++) {
+        if (bounds[i] == 0) continue;
+        if (bounds[i] > now && bounds[i] < t->current_until_ms) t->current_until_ms = bounds[i];
+        if (bounds[i] <= now && bounds[i] > t->current_from_ms) t->current_from_ms = bounds[i];
+    }
+    return (v->starts_ms == 0 || v->starts_ms <= now) && (v->ends_ms == 0 || now < v->ends_ms);
+}
+
+static void add_open(struct rule_set *s, const struct version_list *list, int64_t now) {
     for (size_t i = 0; i < list->count; i++) {
+        if (!is_open(list->at[i], now, s->tenant)) continue;
         list->at[i]->refs++;
         s->at[s->count++] = list->at[i];
     }
@@ -220,8 +232,11 @@ static void add_all(struct rule_set *s, const struct version_list *list) {
 void tenant_rebuild(struct tenant *t) {
     struct rule_set *fresh = set_new(t->files.count + t->published.count, t);
     if (!fresh) return; /* what is live stays live */
-    add_all(fresh, &t->files);
-    add_all(fresh, &t->published);
+    int64_t now = clock_now();
+    t->current_from_ms = INT64_MIN;
+    t->current_until_ms = INT64_MAX;
+    add_open(fresh, &t->files, now);
+    add_open(fresh, &t->published, now);
     qsort(fresh->at, fresh->count, sizeof(void *), by_priority);
     keep_to_the_limit(t, fresh);
     fresh->epoch = t->epoch;
@@ -299,6 +314,8 @@ static struct tenant *tenant_for(struct str key, struct error *err) {
     t->next_same = *place_of(key);
     *place_of(key) = t;
     t->epoch = -1;
+    t->current_from_ms = INT64_MIN;
+    t->current_until_ms = INT64_MAX;
     t->current->epoch = -1;
     t->next = tenants;
     tenants = t;
@@ -360,6 +377,8 @@ struct rule_set *rules_acquire(struct str key, struct error *err) {
     struct tenant *t = tenant_for(key, err);
     if (!t) return NULL;
     if (!t->loaded) rule_files_load(t);
+    int64_t now = clock_now();
+    if (now < t->current_from_ms || now >= t->current_until_ms) tenant_rebuild(t);
     t->current->refs++;
     return t->current;
 }
@@ -383,6 +402,8 @@ static struct version *version_of(const struct rule_spec *spec) {
     }
     v->number = spec->number;
     v->priority = spec->priority;
+    v->starts_ms = spec->starts_ms;
+    v->ends_ms = spec->ends_ms;
     v->breaker.open_until_ms = spec->open_until_ms;
     int a = snprintf(v->id, sizeof v->id, "%s", spec->id);
     int b = snprintf(v->rule_id, sizeof v->rule_id, "%s", spec->rule_id ? spec->rule_id : "");
@@ -408,6 +429,8 @@ static struct version *same_version(const struct version_list *list, struct vers
             continue;
         if (v->breaker.open_until_ms > old->breaker.open_until_ms)
             old->breaker.open_until_ms = v->breaker.open_until_ms;
+        old->starts_ms = v->starts_ms;
+        old->ends_ms = v->ends_ms;
         version_release(v);
         old->refs++;
         return old;

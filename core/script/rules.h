@@ -1,6 +1,9 @@
 /* The rules that are live for each tenant: those that were published, handed over by rules_publish, and those from
  * files, where `active/<tenant_key>.lua` in the rules folder returns a list of {file = "promotions/x.lua", config =
- * {...}, priority = 100}, itself run in the sandbox.
+ * {...}, priority = 100, startsAt = "2026-12-01T00:00:00Z", endsAt = ..}, itself run in the sandbox.
+ *
+ * A rule is live within its window, by the business clock: whoever acquires a set gets the rules whose windows are open
+ * in that moment, whatever was published since, and whichever way the clock was moved.
  *
  * A tenant's file rules are loaded when it is first asked for and again when one of the files changes. Whoever holds a
  * set keeps the versions it was acquired with. A file that does not load keeps its last good version, and the log says
@@ -32,7 +35,8 @@ struct rule_spec {
     const char *id, *rule_id, *hook, *name, *on_error; /* rule_id, name, on_error may be NULL */
     int64_t number;
     int priority;
-    int64_t open_until_ms; /* its breaker is open until then (business time); 0: closed */
+    int64_t open_until_ms;      /* its breaker is open until then (business time); 0: closed */
+    int64_t starts_ms, ends_ms; /* it is live from the one to just before the other (business time); 0: no such bound */
     struct str source, config, fallback;
     const struct sandbox_lib *libs;
     size_t nlibs;

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "runtime/log.h"
+#include "script/calendar.h"
 #include "script/json.h"
 #include "script/rules_internal.h"
 #include "script/rules_watch.h"
@@ -21,6 +22,7 @@ struct entry {
     char file[132];
     int priority;
     bool has_priority;
+    int64_t starts_ms, ends_ms;
     struct buf config;
 };
 
@@ -159,6 +161,8 @@ static struct version *version_for(struct tenant *t, struct entry *e) {
         v->config = e->config;
         e->config = (struct buf){0};
         v->priority = e->has_priority ? e->priority : INT_MIN; /* INT_MIN: the manifest's, in the hash too */
+        v->starts_ms = e->starts_ms;
+        v->ends_ms = e->ends_ms;
         memcpy(v->file, e->file, sizeof v->file);
         memcpy(v->id, e->file, strlen(e->file) - 4);
         ok = version_hash(v);
@@ -177,8 +181,24 @@ static struct version *version_for(struct tenant *t, struct entry *e) {
         return v;
     }
     if (v) version_release(v);
-    if (old) old->refs++;
+    if (!old) return NULL;
+    old->starts_ms = e->starts_ms; /* of the list, which is in order, whatever the file is */
+    old->ends_ms = e->ends_ms;
+    old->refs++;
     return old;
+}
+
+/* A bound of the window of the entry on top; 0 when absent. False: it is no time. */
+static bool read_bound(lua_State *L, const char *name, int64_t *ms) {
+    struct str text = {.at = NULL, .len = 0};
+    lua_getfield(L, -1, name);
+    bool ok = lua_isnil(L, -1);
+    if (lua_type(L, -1) == LUA_TSTRING) {
+        text.at = lua_tolstring(L, -1, &text.len);
+        ok = calendar_parse(text, NULL, ms);
+    }
+    lua_pop(L, 1);
+    return ok;
 }
 
 /* Reads the active list, which lies on top of the platform's stack as plain data; pops it. */
@@ -217,6 +237,9 @@ static bool read_listing(lua_State *L, struct listing *list, char *why, size_t s
                 wrong = err.message;
             }
             lua_pop(L, 1);
+            if (!read_bound(L, "startsAt", &e->starts_ms)) wrong = "startsAt is no time";
+            if (!read_bound(L, "endsAt", &e->ends_ms)) wrong = "endsAt is no time";
+            if (e->starts_ms && e->ends_ms && e->ends_ms <= e->starts_ms) wrong = "endsAt must come after startsAt";
         }
         lua_pop(L, 1);
     }

@@ -25,6 +25,7 @@ struct version {
     char sha[65];
     int64_t number; /* 0 for a file */
     int priority;
+    int64_t starts_ms, ends_ms; /* its window, business time; 0: no such bound */
     struct sandbox_manifest manifest;
     struct buf source, config, fallback;
     struct lib_source *libs;
@@ -75,9 +76,10 @@ struct tenant {
     struct sandbox *sandbox;
     unsigned generation;
     uint64_t used_us;
-    struct rule_set *current; /* then those it replaced, by `older` */
-    struct version_list files, published;
-    int64_t epoch; /* of what was published; -1: nothing has been handed over yet */
+    struct rule_set *current;                  /* then those it replaced, by `older` */
+    int64_t current_from_ms, current_until_ms; /* business time in which no window opens or closes: `current` holds */
+    struct version_list files, published;      /* whatever their windows are */
+    int64_t epoch;                             /* of what was published; -1: nothing has been handed over yet */
     struct watched *watched;
     size_t nwatched;
     struct problem *problems;
@@ -107,7 +109,7 @@ struct sandbox *sandbox_for(struct tenant *t, struct error *err);
 /* Appends, taking the reference over. False: no memory, the reference is released. */
 bool version_list_add(struct version_list *list, struct version *v);
 void version_list_free(struct tenant *t, struct version_list *list);
-/* Makes the tenant's current set of its file versions and its published ones. */
+/* Makes the tenant's current set of its file versions and its published ones whose windows are open. */
 void tenant_rebuild(struct tenant *t);
 
 /* rules_files.c: finds the folder; false: there is none. */

@@ -284,6 +284,28 @@ describe("the window of a version", function()
         if not ok then error(why, 0) end
     end)
 
+    it("is kept to by each worker's own clock, also where nothing is published and no sweeper comes by", function()
+        local platform = support.platform()
+        local shop, product = shop_of.simple(0, { trackInventory = false })
+        create(shop, "half", percent(5000), { startsAt = in_hours(1), endsAt = in_hours(2) })
+        must(publish(shop, "half"))
+        local buyer = shop_of.buyer(shop, product)
+        assert.equal(100000, quoted(buyer))
+        db.query(shop.key, "delete from due_work where tenant_key = $1 and kind = 'rules.window'", shop.key)
+        local epoch = store.epoch(shop.key)
+        local ok, why = pcall(function()
+            support.advance(platform, 3601)
+            for _ = 1, 20 do assert.equal(50000, quoted(buyer)) end
+            support.advance(platform, 7201)
+            for _ = 1, 20 do assert.equal(100000, quoted(buyer)) end
+            assert.same({ "active", epoch }, { state_of(shop), store.epoch(shop.key) })
+        end)
+        support.sign_in(platform)
+        support.real_time(platform)
+        if not ok then error(why, 0) end
+        assert.equal(100000, quoted(buyer))
+    end)
+
     it("is a version's: another version has another, or none, and what is disabled stays so", function()
         local shop, product = shop_of.simple(0, { trackInventory = false })
         create(shop, "half", percent(5000), { startsAt = in_hours(1), endsAt = in_hours(2) })

@@ -300,6 +300,85 @@ static void five_failures_in_a_minute_open_the_breaker(void **state) {
     clock_set_shift(0);
 }
 
+static bool is_live(const char *id) {
+    struct rule_set *s = acquire("demo");
+    bool live = rules_find(s, id, NULL) >= 0;
+    rules_release(s);
+    return live;
+}
+
+static void a_published_rule_is_live_in_its_window_by_the_business_clock(void **state) {
+    (void)state;
+    const int64_t hour = 3600000, now = clock_now();
+    struct rule_spec spec =
+        published("week", 1, "return { hook = 'promotion', name = 'W', run = function() return { n = 1 } end }");
+    spec.starts_ms = now + hour;
+    spec.ends_ms = now + 2 * hour;
+    publish(1, &spec, 1);
+    /* The set that a request holds is as it was; nothing is published in between. */
+    struct rule_set *before = acquire("demo");
+    assert_false(is_live("week"));
+    assert_true(rules_holds(STR("demo"), "week", 1)); /* loaded, though not live yet */
+    clock_set_shift(hour - 60000);
+    assert_false(is_live("week"));
+    clock_set_shift(hour);
+    assert_true(is_live("week"));
+    assert_string_equal(run_now("week"), "{\"n\":1}");
+    assert_int_equal(rules_find(before, "week", NULL), -1);
+    rules_release(before);
+    struct rule_set *within = acquire("demo");
+    clock_set_shift(2 * hour - 60000);
+    assert_true(is_live("week"));
+    clock_set_shift(2 * hour);
+    assert_false(is_live("week"));
+    assert_string_equal(run_in(within, "week"), "{\"n\":1}");
+    rules_release(within);
+    /* A clock that is put back opens it again. */
+    clock_set_shift(hour);
+    assert_true(is_live("week"));
+    /* The same version with another window. */
+    spec.ends_ms = 0;
+    publish(2, &spec, 1);
+    clock_set_shift(9 * hour);
+    assert_true(is_live("week"));
+    clock_set_shift(0);
+    assert_false(is_live("week"));
+}
+
+static bool two_is_gone(void) {
+    return !is_live("promotions/two");
+}
+
+static bool list_is_broken(void) {
+    struct rule_set *s = acquire("demo");
+    rules_release(s);
+    return rules_problems("demo") == 1;
+}
+
+static void a_listed_file_is_live_in_the_window_of_its_entry(void **state) {
+    (void)state;
+    const int64_t year = INT64_C(31536000000);
+    clock_set_shift(60 * year); /* past the times below, whatever the machine's clock says */
+    assert_true(is_live("promotions/two"));
+    write_file("active/demo.lua", "return { { file = 'promotions/one.lua', startsAt = '2030-01-01' }, "
+                                  "{ file = 'promotions/two.lua', endsAt = '2031-01-01T00:00:00+07:00' } }");
+    await(two_is_gone);
+    assert_true(is_live("promotions/one"));
+    clock_set_shift(0);
+    clock_set_shift(INT64_C(1900000000000) - clock_now()); /* a day of 2030 */
+    assert_true(is_live("promotions/one"));
+    assert_true(is_live("promotions/two"));
+    clock_set_shift(0);
+    write_file("active/demo.lua", "return { { file = 'promotions/one.lua', startsAt = 'soon' } }");
+    await(list_is_broken);
+    assert_non_null(strstr(rules_problem("demo", 0).message, "startsAt is no time"));
+    write_file("active/demo.lua",
+               "return { { file = 'promotions/one.lua', startsAt = '2030-01-02', endsAt = '2030-01-01' } }");
+    rules_reload();
+    assert_int_equal(rules_problems("demo"), 1);
+    assert_non_null(strstr(rules_problem("demo", 0).message, "endsAt must come after startsAt"));
+}
+
 static void libraries_are_pinned_with_the_version(void **state) {
     (void)state;
     struct sandbox_lib libs[] = {
@@ -503,6 +582,8 @@ int main(void) {
         TEST(published_rules_stand_beside_files_and_a_request_keeps_its_set),
         TEST(a_draft_is_tried_without_being_live),
         TEST(five_failures_in_a_minute_open_the_breaker),
+        TEST(a_published_rule_is_live_in_its_window_by_the_business_clock),
+        TEST(a_listed_file_is_live_in_the_window_of_its_entry),
         TEST(libraries_are_pinned_with_the_version),
         TEST(a_broken_file_keeps_the_last_good_version),
         TEST(a_broken_list_keeps_what_is_live),

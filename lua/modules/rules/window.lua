@@ -1,6 +1,7 @@
--- The window of a version: `startsAt` and `endsAt` of its settings. A version that is published outside of it is not live. What happens at
--- its bounds is a row of due_work for the rule, written by whatever makes the rule active: at the start the workers are told to load
--- anew, at the end the rule is disabled. That workers look at the window too keeps the price right where the sweeper is late.
+-- The window of a version: `startsAt` and `endsAt` of its settings. One that is published outside of it is not live. Every worker holds
+-- the rule with its window and looks at its own clock whenever rules are asked for (core/script/rules.c), so that a rule starts and stops
+-- on the second, whatever else happens. A row of due_work, written by whatever makes the rule active, does what is to be written down: at
+-- the start the epoch moves on, so that people see the rule go live, and at the end the rule is disabled.
 local json = require("core.json")
 local time = require("core.time")
 local due = require("kasma.due")
