@@ -34,6 +34,17 @@ static bool check_item(struct work *w, const struct pricing_line *line) {
     if (line->weight_g < 0 || line->weight_g > PRICING_GRAMS_MAX || line->volume_cm3 < 0 ||
         line->volume_cm3 > PRICING_GRAMS_MAX)
         return invalid(w, "a weight or volume is out of range");
+    if (line->portions > PRICING_PORTIONS_MAX) return invalid(w, "a line leaves from more than 50 warehouses");
+    int64_t units = 0;
+    for (size_t i = 0; i < line->portions; i++) {
+        if (line->portion[i].qty < 1 || line->portion[i].qty > line->qty)
+            return invalid(w, "a portion of a line is out of range");
+        units += line->portion[i].qty;
+        for (size_t k = 0; k < i; k++)
+            if (str_eq(line->portion[i].warehouse_id, line->portion[k].warehouse_id))
+                return invalid(w, "two portions of a line leave from one warehouse");
+    }
+    if (line->portions && units != line->qty) return invalid(w, "the portions of a line do not sum to its quantity");
     for (size_t i = 0; i < line->rows; i++)
         if (!amount_ok(line->row[i].price) || !amount_ok(line->row[i].sale_price))
             return invalid(w, "a price list entry is out of range");
@@ -386,6 +397,38 @@ static bool earn_points(struct work *w, struct quote *q) {
     return true;
 }
 
+/* Whether the portions of a line sum to it, and those of its reductions to them. */
+static const char *portions_broken(const struct quote *q, size_t i) {
+    const struct quote_line *line = &q->line[i];
+    struct quote_portion sum = {0};
+    for (size_t k = 0; k < line->portions; k++) {
+        const struct quote_portion *p = &line->portion[k];
+        int64_t reduced = 0;
+        for (size_t r = 0; r < q->rows; r++) {
+            if (q->row[r].line != (int64_t)i) continue;
+            if (q->row[r].portion[k] < 0) return "a reduction of a portion is negative";
+            reduced += q->row[r].portion[k];
+        }
+        if (reduced != p->discount) return "the reductions of a portion do not sum to its discount";
+        if (p->qty < 1 || p->net < 0 || p->discount < 0 || p->tax < 0 || p->gross - p->discount != p->net)
+            return "a portion does not add up";
+        sum.qty += p->qty;
+        sum.gross += p->gross;
+        sum.net += p->net;
+        sum.tax += p->tax;
+    }
+    if (line->portions &&
+        (sum.qty != line->qty || sum.gross != line->gross || sum.net != line->net || sum.tax != line->tax))
+        return "the portions of a line do not sum to it";
+    for (size_t r = 0; line->portions && r < q->rows; r++) {
+        int64_t whole = 0;
+        if (q->row[r].line != (int64_t)i) continue;
+        for (size_t k = 0; k < line->portions; k++) whole += q->row[r].portion[k];
+        if (whole != q->row[r].amount) return "a reduction is not its portions";
+    }
+    return NULL;
+}
+
 /* What must hold of every quote; see the head of pricing.h. */
 static const char *broken(struct work *w, const struct quote *q) {
     int64_t *reduced = arena_zalloc(w->arena, q->lines + 1, sizeof *reduced);
@@ -412,6 +455,8 @@ static const char *broken(struct work *w, const struct quote *q) {
             return "a line does not add up";
         if (reduced[i] != line->discount) return "the reductions of a line do not sum to its discount";
         if (line->gross != line->unit * line->qty) return "a line is not its units";
+        const char *fault = portions_broken(q, i);
+        if (fault) return fault;
         line_tax += line->tax;
         net += line->net;
     }
@@ -431,8 +476,8 @@ static const char *broken(struct work *w, const struct quote *q) {
 }
 
 static bool finish(struct work *w, struct world *x, struct quote *q) {
-    if (!redeem_points(w, x, q) || !pricing_shipping_groups(w, x) || !pricing_tax_stage(w, x, q) || !add_up(w, x, q) ||
-        !earn_points(w, q) || !pay(w, x, q))
+    if (!redeem_points(w, x, q) || !pricing_shipping_groups(w, x) || !pricing_tax_stage(w, x, q) ||
+        !pricing_portions(w, x) || !add_up(w, x, q) || !earn_points(w, q) || !pay(w, x, q))
         return false;
     q->line = x->line;
     q->lines = x->lines;

@@ -8,9 +8,12 @@
  *   1 base price   2 bundle   3 promotion   4 coupon   5 points   6 shipping   7 tax, cash rounding
  *   8 gift cards, wallet   9 amount due
  *
+ * Where units leave from changes the shipping and nothing else: a line that leaves several warehouses is priced and
+ * taxed whole, and then every figure of it is divided over its portions.
+ *
  * Invariants, checked on every quote (an error of kind internal, never an abort): the reductions of a line sum to its
- * discount, nothing is negative, subtotal - discount + shipping (+ tax when exclusive) - cash rounding = total, and the
- * taxes by jurisdiction sum to the tax.
+ * discount, its portions to the line, nothing is negative, subtotal - discount + shipping (+ tax when exclusive) - cash
+ * rounding = total, and the taxes by jurisdiction sum to the tax.
  *
  * Amounts are minor units of the cart's currency unless a field beside them names another; rates of tax are ppm,
  * discounts basis points. Strings are borrowed from the caller and must outlive the quote. An empty string, a zero date
@@ -33,6 +36,7 @@
 #define PRICING_METHODS_MAX 500
 #define PRICING_CARDS_MAX 20
 #define PRICING_GRAMS_MAX INT64_C(1000000000)
+#define PRICING_PORTIONS_MAX 50 /* warehouses that one line leaves from */
 
 enum target_kind {
     TARGET_ALL,
@@ -57,6 +61,12 @@ struct price_row {
     bool of_variant;
 };
 
+/* Units of a line that leave one warehouse. */
+struct pricing_portion {
+    struct str warehouse_id;
+    int64_t qty;
+};
+
 struct pricing_line {
     struct str id, product_id, variant_id, purchase_type, bundle_id, bundle_key;
     struct str sku, name, vendor_id, tax_class, warehouse_id;
@@ -70,7 +80,10 @@ struct pricing_line {
     bool has_fixed_unit;
     int64_t subscriber_bps; /* saving per unit of subscription lines */
     int64_t weight_g, volume_cm3;
-    int64_t stock; /* of a product offered as a gift: units left, -1 = untracked */
+    int64_t stock;                         /* of a product offered as a gift: units left, -1 = untracked */
+    const struct pricing_portion *portion; /* when the line leaves from several warehouses: all its units, each
+                                              warehouse once; warehouse_id then says nothing */
+    size_t portions;
     bool requires_shipping;
 };
 
@@ -351,6 +364,12 @@ struct pricing_input {
     struct pricing_hooks hooks;
 };
 
+/* What of a line leaves one warehouse: its units and its share of every figure, by their order. */
+struct quote_portion {
+    struct str warehouse_id;
+    int64_t qty, gross, discount, net, tax;
+};
+
 struct quote_line {
     const struct pricing_line *item; /* of the input, or of its gifts */
     struct str id, bundle_id, bundle_key;
@@ -362,7 +381,9 @@ struct quote_line {
     const struct tax_rate *rate;
     const int64_t *part; /* tax per rate */
     size_t rates;
-    uint32_t rank; /* of the line key */
+    uint32_t rank;                       /* of the line key */
+    const struct quote_portion *portion; /* of a line whose item has portions: at least one */
+    size_t portions;
     bool on_sale, reduced, in_bundle, is_gift;
 };
 
@@ -387,6 +408,7 @@ struct quote_source {
 struct quote_row {
     size_t source;
     int64_t line, amount;
+    const int64_t *portion; /* the amount on each portion of its line, when that has some */
 };
 
 struct quote_trace {
@@ -412,7 +434,7 @@ struct quote_tender {
     int64_t amount;
 };
 
-/* One parcel: the lines that leave one warehouse. */
+/* One parcel: the lines, and portions of lines, that leave one warehouse. */
 struct quote_group {
     struct str warehouse_id;
     int64_t weight_g, volume_cm3, merchandise;

@@ -1,4 +1,5 @@
-/* Stage 6: the shipping charge. Lines are parcelled by warehouse; a method's charge is the sum over the parcels. */
+/* Stage 6: the shipping charge. Lines, or their portions, are parcelled by warehouse; a method's charge is the sum over
+ * the parcels. */
 #include "commerce/pricing_work.h"
 
 #include "commerce/place.h"
@@ -26,13 +27,18 @@ static bool parcels(struct work *w, struct world *x, bool *physical) {
     *physical = false;
     for (size_t i = 0; i < x->lines; i++) {
         const struct quote_line *line = &x->line[i];
-        struct quote_group *group = NULL;
-        if (!group_of(w, x, line->item->warehouse_id, &cap, &group)) return false;
-        group->merchandise += line->net;
-        if (!line->item->requires_shipping) continue;
-        *physical = true;
-        group->weight_g += line->item->weight_g * line->qty;
-        group->volume_cm3 += line->item->volume_cm3 * line->qty;
+        *physical = *physical || line->item->requires_shipping;
+        for (size_t k = 0; k < world_portions(x, i); k++) {
+            int64_t from, to;
+            struct str warehouse = world_portion(x, i, k, &from, &to);
+            struct quote_group *group = NULL;
+            if (from == to) continue;
+            if (!group_of(w, x, warehouse, &cap, &group)) return false;
+            group->merchandise += world_there(x, i, warehouse, line->net);
+            if (!line->item->requires_shipping) continue;
+            group->weight_g += line->item->weight_g * (to - from);
+            group->volume_cm3 += line->item->volume_cm3 * (to - from);
+        }
     }
     for (size_t i = 1; i < x->groups; i++) {
         struct quote_group moved = x->group[i];
@@ -46,8 +52,7 @@ static bool parcels(struct work *w, struct world *x, bool *physical) {
 
 static bool group_ships(const struct world *x, const struct quote_group *group) {
     for (size_t i = 0; i < x->lines; i++)
-        if (x->line[i].item->requires_shipping && str_eq(x->line[i].item->warehouse_id, group->warehouse_id))
-            return true;
+        if (x->line[i].item->requires_shipping && world_units(x, i, group->warehouse_id) > 0) return true;
     return false;
 }
 
@@ -232,8 +237,7 @@ bool pricing_shipping_groups(struct work *w, struct world *x) {
     }
     for (size_t i = 0; i < x->lines; i++)
         for (size_t g = 0; g < x->groups; g++)
-            if (str_eq(x->group[g].warehouse_id, x->line[i].item->warehouse_id))
-                x->group[g].merchandise += x->line[i].net;
+            x->group[g].merchandise += world_there(x, i, x->group[g].warehouse_id, x->line[i].net);
     if (!money_alloc(w->arena, x->shipping.net, weight, NULL, x->groups, share)) return work_memory(w);
     for (size_t g = 0; g < x->groups; g++) x->group[g].net = share[g];
     return true;

@@ -120,7 +120,9 @@ static bool merchandise_bill(struct work *w, const struct world *x, struct bill 
 
 /* The charge of each parcel over its lines by net value, each part under the rates of its line. */
 static bool weighted_bill(struct work *w, const struct world *x, const struct class_rates *plain, struct bill *bill) {
-    bill->item = arena_zalloc(w->arena, x->lines + x->groups + 1, sizeof *bill->item);
+    size_t most = x->groups + 1; /* a part of the charge for each line of each parcel */
+    for (size_t i = 0; i < x->lines; i++) most += world_portions(x, i);
+    bill->item = arena_zalloc(w->arena, most, sizeof *bill->item);
     int64_t *weight = arena_zalloc(w->arena, x->lines + 1, sizeof *weight);
     int64_t *share = arena_zalloc(w->arena, x->lines + 1, sizeof *share);
     uint32_t *rank = arena_zalloc(w->arena, x->lines + 1, sizeof *rank);
@@ -136,8 +138,7 @@ static bool weighted_bill(struct work *w, const struct world *x, const struct cl
             continue;
         }
         for (size_t i = 0; i < x->lines; i++) {
-            bool here = str_eq(x->line[i].item->warehouse_id, x->group[g].warehouse_id);
-            weight[i] = here ? x->line[i].net : 0;
+            weight[i] = world_there(x, i, x->group[g].warehouse_id, x->line[i].net);
             rank[i] = x->line[i].rank;
         }
         if (!money_alloc(w->arena, x->group[g].net, weight, rank, x->lines, share)) return work_memory(w);

@@ -9,35 +9,37 @@
  *   input = {
  *     currency, now_ms, weekday (1 = Monday), hour, priority_mode, max_coupons, rounding_step,
  *     lines = { {id, product_id, variant_id, purchase_type, bundle_id, bundle_key, sku, name, vendor_id, tax_class,
- *       warehouse_id, category_ids, tag_ids, qty, price, sale_price, price_currency, prices = {{currency,
- * customer_group, min_qty, price, sale_price, starts_ms, ends_ms, of_variant}}, fixed_unit, subscriber_bps, weight_g,
- * volume_cm3, requires_shipping, attributes, properties (both for rules only)} }, gifts = lines that rules may give
- * away, with stock (-1 = untracked) and no id or qty; see quote.wanted, rates = { {from, legs = {rate = "25450.000000",
- * inverse = bool} or two of them} }, bundles = { {id, name, currency, pricing = fixed|percent_off, price,
- * percent_off_bps, max_per_order, starts_ms, ends_ms, inactive, auto_apply, items = {{product_id, variant_id, qty}}} },
- *     promotions = { {id, code, label, currency, exclusion_group, version, kind =
- * discount|flash_sale|b1g1|free_shipping| script, value_type = percent|fixed|price, level = line|order|shipping, value,
- * targets = {kind = all|category| product|variant|tag|vendor|bundle, ids}, min_order, min_qty, max_discount, buy_qty,
- * get_qty, get_bps, pool, priority, stackable, exclusive, stop_after, include_bundled, first_order_only, inactive,
- * customer_groups, tier_ids, weekdays = {1..7}, hour_from, hour_to, usage_limit, used_count, customer_limit,
- * customer_used, budget, budget_used, max_units, units_used, max_units_customer, units_customer, starts_ms, ends_ms} },
- *     coupons = in the order of typing { {id, code, label, currency, kind = percentage|fixed|free_shipping, version,
- * value, min_order, max_discount, usage_limit, used_count, customer_limit, customer_used, found (true), inactive,
- * stackable, exclude_discounted, first_order_only, script_rejected, targets, customer_ids, customer_groups, starts_ms,
- * ends_ms} }, cards = { {id, code, currency, balance, expires_ms} }, wallet = {id, currency, balance, most}, customer =
- * {id, tier_id, groups, first_order, tier_free_shipping, tier_discount_bps, multiplier_pct}, points = {requested,
- * available, value, step, redeem_max_bps, currency, earn_unit, earn = {to, legs}}, shipping = {place = {country,
- * province, region, city, zip}, method_id, zones = {{id, countries, provinces, regions, zips, priority, inactive}},
- * methods = {{id, name, zone_id, currency, base, per_kg, step_grams, volumetric_divisor, min_weight_g, max_weight_g,
- * free_over, estimated_days, inactive, bands = {{from_g, to_g, price}}}}}, tax = {inclusive, keep_net, off, mode, level
- * = line|unit|order, shipping = by_class|weighted|none, shipping_class, place = {country, region, zip}, home_country,
- * exempt = none|exempt|reverse_charge, rules = {{id, name, country, region, zip, tax_class, stack_group, jurisdiction,
- * ppm, calc_order, priority, from_ms, to_ms, compound, inactive}}}, snapshot = {now, tenant, customer, cart}: what
- * rules are told beside the figures (sheet 02, 6.2),
+ *       warehouse_id, portions = {{warehouse_id, qty}} when it leaves from several warehouses, category_ids, tag_ids,
+ * qty, price, sale_price, price_currency, prices = {{currency, customer_group, min_qty, price, sale_price, starts_ms,
+ * ends_ms, of_variant}}, fixed_unit, subscriber_bps, weight_g, volume_cm3, requires_shipping, attributes, properties
+ * (both for rules only)} }, gifts = lines that rules may give away, with stock (-1 = untracked) and no id or qty; see
+ * quote.wanted, rates = { {from, legs = {rate = "25450.000000", inverse = bool} or two of them} }, bundles = { {id,
+ * name, currency, pricing = fixed|percent_off, price, percent_off_bps, max_per_order, starts_ms, ends_ms, inactive,
+ * auto_apply, items = {{product_id, variant_id, qty}}} }, promotions = { {id, code, label, currency, exclusion_group,
+ * version, kind = discount|flash_sale|b1g1|free_shipping| script, value_type = percent|fixed|price, level =
+ * line|order|shipping, value, targets = {kind = all|category| product|variant|tag|vendor|bundle, ids}, min_order,
+ * min_qty, max_discount, buy_qty, get_qty, get_bps, pool, priority, stackable, exclusive, stop_after, include_bundled,
+ * first_order_only, inactive, customer_groups, tier_ids, weekdays = {1..7}, hour_from, hour_to, usage_limit,
+ * used_count, customer_limit, customer_used, budget, budget_used, max_units, units_used, max_units_customer,
+ * units_customer, starts_ms, ends_ms} }, coupons = in the order of typing { {id, code, label, currency, kind =
+ * percentage|fixed|free_shipping, version, value, min_order, max_discount, usage_limit, used_count, customer_limit,
+ * customer_used, found (true), inactive, stackable, exclude_discounted, first_order_only, script_rejected, targets,
+ * customer_ids, customer_groups, starts_ms, ends_ms} }, cards = { {id, code, currency, balance, expires_ms} }, wallet =
+ * {id, currency, balance, most}, customer = {id, tier_id, groups, first_order, tier_free_shipping, tier_discount_bps,
+ * multiplier_pct}, points = {requested, available, value, step, redeem_max_bps, currency, earn_unit, earn = {to,
+ * legs}}, shipping = {place = {country, province, region, city, zip}, method_id, zones = {{id, countries, provinces,
+ * regions, zips, priority, inactive}}, methods = {{id, name, zone_id, currency, base, per_kg, step_grams,
+ * volumetric_divisor, min_weight_g, max_weight_g, free_over, estimated_days, inactive, bands = {{from_g, to_g,
+ * price}}}}}, tax = {inclusive, keep_net, off, mode, level = line|unit|order, shipping = by_class|weighted|none,
+ * shipping_class, place = {country, region, zip}, home_country, exempt = none|exempt|reverse_charge, rules = {{id,
+ * name, country, region, zip, tax_class, stack_group, jurisdiction, ppm, calc_order, priority, from_ms, to_ms,
+ * compound, inactive}}}, snapshot = {now, tenant, customer, cart}: what rules are told beside the figures (sheet
+ * 02, 6.2),
  *   }
  *   quote = {currency, inclusive, subtotal, discount, merchandise, tax, cash_rounding, total, gift_card, wallet, due,
  *     points_used, points_amount, points_cap, points_reason, earn_points, lines, adjustments (one a source),
- *     adjustment_rows (one a source and line: line_id nil = shipping or order), rejected, trace, shipping, groups,
+ *     adjustment_rows (one a source and line: line_id nil = shipping or order; portions = its amount on each portion of
+ * the line), rejected, trace, shipping, groups,
  * taxes, tenders, wanted, promotion_uses, coupon_uses}; with rules also rule_runs = {{id, rule_id, name, hook, version,
  *     number, outcome, line, message, reason, instructions, micros, heap, result_bytes, operations, tripped, log}} and
  * blocked_by, the rule that failed and says that nothing may be sold without it

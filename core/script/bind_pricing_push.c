@@ -15,7 +15,7 @@ struct pusher {
     X(cash_rounding) X(charge) X(code) X(coupon_id) X(coupon_uses) X(currency) X(days) X(discount) X(due) X(earn_points) \
     X(gift_card) X(gross) X(groups) X(id) X(in_bundle) X(inclusive) X(is_gift) X(jurisdiction) X(kind) X(known) \
     X(label) X(level) X(line_id) X(lines) X(merchandise) X(method_id) X(method_name) X(name) X(net) X(note) X(offers) \
-    X(points_amount) X(points_cap) X(points_reason) X(points_used) X(ppm) X(price_label) X(product_id) X(promotion_id) \
+    X(points_amount) X(points_cap) X(points_reason) X(points_used) X(portions) X(ppm) X(price_label) X(product_id) X(promotion_id) \
     X(promotion_uses) X(purchase_type) X(qty) X(rate_ppm) X(reason) X(rejected) X(requires_shipping) X(rule) \
     X(shipping) X(sku) X(source_id) X(stage) X(subtotal) X(tax) X(tax_class) X(taxes) X(tenders) X(total) X(trace) X(unit) \
     X(units) X(variant_id) X(vendor_id) X(version) X(wallet) X(wanted) X(warehouse_id) X(weight_g)
@@ -84,6 +84,21 @@ static void push_taxes(struct pusher *p, const struct quote_line *line) {
     }
 }
 
+static void push_portions(struct pusher *p, const struct quote_line *line) {
+    lua_createtable(p->L, (int)line->portions, 0);
+    for (size_t k = 0; k < line->portions; k++) {
+        const struct quote_portion *portion = &line->portion[k];
+        lua_createtable(p->L, 0, 6);
+        set_str(p, K_warehouse_id, portion->warehouse_id);
+        set_int(p, K_qty, portion->qty);
+        set_int(p, K_gross, portion->gross);
+        set_int(p, K_discount, portion->discount);
+        set_int(p, K_net, portion->net);
+        set_int(p, K_tax, portion->tax);
+        lua_rawseti(p->L, -2, (int)k + 1);
+    }
+}
+
 static void push_lines(struct pusher *p, const struct quote *q) {
     lua_createtable(p->L, (int)q->lines, 0);
     for (size_t i = 0; i < q->lines; i++) {
@@ -115,6 +130,10 @@ static void push_lines(struct pusher *p, const struct quote *q) {
         set_int(p, K_weight_g, line->item->weight_g);
         push_taxes(p, line);
         set_top(p, K_taxes);
+        if (line->portions) {
+            push_portions(p, line);
+            set_top(p, K_portions);
+        }
         lua_rawseti(p->L, -2, (int)i + 1);
     }
 }
@@ -141,6 +160,15 @@ static void push_sources(struct pusher *p, const struct quote *q) {
     for (size_t i = 0; i < q->rows; i++) {
         push_source(p, &q->source[q->row[i].source], q->row[i].amount);
         if (q->row[i].line >= 0) set_str(p, K_line_id, q->line[q->row[i].line].id);
+        if (q->row[i].portion) {
+            size_t n = q->line[q->row[i].line].portions;
+            lua_createtable(p->L, (int)n, 0);
+            for (size_t k = 0; k < n; k++) {
+                lua_pushnumber(p->L, (lua_Number)q->row[i].portion[k]);
+                lua_rawseti(p->L, -2, (int)k + 1);
+            }
+            set_top(p, K_portions);
+        }
         lua_rawseti(p->L, -2, (int)i + 1);
     }
     set_top(p, K_adjustment_rows);

@@ -232,6 +232,13 @@ static const struct array price_rows = {.fields = price_row_fields,
                                         .count_at = offsetof(struct pricing_line, rows),
                                         .most = 1000};
 
+static const struct field portion_fields[] = {FIELD(pricing_portion, warehouse_id, STRING),
+                                              FIELD(pricing_portion, qty, INTEGER), LAST};
+static const struct array portions = {.fields = portion_fields,
+                                      .size = sizeof(struct pricing_portion),
+                                      .count_at = offsetof(struct pricing_line, portions),
+                                      .most = PRICING_PORTIONS_MAX};
+
 static void read_fixed_unit(struct reader *r, void *base) {
     struct pricing_line *line = base;
     if (!bind_integer(r->L, -1, &line->fixed_unit)) fail(r, "fixed_unit", "an integer");
@@ -250,6 +257,7 @@ static const struct field line_fields[] = {
     FIELD(pricing_line, vendor_id, STRING),
     FIELD(pricing_line, tax_class, STRING),
     FIELD(pricing_line, warehouse_id, STRING),
+    ROWS(pricing_line, "portions", portion, &portions),
     FIELD(pricing_line, category_ids, STRINGS),
     FIELD(pricing_line, tag_ids, STRINGS),
     FIELD(pricing_line, qty, INTEGER),
@@ -618,10 +626,10 @@ static const struct field input_fields[] = {
 
 struct pricing_names *pricing_push_names(lua_State *L) {
     static const struct field *const tables[] = {
-        price_row_fields, line_fields,   rate_fields,  bundle_item_fields, bundle_fields,   target_fields,
-        promotion_fields, coupon_fields, card_fields,  wallet_fields,      customer_fields, points_fields,
-        place_fields,     zone_fields,   band_fields,  method_fields,      shipping_fields, tax_rule_fields,
-        tax_place_fields, tax_fields,    input_fields,
+        price_row_fields, portion_fields,   line_fields,   rate_fields,  bundle_item_fields, bundle_fields,
+        target_fields,    promotion_fields, coupon_fields, card_fields,  wallet_fields,      customer_fields,
+        points_fields,    place_fields,     zone_fields,   band_fields,  method_fields,      shipping_fields,
+        tax_rule_fields,  tax_place_fields, tax_fields,    input_fields,
     };
     struct pricing_names *names = lua_newuserdata(L, sizeof *names);
     memset(names, 0, sizeof *names);

@@ -63,7 +63,10 @@ static int close_state(void **state) {
 }
 
 static void run(const char *text) {
-    if (luaL_dostring(L, text)) fail_msg("%s", lua_tostring(L, -1));
+    if (luaL_dostring(L, text)) {
+        if (lua_istable(L, -1)) lua_getfield(L, -1, "message");
+        fail_msg("%s", lua_tostring(L, -1));
+    }
 }
 
 static void money_parses_and_formats(void **state) {
@@ -474,6 +477,40 @@ static void rules_offer_shipping_and_put_items_into_classes(void **state) {
         "end\n");
 }
 
+static void a_line_over_two_warehouses_is_priced_whole_and_divided(void **state) {
+    (void)state;
+    run(gamer);
+    run("local input = gamer()\n"
+        "local whole = assert(pricing.quote(input))\n"
+        "input.lines[2].portions = {{warehouse_id='north', qty=1}, {warehouse_id='south', qty=2}}\n"
+        "local q = assert(pricing.quote(input))\n"
+        "same(#q.lines, 4) same(q.lines[2].net, whole.lines[2].net) same(q.lines[2].tax, whole.lines[2].tax)\n"
+        "same(q.merchandise, whole.merchandise)\n"
+        /* The buy-one-get-one of three units holds, though no warehouse ships three. */
+        "local p = q.lines[2].portions\n"
+        "same(#p, 2) same(p[1].warehouse_id .. p[1].qty, 'north1') same(p[2].warehouse_id .. p[2].qty, 'south2')\n"
+        "same(p[1].gross, 1290000) same(p[2].gross, 2580000)\n"
+        "same(p[1].net + p[2].net, q.lines[2].net) same(p[1].tax + p[2].tax, q.lines[2].tax)\n"
+        "same(p[1].net, money.split(q.lines[2].net, 3, 1)) same(p[1].tax, money.split(q.lines[2].tax, 3, 1))\n"
+        "same(p[1].gross - p[1].discount, p[1].net)\n"
+        "local off = {0, 0}\n"
+        "for _, row in ipairs(q.adjustment_rows) do\n"
+        "  if row.line_id == 'l2' then same(row.portions[1] + row.portions[2], row.amount)\n"
+        "    off[1], off[2] = off[1] + row.portions[1], off[2] + row.portions[2] else same(row.portions, nil) end\n"
+        "end\n"
+        "same(off[1], p[1].discount) same(off[2], p[2].discount)\n"
+        /* A parcel for each warehouse, with the weight of its units. */
+        "same(#q.groups, 3) same(q.groups[2].warehouse_id .. q.groups[2].weight_g, 'north100')\n"
+        "same(q.groups[3].warehouse_id .. q.groups[3].weight_g, 'south200')\n"
+        "for what, bad in pairs{sum = {{warehouse_id='a', qty=1}, {warehouse_id='b', qty=1}},\n"
+        "    twice = {{warehouse_id='a', qty=1}, {warehouse_id='a', qty=2}}, none = {{warehouse_id='a', qty=0}, "
+        "{warehouse_id='b', qty=3}}, below = {{warehouse_id='a', qty=-1}, {warehouse_id='b', qty=4}}} do\n"
+        "  input.lines[2].portions = bad\n"
+        "  local none, err = pricing.quote(input)\n"
+        "  same(none, nil) same(err.kind, 'invalid')\n"
+        "end\n");
+}
+
 static void a_rule_rounds_the_total(void **state) {
     (void)state;
     run(gamer);
@@ -510,6 +547,7 @@ int main(void) {
         cmocka_unit_test(tax_rules_override_the_lines_they_name),
         cmocka_unit_test(rules_set_prices_of_units_and_bundles),
         cmocka_unit_test(rules_offer_shipping_and_put_items_into_classes),
+        cmocka_unit_test(a_line_over_two_warehouses_is_priced_whole_and_divided),
         cmocka_unit_test(a_rule_rounds_the_total),
     };
     return cmocka_run_group_tests(tests, open_state, close_state);

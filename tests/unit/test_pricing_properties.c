@@ -20,6 +20,7 @@
 
 struct cart {
     struct pricing_line line[LINES];
+    struct pricing_portion portion[LINES][3];
     struct promotion promotion[PROMOTIONS];
     struct pricing_coupon coupon[3];
     struct pricing_bundle bundle[2];
@@ -92,6 +93,20 @@ static void make_line(struct cart *c, size_t i) {
                                   .weight_g = below(3000),
                                   .requires_shipping = chance(80)};
     if (chance(20)) line->sale_price = below(line->price + 1);
+}
+
+/* Some lines leave from two or three warehouses. */
+static void make_portions(struct cart *c, size_t i) {
+    struct pricing_line *line = &c->line[i];
+    int64_t left = line->qty;
+    if (left < 2 || chance(50)) return;
+    for (size_t k = 0; k < 3 && left > 0; k++) {
+        int64_t qty = k == 2 ? left : 1 + below(left);
+        c->portion[i][k] = (struct pricing_portion){.warehouse_id = str_of(warehouses[k]), .qty = qty};
+        line->portions++;
+        left -= qty;
+    }
+    line->portion = c->portion[i];
 }
 
 static void make_promotion(struct cart *c, size_t i) {
@@ -384,6 +399,7 @@ static void make_cart(struct cart *c) {
     make_tax(c);
     if (chance(50)) make_rule(c);
     if (c->in.hooks.promotion && c->in.promotions && chance(50)) make_row(c);
+    for (size_t i = 0; i < c->in.lines; i++) make_portions(c, i);
 }
 
 /* Every figure of a quote as text, lines sorted by id. */
@@ -403,9 +419,15 @@ static char *print(struct arena *a, const struct quote *q) {
         arena_printf(a, "total %ld discount %ld merchandise %ld shipping %ld tax %ld due %ld points %ld earn %ld",
                      (long)q->total, (long)q->discount, (long)q->merchandise, (long)q->shipping.net, (long)q->tax_total,
                      (long)q->due, (long)q->points_used, (long)q->earn_points);
-    for (size_t i = 0; text && i < q->lines; i++)
+    for (size_t i = 0; text && i < q->lines; i++) {
         text = arena_printf(a, "%s\n%.*s x%ld gross %ld net %ld tax %ld", text, STR_FMT(line[i]->id),
                             (long)line[i]->qty, (long)line[i]->gross, (long)line[i]->net, (long)line[i]->tax);
+        for (size_t k = 0; text && k < line[i]->portions; k++) {
+            const struct quote_portion *p = &line[i]->portion[k];
+            text = arena_printf(a, "%s\n  %.*s x%ld net %ld tax %ld", text, STR_FMT(p->warehouse_id), (long)p->qty,
+                                (long)p->net, (long)p->tax);
+        }
+    }
     assert_non_null(text);
     return text;
 }
@@ -429,6 +451,15 @@ static void assert_sound(const struct quote *q) {
         gross += line->gross;
         discount += line->discount;
     }
+    int64_t parcels = 0, shipping = 0, shipping_tax = 0;
+    for (size_t g = 0; g < q->groups; g++) {
+        parcels += q->group[g].merchandise;
+        shipping += q->group[g].net;
+        shipping_tax += q->group[g].tax;
+    }
+    assert_int_equal(parcels, q->merchandise);
+    assert_int_equal(shipping, q->shipping.net);
+    assert_int_equal(shipping_tax, q->shipping.tax);
     assert_int_equal(net, q->merchandise);
     assert_int_equal(gross, q->subtotal);
     assert_int_equal(discount, q->discount);
@@ -437,6 +468,22 @@ static void assert_sound(const struct quote *q) {
                      gross - discount + q->shipping.net + (q->inclusive ? 0 : q->tax_total) - q->cash_rounding);
     assert_int_equal(q->due, q->total - q->gift_card - q->wallet);
     assert_true(q->wallet + q->gift_card <= q->total);
+}
+
+/* Where units leave from changes no price, discount or tax of the goods: without shipping nothing at all. */
+static void assert_same_without_portions(struct arena *a, struct cart *c, int64_t n) {
+    size_t methods = c->in.shipping.methods;
+    c->in.shipping.methods = 0;
+    const struct quote *spread = price(a, c, n);
+    for (size_t i = 0; i < c->in.lines; i++) c->line[i].portions = 0;
+    const struct quote *whole = price(a, c, n);
+    assert_int_equal(spread->total, whole->total);
+    assert_int_equal(spread->lines, whole->lines);
+    for (size_t i = 0; i < whole->lines; i++) {
+        assert_int_equal(spread->line[i].net, whole->line[i].net);
+        assert_int_equal(spread->line[i].tax, whole->line[i].tax);
+    }
+    c->in.shipping.methods = methods;
 }
 
 #define SHUFFLE(array, n)                                                                                              \
@@ -478,6 +525,7 @@ static void random_carts_are_sound_and_do_not_depend_on_order(void **state) {
         SHUFFLE(cart.rule, cart.in.tax.rules)
         char *again = print(a, price(a, &cart, n));
         if (strcmp(first, again) != 0) fail_msg("cart %ld depends on order:\n%s\n---\n%s", (long)n, first, again);
+        assert_same_without_portions(a, &cart, n);
         arena_reset(a);
     }
     print_message("%ld carts: %ld reduced, %ld with added lines, %ld with losers, %ld taxed\n", (long)carts,

@@ -10,6 +10,12 @@ local M = {}
 
 ---@class AllocationRow a row of reservations.stock_rows
 
+--- Units of a line that leave one warehouse. A line has one, or one a warehouse.
+---@class AllocationPart
+---@field warehouse_id string
+---@field inventory_id string the stock row
+---@field quantity integer units > 0
+
 local function stock_key(product_id, variant_id)
     return product_id .. ":" .. (variant_id or "-")
 end
@@ -55,7 +61,7 @@ end
 ---@param rows AllocationRow[]
 ---@param address { country: string|nil, region: string|nil }
 ---@param default_id string|nil the tenant's default warehouse
----@return table<string, { warehouse_id: string, inventory_id: string }>|nil by line key; nil when something is short
+---@return table<string, AllocationPart[]>|nil by line key; nil when something is short
 ---@return AllocationLine[] short the lines that no warehouse can fill
 function M.plan(lines, rows, address, default_id)
     local left = {}
@@ -75,7 +81,7 @@ function M.plan(lines, rows, address, default_id)
         for _, line in ipairs(best_filled) do
             local row = left[best.id .. "/" .. stock_key(line.product_id, line.variant_id)]
             row.quantity = row.quantity - line.quantity
-            chosen[line.key] = { warehouse_id = best.id, inventory_id = row.id }
+            chosen[line.key] = { { warehouse_id = best.id, inventory_id = row.id, quantity = line.quantity } }
         end
         local rest = {}
         for _, line in ipairs(open) do
@@ -88,21 +94,27 @@ end
 
 --- Tells every line where it leaves from. What needs no stock goes with the dearest parcel of what does: were it priced as a parcel of its
 --- own, its shipping would belong to no order.
----@param lines table[] of pricing.cart_lines; get their warehouse_id
----@param chosen table<string, { warehouse_id: string }> answer of plan
+---@param lines table[] of pricing.cart_lines; get their warehouse_id, and portions when they leave from several
+---@param chosen table<string, AllocationPart[]> answer of plan
 function M.place(lines, chosen)
     local worth, home = {}, nil
     for _, line in ipairs(lines) do
-        local place = chosen[line.id]
-        if place then
-            local price = line.sale_price > 0 and line.sale_price or line.price
-            worth[place.warehouse_id] = (worth[place.warehouse_id] or 0) + line.qty * price
+        local price = line.sale_price > 0 and line.sale_price or line.price
+        for _, part in ipairs(chosen[line.id] or {}) do
+            worth[part.warehouse_id] = (worth[part.warehouse_id] or 0) + part.quantity * price
         end
     end
     for id, sum in pairs(worth) do
         if not home or sum > worth[home] or (sum == worth[home] and id < home) then home = id end
     end
-    for _, line in ipairs(lines) do line.warehouse_id = chosen[line.id] and chosen[line.id].warehouse_id or home end
+    for _, line in ipairs(lines) do
+        local parts = chosen[line.id]
+        line.warehouse_id, line.portions = parts and parts[1].warehouse_id or home, nil
+        if parts and #parts > 1 then
+            line.portions = {}
+            for i, part in ipairs(parts) do line.portions[i] = { warehouse_id = part.warehouse_id, qty = part.quantity } end
+        end
+    end
 end
 
 return M

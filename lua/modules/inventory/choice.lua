@@ -1,6 +1,6 @@
 -- Which warehouse each line of a cart comes from: as a rule of the shop (stock.allocate) says, else as the house does it
--- (allocation.plan). A rule's answer covers every line exactly, from one warehouse each, and from stock that is there; anything else
--- counts as failed.
+-- (allocation.plan). A rule's answer covers every line exactly, from one warehouse or from several, and from stock that is there; anything
+-- else counts as failed. That the stock is still there when it is held, the hold itself sees to.
 local hooks = require("kasma.hooks")
 local tenants = require("kasma.tenant")
 local allocation = require("modules.inventory.allocation")
@@ -47,25 +47,41 @@ local function subject_of(tenant_key, lines, rows, stock, address)
         city = address.city, zip = address.zipCode } }
 end
 
+local PARTS = 50 -- warehouses that one line may leave from; the pricing of it takes no more
+
+--- Adds units of a line to its parts, those of one warehouse together; nil and why when there are too many.
+local function add_part(parts, row, quantity)
+    for _, part in ipairs(parts) do
+        if part.inventory_id == row.id then
+            part.quantity = part.quantity + quantity
+            return true
+        end
+    end
+    if #parts == PARTS then return nil end
+    parts[#parts + 1] = { warehouse_id = row.warehouse_id, inventory_id = row.id, quantity = quantity }
+    return true
+end
+
 --- The answer as allocation.plan would give it; nil and why when it does not cover the lines from what is there.
 local function placed(answer, lines, stock)
-    local by_key, chosen, left = {}, {}, {}
-    for _, line in ipairs(lines) do by_key[line.key] = line end
+    local by_key, chosen, left, units = {}, {}, {}, {}
+    for _, line in ipairs(lines) do by_key[line.key], chosen[line.key], units[line.key] = line, {}, 0 end
     for i, entry in ipairs(answer) do
         local line = by_key[entry.line]
         if not line then return nil, ("result[%d].line: is not among the lines"):format(i) end
-        if chosen[line.key] then return nil, ("result[%d].line: leaves from one warehouse"):format(i) end
-        if entry.qty ~= line.quantity then
-            return nil, ("result[%d].qty: %d of the line's %d units"):format(i, entry.qty, line.quantity)
+        local row = stock[item_key(entry.warehouse, line.product_id, line.variant_id)]
+        if not row then return nil, ("result[%d].warehouse: is not offered for the line"):format(i) end
+        left[row.id] = (left[row.id] or row.available_quantity) - entry.qty
+        if left[row.id] < 0 then return nil, ("result[%d].warehouse: does not hold as many units"):format(i) end
+        if not add_part(chosen[line.key], row, entry.qty) then
+            return nil, ("result[%d].line: leaves from more than %d warehouses"):format(i, PARTS)
         end
-        local key = item_key(entry.warehouse, line.product_id, line.variant_id)
-        local row = stock[key]
-        left[key] = (left[key] or row and row.available_quantity or 0) - entry.qty
-        if left[key] < 0 then return nil, ("result[%d].warehouse: does not hold as many units"):format(i) end
-        chosen[line.key] = { warehouse_id = entry.warehouse, inventory_id = row.id }
+        units[line.key] = units[line.key] + entry.qty
     end
     for _, line in ipairs(lines) do
-        if not chosen[line.key] then return nil, ("result: line %s is not placed"):format(line.key) end
+        if units[line.key] ~= line.quantity then
+            return nil, ("result: %d of the %d units of line %s are placed"):format(units[line.key], line.quantity, line.key)
+        end
     end
     return chosen
 end
@@ -75,7 +91,7 @@ end
 ---@param rows AllocationRow[] of reservations.stock_rows
 ---@param address { country: string|nil, region: string|nil, city: string|nil, zipCode: string|nil }
 ---@param default_id string|nil the tenant's default warehouse
----@return table<string, { warehouse_id: string, inventory_id: string }>|nil by line key; nil when something is short
+---@return table<string, AllocationPart[]>|nil by line key; nil when something is short
 ---@return AllocationLine[] short
 ---@return string|nil blocked_by a rule that failed, and without which nothing is sold
 function M.plan(scope, lines, rows, address, default_id)

@@ -167,6 +167,18 @@ function M.of_group(tenant, group_key)
       where r.tenant_key = $1 and r.group_key = $2 and r.order_id is not null order by r.inventory_id]], tenant, group_key)
 end
 
+--- Where the units of an order are held, or were: one row a warehouse and item, and one more when a late payment took them again.
+---@param tenant string
+---@param order_id string
+---@return table[] warehouse_id, warehouse_name, product_id, variant_id, quantity, shipped, released, status, expires_at
+function M.of_order(tenant, order_id)
+    return db.read(tenant, [[select i.warehouse_id, w.name as warehouse_name, i.product_id, i.variant_id, r.quantity,
+        r.consumed_qty as shipped, r.released_qty as released, r.status, r.expires_at
+      from stock_reservations r join warehouse_inventory i on i.tenant_key = r.tenant_key and i.id = r.inventory_id
+        join warehouses w on w.tenant_key = i.tenant_key and w.id = i.warehouse_id
+      where r.tenant_key = $1 and r.order_id = $2 order by r.created_at, r.id limit 1000]], tenant, order_id)
+end
+
 --- The stock rows that can serve some products, in the order in which warehouses are preferred.
 ---@param tenant string
 ---@param product_ids string[]

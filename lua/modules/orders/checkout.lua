@@ -92,8 +92,8 @@ local function plan_stock(scope, lines, address)
         errors.conflict{ message = "Not enough stock", code = "out_of_stock", details = details }
     end
     local holds = {}
-    for i, line in ipairs(tracked) do
-        holds[i] = { inventory_id = chosen[line.key].inventory_id, quantity = line.quantity, key = line.key }
+    for _, line in ipairs(tracked) do
+        for _, part in ipairs(chosen[line.key]) do holds[#holds + 1] = { inventory_id = part.inventory_id, quantity = part.quantity } end
     end
     return chosen, holds
 end
@@ -107,10 +107,25 @@ local function hold_stock(scope, checkout_id, lines, address)
     end
 end
 
+--- The lines of a quote, one that leaves from several warehouses as one line for each: `portion` is its place among them.
+local function parted(quote)
+    local lines = {}
+    for _, line in ipairs(quote.lines) do
+        if not line.portions then lines[#lines + 1] = line end
+        for i, portion in ipairs(line.portions or {}) do
+            local part = { portion = i }
+            for name, value in pairs(line) do part[name] = value end
+            for name, value in pairs(portion) do part[name] = value end
+            lines[#lines + 1] = part
+        end
+    end
+    return lines
+end
+
 --- The lines by warehouse: one order each; the parent is the one with the largest net, then the smaller warehouse id.
 local function split(quote)
     local groups, by_warehouse = {}, {}
-    for _, line in ipairs(quote.lines) do
+    for _, line in ipairs(parted(quote)) do
         local warehouse = line.warehouse_id or ""
         local group = by_warehouse[warehouse]
         if not group then
@@ -226,10 +241,11 @@ local function statements_of(scope, c)
     for _, order in ipairs(c.orders) do
         local seen = {}
         for _, line in ipairs(order.lines) do
-            local place = c.chosen[line.source_id or line.id]
-            if place and not seen[place.inventory_id] then
-                seen[place.inventory_id] = true
-                claims[#claims + 1] = { inventory_id = place.inventory_id, order_id = order.record.id }
+            for _, part in ipairs(c.chosen[line.source_id or line.id] or {}) do
+                if part.warehouse_id == line.warehouse_id and not seen[part.inventory_id] then
+                    seen[part.inventory_id] = true
+                    claims[#claims + 1] = { inventory_id = part.inventory_id, order_id = order.record.id }
+                end
             end
         end
     end
@@ -258,17 +274,18 @@ local function statements_of(scope, c)
 
     for index, order in ipairs(c.orders) do
         add(store.insert_order(order.record))
-        local item_of = {}
+        local item_of, portion_of = {}, {}
         for i, item in ipairs(order.record.items) do
-            item_of[order.lines[i].id] = item
+            item_of[order.lines[i].id], portion_of[order.lines[i].id] = item, order.lines[i].portion
             add(store.insert_item(item))
         end
         for i, adjustment in ipairs(c.quote.adjustment_rows) do
             local item = adjustment.line_id and item_of[adjustment.line_id]
-            if item or (not adjustment.line_id and index == 1) then
+            local amount = item and adjustment.portions and adjustment.portions[portion_of[adjustment.line_id]] or adjustment.amount
+            if (item and amount ~= 0) or (not adjustment.line_id and index == 1) then
                 add(store.insert_adjustment(row{ order_id = order.record.id, order_item_id = item and item.id, kind = adjustment.kind,
                     source_id = adjustment.source_id, code = adjustment.code, label = adjustment.label, level = adjustment.level,
-                    amount_minor = adjustment.amount, position = i - 1, rule_version = adjustment.version }))
+                    amount_minor = amount, position = i - 1, rule_version = adjustment.version }))
             end
         end
         if c.payment then
@@ -326,14 +343,14 @@ local function record_of(scope, c, index, group)
         billing_address = c.billing_address, notes = c.notes, coupon_codes = {}, placed_at = c.now,
         paid_at = c.terms.payment_status == "paid" and c.now or nil, expires_at = c.terms.expires_at, version = 1, items = {} }
     for i, line in ipairs(group.lines) do
-        local place = c.chosen[line.source_id or line.id]
+        local held = c.chosen[line.source_id or line.id] ~= nil
         record.items[i] = { id = uuid.v7(), tenant_key = scope.tenant, app_key = scope.app, now = c.now, created_at = c.now,
             updated_at = c.now,
             order_id = record.id, product_id = line.product_id, variant_id = line.variant_id, quantity = line.qty,
             unit_price_minor = line.unit,
             sub_total_minor = line.gross, discount_total_minor = line.discount, net_total_minor = line.net, tax_rate_ppm = line.rate_ppm,
             tax_total_minor = line.tax, line_total_minor = c.quote.inclusive and line.net or line.net + line.tax,
-            warehouse_id = place and place.warehouse_id, name_snapshot = line.name, sku_snapshot = line.sku,
+            warehouse_id = held and line.warehouse_id or nil, name_snapshot = line.name, sku_snapshot = line.sku,
             attributes_snapshot = line.attributes, bundle_id = line.bundle_id, is_gift = line.is_gift == true,
             properties = line.properties, purchase_type = line.purchase_type, shipped_qty = 0, refunded_qty = 0, position = i - 1,
             currency = c.quote.currency }

@@ -45,14 +45,19 @@ jobs.handler("sales-queue", "order-confirmation", function(job)
     if not order then return end
     local to = buyer_of(order)
     if not to then return end
-    local lines = {}
-    for i, item in ipairs(order.items) do
-        lines[i] = { name = item.name_snapshot, quantity = item.quantity, total = money.format(item.line_total_minor, order.currency) }
+    -- One mail about all that was bought, also where it leaves from several warehouses as several orders.
+    local lines, total = {}, 0
+    for _, one in ipairs(orders.together(order)) do
+        total = total + one.total_amount_minor
+        for _, item in ipairs(one.items) do
+            lines[#lines + 1] = { name = item.name_snapshot, quantity = item.quantity,
+                total = money.format(item.line_total_minor, order.currency) }
+        end
     end
     mail.send({ tenant = order.tenant_key, app = order.app_key },
         { key = "order-confirmation:" .. order.id, template = "order-confirmation",
         to = to, user_id = order.user_id, vars = { number = order.order_number, lines = json.array(lines), currency = order.currency,
-            total = money.format(order.total_amount_minor, order.currency) } })
+            total = money.format(total, order.currency) } })
 end)
 
 jobs.handler("sales-queue", "stock-sync", function(job)
@@ -60,6 +65,8 @@ jobs.handler("sales-queue", "stock-sync", function(job)
     local order = orders.for_job(data.tenant_key, data.orderId)
     if not order then return end
     local variants = {}
-    for _, item in ipairs(order.items) do variants[#variants + 1] = item.variant_id end
+    for _, one in ipairs(orders.together(order)) do
+        for _, item in ipairs(one.items) do variants[#variants + 1] = item.variant_id end
+    end
     inventory.project(order.tenant_key, variants)
 end)

@@ -110,6 +110,7 @@ route.post("/sales/orders/details", {
         body.adjustments = json.array(shape.adjustments(record.adjustments, record.currency))
         body.events = json.array(shape.events(record.events))
         body.payments = json.array(shape.payments(record.payments))
+        body.allocation = json.array(shape.allocation(record.allocation))
         return body
     end,
 })

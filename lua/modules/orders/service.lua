@@ -46,12 +46,13 @@ end
 ---@param scope Scope
 ---@param id string
 ---@param user_id string|nil only the order of this user; nil: staff
----@return table order with items, adjustments, events, payments
+---@return table order with items, adjustments, events, payments, allocation
 function M.details(scope, id, user_id)
     local order = store.order(scope.tenant, id)
     if not order or (user_id and order.user_id ~= user_id) then errors.not_found{ message = "Order not found" } end
     with_items(scope.tenant, { order })
     order.adjustments, order.events, order.payments = store.beside(scope.tenant, id)
+    order.allocation = reservations.of_order(scope.tenant, id)
     return order
 end
 
@@ -318,6 +319,8 @@ local function expire(tx, tenant, checkout_id, held, now)
         list[#list + 1] = store.release_promotions(tenant, checkout_id, now)
         list[#list + 1] = store.move_tenders(tenant, checkout_id, "held", "released", now)
     end
+    list[#list + 1] = outbox.job({ tenant = tenant, app = pending[1].app_key }, "sales-queue", "stock-sync", { orderId = pending[1].id,
+        tenant_key = tenant, app_key = pending[1].app_key })
     for _, event in ipairs(order_events.cancelled(tenant, store.items_in(tx, tenant, pending), "expired")) do list[#list + 1] = event end
     tx:pipeline(list)
     return waits
@@ -400,6 +403,13 @@ function M.for_job(tenant, id)
     tenant = tenant or store.tenant_of(id)
     local order = tenant and store.order(tenant, id)
     return order and with_items(tenant, { order })[1]
+end
+
+--- The orders that were placed together with the one that a job is about, with their items.
+---@param order table
+---@return table[] the parent first
+function M.together(order)
+    return with_items(order.tenant_key, store.of_checkout(order.tenant_key, order.checkout_id))
 end
 
 return M

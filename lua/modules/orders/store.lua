@@ -174,6 +174,14 @@ function M.order(tenant, id)
 end
 
 ---@param tenant string
+---@param checkout_id string
+---@return table[] its orders, the parent first
+function M.of_checkout(tenant, checkout_id)
+    return db.read(tenant, "select " .. ORDER .. [[ from orders o where o.tenant_key = $1 and o.checkout_id = $2
+      order by o.split_index limit 500]], tenant, checkout_id)
+end
+
+---@param tenant string
 ---@param user_id string
 ---@param status string|nil
 ---@param limit integer

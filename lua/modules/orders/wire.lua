@@ -1,4 +1,5 @@
 -- Orders as clients see them.
+local json = require("core.json")
 local wire = require("kasma.wire")
 
 local M = {}
@@ -67,6 +68,18 @@ end
 function M.events(rows)
     local list = {}
     for i, row in ipairs(rows) do list[i] = event.read(row) end
+    return list
+end
+
+---@param rows table[] of reservations.of_order
+---@return table[]
+function M.allocation(rows)
+    local list = {}
+    for i, row in ipairs(rows) do
+        list[i] = { warehouseId = row.warehouse_id, warehouseName = row.warehouse_name, productId = row.product_id,
+            variantId = row.variant_id or json.null, quantity = row.quantity, shipped = row.shipped, released = row.released,
+            status = row.status, expiresAt = row.expires_at or json.null }
+    end
     return list
 end
 

@@ -35,7 +35,7 @@ local function present(v) if v == null then return nil end return v end
 -- What is kept ---------------------------------------------------------------------------------------------------------------------
 
 local KEPT = { "id", "product_id", "variant_id", "purchase_type", "bundle_id", "bundle_key", "sku", "name", "vendor_id", "tax_class",
-    "warehouse_id", "category_ids", "tag_ids", "qty", "price", "sale_price", "price_currency", "weight_g", "requires_shipping",
+    "warehouse_id", "portions", "category_ids", "tag_ids", "qty", "price", "sale_price", "price_currency", "weight_g", "requires_shipping",
         "attributes",
     "properties" }
 
