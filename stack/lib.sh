@@ -60,8 +60,8 @@ pid_stop() {
     rm -f "$DATA/run/$1.pid"
 }
 
-# A free port of 127.0.0.1, from the kernel.
-free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
+# A free port of 127.0.0.1.
+free_port() { "$ROOT/stack/free-port"; }
 
 # port_busy PORT: something listens there.
 port_busy() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }

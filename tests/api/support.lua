@@ -206,7 +206,7 @@ end
 ---@param env table<string, string>
 ---@return TestServer
 function M.server(env)
-    local port = command("python3 -c 'import socket; s = socket.socket(); s.bind((\"127.0.0.1\", 0)); print(s.getsockname()[1])'")
+    local port = command("stack/free-port")
     local words = { "PORT=" .. port, "WORKERS=1" }
     for name, value in pairs(env) do words[#words + 1] = name .. "='" .. tostring(value):gsub("'", "'\\''") .. "'" end
     local log = os.tmpname()

@@ -40,9 +40,7 @@ def until(seconds, what, condition, *args):
 
 
 def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    return int(subprocess.run([ROOT + "/stack/free-port"], check=True, stdout=subprocess.PIPE, timeout=60).stdout)
 
 
 def children(pid):
