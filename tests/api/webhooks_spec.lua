@@ -69,12 +69,11 @@ describe("webhook endpoints", function()
         local calls = {}
         for i = 1, 60 do
             calls[i] = function()
-                local status
-                for _ = 1, 20 do -- a full pool says 503: come again
-                    status = home.owner:copy():post("/webhooks/endpoints/create", { name = "n" .. i, url = URL, events = { "*" } }).status
-                    if status ~= 503 then break end
-                end
-                return status
+                return (support.eventually(function() -- a full pool says 503: come again
+                    local status = home.owner:copy():post("/webhooks/endpoints/create", { name = "n" .. i, url = URL, events = { "*" } })
+                        .status
+                    return status ~= 503 and status
+                end))
             end
         end
         local counts = {}
