@@ -1,11 +1,12 @@
 /* core.rules: runs of rules that may wait.
  *
  *   rules.capability(name [, {takes_secrets, gives_secret}])   names a function of rule code: "kv.get"
- *   set:open(index) -> run | nil, failure
+ *   set:open(index [, uncounted]) -> run | nil, failure       uncounted: without the rule's breaker
  *   run:start(input [, form [, step [, undo [, limits]]]]) -> "done", answer, info
  *                                                           | "call", name, arguments...
  *                                                           | "failed", nil, info
- *   run:answer(...), run:refuse(message), run:stop(message)    as start; the last two: the call raises, the run is over
+ *   run:answer(...), run:refuse(message)                       as start; the latter: the call raises
+ *   run:stop(message [, mistake])                              the run is over: of time, or by a mistake of the rule
  *   run:line() -> the line that it waits at, 0 when not known
  *   run:close()                                                at the end in every case; a run is not left to the
  *                                                              collector, as it holds a state
@@ -38,12 +39,13 @@ static struct run_box *check_run(lua_State *L) {
 static int l_open(lua_State *L) {
     struct rule_set *set = bind_rule_set(L, 1);
     size_t i = bind_rule_index(L, set, 2);
+    lua_settop(L, 3);
     struct sandbox_report report;
     struct run_box *box = lua_newuserdata(L, sizeof *box);
     *box = (struct run_box){.run = NULL};
     luaL_getmetatable(L, RUN_TYPE);
     lua_setmetatable(L, -2);
-    box->run = rules_wait_open(set, i, &report);
+    box->run = rules_wait_open(set, i, !lua_toboolean(L, 3), &report);
     if (box->run) return 1;
     lua_pushnil(L);
     bind_rule_report(L, &report, (struct str){0});

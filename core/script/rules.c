@@ -581,9 +581,12 @@ static void log_failure(const struct tenant *t, struct version *v, const struct 
     v->unlogged = 0;
 }
 
-void version_note_run(const struct rule_set *s, struct version *v, bool ok, struct sandbox_report *report) {
+void version_note_run(const struct rule_set *s, struct version *v, bool ok, bool counts,
+                      struct sandbox_report *report) {
     if (s->trial || !s->tenant) return;
-    if (ok) {
+    if (!counts) {
+        if (!ok) log_failure(s->tenant, v, report);
+    } else if (ok) {
         v->breaker.tried_ms = v->breaker.open_until_ms;
         v->breaker.open_until_ms = 0;
     } else {
@@ -605,7 +608,7 @@ bool rules_run(struct rule_set *s, size_t i, const struct sandbox_limits *limits
     bool ok =
         version_into_sandbox(t, v, report) &&
         sandbox_run(t->sandbox, v->handle, limits ? limits : rules_limits(v->manifest.hook), build, read, data, report);
-    version_note_run(s, v, ok, report);
+    version_note_run(s, v, ok, true, report);
     return ok;
 }
 

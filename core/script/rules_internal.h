@@ -100,8 +100,8 @@ bool version_into_sandbox(struct tenant *t, struct version *v, struct sandbox_re
 int version_load(struct sandbox *sb, struct version *v, struct sandbox_report *report);
 /* False: the breaker is open, `report` says so. */
 bool version_may_run(const struct rule_set *s, const struct version *v, struct sandbox_report *report);
-/* What the run means for the breaker and the log. */
-void version_note_run(const struct rule_set *s, struct version *v, bool ok, struct sandbox_report *report);
+/* What the run means for the breaker and the log; `counts` false: for the log alone. */
+void version_note_run(const struct rule_set *s, struct version *v, bool ok, bool counts, struct sandbox_report *report);
 /* rules_wait.c: gives back idle states that nobody needs any more, or all. */
 void rules_wait_rest(uint64_t now_us, bool all);
 /* The tenant's sandbox, made when there is none or it broke. NULL: `err`. */

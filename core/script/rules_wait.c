@@ -18,6 +18,7 @@ struct rule_run {
     int handle;
     size_t declared; /* capabilities that the state knows */
     bool under_way;
+    bool counts;                    /* for the rule's breaker */
     struct rule_run *next, *before; /* list of the open ones */
 };
 
@@ -123,13 +124,13 @@ static bool make_state(struct rule_run *r, struct sandbox_report *report) {
     return false;
 }
 
-struct rule_run *rules_wait_open(struct rule_set *set, size_t i, struct sandbox_report *report) {
+struct rule_run *rules_wait_open(struct rule_set *set, size_t i, bool counts, struct sandbox_report *report) {
     if (!set->tenant || i >= set->count) {
         *report = (struct sandbox_report){.outcome = OUTCOME_ERROR, .message = "the rule cannot be run any more"};
         return NULL;
     }
     struct version *v = set->at[i];
-    if (!version_may_run(set, v, report)) return NULL;
+    if (counts && !version_may_run(set, v, report)) return NULL;
     struct rule_run *r = too_many(set) ? NULL : calloc(1, sizeof *r);
     if (!r) {
         *report = (struct sandbox_report){.outcome = OUTCOME_BUDGET, .message = "too many rules wait at the same time"};
@@ -137,8 +138,9 @@ struct rule_run *rules_wait_open(struct rule_set *set, size_t i, struct sandbox_
     }
     r->set = set;
     r->version = v;
+    r->counts = counts;
     if (!take_idle(r) && !make_state(r, report)) {
-        version_note_run(set, v, false, report);
+        version_note_run(set, v, false, counts, report);
         free(r);
         return NULL;
     }
@@ -153,7 +155,7 @@ struct rule_run *rules_wait_open(struct rule_set *set, size_t i, struct sandbox_
 /* What the run came to; a failure counts for the rule. */
 static enum sandbox_wait noted(struct rule_run *r, enum sandbox_wait now, struct sandbox_report *report) {
     r->under_way = now != SANDBOX_FAILED;
-    if (now == SANDBOX_FAILED) version_note_run(r->set, r->version, false, report);
+    if (now == SANDBOX_FAILED) version_note_run(r->set, r->version, false, r->counts, report);
     return now;
 }
 
@@ -191,7 +193,7 @@ bool rules_wait_result(struct rule_run *r, bool (*read)(lua_State *L, void *data
     if (is_over(r, report)) return false;
     r->under_way = false;
     bool ok = sandbox_wait_result(r->sb, read, data, report);
-    version_note_run(r->set, r->version, ok, report);
+    version_note_run(r->set, r->version, ok, r->counts, report);
     return ok;
 }
 

@@ -11,9 +11,10 @@
 
 struct rule_run;
 
-/* A run of the set's rule, not yet started; it holds the set. NULL: `report` says why (breaker, does not load, too many
+/* A run of the set's rule, not yet started; it holds the set. `counts` false: the breaker neither holds it back nor
+ * hears of it, since whoever calls keeps one. NULL: `report` says why (breaker, does not load, too many
  * at once). */
-struct rule_run *rules_wait_open(struct rule_set *set, size_t i, struct sandbox_report *report);
+struct rule_run *rules_wait_open(struct rule_set *set, size_t i, bool counts, struct sandbox_report *report);
 /* As the functions of sandbox_wait.h. `limits` NULL: the hook's. A run that failed has been logged and counted. */
 enum sandbox_wait rules_wait_start(struct rule_run *r, const struct sandbox_entry *entry,
                                    const struct sandbox_limits *limits,

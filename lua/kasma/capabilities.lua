@@ -270,6 +270,7 @@ end
 ---@field preview boolean|{answers: table<string, any>|nil, calls: table[]|nil}|nil nothing is asked, and nothing recorded; answers of a
 ---test by name, and where its calls are written
 ---@field limits table|nil {instructions, wall_us}
+---@field settled (fun(told: RuleRun))|nil is told what became of the run before it is recorded, and keeps a breaker in place of the rule's
 ---@field judge (fun(answer: any): boolean, string|nil)|nil what an answer must be beside the hook's form, and why it is not
 
 --- Runs one rule of a set. Its run is recorded as that of any hook; an answer of a route is judged by the hook's form.
@@ -286,7 +287,7 @@ function M.run(scope, set, rule, entry, input, opts)
     local preview = opts.preview or not scope or (rule.rule_id ~= nil and rule.number == 0)
     local manifest, failure = M.manifest(set, rule)
     local run
-    if manifest then run, failure = set:open(rule.index) end
+    if manifest then run, failure = set:open(rule.index, opts.settled ~= nil) end
     local answer, report = nil, failure
     if run then
         local limits = opts.limits or rules.limits(rule.hook)
@@ -309,6 +310,7 @@ function M.run(scope, set, rule, entry, input, opts)
             hooks.plain_words{ told }
         end
     end
+    if opts.settled then opts.settled(told) end
     if not preview then hooks.record(scope, told, input, answer) end
     return answer, told
 end

@@ -261,7 +261,7 @@ describe("a route of the shop's own", function()
 
     it("that answers out of form is 502, and nothing of it goes out", function()
         for _, as in ipairs{ "cookie", "cors", "split", "status", "cache", "proxy", "sniff" } do
-            local answer = guest:get("/x/shapes?as=" .. as)
+            local answer = support.outside(shop.headers):get("/x/shapes?as=" .. as) -- one caller of so many failures is held back
             assert.same({ 502, "rule_route_failed" }, { answer.status, answer.json.code }, as)
             assert.is_nil(answer.headers["set-cookie"])
         end
@@ -303,7 +303,7 @@ describe("a route of the shop's own", function()
         assert.equal(200, guest:get("/x/broken?how=x").status)
     end)
 
-    it("that fails five times at once is left alone for a while", function()
+    it("that fails five times at once is left alone by who made it fail for a while", function()
         publish(shop, "flaky", answers("flaky", "access = 'public'", "local x = nil return { status = x.y }"))
         local last
         for _ = 1, 40 do
@@ -311,7 +311,10 @@ describe("a route of the shop's own", function()
             if last.status == 503 then break end
             assert.equal(502, last.status)
         end
-        assert.same({ 503, "rule_route_unavailable", "60" }, { last.status, last.json.code, last.headers["retry-after"] })
+        assert.same({ 503, "rule_route_unavailable" }, { last.status, last.json.code })
+        local held_s = tonumber(last.headers["retry-after"])
+        assert.is_true(held_s > 200 and held_s <= 300, held_s)
+        assert.equal(502, support.outside(shop.headers):get("/x/flaky").status)
     end)
 
     it("is refused where its manifest cannot be a route", function()

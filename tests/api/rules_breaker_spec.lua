@@ -191,3 +191,96 @@ describe("the breaker", function()
         assert.equal("breaker", select(2, hooks.run(set, one, input)).outcome)
     end)
 end)
+
+describe("a route that anybody may call", function()
+    local function route(shop, key, access)
+        must(post(shop.owner, "create", { key = key, hook = "route", name = key, source = ([[return { hook = "route", name = "Open",
+            path = "%s", access = %s, query = schema.object{ bad = schema.optional(schema.integer) }, run = function(input)
+                if input.subject.query.bad then error("such a query") end
+                return { status = 200, body = { ok = true } }
+            end }]]):format(key, access) }))
+        must(post(shop.owner, key .. "/publish", { revision = 1, note = "go" }))
+    end
+    local function ask(who, path) return who:get("/x/" .. path, { Connection = "close" }) end
+
+    -- Asks badly, over connections of its own, until every answer of a row is 503: each worker holds the caller back.
+    local function until_held(who, path)
+        return support.eventually(function()
+            local last
+            for _ = 1, 12 do
+                last = ask(who, path .. "?bad=1")
+                if last.status ~= 503 then return false end
+            end
+            return last
+        end, 30)
+    end
+
+    it("holds back the caller who makes it fail and nobody else, and is never switched off from outside", function()
+        local shop = support.tenant()
+        local platform = support.platform()
+        local f = time.fields(time.now(), "UTC")
+        support.advance(platform, 86400 + (12 - f.hour) * 3600)
+        local ok, why = pcall(function()
+            support.sign_in(shop.owner)
+            route(shop, "open", "\"public\"")
+            local bad, good, other = nil, support.guest(shop), support.shopper(shop)
+            for round = 1, 5 do
+                bad = support.outside(shop.headers)
+                local held = until_held(bad, "open")
+                assert.truthy(tonumber(held.headers["retry-after"]) > 200)
+                assert.equal(503, ask(bad, "open").status) -- whatever it asks for
+                for _ = 1, 8 do
+                    assert.equal(200, ask(good, "open").status)
+                    assert.equal(200, ask(other, "open").status)
+                end
+                support.eventually(function()
+                    return db.one(shop.key, "select opens_today as n from rules where tenant_key = $1", shop.key).n == round
+                end, 20)
+                assert.same({ "active", "open" }, { rule_now(shop).state, rule_now(shop).health.breaker })
+                support.advance(platform, 301)
+                support.sign_in(shop.owner)
+                support.sign_in(other)
+            end
+            assert.equal(200, ask(bad, "open").status)
+            assert.equal(3, rule_now(shop).lastError.line)
+            assert.same({ 3, 0 }, { told(shop, "rule.breaker_opened"), told(shop, "rule.off") })
+            local titles = notices(shop.owner)
+            assert.same({ 3, "Rule open fails for some of its callers" }, { #titles, titles[1] })
+        end)
+        support.sign_in(platform)
+        support.real_time(platform)
+        if not ok then error(why, 0) end
+    end)
+
+    it("keeps some of such failures and counts all", function()
+        local shop = support.tenant()
+        route(shop, "flood", "\"user\"")
+        local n = 0
+        for _ = 1, 9 do
+            local who = support.shopper(shop)
+            for _ = 1, 8 do
+                local answer = ask(who, "flood?bad=1")
+                if answer.status == 502 then n = n + 1 end
+            end
+        end
+        assert.is_true(n > 44, n) -- nine callers, five failures in some worker each
+        local kept = support.eventually(function()
+            local row = db.one(shop.key, "select count(*)::int as n from rule_runs where tenant_key = $1", shop.key)
+            return row.n >= 20 and row.n
+        end, 20)
+        assert.is_true(kept <= 20 * math.max(2, tonumber(os.getenv("WORKERS") or 2)), kept)
+    end)
+
+    it("rests like any other rule where a permission lets people in", function()
+        local shop = support.tenant()
+        route(shop, "inside", "{ permission = \"orders.read\" }")
+        until_held(shop.owner, "inside")
+        support.eventually(function() return rule_now(shop).health.breaker == "open" end, 20)
+        support.eventually(function()
+            for _ = 1, 8 do
+                if ask(support.user(shop, "tenant_owner"), "inside").status ~= 503 then return false end
+            end
+            return true
+        end, 20)
+    end)
+end)

@@ -1,6 +1,9 @@
 -- The breaker of rules. core/script/rules.c counts failures in its own worker: five within a minute, and the rule is not run for five
 -- minutes, then tried once, which decides. This file writes an opening down, so that every worker holds the rule back, and tells the
 -- people who write rules. The third opening in a day switches the rule off until somebody enables it.
+--
+-- Not so where anybody may call (callers.lua): there the opening holds nobody back and switches nothing off. It is written down, told three
+-- times a day at most, and seen in the list while it lasts.
 local sched = require("core.sched")
 local time = require("core.time")
 local audit = require("kasma.audit")
@@ -19,10 +22,13 @@ local M = {}
 
 M.OPEN_MS = 300000
 
+M.TOLD_A_DAY = 3 -- of a rule that its callers cannot switch off
+
 local function notice(row, run)
     local off = row.state == "off"
-    return { notice_type = "SYSTEM",
-        title = (off and "Rule %s is switched off" or "Rule %s rests for five minutes"):format(row.key),
+    local title = off and "Rule %s is switched off" or run.by_callers and "Rule %s fails for some of its callers"
+        or "Rule %s rests for five minutes"
+    return { notice_type = "SYSTEM", title = title:format(row.key),
         body = ("Version %d failed five times within a minute%s: %s%s"):format(run.number, off and ", the third time today" or "",
             text.plain(tostring(run.message or run.outcome), 300), run.line and (" (line %d)"):format(run.line) or ""),
         metadata = { rule = row.key, version = run.number, outcome = run.outcome, state = row.state, opensToday = row.opens_today } }
@@ -41,8 +47,10 @@ function M.open(scope, run, failure)
     local staff = roles.holders(scope.tenant, "rules.write")
     local row
     db.transaction(scope.tenant, function(tx)
-        row = tx:pipeline{ store.open_breaker(scope.tenant, run.rule_id, run.number, time.iso(now + M.OPEN_MS), iso:sub(1, 10), iso) }[1][1]
+        row = tx:pipeline{ store.open_breaker(scope.tenant, run.rule_id, run.number, time.iso(now + M.OPEN_MS), iso:sub(1, 10), iso,
+            not run.by_callers) }[1][1]
         if not row then return end
+        if run.by_callers and row.opens_today > M.TOLD_A_DAY then return tx:at_commit{ store.count_failure(failure) } end
         local off = row.state == "off"
         local statements = { store.count_failure(failure), store.bump(own, iso),
             outbox.event(own, off and "rule.off" or "rule.breaker_opened", run.rule_id, { key = row.key, version = run.number,
@@ -59,7 +67,7 @@ function M.open(scope, run, failure)
         end
         tx:at_commit(statements)
     end)
-    if not row then return nil end
+    if not row or run.by_callers and row.opens_today > M.TOLD_A_DAY then return row end
     stream.tell(scope.tenant, row.state == "off" and "off" or "breaker", { key = row.key, version = run.number, line = run.line,
         message = run.message, opensToday = row.opens_today })
     log.warn("a rule failed too often", { tenant = scope.tenant, rule = row.key, version = run.number, state = row.state,

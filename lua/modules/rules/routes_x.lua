@@ -8,6 +8,8 @@ local log = require("kasma.log")
 local openapi = require("kasma.openapi")
 local route = require("kasma.route")
 local schema = require("kasma.schema")
+local web = require("kasma.web")
+local callers = require("modules.rules.callers")
 local mounted = require("modules.rules.mounted")
 
 local KEPT_MAX = 2000
@@ -78,11 +80,31 @@ local function answer_of(ctx, plan, answer)
     return body, status
 end
 
+-- Who may be anybody is held back alone when the rule fails for them; people of the shop, whom a permission lets in, are as the rule's
+-- own callers: its breaker counts.
+local function caller_of(ctx, rule, plan)
+    if type(plan.access) == "table" then return nil end
+    return { rule = ctx.tenant .. "|" .. rule.id .. "|" .. rule.version,
+        who = ctx.user and ctx.user.id or web.limit_subject(web.client_ip(ctx.req)) }
+end
+
+local function settled_of(caller)
+    return caller and function(told)
+        if told.outcome == "budget" then return end
+        told.by_callers = true
+        told.tripped = callers.note(caller, told.outcome ~= "ok")
+    end
+end
+
 local function run(ctx, set, rule, plan)
+    local caller = caller_of(ctx, rule, plan)
+    local held_s = caller and callers.held_s(caller)
+    if held_s then rule_unavailable{ headers = { ["Retry-After"] = tostring(held_s) } } end
     local input = hooks.input(ctx.tenant, "route", subject_of(ctx, plan))
     -- Of the client's key, of who sent it (a guest: by the cart) and of where: nobody else's key is the same.
     local once = ctx.idempotency and ctx.idempotency.scope_hash
     local answer, told = capabilities.run(ctx.scope, set, rule, nil, input, { kind = "route", judge = mounted.judge,
+        settled = settled_of(caller),
         key = once and ("route:%s:%s"):format(rule.id, once) or nil })
     check_outcome(told)
     if answer == nil then errors.not_found{ message = ("Cannot %s %s"):format(ctx.method, ctx.req.path) } end

@@ -25,6 +25,10 @@ local HOUR_MS = 3600000
 local waiting, lost = {}, 0
 local hours, successes = {}, 0
 
+-- Failures that callers of a route can cause as they like: so many of a rule are kept in a minute, of the others the count by the hour.
+local CALLERS_KEPT, MINUTE_MS = 20, 60000
+local minute, of_callers = 0, {}
+
 --- Which failures are the same one.
 ---@param run RuleRun
 ---@return string
@@ -84,6 +88,15 @@ local function trip(scope, run)
     breaker.trip(scope, run, failure)
 end
 
+local function is_flood(scope, run)
+    if not run.by_callers or run.outcome == "ok" then return false end
+    local now = time.now()
+    if math.abs(now - minute) >= MINUTE_MS then minute, of_callers = now, {} end
+    local key = scope.tenant .. "|" .. run.rule_id
+    of_callers[key] = (of_callers[key] or 0) + 1
+    return of_callers[key] > CALLERS_KEPT
+end
+
 hooks.set_sink(function(scope, run, asked, quote)
     stream.run(scope, run)
     if not run.rule_id or run.number == 0 then return end -- a file, or a draft
@@ -95,6 +108,7 @@ hooks.set_sink(function(scope, run, asked, quote)
         successes = successes + 1
         if successes % 100 ~= 0 then return end
     end
+    if is_flood(scope, run) then return end
     if #waiting >= WAITING_MAX then
         lost = lost + 1
         return
