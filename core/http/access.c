@@ -85,7 +85,7 @@ static void log_request(struct request *r, uint64_t us) {
               buf_json_string(&b, r->target.at ? request_method_name(r) : STR("")) && buf_add(&b, STR(",\"path\":")) &&
               buf_json_string(&b, path) && buf_add(&b, STR(",\"route\":")) &&
               buf_json_string(&b, r->route ? r->route->pattern : STR("")) && buf_add(&b, STR(",\"remote\":")) &&
-              buf_json_string(&b, request_remote(r)) && buf_add(&b, STR(",\"agent\":")) &&
+              buf_json_string(&b, request_client(r)) && buf_add(&b, STR(",\"agent\":")) &&
               buf_json_string(&b, agent.at ? agent : STR("")) &&
               buf_printf(&b, ",\"status\":%d,\"bytes\":%llu,\"us\":%llu", r->status, (unsigned long long)r->sent,
                          (unsigned long long)us);

@@ -62,6 +62,7 @@ struct request {
     uint32_t repeated;           /* bit HEADER_x: it came more than once */
     struct route *route;
     struct str params[ROUTE_PARAMS_MAX];
+    struct str client; /* address of the client, once asked for; in the arena */
     struct body body;
     uint64_t declared;             /* Content-Length */
     uint64_t started_us, began_ms; /* head complete; first byte (loop time) */

@@ -5,6 +5,7 @@
 
 #include "http/conn.h"
 #include "http/decode.h"
+#include "http/forwarded.h"
 #include "runtime/clock.h"
 #include "runtime/log.h"
 #include "runtime/uuid.h"
@@ -227,6 +228,24 @@ struct str request_remote(struct request *r) {
     /* A copy: the connection may go before the request does. */
     char *copy = arena_strdup(r->arena, str_n(c->remote, c->remote_len));
     return str_of(copy ? copy : "");
+}
+
+struct str request_client(struct request *r) {
+    if (r->client.at) return r->client;
+    struct str peer = request_remote(r), lines[HEADERS_MAX];
+    size_t count = 0;
+    char text[ADDRESS_TEXT_MAX];
+    if (r->server->set.proxies && r->target.at && request_known(r, HEADER_X_FORWARDED_FOR).at) {
+        for (size_t i = 0; i < request_header_count(r); i++) {
+            struct str name, value;
+            request_header_at(r, i, &name, &value);
+            if (header_id(name) == HEADER_X_FORWARDED_FOR) lines[count++] = value;
+        }
+    }
+    size_t len = count > 0 ? forwarded_client(r->server->set.proxies, peer, lines, count, text) : 0;
+    char *copy = len > 0 ? arena_strdup(r->arena, str_n(text, len)) : NULL;
+    r->client = copy ? str_n(copy, len) : peer;
+    return r->client;
 }
 
 bool request_gone(const struct request *r) {

@@ -73,6 +73,7 @@ struct arena *request_arena(const struct request *r);
 uint64_t request_started_us(const struct request *r); /* clock_mono_us when its head was complete */
 struct str request_id(struct request *r);             /* the client's X-Request-Id, else made here */
 struct str request_remote(struct request *r);         /* the peer's address without port; "unix" for unix sockets */
+struct str request_client(struct request *r);         /* the same, or whom trusted proxies name; asked for once */
 bool request_gone(const struct request *r);           /* the client has gone */
 
 /* Calls cancel(data, ERR_CANCELLED | ERR_DEADLINE) at most once, and never after request_done. */

@@ -13,28 +13,30 @@
 
 #include "http/route.h"
 #include "runtime/error.h"
+#include "runtime/network.h"
 
 struct server;
 
 struct server_settings {
-    size_t header_limit;     /* bytes of request line and headers, at most 60 KiB: 431 */
-    size_t url_limit;        /* bytes of the request target: 414 */
-    size_t body_limit;       /* decoded bytes of a body, unless the route has its own: 413 */
-    size_t max_connections;  /* 503 beyond */
-    size_t max_in_flight;    /* requests with a handler at work: 503 beyond */
-    unsigned max_pipelined;  /* of one connection; reading waits beyond */
-    size_t write_high_water; /* bytes waiting on one connection before its producers are held up */
-    uint64_t header_ms;      /* from the first byte of a head to its end: 408 */
-    uint64_t body_ms;        /* for a body, plus a millisecond per 16 bytes received: 408 */
-    uint64_t idle_ms;        /* keep-alive */
-    uint64_t request_ms;     /* for the handler, unless the route has its own; then its cancel is called: 503 */
-    uint64_t write_ms;       /* without one byte taken by the client: closed */
-    uint64_t half_close_ms;  /* handlers of a client that has closed its sending side get this long to answer */
-    uint64_t linger_ms;      /* reading on after a refusal, so that the client can read the answer */
-    const char *spool_dir;   /* spooled bodies and parts, made with O_TMPFILE-like privacy (0600) */
-    bool hsts;               /* add Strict-Transport-Security */
-    bool access_log;         /* one JSON line per request */
-    unsigned access_sample;  /* of the answers below 400 every n-th has a line; 0: none, 1: all */
+    size_t header_limit;            /* bytes of request line and headers, at most 60 KiB: 431 */
+    size_t url_limit;               /* bytes of the request target: 414 */
+    size_t body_limit;              /* decoded bytes of a body, unless the route has its own: 413 */
+    size_t max_connections;         /* 503 beyond */
+    size_t max_in_flight;           /* requests with a handler at work: 503 beyond */
+    unsigned max_pipelined;         /* of one connection; reading waits beyond */
+    size_t write_high_water;        /* bytes waiting on one connection before its producers are held up */
+    uint64_t header_ms;             /* from the first byte of a head to its end: 408 */
+    uint64_t body_ms;               /* for a body, plus a millisecond per 16 bytes received: 408 */
+    uint64_t idle_ms;               /* keep-alive */
+    uint64_t request_ms;            /* for the handler, unless the route has its own; then its cancel is called: 503 */
+    uint64_t write_ms;              /* without one byte taken by the client: closed */
+    uint64_t half_close_ms;         /* handlers of a client that has closed its sending side get this long to answer */
+    uint64_t linger_ms;             /* reading on after a refusal, so that the client can read the answer */
+    const char *spool_dir;          /* spooled bodies and parts, made with O_TMPFILE-like privacy (0600) */
+    const struct networks *proxies; /* whose X-Forwarded-For is believed; NULL: nobody's */
+    bool hsts;                      /* add Strict-Transport-Security */
+    bool access_log;                /* one JSON line per request */
+    unsigned access_sample;         /* of the answers below 400 every n-th has a line; 0: none, 1: all */
 };
 
 /* The defaults of the product; every field is filled. */

@@ -3,6 +3,7 @@
 #include <ctype.h>
 
 #include "runtime/log.h"
+#include "runtime/network.h"
 
 /* ---- what texts must look like ---- */
 
@@ -129,6 +130,12 @@ static const char *is_key_list(const char *text) {
         text += len + (text[len] == ',');
     }
     return NULL;
+}
+
+static const char *is_network_list(const char *text) {
+    struct networks list;
+    return networks_parse(str_of(text), &list, NULL) ? NULL
+                                                     : "must be at most 64 addresses or networks with commas between";
 }
 
 static const char *is_queue_prefix(const char *text) {
@@ -299,7 +306,7 @@ const struct setting config_table[] = {
     INT("PASSWORD_QUEUE", "64", 1, 10000, "password checks that may wait or run: 503 beyond"),
     TEXT("BOOTSTRAP_ADMIN_EMAIL", NULL, "first platform owner, who gets a one-time code"),
     BOOL("AUTH_REDIS_COMPAT", "off", "also write the session keys of the former backend"),
-    TEXT("TRUSTED_PROXIES", NULL, "addresses whose X-Forwarded-For is believed, with commas"),
+    CHECKED("TRUSTED_PROXIES", NULL, is_network_list, "addresses whose X-Forwarded-For is believed, with commas"),
     TEXT("CORS_ORIGINS", NULL, "origins allowed beside the apps' own, with commas"),
     CHECKED("PUBLIC_URL", NULL, is_http, "how clients reach this server, for links in mails and pages"),
     TEXT("RATE_LIMITS", "default", "default, off, or a file"),

@@ -226,13 +226,14 @@ enum field {
     FIELD_BODY_SIZE,
     FIELD_BODY_PATH,
     FIELD_GONE,
+    FIELD_CLIENT,
 };
 static const char *const fields[] = {
     [FIELD_METHOD] = "method",       [FIELD_PATH] = "path",       [FIELD_TARGET] = "target",
     [FIELD_ROUTE] = "route",         [FIELD_PARAMS] = "params",   [FIELD_QUERY] = "query",
     [FIELD_REMOTE] = "remote",       [FIELD_ID] = "id",           [FIELD_STARTED] = "started",
     [FIELD_SECURE] = "secure",       [FIELD_CONTENT] = "content", [FIELD_BODY_SIZE] = "body_size",
-    [FIELD_BODY_PATH] = "body_path", [FIELD_GONE] = "gone",
+    [FIELD_BODY_PATH] = "body_path", [FIELD_GONE] = "gone",       [FIELD_CLIENT] = "client",
 };
 
 static void push_params(lua_State *L, const struct request *r) {
@@ -273,6 +274,9 @@ static int l_index(lua_State *L) {
         break;
     case FIELD_REMOTE:
         push_str(L, request_remote(r));
+        break;
+    case FIELD_CLIENT:
+        push_str(L, request_client(r));
         break;
     case FIELD_ID:
         push_str(L, request_id(r));

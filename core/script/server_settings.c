@@ -1,6 +1,7 @@
 #include "script/server_settings.h"
 
 #include "runtime/config.h"
+#include "runtime/network.h"
 
 void server_settings_load(struct server_settings *s) {
     server_settings_default(s);
@@ -16,6 +17,10 @@ void server_settings_load(struct server_settings *s) {
     s->request_ms = (uint64_t)config_int("REQUEST_TIMEOUT_MS");
     s->write_ms = (uint64_t)config_int("WRITE_TIMEOUT_MS");
     s->spool_dir = config_str("SPOOL_DIR");
+    /* What is no network was refused with the configuration. */
+    static struct networks proxies;
+    const char *trusted = config_str("TRUSTED_PROXIES");
+    s->proxies = networks_parse(str_of(trusted), &proxies, NULL) ? &proxies : NULL;
     s->hsts = config_env() == ENV_PRODUCTION;
     const char *access = config_str("LOG_ACCESS");
     struct str word = str_of(access);

@@ -59,56 +59,11 @@ function M.in_network(address, network)
     return true
 end
 
--- Patterns are kept off the plain path: a request without proxies between costs two comparisons.
-local function plain(address)
-    if address:sub(1, 7):lower() == "::ffff:" then address = address:sub(8) end
-    if address:find("%", 1, true) then address = address:match("^[^%%]*") end
-    return address
-end
-
-local proxies
-local function is_proxy(address)
-    if not proxies then
-        proxies = {}
-        for network in tostring(config.get("TRUSTED_PROXIES") or ""):gmatch("[^,%s]+") do proxies[#proxies + 1] = network end
-    end
-    for i = 1, #proxies do
-        if M.in_network(address, proxies[i]) then return true end
-    end
-    return false
-end
-
--- An address as proxies write it: bare, with a port, or in brackets.
-local function forwarded_address(text)
-    return plain(text:match("^%[([^%]]*)%]") or text:match("^([%d.]+):%d+$") or text)
-end
-
--- The last address of the list that is no proxy's, and whether it is known to be the answer; what is no address ends the search.
-local function last_client(forwarded, address)
-    local list = {}
-    for part in forwarded:gmatch("[^,%s]+") do list[#list + 1] = forwarded_address(part) end
-    for i = #list, 1, -1 do
-        if not v4_number(list[i]) and not v6_groups(list[i]) then return address, true end
-        address = list[i]
-        if not is_proxy(address) then return address, true end
-    end
-    return address, false
-end
-
---- The client's address: the peer, or behind trusted proxies the last forwarded address that is none of them. The header may stand
---- several times, which is one list in the order of its lines.
+--- The client's address: the peer, or behind trusted proxies the last forwarded address that is none of them; the same that the access
+--- log shows (core/http/forwarded.c).
 ---@param req table
 ---@return string
-function M.client_ip(req)
-    local address = plain(req.remote or "")
-    if (proxies and #proxies == 0) or not is_proxy(address) then return address end
-    local forwarded = req:header("x-forwarded-for")
-    if not forwarded then return address end
-    -- The header's last line answers nearly always; when it names proxies alone the lines before it are looked at too.
-    local found, sure = last_client(forwarded, address)
-    if not sure then found = last_client(req:headers()["x-forwarded-for"] or forwarded, address) end
-    return found
-end
+function M.client_ip(req) return req.client or "" end
 
 ---@param address string
 ---@return boolean

@@ -8,6 +8,7 @@
 #include <sys/resource.h>
 
 #include "http_fixture.h"
+#include "runtime/log.h"
 
 static void test_malformed(void **state) {
     (void)state;
@@ -322,8 +323,65 @@ static void test_two_thousand_idle(void **state) {
     free(c);
 }
 
+static void with_a_proxy(struct server_settings *set) {
+    static struct networks proxies;
+    assert_true(networks_parse(STR("127.0.0.0/8"), &proxies, NULL));
+    set->proxies = &proxies;
+    set->access_log = true;
+}
+
+static void without_a_proxy(struct server_settings *set) {
+    set->access_log = true;
+}
+
+/* What a request leaves in the log. */
+static const char *logged(const char *request) {
+    static char text[4096];
+    FILE *file = tmpfile();
+    int kept = dup(STDERR_FILENO);
+    assert_non_null(file);
+    log_flush();
+    assert_int_equal(dup2(fileno(file), STDERR_FILENO), STDERR_FILENO);
+    free(talk(request));
+    log_flush();
+    assert_int_equal(dup2(kept, STDERR_FILENO), STDERR_FILENO);
+    assert_int_equal(close(kept), 0);
+    rewind(file);
+    text[fread(text, 1, sizeof text - 1, file)] = '\0';
+    assert_int_equal(fclose(file), 0);
+    return text;
+}
+
+static void test_the_access_log_names_the_client_behind_proxies(void **state) {
+    (void)state;
+    start(with_a_proxy);
+    assert_non_null(
+        strstr(logged("GET /hello HTTP/1.1\r\n" HOST "Connection: close\r\n\r\n"), "\"remote\":\"127.0.0.1\""));
+    /* Also where no handler asked for it. */
+    static const char *const paths[] = {"/hello", "/nowhere"};
+    for (size_t i = 0; i < 2; i++) {
+        char request[256];
+        (void)snprintf(request, sizeof request,
+                       "GET %s HTTP/1.1\r\n" HOST
+                       "X-Forwarded-For: 1.2.3.4\r\nX-Forwarded-For: 203.0.113.9:70, 127.0.0.2\r\n"
+                       "Connection: close\r\n\r\n",
+                       paths[i]);
+        assert_non_null(strstr(logged(request), "\"remote\":\"203.0.113.9\""));
+    }
+}
+
+static void test_the_access_log_believes_no_stranger(void **state) {
+    (void)state;
+    start(without_a_proxy);
+    assert_non_null(
+        strstr(logged("GET /hello HTTP/1.1\r\n" HOST "X-Forwarded-For: 1.2.3.4\r\nConnection: close\r\n\r\n"),
+               "\"remote\":\"127.0.0.1\""));
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_the_access_log_names_the_client_behind_proxies, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_the_access_log_believes_no_stranger, setup, teardown),
         cmocka_unit_test_setup_teardown(test_malformed, setup, teardown),
         cmocka_unit_test_setup_teardown(test_limits, setup, teardown),
         cmocka_unit_test_setup_teardown(test_pipelining, setup, teardown),
