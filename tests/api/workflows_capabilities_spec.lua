@@ -3,6 +3,7 @@
 local json = require("core.json")
 local time = require("core.time")
 local uuid = require("core.uuid")
+local capabilities = require("kasma.capabilities")
 local db = require("kasma.db")
 local support = require("api.support")
 local shop_of = require("api.shop")
@@ -348,5 +349,29 @@ describe("the shipped workflow that thanks", function()
             return db.one(shop.key, [[select 1 as one from mail_messages where tenant_key = $1 and template = 'thank-you'
               and state = 'sent' and user_id = $2]], shop.key, buyer.user.id)
         end, 20)
+    end)
+end)
+
+describe("what rules cause by what rules have caused", function()
+    it("has a bound for a shop, and what a shop's own events cause has none", function()
+        local shop, other = support.tenant(), support.tenant()
+        publish(shop, "told", "", "\"custom.never\"", "{ name = \"a\", run = function() end }")
+        local function call(name, tenant, hops, ...)
+            local c = capabilities.get(name)
+            return c.fn({ scope = { tenant = tenant.key, app = tenant.app, actor_kind = "system", hops = hops }, tenant = tenant.key,
+                rule = { id = "x" }, needs = {}, calls = { [c.needs] = 1 }, call = 1 }, ...)
+        end
+        local emitted, why = 0, nil
+        for _ = 1, 2000 do
+            local ok
+            ok, why = call("events.emit", shop, 2, "custom.more", {})
+            if not ok then break end
+            emitted = emitted + 1
+        end
+        assert.equal("too_many", why)
+        assert.is_true(emitted >= 200)
+        assert.same({ nil, "too_many" }, { call("jobs.enqueue", shop, 3, "told") })
+        assert.is_true(call("events.emit", shop, 1, "custom.more", {}))
+        assert.is_true(call("events.emit", other, 2, "custom.more", {}))
     end)
 end)

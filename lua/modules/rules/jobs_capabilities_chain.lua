@@ -1,14 +1,41 @@
 -- What rules that may wait can cause: runs of other workflow rules, and events of the shop. Both carry how many workflows led to them,
--- and a chain ends after eight.
+-- and a chain ends after eight. Its width has a bound too: ten events a run would be a hundred million runs in eight. What is caused by
+-- what a rule has caused is counted, for a shop in each process: so many at once, and so many a second.
 local json = require("core.json")
+local time = require("core.time")
 local uuid = require("core.uuid")
 local capabilities = require("kasma.capabilities")
 local db = require("kasma.db")
 local events = require("kasma.events")
+local log = require("kasma.log")
 local outbox = require("kasma.outbox")
 local start = require("modules.rules.workflow_start")
 
 local DATA_MAX, DELAY_MAX_S = 65536, 366 * 86400
+
+local AT_ONCE, A_SECOND, SHOPS_MAX = 200, 5, 2000
+
+local wells, shops = {}, 0
+
+-- Whether what a rule has caused may cause one thing more now.
+local function may_go_on(scope)
+    if (scope.hops or 1) < 2 then return true end
+    local now, well = time.mono() / 1e6, wells[scope.tenant]
+    if not well then
+        if shops >= SHOPS_MAX then wells, shops = {}, 0 end
+        well = { left = AT_ONCE, at = now, told = false }
+        wells[scope.tenant], shops = well, shops + 1
+    end
+    well.left, well.at = math.min(AT_ONCE, well.left + (now - well.at) * A_SECOND), now
+    if well.left >= 1 then
+        well.left = well.left - 1
+        if well.left > AT_ONCE / 2 then well.told = false end
+        return true
+    end
+    if not well.told then log.warn("workflows of a shop cause more and more", { tenant = scope.tenant }) end
+    well.told = true
+    return false
+end
 
 local function check_data(name, data)
     if type(data) ~= "table" then capabilities.refuse(name .. ": a table of data is expected") end
@@ -37,6 +64,7 @@ capabilities.declare("jobs.enqueue", { needs = "jobs", limit = 10, writes = "key
         capabilities.refuse("jobs.enqueue: dedupe is a text of 1 to 200 bytes")
     end
     local key = o.dedupe and ("dedupe:%s:%s"):format(rule, o.dedupe) or capabilities.call_key(ctx)
+    if not may_go_on(ctx.scope) then return nil, "too_many" end
     local started, why = start.enqueue(ctx.scope, rule, { id = capabilities.once_id(key), payload = payload or {},
         delay_ms = delay * 1000 })
     if started == nil then return nil, why end
@@ -52,6 +80,7 @@ capabilities.declare("events.emit", { needs = "events", limit = 10, writes = "ke
     end
     data = data or {}
     check_data("events.emit", data)
+    if not may_go_on(ctx.scope) then return nil, "too_many" end
     local entity = ctx.scope.entity
     if data.id ~= nil and (type(data.id) ~= "string" or #data.id < 1 or #data.id > 200) then
         capabilities.refuse("events.emit: data.id is a text of 1 to 200 bytes: of what the event is")
