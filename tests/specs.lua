@@ -1,5 +1,6 @@
 -- Runs busted inside `kasma lua`, so that specs use core.* as modules do: kasma lua tests/specs.lua FILE_OR_FOLDER...
--- Prints what failed and ends with one line `N passed, N failed`. VERBOSE=1 names each test, FILTER=text picks by name.
+-- Prints what failed, as it fails, and ends with one line `N passed, N failed`. VERBOSE=1 names each test, TRACE=1 says `began NAME` of
+-- each (the last line then names the one that hangs), FILTER=text picks by name.
 --
 -- busted's own runner reads the command line and ends the process; this is the part of it that loads and runs files.
 package.path = "./tests/?.lua;" .. package.path
@@ -8,8 +9,14 @@ local busted = require("busted.core")()
 require("busted")(busted)
 require("busted.luajit")()
 
-local passed, failed = 0, {}
-local verbose, filter = os.getenv("VERBOSE"), os.getenv("FILTER")
+local passed, failed = 0, 0
+local verbose, trace, filter = os.getenv("VERBOSE"), os.getenv("TRACE"), os.getenv("FILTER")
+
+local function say(...)
+    io.stdout:write(...)
+    io.stdout:write("\n")
+    io.stdout:flush()
+end
 
 local function name_of(element)
     local names = {}
@@ -20,10 +27,11 @@ local function name_of(element)
     return table.concat(names, " ")
 end
 
-local function note(element, _, message, trace)
-    local place = trace and trace.short_src and ("%s:%s: "):format(trace.short_src, tostring(trace.currentline)) or ""
+local function note(element, _, message, at)
+    local place = at and at.short_src and ("%s:%s: "):format(at.short_src, tostring(at.currentline)) or ""
     local text = type(message) == "string" and message or require("pl.pretty").write(message)
-    failed[#failed + 1] = place .. name_of(element) .. "\n    " .. text:gsub("\n", "\n    ")
+    failed = failed + 1
+    say("FAILED ", place, name_of(element), "\n    ", (text:gsub("\n", "\n    ")))
     return nil, true
 end
 
@@ -32,12 +40,13 @@ if filter then
         return nil, name:find(filter, 1, true) ~= nil
     end, { priority = 1 })
 end
+busted.subscribe({ "test", "start" }, function(element)
+    if trace then say("began ", name_of(element)) end
+    return nil, true
+end)
 busted.subscribe({ "test", "end" }, function(element, _, status)
     if status == "success" then passed = passed + 1 end
-    if verbose then
-        io.stdout:write(status, "  ", name_of(element), "\n")
-        io.stdout:flush()
-    end
+    if verbose then say(status, "  ", name_of(element)) end
     return nil, true
 end)
 busted.subscribe({ "failure" }, note)
@@ -47,7 +56,5 @@ require("busted.modules.test_file_loader")(busted, { "lua" })({ unpack(arg, 1) }
     { excludes = {}, recursive = true, verbose = false })
 require("busted.execute")(busted)(1, { seed = tonumber(os.getenv("SEED")) or os.time(), shuffle = false, sort = true })
 
-for _, text in ipairs(failed) do io.stdout:write("FAILED ", text, "\n") end
-io.stdout:write(("%d passed, %d failed\n"):format(passed, #failed))
-io.stdout:flush()
-return #failed == 0 and 0 or 1
+say(("%d passed, %d failed"):format(passed, failed))
+return failed == 0 and 0 or 1
