@@ -5,6 +5,7 @@
 #include "crypto/password.h"
 #include "runtime/config.h"
 #include "script/bind.h"
+#include "script/guard.h"
 #include "script/task.h"
 
 static struct str check_str(lua_State *L, int idx) {
@@ -21,11 +22,12 @@ static struct str opt_str(lua_State *L, int idx) {
 
 /* The buffer as a Lua string, or nil when making it failed. */
 static int give(lua_State *L, bool ok, struct buf *b) {
-    if (ok)
-        lua_pushlstring(L, b->data ? b->data : "", b->len);
-    else
+    if (ok) {
+        guard_push_buf(L, b);
+    } else {
+        buf_free(b);
         lua_pushnil(L);
-    buf_free(b);
+    }
     return 1;
 }
 
@@ -164,15 +166,17 @@ static void forget(void *op) {
     password_forget(op);
 }
 
+static int push_hash(lua_State *L, void *data) {
+    lua_pushstring(L, data);
+    return 1;
+}
+
 static void hashed(void *data, const char *hash, bool match, const struct error *err) {
-    struct task *t = data;
     (void)match;
-    if (err) {
-        task_resume_error(t, err);
-        return;
-    }
-    lua_pushstring(task_lua(t), hash);
-    task_resume(t, 1);
+    if (err)
+        task_resume_error(data, err);
+    else
+        task_answer(data, push_hash, (void *)hash);
 }
 
 static void verified(void *data, const char *hash, bool match, const struct error *err) {

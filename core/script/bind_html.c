@@ -3,12 +3,12 @@
 
 #include "content/html.h"
 #include "script/bind.h"
+#include "script/guard.h"
 #include "script/task.h"
 
 static int give(lua_State *L, bool ok, struct buf *out, const struct error *err) {
     if (ok) {
-        lua_pushlstring(L, out->data ? out->data : "", out->len);
-        buf_free(out);
+        guard_push_buf(L, out);
         return 1;
     }
     buf_free(out);

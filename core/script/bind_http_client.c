@@ -159,13 +159,8 @@ static void push_headers(lua_State *L, const struct http_answer *answer) {
     }
 }
 
-static void done(void *data, const struct http_answer *answer, const struct error *err) {
-    struct task *t = data;
-    if (err) {
-        task_resume_error(t, err);
-        return;
-    }
-    lua_State *L = task_lua(t);
+static int push_answer(lua_State *L, void *data) {
+    const struct http_answer *answer = data;
     lua_createtable(L, 0, 3);
     lua_pushinteger(L, answer->status);
     lua_setfield(L, -2, "status");
@@ -173,7 +168,14 @@ static void done(void *data, const struct http_answer *answer, const struct erro
     lua_setfield(L, -2, "headers");
     lua_pushlstring(L, answer->body.at, answer->body.len);
     lua_setfield(L, -2, "body");
-    task_resume(t, 1);
+    return 1;
+}
+
+static void done(void *data, const struct http_answer *answer, const struct error *err) {
+    if (err)
+        task_resume_error(data, err);
+    else
+        task_answer(data, push_answer, (void *)answer);
 }
 
 static void cancel(void *op) {
@@ -225,7 +227,8 @@ struct stream {
 };
 
 /* What read() answers: text, nil, or nil and the error. */
-static int push_next(lua_State *L, struct stream *s) {
+static int push_next(lua_State *L, void *data) {
+    struct stream *s = data;
     if (s->queue.len) {
         lua_pushlstring(L, s->queue.data, s->queue.len);
         buf_clear(&s->queue);
@@ -243,7 +246,7 @@ static void wake(void *data) {
     struct task *t = s->waiter;
     if (!t || (s->call && s->queue.len == 0)) return;
     s->waiter = NULL;
-    task_resume(t, push_next(task_lua(t), s));
+    task_answer(t, push_next, s);
 }
 
 static bool came(void *data, int status, struct str bytes) {

@@ -6,6 +6,7 @@
 #include "crypto/token.h"
 #include "runtime/clock.h"
 #include "script/bind.h"
+#include "script/guard.h"
 #include "script/json.h"
 #include "script/task.h"
 
@@ -20,9 +21,12 @@ static int l_sign(lua_State *L) {
               (buf_byte(&claims, '\0') || error_set(&err, ERR_MEMORY, "out of memory")) &&
               token_sign(claims.data, key, algorithm, &token, &err);
     buf_free(&claims);
-    if (ok) lua_pushlstring(L, token.data, token.len);
-    buf_free(&token);
-    return ok ? 1 : luaL_error(L, "jwt.sign: %s", err.message);
+    if (!ok) {
+        buf_free(&token);
+        return luaL_error(L, "jwt.sign: %s", err.message);
+    }
+    guard_push_buf(L, &token);
+    return 1;
 }
 
 static int refuse(lua_State *L, struct error *err, const char *code, const char *message) {
@@ -44,8 +48,7 @@ static int l_verify(lua_State *L) {
         buf_free(&claims);
         return task_fail(L, &err);
     }
-    lua_pushlstring(L, claims.data, claims.len);
-    buf_free(&claims);
+    guard_push_buf(L, &claims);
     struct str text;
     text.at = lua_tolstring(L, -1, &text.len);
     if (!json_decode(L, text, &err)) return refuse(L, &err, "malformed", "the claims are no JSON");

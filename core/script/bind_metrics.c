@@ -6,6 +6,7 @@
 
 #include "runtime/metrics.h"
 #include "script/bind.h"
+#include "script/guard.h"
 
 #define METRIC "core.metrics.metric"
 #define LABELS_MAX 8
@@ -101,8 +102,7 @@ static int l_render(lua_State *L) {
         buf_free(&b);
         return luaL_error(L, "out of memory");
     }
-    lua_pushlstring(L, b.data ? b.data : "", b.len);
-    buf_free(&b);
+    guard_push_buf(L, &b);
     return 1;
 }
 

@@ -104,23 +104,30 @@ static bool push_docs(lua_State *L, const struct mongo_result *result, bool firs
     return true;
 }
 
-static void answer_docs(struct task *t, const struct mongo_result *result, bool first, const struct error *err) {
-    struct error bad = {0};
-    if (err) {
+/* What the server said, as `push` makes Lua values of it. */
+static void answer(struct task *t, task_push *push, const struct mongo_result *result, const struct error *err) {
+    if (err)
         task_resume_error(t, err);
-    } else if (push_docs(task_lua(t), result, first, &bad)) {
-        task_resume(t, 1);
-    } else {
-        task_resume_error(t, &bad);
-    }
+    else
+        task_answer(t, push, (void *)result);
+}
+
+static int push_list(lua_State *L, void *data) {
+    struct error bad = {0};
+    return push_docs(L, data, false, &bad) ? 1 : task_fail(L, &bad);
 }
 
 static void done_list(void *data, const struct mongo_result *result, const struct error *err) {
-    answer_docs(data, result, false, err);
+    answer(data, push_list, result, err);
+}
+
+static int push_first(lua_State *L, void *data) {
+    struct error bad = {0};
+    return push_docs(L, data, true, &bad) ? 1 : task_fail(L, &bad);
 }
 
 static void done_first(void *data, const struct mongo_result *result, const struct error *err) {
-    answer_docs(data, result, true, err);
+    answer(data, push_first, result, err);
 }
 
 static void done_inserted(void *data, const struct mongo_result *result, const struct error *err) {
@@ -141,25 +148,21 @@ static void done_deleted(void *data, const struct mongo_result *result, const st
     task_resume(data, 1);
 }
 
-static void done_changed(void *data, const struct mongo_result *result, const struct error *err) {
-    if (err) {
-        task_resume_error(data, err);
-        return;
-    }
-    lua_State *L = task_lua(data);
+static int push_changed(lua_State *L, void *data) {
+    const struct mongo_result *result = data;
     lua_createtable(L, 0, 3);
     set_count(L, "matched", result->matched);
     set_count(L, "modified", result->modified);
     set_count(L, "upserted", result->upserted);
-    task_resume(data, 1);
+    return 1;
 }
 
-static void done_bulk(void *data, const struct mongo_result *result, const struct error *err) {
-    if (err) {
-        task_resume_error(data, err);
-        return;
-    }
-    lua_State *L = task_lua(data);
+static void done_changed(void *data, const struct mongo_result *result, const struct error *err) {
+    answer(data, push_changed, result, err);
+}
+
+static int push_bulk(lua_State *L, void *data) {
+    const struct mongo_result *result = data;
     lua_createtable(L, 0, 6);
     set_count(L, "inserted", result->inserted);
     set_count(L, "matched", result->matched);
@@ -178,7 +181,11 @@ static void done_bulk(void *data, const struct mongo_result *result, const struc
         lua_rawseti(L, -2, (int)i + 1);
     }
     lua_setfield(L, -2, "errors");
-    task_resume(data, 1);
+    return 1;
+}
+
+static void done_bulk(void *data, const struct mongo_result *result, const struct error *err) {
+    answer(data, push_bulk, result, err);
 }
 
 static void done_true(void *data, const struct mongo_result *result, const struct error *err) {
@@ -195,10 +202,14 @@ static void cancel(void *op) {
     mongo_cancel(op);
 }
 
+/* The request that is being filled: where that raises, for lack of memory, the next one finds it and frees it. */
+static struct mongo_request *building;
+
 /* Sends `r`, or gives it up when `ok` is false and `err` says why. */
 static int send_request(lua_State *L, struct task *t, struct mongo_request *r, bool ok, mongo_done *done,
                         struct error *err) {
     struct mongo *m = ok ? mongo_shared(err) : NULL;
+    building = NULL;
     if (!m) {
         mongo_request_free(r);
         return task_fail(L, err);
@@ -210,9 +221,10 @@ static int send_request(lua_State *L, struct task *t, struct mongo_request *r, b
 
 static struct mongo_request *new_request(enum mongo_verb verb, const char *op, struct str collection, size_t writes,
                                          struct error *err) {
-    struct mongo_request *r = mongo_request_new(verb, op, collection, writes);
-    if (!r) error_set(err, ERR_MEMORY, "out of memory");
-    return r;
+    mongo_request_free(building);
+    building = mongo_request_new(verb, op, collection, writes);
+    if (!building) error_set(err, ERR_MEMORY, "out of memory");
+    return building;
 }
 
 /* ---- reading ---- */

@@ -64,19 +64,33 @@ static struct str check_tenant(lua_State *L, int idx) {
 
 /* ---- one statement ---- */
 
-static void rows_done(void *data, PGresult *const *result, size_t count, const struct pg_error *err) {
-    struct task *t = data;
-    lua_State *L = task_lua(t);
+/* What the server said. The results are cleared by those who call back, also when they could not be handed on. */
+struct outcome {
+    PGresult *const *result;
+    size_t count;
+    const struct pg_error *err;
+};
+
+static int push_rows(lua_State *L, void *data) {
+    const struct outcome *o = data;
     struct error bad;
-    int n = 1;
-    if (err) {
-        n = pg_value_error(L, err);
-    } else if (count == 0) {
-        lua_newtable(L);
-    } else if (!pg_value_rows(L, result[0], &bad)) {
-        n = task_fail(L, &bad);
-    }
-    task_resume(t, n);
+    if (o->err) return pg_value_error(L, o->err);
+    if (o->count > 0) return pg_value_rows(L, o->result[0], &bad) ? 1 : task_fail(L, &bad);
+    lua_newtable(L);
+    return 1;
+}
+
+static void rows_done(void *data, PGresult *const *result, size_t count, const struct pg_error *err) {
+    task_answer(data, push_rows, &(struct outcome){result, count, err});
+}
+
+static int push_failure(lua_State *L, void *data) {
+    return pg_value_error(L, data);
+}
+
+static void answer_failure(struct task *t, const struct pg_error *err) {
+    struct pg_error copy = *err;
+    task_answer(t, push_failure, &copy);
 }
 
 static void forget(void *op) {
@@ -108,23 +122,20 @@ static int l_query(lua_State *L) {
 
 /* ---- several statements ---- */
 
-static void lists_done(void *data, PGresult *const *result, size_t count, const struct pg_error *err) {
-    struct task *t = data;
-    lua_State *L = task_lua(t);
-    if (err) {
-        task_resume(t, pg_value_error(L, err));
-        return;
-    }
+static int push_lists(lua_State *L, void *data) {
+    const struct outcome *o = data;
     struct error bad;
-    lua_createtable(L, (int)count, 0);
-    for (size_t i = 0; i < count; i++) {
-        if (!pg_value_rows(L, result[i], &bad)) {
-            task_resume(t, task_fail(L, &bad));
-            return;
-        }
+    if (o->err) return pg_value_error(L, o->err);
+    lua_createtable(L, (int)o->count, 0);
+    for (size_t i = 0; i < o->count; i++) {
+        if (!pg_value_rows(L, o->result[i], &bad)) return task_fail(L, &bad);
         lua_rawseti(L, -2, (int)i + 1);
     }
-    task_resume(t, 1);
+    return 1;
+}
+
+static void lists_done(void *data, PGresult *const *result, size_t count, const struct pg_error *err) {
+    task_answer(data, push_lists, &(struct outcome){result, count, err});
 }
 
 /* The statements of the list at `idx`; they and their texts stay alive on the stack, or in a table on it: a C function
@@ -166,27 +177,34 @@ static void undo(void *data) {
     if (open) pg_tx_rollback(open);
 }
 
-static void tx_ready(void *data, struct pg_tx *tx, const struct pg_error *err) {
-    struct task *t = data;
-    lua_State *L = task_lua(t);
-    if (err) {
-        task_resume(t, pg_value_error(L, err));
-        return;
-    }
-    /* Rolled back by the end of the task, or by the collector when a task that lives for ever has lost it. */
+struct new_tx {
+    struct task *task;
+    struct pg_tx *tx; /* NULL: the userdata has it */
+};
+
+/* Rolled back by the end of the task, or by the collector when a task that lives for ever has lost it. */
+static int push_tx(lua_State *L, void *data) {
+    struct new_tx *new = data;
     struct lua_tx *held = lua_newuserdata(L, sizeof *held);
-    *held = (struct lua_tx){.tx = tx};
+    *held = (struct lua_tx){0};
     luaL_getmetatable(L, TX);
     lua_setmetatable(L, -2);
-    held->undo = arena_defer(task_arena(t), undo, held);
-    if (!held->undo) {
-        undo(held);
-        struct error memory;
-        error_set(&memory, ERR_MEMORY, "out of memory");
-        task_resume_error(t, &memory);
+    held->undo = arena_defer(task_arena(new->task), undo, held);
+    if (!held->undo) return luaL_error(L, "out of memory");
+    held->tx = new->tx; /* from here on nothing raises */
+    new->tx = NULL;
+    return 1;
+}
+
+static void tx_ready(void *data, struct pg_tx *tx, const struct pg_error *err) {
+    if (err) {
+        answer_failure(data, err);
         return;
     }
-    task_resume(t, 1);
+    struct new_tx new = {.task = data, .tx = tx};
+    int n = task_put(data, push_tx, &new);
+    if (new.tx) pg_tx_rollback(new.tx);
+    task_resume(data, n);
 }
 
 static int l_begin(lua_State *L) {
@@ -247,18 +265,30 @@ static int l_tx_rollback(lua_State *L) {
 
 /* ---- sessions ---- */
 
-static void session_ready(void *data, struct pg_session *s, const struct pg_error *err) {
-    struct task *t = data;
-    lua_State *L = task_lua(t);
-    if (err) {
-        task_resume(t, pg_value_error(L, err));
-        return;
-    }
+struct new_session {
+    struct pg_session *session; /* NULL: the userdata has it */
+};
+
+static int push_session(lua_State *L, void *data) {
+    struct new_session *new = data;
     struct lua_session *box = lua_newuserdata(L, sizeof *box);
-    box->session = s;
+    box->session = NULL;
     luaL_getmetatable(L, SESSION);
     lua_setmetatable(L, -2);
-    task_resume(t, 1);
+    box->session = new->session;
+    new->session = NULL;
+    return 1;
+}
+
+static void session_ready(struct task *t, struct pg_session *s, const struct pg_error *err) {
+    if (err) {
+        answer_failure(t, err);
+        return;
+    }
+    struct new_session new = {s};
+    int n = task_put(t, push_session, &new);
+    if (new.session) pg_session_close(new.session);
+    task_resume(t, n);
 }
 
 /* A connection that is being made for a task that is gone closes itself when it stands. */
@@ -343,14 +373,24 @@ struct listener {
 
 static void listen_now(struct listener *l);
 
-static void call_listener(struct listener *l, struct str payload) {
-    lua_State *L = l->main;
-    lua_rawgeti(L, LUA_REGISTRYINDEX, l->fn);
-    if (payload.at)
-        lua_pushlstring(L, payload.at, payload.len);
+struct notice {
+    const struct listener *listener;
+    struct str payload;
+};
+
+static int push_notice(lua_State *L, void *data) {
+    const struct notice *n = data;
+    lua_rawgeti(L, LUA_REGISTRYINDEX, n->listener->fn);
+    if (n->payload.at)
+        lua_pushlstring(L, n->payload.at, n->payload.len);
     else
         lua_pushnil(L);
-    bool started = task_start(L, 1, NULL, task_log_finished, NULL, NULL);
+    return 2;
+}
+
+static void call_listener(struct listener *l, struct str payload) {
+    struct notice n = {l, payload};
+    bool started = task_begin(l->main, push_notice, &n, NULL, task_log_finished, NULL, NULL);
     (void)started; /* out of memory: the listener polls as well */
 }
 
@@ -422,13 +462,17 @@ static int l_listen(lua_State *L) {
     struct pg_pool *p = check_pool(L);
     struct str channel = check_channel(L, 2);
     luaL_checktype(L, 3, LUA_TFUNCTION);
+    lua_pushvalue(L, 3);
+    int fn = luaL_ref(L, LUA_REGISTRYINDEX);
     struct listener *l = calloc(1, sizeof *l);
-    if (!l) return luaL_error(L, "out of memory");
+    if (!l) {
+        luaL_unref(L, LUA_REGISTRYINDEX, fn);
+        return luaL_error(L, "out of memory");
+    }
     l->pool = p;
     l->main = task_main(L);
+    l->fn = fn;
     memcpy(l->channel, channel.at, channel.len);
-    lua_pushvalue(L, 3);
-    l->fn = luaL_ref(L, LUA_REGISTRYINDEX);
     l->again.data = l;
     int made = uv_timer_init(loop_get(), &l->again);
     (void)made; /* cannot fail */

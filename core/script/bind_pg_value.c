@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "script/guard.h"
 #include "script/json.h"
 #include "script/task.h"
 
@@ -103,8 +104,7 @@ int pg_value_array(lua_State *L) {
         lua_pop(L, 1);
     }
     if (!buf_byte(&b, '}')) return out_of_memory(L, &b);
-    lua_pushlstring(L, b.data, b.len);
-    buf_free(&b);
+    guard_push_buf(L, &b);
     push_param(L, -1);
     return 1;
 }
@@ -118,8 +118,7 @@ int pg_value_json(lua_State *L) {
         buf_free(&b);
         return luaL_error(L, "pg.json: %s", err.message);
     }
-    lua_pushlstring(L, b.data, b.len);
-    buf_free(&b);
+    guard_push_buf(L, &b);
     push_param(L, -1);
     return 1;
 }

@@ -111,22 +111,28 @@ static void message_done(void *data, lua_State *L, bool ok) {
     if (s->close_waits) tell_closed(s);
 }
 
+struct message {
+    const struct socket *socket;
+    struct str payload;
+};
+
+static int push_payload(lua_State *L, void *data) {
+    const struct message *m = data;
+    lua_rawgeti(L, LUA_REGISTRYINDEX, m->socket->message);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, m->socket->state);
+    lua_pushlstring(L, m->payload.at ? m->payload.at : "", m->payload.len);
+    return 3;
+}
+
 static void on_message(void *data, struct str payload, enum ws_opcode opcode) {
     (void)opcode; /* text only */
     struct socket *s = data;
-    lua_State *L = s->main;
-    if (!L) return;
-    if (!lua_checkstack(L, 4)) {
-        push_close(s->push, WS_TRY_LATER, STR("out of memory"));
-        return;
-    }
-    lua_rawgeti(L, LUA_REGISTRYINDEX, s->message);
-    lua_rawgeti(L, LUA_REGISTRYINDEX, s->state);
-    lua_pushlstring(L, payload.at ? payload.at : "", payload.len);
+    if (!s->main) return;
+    struct message m = {s, payload};
     s->busy = true;
     push_pause(s->push);
     struct task *t = NULL;
-    if (!task_start(L, 2, NULL, message_done, s, &t)) {
+    if (!task_begin(s->main, push_payload, &m, NULL, message_done, s, &t)) {
         s->busy = false;
         push_close(s->push, WS_TRY_LATER, STR("out of memory"));
         return;
@@ -204,7 +210,9 @@ static int l_room(lua_State *L) {
 
 static int l_socket_gc(lua_State *L) {
     struct socket *s = socket_at(L);
+    if (!s) return 0;
     s->held = false;
+    if (!s->push) let_go(s); /* it was never opened */
     /* An open one is referred to by the registry: the whole state is being closed. */
     s->main = NULL;
     free_if_done(s);
@@ -243,18 +251,22 @@ int bind_push_open(lua_State *L, struct request *r, bool websocket, const struct
     if (protocol.at && !header_name_safe(protocol)) return luaL_error(L, "protocol is no token");
 
     make_classes(L);
-    struct socket *s = calloc(1, sizeof *s);
+    struct socket **cell = lua_newuserdata(L, sizeof(struct socket *));
+    *cell = NULL;
+    luaL_getmetatable(L, SOCKET);
+    lua_setmetatable(L, -2);
+    int self = lua_gettop(L);
+    struct socket *s = *cell = calloc(1, sizeof *s);
     if (!s) {
         error_set(&err, ERR_MEMORY, "out of memory");
         return task_fail(L, &err);
     }
-    *s = (struct socket){.main = task_main(L), .self = LUA_NOREF, .held = true};
-    struct socket **cell = lua_newuserdata(L, sizeof(struct socket *));
-    *cell = s;
-    luaL_getmetatable(L, SOCKET);
-    lua_setmetatable(L, -2);
-    int self = lua_gettop(L);
-    s->message = s->closed = s->state = LUA_NOREF;
+    *s = (struct socket){.main = task_main(L),
+                         .self = LUA_NOREF,
+                         .message = LUA_NOREF,
+                         .closed = LUA_NOREF,
+                         .state = LUA_NOREF,
+                         .held = true};
     s->message = function_ref(L, "message");
     s->closed = function_ref(L, "closed");
     lua_getfield(L, 2, "state");

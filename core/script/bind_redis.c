@@ -69,18 +69,24 @@ static void push_reply(lua_State *L, const struct redis_reply *r) {
     }
 }
 
+struct outcome {
+    const struct redis_reply *reply;
+    const struct error *err;
+};
+
+static int push_outcome(lua_State *L, void *data) {
+    const struct outcome *o = data;
+    if (o->err) return task_fail(L, o->err);
+    push_reply(L, o->reply);
+    return 1;
+}
+
 static void answer(struct task *t, const struct redis_reply *reply, const struct error *err) {
-    lua_State *L = task_lua(t);
-    int n = 1;
-    if (err) {
-        n = task_fail(L, err);
-    } else {
-        push_reply(L, reply);
-    }
+    struct outcome o = {reply, err};
     if (from_lua) {
-        task_resume_later(t, n);
+        task_answer_later(t, push_outcome, &o);
     } else {
-        task_resume(t, n);
+        task_answer(t, push_outcome, &o);
     }
 }
 
@@ -259,37 +265,50 @@ struct channel {
     int fn, live, self; /* registry references; `self` keeps an open channel from the collector */
 };
 
-/* Each message is a task of its own, begun in the order of arrival. */
-static void start_task(struct channel *c, const struct str *payload) {
-    lua_State *L = c->main;
-    if (!lua_checkstack(L, 4)) return;
-    lua_rawgeti(L, LUA_REGISTRYINDEX, c->fn);
-    if (payload) {
-        lua_pushlstring(L, payload->at, payload->len);
-    } else {
+static void channel_release(lua_State *L, struct channel *c) {
+    luaL_unref(L, LUA_REGISTRYINDEX, c->fn);
+    luaL_unref(L, LUA_REGISTRYINDEX, c->live);
+    luaL_unref(L, LUA_REGISTRYINDEX, c->self);
+    c->fn = c->live = c->self = LUA_NOREF;
+}
+
+struct event {
+    int fn;                    /* registry reference */
+    const struct str *payload; /* NULL: nil */
+    const bool *again;         /* in place of a payload */
+};
+
+static int push_event(lua_State *L, void *data) {
+    const struct event *e = data;
+    lua_rawgeti(L, LUA_REGISTRYINDEX, e->fn);
+    if (e->payload)
+        lua_pushlstring(L, e->payload->at, e->payload->len);
+    else if (e->again)
+        lua_pushboolean(L, *e->again);
+    else
         lua_pushnil(L);
-    }
-    bool started = task_start(L, 1, NULL, task_log_finished, NULL, NULL);
+    return 2;
+}
+
+/* Each message is a task of its own, begun in the order of arrival. */
+static void start_task(struct channel *c, struct event e) {
+    bool started = task_begin(c->main, push_event, &e, NULL, task_log_finished, NULL, NULL);
     (void)started; /* out of memory: as if the message had been missed */
 }
 
 static void on_message(void *data, struct str channel, struct str payload) {
     (void)channel;
-    start_task(data, &payload);
+    struct channel *c = data;
+    start_task(c, (struct event){.fn = c->fn, .payload = &payload});
 }
 
 static void on_live(void *data, bool again) {
     struct channel *c = data;
-    if (c->live == LUA_NOREF) {
-        if (again) start_task(c, NULL);
-        return;
+    if (c->live != LUA_NOREF) {
+        start_task(c, (struct event){.fn = c->live, .again = &again});
+    } else if (again) {
+        start_task(c, (struct event){.fn = c->fn});
     }
-    lua_State *L = c->main;
-    if (!lua_checkstack(L, 4)) return;
-    lua_rawgeti(L, LUA_REGISTRYINDEX, c->live);
-    lua_pushboolean(L, again);
-    bool started = task_start(L, 1, NULL, task_log_finished, NULL, NULL);
-    (void)started;
 }
 
 /* redis.subscribe(channel, fn [, live]): fn(message); live(again) when the server has confirmed the channel, from when
@@ -308,8 +327,7 @@ static int l_subscribe(lua_State *L) {
     *c = (struct channel){.main = task_main(L), .fn = LUA_NOREF, .live = LUA_NOREF, .self = LUA_NOREF};
     luaL_getmetatable(L, CHANNEL);
     lua_setmetatable(L, -2);
-    c->channel = redis_sub_listen(listener, name, on_message, on_live, c, &err);
-    if (!c->channel) return task_fail(L, &err);
+    /* First all that may raise: a channel that is heard must not be collected. */
     lua_pushvalue(L, 2);
     c->fn = luaL_ref(L, LUA_REGISTRYINDEX);
     if (!lua_isnil(L, 3)) {
@@ -318,17 +336,17 @@ static int l_subscribe(lua_State *L) {
     }
     lua_pushvalue(L, -1);
     c->self = luaL_ref(L, LUA_REGISTRYINDEX);
-    return 1;
+    c->channel = redis_sub_listen(listener, name, on_message, on_live, c, &err);
+    if (c->channel) return 1;
+    channel_release(L, c);
+    return task_fail(L, &err);
 }
 
 static int l_channel_close(lua_State *L) {
     struct channel *c = luaL_checkudata(L, 1, CHANNEL);
     if (c->channel) redis_channel_close(c->channel);
     c->channel = NULL;
-    luaL_unref(L, LUA_REGISTRYINDEX, c->fn);
-    luaL_unref(L, LUA_REGISTRYINDEX, c->live);
-    luaL_unref(L, LUA_REGISTRYINDEX, c->self);
-    c->fn = c->live = c->self = LUA_NOREF;
+    channel_release(L, c);
     return 0;
 }
 
@@ -417,19 +435,21 @@ static int l_dedicated_call(lua_State *L) {
     struct str *args = take_stack(L, 2, small, numbers, &count);
     struct redis_command command = {args, count};
     struct error err = {.kind = ERR_UNAVAILABLE, .message = "the connection was closed"};
+    lua_pushvalue(L, 1);
+    int self = luaL_ref(L, LUA_REGISTRYINDEX);
     struct wait *w = malloc(sizeof *w); /* not of the arena: a worker's loop is one task for ever */
     if (!w) {
+        luaL_unref(L, LUA_REGISTRYINDEX, self);
         error_set(&err, ERR_MEMORY, "out of memory");
         return task_fail(L, &err);
     }
-    *w = (struct wait){.task = t, .conn = d->conn};
+    *w = (struct wait){.task = t, .conn = d->conn, .self = self};
     w->op = d->conn ? redis_conn_send(d->conn, &command, 1, false, 0, wait_done, w, &err) : NULL;
     if (!w->op) {
+        luaL_unref(L, LUA_REGISTRYINDEX, self);
         free(w);
         return task_fail(L, &err);
     }
-    lua_pushvalue(L, 1);
-    w->self = luaL_ref(L, LUA_REGISTRYINDEX);
     return task_suspend(L, t, wait_cancel, w);
 }
 

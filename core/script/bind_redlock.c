@@ -9,6 +9,7 @@
 
 #include "runtime/config.h"
 #include "script/bind.h"
+#include "script/guard.h"
 #include "script/task.h"
 #include "stores/redlock.h"
 
@@ -69,8 +70,7 @@ static int l_key(lua_State *L) {
         buf_free(&key);
         return luaL_error(L, "%s", err.message);
     }
-    lua_pushlstring(L, key.data, key.len);
-    buf_free(&key);
+    guard_push_buf(L, &key);
     return 1;
 }
 
@@ -84,9 +84,8 @@ static struct redlock_hold *let_go(struct lock *lock) {
     lock->extending = NULL;
     if (w) {
         struct error err = {.kind = ERR_QUERY, .code = "lost", .message = "the lock was released"};
-        lua_State *L = task_lua(w->task);
-        luaL_unref(L, LUA_REGISTRYINDEX, w->self);
-        task_resume_later(w->task, task_fail(L, &err));
+        luaL_unref(task_lua(w->task), LUA_REGISTRYINDEX, w->self);
+        task_resume_error_later(w->task, &err);
         free(w);
     }
     return hold;
@@ -216,17 +215,21 @@ static int l_acquire(lua_State *L) {
     struct error err = {0};
     struct redlock *r = redlock_shared(&err);
     if (!r) return task_fail(L, &err);
+    lua_pushvalue(L, -1);
+    int self = luaL_ref(L, LUA_REGISTRYINDEX); /* first: it may raise, and nothing is under way yet */
     struct lock *lock = *handle = calloc(1, sizeof *lock);
     struct wait *w = malloc(sizeof *w);
     struct holder *holder = holder_of(t);
     if (!lock || !w || !holder) {
+        luaL_unref(L, LUA_REGISTRYINDEX, self);
         free(w);
         error_set(&err, ERR_MEMORY, "out of memory");
         return task_fail(L, &err);
     }
-    *w = (struct wait){.task = t, .lock = lock};
+    *w = (struct wait){.task = t, .lock = lock, .self = self};
     w->attempt = redlock_acquire(r, keys, count, &policy, on_acquired, w, &err);
     if (!w->attempt) {
+        luaL_unref(L, LUA_REGISTRYINDEX, self);
         free(w);
         return task_fail(L, &err);
     }
@@ -234,7 +237,6 @@ static int l_acquire(lua_State *L) {
     lock->holder = holder;
     lock->next = holder->locks;
     holder->locks = lock;
-    w->self = luaL_ref(L, LUA_REGISTRYINDEX);
     return task_suspend(L, t, cancel_acquire, w);
 }
 
@@ -277,19 +279,21 @@ static int l_extend(lua_State *L) {
     uint32_t ttl = check_ttl(L, 2);
     if (!lock->hold) return already_released(L);
     struct error err = {0};
+    lua_pushvalue(L, 1);
+    int self = luaL_ref(L, LUA_REGISTRYINDEX);
     struct wait *w = malloc(sizeof *w);
     if (!w) {
+        luaL_unref(L, LUA_REGISTRYINDEX, self);
         error_set(&err, ERR_MEMORY, "out of memory");
         return task_fail(L, &err);
     }
-    *w = (struct wait){.task = t, .lock = lock};
+    *w = (struct wait){.task = t, .lock = lock, .self = self};
     if (!redlock_extend(lock->hold, ttl, on_extended, w, &err)) {
+        luaL_unref(L, LUA_REGISTRYINDEX, self);
         free(w);
         return task_fail(L, &err);
     }
     lock->extending = w;
-    lua_pushvalue(L, 1);
-    w->self = luaL_ref(L, LUA_REGISTRYINDEX);
     return task_suspend(L, t, cancel_extend, w);
 }
 

@@ -20,7 +20,8 @@ static char on_stop_key; /* registry[&on_stop_key] = list of functions */
 
 struct group {
     struct task *parent; /* NULL once it was cancelled */
-    int results, error;  /* registry references */
+    int results;         /* registry reference: the list of results; [0] is the first error */
+    bool failed;
     size_t left;
     bool waiting; /* the parent is suspended on this group */
     struct member *members;
@@ -36,16 +37,28 @@ struct member {
 
 static void group_free(lua_State *L, struct group *g) {
     luaL_unref(L, LUA_REGISTRYINDEX, g->results);
-    luaL_unref(L, LUA_REGISTRYINDEX, g->error);
     free(g->members);
     free(g);
 }
 
 /* Pushes true, results or false, error. */
 static int group_answer(lua_State *L, struct group *g) {
-    lua_pushboolean(L, g->error == LUA_NOREF);
-    lua_rawgeti(L, LUA_REGISTRYINDEX, g->error == LUA_NOREF ? g->results : g->error);
+    lua_pushboolean(L, !g->failed);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, g->results);
+    if (g->failed) {
+        lua_rawgeti(L, -1, 0);
+        lua_remove(L, -2);
+    }
     return 2;
+}
+
+/* The value on top, which is popped. The list was made as long as it gets, so that this takes no memory: nothing would
+ * catch an error here. */
+static void group_keep(lua_State *L, struct group *g, int index) {
+    lua_rawgeti(L, LUA_REGISTRYINDEX, g->results);
+    lua_insert(L, -2);
+    lua_rawseti(L, -2, index);
+    lua_pop(L, 1);
 }
 
 static void member_finished(void *data, lua_State *L, bool ok) {
@@ -54,17 +67,16 @@ static void member_finished(void *data, lua_State *L, bool ok) {
     m->task = NULL;
     m->ended = true;
     if (ok) {
-        lua_rawgeti(L, LUA_REGISTRYINDEX, g->results);
-        if (lua_gettop(L) > 1) {
+        if (lua_gettop(L) > 0) {
             lua_pushvalue(L, 1);
         } else {
             lua_pushnil(L);
         }
-        lua_rawseti(L, -2, m->index);
-        lua_pop(L, 1);
-    } else if (g->error == LUA_NOREF) {
+        group_keep(L, g, m->index);
+    } else if (!g->failed) {
+        g->failed = true;
         lua_pushvalue(L, -1);
-        g->error = luaL_ref(L, LUA_REGISTRYINDEX);
+        group_keep(L, g, 0);
     } else {
         task_log_error(L, "task failed beside another failure of the same sched.parallel");
     }
@@ -103,16 +115,19 @@ static int l_parallel(lua_State *L) {
         luaL_argcheck(L, lua_isfunction(L, -1), 1, "a list of functions is expected");
         lua_pop(L, 1);
     }
+    lua_settop(L, 1);
+    lua_pushliteral(L, "not enough memory for a task");
     lua_createtable(L, (int)count, 0);
+    int results = luaL_ref(L, LUA_REGISTRYINDEX); /* from here on nothing raises while others know of the group */
     struct group *g = calloc(1, sizeof *g);
     struct member *members = calloc(count ? count : 1, sizeof *members);
     if (!g || !members) {
         free(g);
         free(members);
+        luaL_unref(L, LUA_REGISTRYINDEX, results);
         return luaL_error(L, "not enough memory");
     }
-    *g = (struct group){.parent = t, .error = LUA_NOREF, .members = members, .count = count, .left = 1};
-    g->results = luaL_ref(L, LUA_REGISTRYINDEX);
+    *g = (struct group){.parent = t, .results = results, .members = members, .count = count, .left = 1};
     for (size_t i = 0; i < count; i++) {
         members[i] = (struct member){.group = g, .index = (int)i + 1};
         lua_rawgeti(L, 1, (int)i + 1);
@@ -120,9 +135,10 @@ static int l_parallel(lua_State *L) {
         struct task *child = NULL;
         if (!task_start(L, 0, NULL, member_finished, &members[i], &child)) {
             g->left--;
-            if (g->error == LUA_NOREF) {
-                lua_pushliteral(L, "not enough memory for a task");
-                g->error = luaL_ref(L, LUA_REGISTRYINDEX);
+            if (!g->failed) {
+                g->failed = true;
+                lua_pushvalue(L, 2);
+                group_keep(L, g, 0);
             }
         } else if (!members[i].ended) { /* else `child` is gone already */
             members[i].task = child;
@@ -183,11 +199,13 @@ static int l_defer(lua_State *L) {
     struct arena *a = task_arena(task_current(L));
     luaL_checktype(L, 1, LUA_TFUNCTION);
     struct deferred_call *d = arena_alloc(a, sizeof *d);
-    if (!d || !arena_defer(a, run_deferred, d)) return luaL_error(L, "not enough memory");
+    if (!d) return luaL_error(L, "not enough memory");
     d->main = task_main(L);
     lua_pushvalue(L, 1);
     d->fn = luaL_ref(L, LUA_REGISTRYINDEX);
-    return 0;
+    if (arena_defer(a, run_deferred, d)) return 0;
+    luaL_unref(L, LUA_REGISTRYINDEX, d->fn);
+    return luaL_error(L, "not enough memory");
 }
 
 /* ---- every ---- */

@@ -14,6 +14,7 @@
 #include "script/bind.h"
 #include "script/bind_json.h"
 #include "script/bind_push.h"
+#include "script/guard.h"
 #include "script/json.h"
 #include "script/server_settings.h"
 #include "script/task.h"
@@ -180,9 +181,23 @@ static void gone(void *data, enum error_kind why) {
     if (s->generation == generation) task_cancel(task, why);
 }
 
+struct arrival {
+    const struct handler *handler;
+    struct slot *slot;
+};
+
+static int push_request(lua_State *L, void *data) {
+    const struct arrival *a = data;
+    lua_rawgeti(L, LUA_REGISTRYINDEX, a->handler->function);
+    struct cell *c = lua_newuserdata(L, sizeof *c);
+    *c = (struct cell){.slot = a->slot, .generation = a->slot->generation};
+    lua_rawgeti(L, LUA_REGISTRYINDEX, a->handler->metatable);
+    lua_setmetatable(L, -2);
+    return 2;
+}
+
 static void on_request(struct request *r, void *data) {
     const struct handler *h = data;
-    lua_State *L = h->L;
     struct slot *s = slot_take(r);
     struct task *task = NULL;
     if (!s) {
@@ -192,12 +207,8 @@ static void on_request(struct request *r, void *data) {
         return;
     }
     uint64_t generation = s->generation;
-    lua_rawgeti(L, LUA_REGISTRYINDEX, h->function);
-    struct cell *c = lua_newuserdata(L, sizeof *c);
-    *c = (struct cell){.slot = s, .generation = generation};
-    lua_rawgeti(L, LUA_REGISTRYINDEX, h->metatable);
-    lua_setmetatable(L, -2);
-    if (!task_start(L, 1, request_arena(r), finished, s, &task)) {
+    struct arrival arrival = {h, s};
+    if (!task_begin(h->L, push_request, &arrival, request_arena(r), finished, s, &task)) {
         slot_give(s);
         bool told = request_refuse(r, 503, (struct str){0}, false);
         (void)told; /* the client may have gone */
@@ -442,14 +453,22 @@ static int l_multipart(lua_State *L) {
 
 /* Taking a body piece by piece. */
 
+struct reading {
+    struct slot *slot;
+    enum read_result result;
+    struct buf bytes;
+};
+
 /* Pushes what there is to say about a read that need not wait. */
-static int push_read(lua_State *L, struct slot *s, enum read_result result, struct buf *b) {
+static int push_read(lua_State *L, void *data) {
+    const struct reading *now = data;
+    struct slot *s = now->slot;
     struct str why;
     char code[8];
     int status, n;
-    switch (result) {
+    switch (now->result) {
     case READ_SOME:
-        lua_pushlstring(L, b->data, b->len);
+        lua_pushlstring(L, now->bytes.data, now->bytes.len);
         return 1;
     case READ_END:
         lua_pushnil(L);
@@ -470,15 +489,16 @@ static int push_read(lua_State *L, struct slot *s, enum read_result result, stru
 static void readable(void *data) {
     struct slot *s = data;
     struct task *t = s->reader;
-    struct buf b = {0};
-    enum read_result result = request_read(s->r, &b, s->read_max);
-    int pushed = result == READ_WAIT ? 0 : push_read(task_lua(t), s, result, &b);
-    buf_free(&b);
-    if (result == READ_WAIT) { /* what came decodes to nothing yet */
+    struct reading now = {.slot = s};
+    now.result = request_read(s->r, &now.bytes, s->read_max);
+    if (now.result == READ_WAIT) { /* what came decodes to nothing yet */
+        buf_free(&now.bytes);
         request_on_readable(s->r, readable, s);
         return;
     }
     s->reader = NULL;
+    int pushed = task_put(t, push_read, &now);
+    buf_free(&now.bytes);
     task_resume(t, pushed);
 }
 
@@ -496,14 +516,18 @@ static int l_read(lua_State *L) {
     if (!request_route(s->r)->options.stream) return luaL_error(L, "the route does not say that its body is streamed");
     if (s->reader) return fail(L, ERR_BUSY, "", "another task is reading");
     struct task *t = task_current(L);
-    struct buf b = {0};
-    enum read_result result = request_read(s->r, &b, (size_t)max);
-    if (result != READ_WAIT) {
-        int pushed = push_read(L, s, result, &b);
-        buf_free(&b);
+    struct reading now = {.slot = s};
+    now.result = request_read(s->r, &now.bytes, (size_t)max);
+    if (now.result != READ_WAIT) {
+        struct error err;
+        lua_State *main = task_main(L);
+        int pushed = guard_call(main, 0, push_read, &now, &err);
+        buf_free(&now.bytes);
+        if (pushed < 0) return task_fail(L, &err);
+        lua_xmove(main, L, pushed);
         return pushed;
     }
-    buf_free(&b);
+    buf_free(&now.bytes);
     s->reader = t;
     s->read_max = (size_t)max;
     request_on_readable(s->r, readable, s);

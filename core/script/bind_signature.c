@@ -4,6 +4,7 @@
 
 #include "crypto/signature.h"
 #include "script/bind.h"
+#include "script/guard.h"
 #include "script/task.h"
 
 static const char KEY[] = "core.signature.key";
@@ -49,9 +50,12 @@ static int l_is_private(lua_State *L) {
 }
 
 static int give(lua_State *L, bool ok, struct buf *b, struct error *err) {
-    if (ok) lua_pushlstring(L, b->data ? b->data : "", b->len);
+    if (ok) {
+        guard_push_buf(L, b);
+        return 1;
+    }
     buf_free(b);
-    return ok ? 1 : task_fail(L, err);
+    return task_fail(L, err);
 }
 
 static int l_sign(lua_State *L) {

@@ -27,13 +27,8 @@ static lua_Number option_number(lua_State *L, const char *name, lua_Number most)
     return n;
 }
 
-static void done(void *data, const struct smtp_answer *answer, const struct error *err) {
-    struct task *t = data;
-    if (err) {
-        task_resume_error(t, err);
-        return;
-    }
-    lua_State *L = task_lua(t);
+static int push_answer(lua_State *L, void *data) {
+    const struct smtp_answer *answer = data;
     lua_createtable(L, 0, 4);
     lua_pushboolean(L, answer->accepted);
     lua_setfield(L, -2, "accepted");
@@ -43,7 +38,14 @@ static void done(void *data, const struct smtp_answer *answer, const struct erro
     lua_setfield(L, -2, "command");
     lua_pushlstring(L, answer->reply.at, answer->reply.len);
     lua_setfield(L, -2, "reply");
-    task_resume(t, 1);
+    return 1;
+}
+
+static void done(void *data, const struct smtp_answer *answer, const struct error *err) {
+    if (err)
+        task_resume_error(data, err);
+    else
+        task_answer(data, push_answer, (void *)answer);
 }
 
 static void cancel(void *op) {

@@ -23,11 +23,13 @@
 #include "runtime/buf.h"
 #include "runtime/log.h"
 #include "runtime/loop.h"
+#include "script/guard.h"
 #include "script/timers.h"
 
 #define IDLE_MAX 1024   /* pooled threads a VM keeps */
 #define DEPTH_MAX 64    /* tasks that run one inside the other on the C stack */
 #define IGNORED_MAX 100 /* suspensions a cancelled task may still try */
+#define FRESH_SLOTS 16  /* values that a coroutine has room for before it runs: Lua promises 20 */
 
 enum state { READY, RUNNING, SUSPENDED, DONE };
 
@@ -67,9 +69,17 @@ static struct loop_hook ready_hook = {.fn = run_ready};
 
 static char pool_key; /* registry[&pool_key] = the VM's pool */
 
+static int enter_pool(lua_State *L) {
+    lua_pushlightuserdata(L, &pool_key);
+    lua_insert(L, 1);
+    lua_rawset(L, LUA_REGISTRYINDEX);
+    return 0;
+}
+
 /* NULL: out of memory, or L is a coroutine of a VM that has never had a task. */
 static struct pool *pool_of(lua_State *L) {
     if (running) return running->pool;
+    int top = lua_gettop(L);
     lua_pushlightuserdata(L, &pool_key);
     lua_rawget(L, LUA_REGISTRYINDEX);
     struct pool *p = lua_touserdata(L, -1);
@@ -80,9 +90,11 @@ static struct pool *pool_of(lua_State *L) {
     p = is_main ? calloc(1, sizeof *p) : NULL;
     if (!p) return NULL;
     p->main = L;
-    lua_pushlightuserdata(L, &pool_key);
-    lua_pushlightuserdata(L, p);
-    lua_rawset(L, LUA_REGISTRYINDEX);
+    if (!guard_open(L) || lua_cpcall(L, enter_pool, p) != 0) {
+        lua_settop(L, top);
+        free(p);
+        return NULL;
+    }
     return p;
 }
 
@@ -90,6 +102,13 @@ static void destroy(struct task *t) {
     luaL_unref(t->pool->main, LUA_REGISTRYINDEX, t->anchor);
     arena_free(t->own);
     free(t);
+}
+
+static int make_thread(lua_State *main, void *data) {
+    struct task *t = data;
+    t->L = lua_newthread(main);
+    t->anchor = luaL_ref(main, LUA_REGISTRYINDEX);
+    return 0;
 }
 
 static struct task *acquire(struct pool *p) {
@@ -102,14 +121,12 @@ static struct task *acquire(struct pool *p) {
     t = calloc(1, sizeof *t);
     if (!t) return NULL;
     t->own = arena_new(0);
-    if (!t->own) {
-        free(t);
-        return NULL;
-    }
     t->pool = p;
-    t->L = lua_newthread(p->main);
-    t->anchor = luaL_ref(p->main, LUA_REGISTRYINDEX);
-    return t;
+    struct error err;
+    if (t->own && guard_call(p->main, 0, make_thread, t, &err) == 0) return t;
+    if (t->own) arena_free(t->own);
+    free(t);
+    return NULL;
 }
 
 static void recycle(struct task *t, bool clean) {
@@ -122,6 +139,50 @@ static void recycle(struct task *t, bool clean) {
     t->next = p->idle;
     p->idle = t;
     p->nidle++;
+}
+
+static int push_error(lua_State *L, enum error_kind kind, const char *code, const char *message) {
+    lua_pushnil(L);
+    lua_createtable(L, 0, 3);
+    lua_pushstring(L, error_kind_name(kind));
+    lua_setfield(L, -2, "kind");
+    if (code && *code) {
+        lua_pushstring(L, code);
+        lua_setfield(L, -2, "code");
+    }
+    lua_pushstring(L, message);
+    lua_setfield(L, -2, "message");
+    return 2;
+}
+
+int task_fail(lua_State *L, const struct error *err) {
+    return push_error(L, err->kind, err->code, err->message);
+}
+
+static int fail(lua_State *L, void *data) {
+    return task_fail(L, data);
+}
+
+static int push_text(lua_State *L, void *data) {
+    lua_pushstring(L, data);
+    return 1;
+}
+
+int task_put(struct task *t, task_push *make, void *data) {
+    lua_State *main = t->pool->main;
+    struct error err;
+    int n = guard_call(main, 0, make, data, &err);
+    if (n < 0) {
+        log_line(LOG_ERROR, "an answer could not be handed to the task that waits for it: %s", err.message);
+        n = guard_call(main, 0, fail, &err, &err);
+    }
+    if (n < 0) {
+        lua_pushnil(t->L);
+        guard_push_no_memory(t->L);
+        return 2;
+    }
+    lua_xmove(main, t->L, n);
+    return n;
 }
 
 static void finish(struct task *t, bool ok, bool clean) {
@@ -149,15 +210,15 @@ static void run(struct task *t, int nargs) {
     running = outer;
     if (rc == LUA_YIELD) {
         if (t->state == SUSPENDED) return;
-        if (t->ignored > IGNORED_MAX) {
-            lua_pushliteral(t->L, "the task went on after it was cancelled and was abandoned");
-        } else {
-            lua_pushliteral(t->L, "coroutine.yield outside a coroutine of one's own; to wait use core.sched");
-        }
+        (void)task_put(t, push_text,
+                       t->ignored > IGNORED_MAX
+                           ? "the task went on after it was cancelled and was abandoned"
+                           : "coroutine.yield outside a coroutine of one's own; to wait use core.sched");
         finish(t, false, false);
-    } else {
-        finish(t, rc == 0, rc == 0);
+        return;
     }
+    if (rc == LUA_ERRMEM) guard_collect(t->pool->main);
+    finish(t, rc == 0, rc == 0);
 }
 
 static void queue(struct task *t, int nargs) {
@@ -208,10 +269,17 @@ static void forget_ready(struct task *t) {
     }
 }
 
+/* The stack stays as large as it has been made once. */
+static int make_room(lua_State *L) {
+    const int *nargs = lua_touserdata(L, 1);
+    luaL_checkstack(L, *nargs + 1, "the arguments of a task");
+    return 0;
+}
+
 static struct task *create(lua_State *L, int nargs, struct arena *arena, task_finished *finished, void *data) {
     struct pool *p = pool_of(L);
     struct task *t = p ? acquire(p) : NULL;
-    if (!t || !lua_checkstack(t->L, nargs + 1)) {
+    if (!t || (nargs >= FRESH_SLOTS && lua_cpcall(t->L, make_room, &nargs) != 0)) {
         if (t) recycle(t, true);
         lua_pop(L, nargs + 1);
         return NULL;
@@ -250,6 +318,15 @@ bool task_start_later(lua_State *L, int nargs, struct arena *arena, task_finishe
     return true;
 }
 
+bool task_begin(lua_State *main, task_push *make, void *what, struct arena *arena, task_finished *finished, void *data,
+                struct task **out) {
+    struct error err;
+    struct pool *p = pool_of(main);
+    int n = p ? guard_call(p->main, 0, make, what, &err) : -1;
+    if (n < 0) return false;
+    return task_start(p->main, n - 1, arena, finished, data, out);
+}
+
 struct task *task_current(lua_State *L) {
     if (!running) luaL_error(L, "this call may wait, and waiting needs a task: use sched.spawn");
     return running;
@@ -276,26 +353,9 @@ size_t task_count(void) {
     return alive;
 }
 
-static int push_error(lua_State *L, enum error_kind kind, const char *code, const char *message) {
-    lua_pushnil(L);
-    lua_createtable(L, 0, 3);
-    lua_pushstring(L, error_kind_name(kind));
-    lua_setfield(L, -2, "kind");
-    if (code && *code) {
-        lua_pushstring(L, code);
-        lua_setfield(L, -2, "code");
-    }
-    lua_pushstring(L, message);
-    lua_setfield(L, -2, "message");
-    return 2;
-}
-
-int task_fail(lua_State *L, const struct error *err) {
-    return push_error(L, err->kind, err->code, err->message);
-}
-
-static int push_doom(lua_State *L, enum error_kind why) {
-    return push_error(L, why, NULL, why == ERR_DEADLINE ? "the deadline has passed" : "the task was cancelled");
+static int push_doom(lua_State *L, void *data) {
+    const enum error_kind *why = data;
+    return push_error(L, *why, NULL, *why == ERR_DEADLINE ? "the deadline has passed" : "the task was cancelled");
 }
 
 int task_suspend(lua_State *L, struct task *t, void (*cancel)(void *op), void *op) {
@@ -308,7 +368,7 @@ int task_suspend(lua_State *L, struct task *t, void (*cancel)(void *op), void *o
     if (t->doomed != ERR_NONE) {
         if (cancel) cancel(op);
         if (++t->ignored > IGNORED_MAX) return lua_yield(L, 0); /* run() sees that it is not SUSPENDED */
-        return push_doom(L, t->doomed);
+        return push_doom(L, &t->doomed);
     }
     t->state = SUSPENDED;
     t->cancel = cancel;
@@ -328,8 +388,22 @@ void task_resume_later(struct task *t, int nresults) {
     queue(t, nresults);
 }
 
+void task_answer(struct task *t, task_push *make, void *data) {
+    task_resume(t, task_put(t, make, data));
+}
+
+void task_answer_later(struct task *t, task_push *make, void *data) {
+    task_resume_later(t, task_put(t, make, data));
+}
+
 void task_resume_error(struct task *t, const struct error *err) {
-    task_resume(t, task_fail(t->L, err));
+    struct error copy = *err;
+    task_resume(t, task_put(t, fail, &copy));
+}
+
+void task_resume_error_later(struct task *t, const struct error *err) {
+    struct error copy = *err;
+    task_resume_later(t, task_put(t, fail, &copy));
 }
 
 void task_cancel(struct task *t, enum error_kind why) {
@@ -342,7 +416,7 @@ void task_cancel(struct task *t, enum error_kind why) {
     t->op = NULL;
     t->state = READY; /* whatever `cancel` does, this task is resumed here and nowhere else */
     if (cancel) cancel(op);
-    run_now(t, push_doom(t->L, why));
+    run_now(t, task_put(t, push_doom, &why));
 }
 
 static void deadline_passed(void *data) {
@@ -381,28 +455,45 @@ bool task_call_outside(lua_State *L, int nargs) {
     return ok;
 }
 
-void task_log_error(lua_State *L, const char *what) {
-    if (!lua_checkstack(L, 8)) return;
-    /* An error table carries its text in `message`. rawget: its metamethods are not ours to run here. */
-    const char *text = NULL;
-    int top = lua_gettop(L);
-    if (lua_istable(L, top)) {
+/* The text of the error at 1. An error table carries it in `message`; rawget, as its metamethods are not ours to run.
+ */
+static int note_error(lua_State *L, void *data) {
+    struct buf *fields = data;
+    if (lua_istable(L, 1)) {
         lua_pushliteral(L, "message");
-        lua_rawget(L, top);
-        text = lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : "(error object without a message)";
-    } else if (lua_type(L, top) == LUA_TSTRING) {
-        text = lua_tostring(L, top);
-    } else {
-        text = luaL_typename(L, top);
+        lua_rawget(L, 1);
+        if (lua_type(L, -1) != LUA_TSTRING) lua_pushliteral(L, "(error object without a message)");
+    } else if (lua_type(L, 1) != LUA_TSTRING) {
+        lua_pushstring(L, luaL_typename(L, 1));
     }
-    luaL_traceback(L, L, NULL, 0);
+    if (!buf_add(fields, STR("\"error\":")) || !buf_json_string(fields, str_of(lua_tostring(L, -1))))
+        return luaL_error(L, "out of memory");
+    return 0;
+}
+
+/* Called on the stack that is to be described, of which it is level 0 itself. */
+static int note_traceback(lua_State *L) {
+    struct buf *fields = lua_touserdata(L, 1);
+    luaL_traceback(L, L, NULL, 1);
+    if (!buf_add(fields, STR(",\"traceback\":")) || !buf_json_string(fields, str_of(lua_tostring(L, -1))))
+        return luaL_error(L, "out of memory");
+    return 0;
+}
+
+void task_log_error(lua_State *L, const char *what) {
+    lua_State *main = task_main(L);
     struct buf fields = {0};
-    bool ok = buf_add(&fields, STR("\"error\":")) && buf_json_string(&fields, str_of(text)) &&
-              buf_add(&fields, STR(",\"traceback\":")) && buf_json_string(&fields, str_of(lua_tostring(L, -1)));
-    if (!ok) buf_clear(&fields);
+    struct error err;
+    lua_pushvalue(L, -1);
+    lua_xmove(L, main, 1);
+    if (guard_call(main, 1, note_error, &fields, &err) < 0) {
+        buf_clear(&fields);
+    } else if (lua_cpcall(L, note_traceback, &fields) != 0) {
+        lua_pop(L, 1);
+        buf_clear(&fields);
+    }
     log_event(LOG_ERROR, str_of(what), buf_str(&fields));
     buf_free(&fields);
-    lua_settop(L, top);
 }
 
 void task_log_finished(void *data, lua_State *L, bool ok) {

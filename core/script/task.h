@@ -11,9 +11,11 @@
  *     }
  *     static void done(void *data, ...) {              // from the loop, once
  *         struct task *t = ...;
- *         lua_State *L = task_lua(t);                  // push the results of l_get here
- *         lua_pushstring(L, "answer");
- *         task_resume(t, 1);                           // runs Lua; `t` may be gone when it returns
+ *         task_answer(t, push_answer, answer);         // runs Lua; `t` may be gone when it returns
+ *     }
+ *     static int push_answer(lua_State *L, void *data) // pushes the results of l_get; it may raise
+ *         lua_pushstring(L, data);
+ *         return 1;
  *     }
  *     static void cancel(void *op);                    // the task will not take the answer any more: free or detach
  *                                                      // the op; `done` must not touch the task after this
@@ -38,9 +40,17 @@ struct task *task_current(lua_State *L);
 struct arena *task_arena(struct task *t);
 lua_State *task_lua(struct task *t);
 int task_suspend(lua_State *L, struct task *t, void (*cancel)(void *op), void *op);
-/* `nresults` values lie on top of task_lua(t). */
+/* Resumes the task with what `push` pushes onto the state that it is given; it returns the number of values (at most
+ * 16). Where it raises, for lack of memory in most cases, the binding answers nil, {kind = "memory"} and a line is
+ * logged; what `data` owns is then still its owner's. */
+typedef int task_push(lua_State *L, void *data);
+void task_answer(struct task *t, task_push *push, void *data);
+/* The first half of task_answer, for those that have to look whether it took what it should own before the task runs:
+ * puts the values onto the waiting task's stack and returns their number, for task_resume. */
+int task_put(struct task *t, task_push *push, void *data);
+/* `nresults` values lie on top of task_lua(t): from task_put, or nil, booleans and numbers, which take no memory. */
 void task_resume(struct task *t, int nresults);
-/* task_resume with nil, {kind, code, message}. */
+/* task_answer with nil, {kind, code, message}. */
 void task_resume_error(struct task *t, const struct error *err);
 /* Pushes nil, {kind, code, message}; returns 2. */
 int task_fail(lua_State *L, const struct error *err);
@@ -62,9 +72,15 @@ bool task_start(lua_State *main, int nargs, struct arena *arena, task_finished *
 /* As task_start, but the task begins at the end of this loop turn: for callers that are Lua code themselves. */
 bool task_start_later(lua_State *main, int nargs, struct arena *arena, task_finished *finished, void *data,
                       struct task **out);
-/* As task_resume, but at the end of this loop turn: for wake-ups that come out of another task's code, where resuming
- * at once would nest one C stack in the other. `cancel` is not called any more. */
+/* As task_start for those that are called by the loop: `push` pushes the function and its arguments, as for
+ * task_answer. False: out of memory. */
+bool task_begin(lua_State *main, task_push *push, void *what, struct arena *arena, task_finished *finished, void *data,
+                struct task **out);
+/* As task_resume, task_answer and task_resume_error, but at the end of this loop turn: for wake-ups that come out of
+ * another task's code, where resuming at once would nest one C stack in the other. `cancel` is not called any more. */
 void task_resume_later(struct task *t, int nresults);
+void task_answer_later(struct task *t, task_push *push, void *data);
+void task_resume_error_later(struct task *t, const struct error *err);
 /* Suspends for `ms` milliseconds (at least 1); answers true. Must be returned at once, like task_suspend. */
 int task_sleep(lua_State *L, struct task *t, uint64_t ms);
 

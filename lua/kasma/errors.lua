@@ -154,7 +154,8 @@ local constraints = {}
 ---@param fields string|table
 function M.constraint(name, status, fields) constraints[name] = { status = status, fields = fields } end
 
-local UNAVAILABLE = { unavailable = true, busy = true, timeout = true }
+-- `memory`: there was none for the answer; the store has done its part.
+local UNAVAILABLE = { unavailable = true, busy = true, timeout = true, memory = true }
 
 ---@param err any
 ---@return boolean true for an error of a store, as the core answers them
