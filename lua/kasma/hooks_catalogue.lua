@@ -2,11 +2,12 @@
 -- answer, and what holds when no rule answers. `quote`: the core asks it while it prices a cart, at a `stage`. One declaration
 -- makes the form that the core copies an input by, the check of an answer, the JSON Schemas of GET /rules/hooks and the editor stubs.
 --
--- A type is a table: text{max=}, int{min=, max=}, num, bool, enum{...}, list(item), map(item), rec{name = type}, any. What
--- stands in an answer's rec must be there unless it is opt(type).
+-- A type is a table: text{max=}, mail (the name of a template that rules may send), int{min=, max=}, num, bool, enum{...}, list(item),
+-- map(item), rec{name = type}, any. What stands in an answer's rec must be there unless it is opt(type).
 local json = require("core.json")
 local pricing = require("core.pricing")
 local rules = require("core.rules")
+local mail_templates = require("kasma.mail_templates")
 local text_of = require("kasma.text")
 
 local M = {}
@@ -24,6 +25,7 @@ local function opt(of)
 end
 local function either(...) return { t = "either", of = { ... } } end
 local bool, num, any, id, minor = { t = "boolean" }, { t = "number" }, { t = "any" }, text{ max = 128 }, int{ min = 0 }
+local mail = { t = "string", max = 64, mail = true }
 local bps, ppm = int{ min = 0, max = 10000 }, int{ min = 0, max = 1000000 }
 M.types = { text = text, int = int, enum = enum, list = list, map = map, rec = rec, opt = opt, either = either, bool = bool, num = num,
     any = any }
@@ -135,7 +137,7 @@ local list_of_hooks = {
     { "workflow.order", "commerce", "Whether an order may change its state", rec{ order = order, from = text(), to = text(),
         actor = rec{ id = id, kind = text() } }, rec{ allow = bool, reason = opt(text{ max = 200 }),
         workflow_state = opt(text{ max = 64 }),
-        notify = opt(rec{ template = text() }) }, "allow", host = true },
+        notify = opt(rec{ template = mail }) }, "allow", host = true },
     { "affiliate.commission", "commerce", "Commission of an affiliate", rec{ order = order, program = any }, rec{ amount = minor },
         "the programme's rate" },
     { "cart.abandoned_plan", "commerce", "Reminders of an abandoned cart", rec{ cart = any, steps_sent = int() }, rec{ send = bool,
@@ -256,6 +258,10 @@ local checks = {
     string = function(o, v, path)
         if type(v) ~= "string" then return false, path .. ": a text is expected" end
         if #v > o.max then return false, ("%s: longer than %d bytes"):format(path, o.max) end
+        if o.mail and not mail_templates.for_rules(v) then
+            return false, ("%s: there is no mail template '%s' for rules; there are %s"):format(path, v,
+                table.concat(mail_templates.names_for_rules(), ", "))
+        end
         return text_of.is_plain(v), path .. ": is no UTF-8; text.cut keeps characters whole"
     end,
     integer = function(o, v, path)
@@ -319,6 +325,7 @@ function M.check(type_, value) return check(type_, value, "result") end
 function M.json_schema(type_)
     local t = type_.t
     if t == "any" then return {} end
+    if type_.mail then return { type = "string", enum = json.array(mail_templates.names_for_rules()) } end
     if t == "string" then return { type = "string", maxLength = type_.max } end
     if t == "integer" then return { type = "integer", minimum = type_.min, maximum = type_.max } end
     if t == "enum" then return { type = "string", enum = json.array{ unpack(type_.values) } } end

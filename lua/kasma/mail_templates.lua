@@ -196,4 +196,14 @@ M.add("shop-message", "vi", {
 ---@return boolean
 function M.for_rules(template) return forms[template .. "|en"] ~= nil and forms[template .. "|en"].rules == true end
 
+--- The names of those, sorted.
+---@return string[]
+function M.names_for_rules()
+    local names = {}
+    for _, entry in ipairs(M.list()) do
+        if M.for_rules(entry.template) then names[#names + 1] = entry.template end
+    end
+    return names
+end
+
 return M

@@ -489,6 +489,41 @@ describe("workflow.order", function()
         assert(ok, why)
     end)
 
+    it("mails the buyer by a template for rules, and no other: that is found before it is published, and when it runs", function()
+        local shop, product = shop_of.simple(10)
+        local function source(name)
+            return ("return { hook = \"workflow.order\", name = \"n\", run = function(input)\n"
+                .. "  if input.subject.order.total == 300000 then\n    return { allow = true, notify = { template = %s } }\n  end\n"
+                .. "  return { allow = true }\nend }"):format(name)
+        end
+        local function finding(name)
+            local d = must(post(shop.owner, "check", { source = source(name) })).diagnostics[1]
+            return d and { d.code, d.line, d.message, d.hint } or {}
+        end
+        assert.same({ "invalid_result", 3, "there is no mail template 'thank-yuo' for rules; there are shop-message, thank-you",
+            "did you mean 'thank-you'?" }, finding("\"thank-yuo\""))
+        assert.equal("invalid_result", finding("'password-reset'")[1]) -- a mail of the product, with a code in it
+        assert.equal("not_covered", finding("\"thank-you\"")[1])
+        assert.same({ "shop-message", "thank-you" },
+            must(shop.owner:get("/rules/hooks/workflow.order"), 200).outputSchema.properties.notify.properties.template.enum)
+        -- Put together, so that it is seen only when it is used; then the change goes on, and the failure says why.
+        local key = live(shop, "workflow.order", [[local name = input.subject.order.total == 300000 and "no" .. "ne" or "shop-message"
+            return { allow = true, notify = { template = name } }]])
+        local order = must(shop_of.checkout(shop_of.buyer(shop, product, 3))).orders[1]
+        report(order)
+        assert.equal("processing", shop_of.order_now(shop, order.id).status)
+        local failures = support.eventually(function()
+            local list = must(shop.owner:get("/rules/" .. key .. "/failures"), 200)
+            return list[1] and list
+        end, 20)
+        assert.equal("result.notify.template: there is no mail template 'none' for rules; there are shop-message, thank-you",
+            failures[1].message)
+        local buyer = support.shopper(shop)
+        order = must(shop_of.checkout(shop_of.buyer(shop, product, 1, buyer))).orders[1]
+        report(order)
+        support.eventually(function() return support.mail_to(buyer.user.email, order.orderNumber) end, 20)
+    end)
+
     it("needs the money of an online order, and the right", function()
         local shop, product = shop_of.simple(10)
         local buyer = support.shopper(shop)

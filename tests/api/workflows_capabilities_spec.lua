@@ -224,6 +224,10 @@ describe("people in a workflow", function()
     end
 
     it("get a mail of the shop only when they agreed, once, and never after they left the list", function()
+        local typo = must(post(shop.owner, "check", { source = [[return { hook = 'workflow', name = 'x', on = { 'order.placed' },
+            needs = { 'mail' }, steps = { { name = 'a', run = function(input)
+                mail.send("thank-yuo", input.subject.event.data.userId, {}) end } } }]] })).diagnostics
+        assert.same({ "invalid_result", 3, "did you mean 'thank-you'?" }, { typo[1].code, typo[1].line, typo[1].hint })
         assert.equal("nil no_consent", words(once(shop, "unasked", "\"mail\"", [[log(mail.send("thank-you", data.user, {}))]],
             { user = buyer.user.id })))
         assert.same({}, mails())
@@ -240,7 +244,7 @@ describe("people in a workflow", function()
         local stranger = support.user(support.tenant())
         assert.equal("nil not_found", words(once(shop, "stranger", "\"mail\"", [[log(mail.send("thank-you", data.user, {}))]],
             { user = stranger.user.id })))
-        local _, run = once(shop, "codes", "\"mail\"", [[mail.send("otp", data.user, { code = "123456" })]], { user = buyer.user.id })
+        local _, run = once(shop, "codes", "\"mail\"", [[mail.send("o" .. "tp", data.user, { code = "123456" })]], { user = buyer.user.id })
         assert.same({ "failed", "mail.send: there is no template 'otp' for rules" }, { run.state, run.error.message })
         assert.equal(1, #mails())
     end)

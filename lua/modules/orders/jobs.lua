@@ -5,6 +5,7 @@ local due = require("kasma.due")
 local jobs = require("kasma.jobs")
 local mail = require("kasma.mail")
 local settings = require("kasma.settings")
+local tenants = require("kasma.tenant")
 local iam = require("modules.iam.service")
 local inventory = require("modules.inventory.service")
 local orders = require("modules.orders.service")
@@ -28,6 +29,13 @@ local function buyer_of(order)
     return user and user.email
 end
 
+local function text_or(...)
+    for i = 1, select("#", ...) do
+        local value = select(i, ...)
+        if type(value) == "string" and value ~= "" then return value end
+    end
+end
+
 -- A mail that a rule of workflow.order wishes for.
 jobs.handler("sales-queue", "order-notice", function(job)
     local data = job.data
@@ -36,7 +44,10 @@ jobs.handler("sales-queue", "order-notice", function(job)
     if not to then return end
     mail.send({ tenant = order.tenant_key, app = order.app_key }, { key = "order-notice:" .. job.id, template = data.template, to = to,
         user_id = order.user_id, vars = { number = order.order_number, currency = order.currency, status = order.status,
-            workflowState = order.workflow_state, reason = data.reason, total = money.format(order.total_amount_minor, order.currency) } })
+            workflowState = order.workflow_state, reason = data.reason, total = money.format(order.total_amount_minor, order.currency),
+            -- What the templates for rules call it.
+            shop = (tenants.by_key(order.tenant_key) or {}).name or order.tenant_key, note = data.reason, title = order.order_number,
+            body = text_or(data.reason, order.workflow_state, order.status) } })
 end)
 
 jobs.handler("sales-queue", "order-confirmation", function(job)

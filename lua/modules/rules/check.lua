@@ -12,6 +12,7 @@ local catalogue = require("kasma.hooks_catalogue")
 local check_input = require("modules.rules.check_input")
 local mounted = require("modules.rules.mounted")
 local samples = require("modules.rules.samples")
+local templates = require("modules.rules.check_templates")
 local workflow = require("modules.rules.check_workflow")
 local window = require("modules.rules.window")
 
@@ -438,6 +439,7 @@ function M.run(o)
     end
     if hook.kind ~= "library" then capability_findings(found, manifest, hook, out, lines) end
     needs_findings(manifest, out)
+    templates.findings(hook_name, lines, out, nearest)
     if hook.kind == "library" then return done() end
     if hook.kind == "route" then
         local _, problems = mounted.read(manifest)
