@@ -29,4 +29,5 @@ return {
     "0027_script_promotions",
     "0028_workflow_calls",
     "0029_member_lists",
+    "0030_ended_sessions",
 }

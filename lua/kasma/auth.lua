@@ -1,5 +1,6 @@
 -- Who is calling. The credential that stands first wins: secret key, bearer (opaque handle or JWT), cookie, gateway header.
--- An opaque handle costs one Redis GET, whose value is the whole identity; a JWT costs one look at its session's revocation;
+-- An opaque handle costs one Redis GET, whose value is the whole identity; a JWT costs one look at its session's revocation; a session that
+-- PostgreSQL says has ended opens nothing, whatever Redis holds (ended.lua);
 -- a secret key is a PostgreSQL row cached for a second, so that it works without Redis.
 -- A bad credential is 401, never "somebody else": nothing falls through to the next kind.
 local config = require("core.config")
@@ -10,6 +11,7 @@ local sched = require("core.sched")
 local time = require("core.time")
 local cache = require("kasma.cache")
 local db = require("kasma.db")
+local ended = require("kasma.ended")
 local errors = require("kasma.errors")
 local invalidate = require("kasma.invalidate")
 local log = require("kasma.log")
@@ -184,7 +186,7 @@ local function opaque_identity(token, via, quiet)
     if err then error(errors.from_store(err), 0) end
     if type(text) ~= "string" then bad() end
     local entry = json.decode(text)
-    if not entry or not entry.user_id then bad() end
+    if not entry or not entry.user_id or ended.has(entry.sid) then bad() end
     local now = time.now()
     if entry.exp <= now then errors.unauthorized("Token expired") end
     if not quiet then note_seen(entry.sid, now) end
@@ -199,6 +201,7 @@ local function jwt_identity(token)
     end
     if claims.iss ~= M.ISSUER or claims.aud ~= M.ISSUER or type(claims.sid) ~= "string"
         or type(claims.sub) ~= "string" or type(claims.tenant_key) ~= "string" or type(claims.exp) ~= "number" then bad() end
+    if ended.has(claims.sid) then bad() end
     local revoked, why = redis.call("GET", "sess:revoked:" .. claims.sid)
     if why then
         if settings.get(claims.tenant_key, "auth.jwt_stateless") ~= true then error(errors.from_store(why), 0) end
@@ -281,9 +284,10 @@ function M.still(identity)
         return key ~= nil and key.is_active == true
     end
     if not identity.family_id then return gateway_users:get(identity.id) ~= nil end
-    local ended, err = redis.call("GET", M.ended_key(identity.family_id))
+    if ended.has(identity.session_id) then return false end
+    local over, err = redis.call("GET", M.ended_key(identity.family_id))
     if err then error(errors.from_store(err), 0) end
-    return type(ended) ~= "string"
+    return type(over) ~= "string"
 end
 
 --- True when a header carries a secret of our own (service to service), compared in constant time.

@@ -2,6 +2,7 @@
 local config = require("core.config")
 local time = require("core.time")
 local uuid = require("core.uuid")
+local ended = require("kasma.ended")
 local jobs = require("kasma.jobs")
 local mail = require("kasma.mail")
 local outbox = require("kasma.outbox")
@@ -67,6 +68,10 @@ start.add("permissions", function()
     end
     table.sort(rows, function(a, b) return a.permission_key < b.permission_key end)
     role_store.put_permissions(rows, time.iso(time.now()))
+end)
+
+start.add("ended sessions", function(role)
+    if role ~= "work" then ended.start(sessions.token_life_ms()) end
 end)
 
 start.add("first owner", function(role)

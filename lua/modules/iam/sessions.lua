@@ -10,6 +10,7 @@ local uuid = require("core.uuid")
 local audit = require("kasma.audit")
 local auth = require("kasma.auth")
 local db = require("kasma.db")
+local ended = require("kasma.ended")
 local errors = require("kasma.errors")
 local invalidate = require("kasma.invalidate")
 local log = require("kasma.log")
@@ -33,6 +34,10 @@ local function jwt_ms() return duration_ms(config.get("JWT_EXPIRES_IN"), 900000)
 local function refresh_ms() return duration_ms(config.get("REFRESH_EXPIRES_IN"), REFRESH_MS) end
 -- How long a handle, or the word that its session has ended, is needed: until the token in it has run out.
 local function handle_ms() return math.max(ACCESS_MS, jwt_ms()) end
+
+--- How long a token can outlive its session, in ms.
+---@return integer
+function M.token_life_ms() return handle_ms() end
 
 --- Life of the refresh cookie in seconds.
 ---@return integer
@@ -128,23 +133,27 @@ local function drop_compat(hashes)
     if drops[1] then errors.check(redis.pipeline(drops)) end
 end
 
--- The handles of ended sessions are dropped everywhere at once: they lie in Redis alone.
+-- The handles of ended sessions are dropped everywhere at once: they lie in Redis alone. Of one that was only exchanged for fresh ones
+-- (`rotated`) they alone go.
 local function drop_handles(rows)
     if #rows == 0 then return end
     local commands = {}
     for _, row in ipairs(rows) do
-        commands[#commands + 1] = { "DEL", "auth:at:" .. row.access_token, "auth:rt:" .. row.refresh_token, "auth:rtn:"
-            .. row.refresh_token }
+        commands[#commands + 1] = { "DEL", "auth:at:" .. row.access_token, "auth:rt:" .. row.refresh_token }
+        if not row.rotated then
+            ended.add(row.id, time.now())
+            table.insert(commands[#commands], "auth:rtn:" .. row.refresh_token)
+        end
         commands[#commands + 1] = { "SET", "sess:revoked:" .. row.id, tostring(time.now() + handle_ms()), "PX", tostring(handle_ms()) }
     end
     -- Connections that stay open were let in by one of the family, and outlive its rotation.
     local families = {}
     for _, row in ipairs(rows) do
-        if not families[row.family_id] then
+        if not families[row.family_id] and not row.rotated then
             commands[#commands + 1] = { "SET", auth.ended_key(row.family_id), tostring(time.now() + handle_ms()), "PX",
                 tostring(handle_ms()) }
         end
-        families[row.family_id] = true
+        if not row.rotated then families[row.family_id] = true end
     end
     errors.check(redis.pipeline(commands))
     for family_id in pairs(families) do invalidate.send("session", family_id) end
@@ -173,6 +182,7 @@ function M.revoke(scope, by, value, reason, also, except)
     local dropped, why = pcall(drop_handles, results[1])
     if not dropped then
         -- The act is done. While Redis is away its handles open nothing; the outbox drops them when it is back.
+        -- Should Redis come back with what it held before: every process hears of it from PostgreSQL within a second (kasma/ended.lua).
         if not errors.is_unavailable(why) or not user then error(why, 0) end
         log.warn("ended sessions are dropped when Redis is back", { user = user, reason = reason })
     end
@@ -201,7 +211,8 @@ end
 
 local function find_overlap(old_token, old_hash)
     for _ = 1, 20 do
-        local sealed = redis.call("GET", "auth:rtn:" .. old_hash)
+        local sealed, err = redis.call("GET", "auth:rtn:" .. old_hash)
+        if err then error(errors.from_store(err), 0) end
         if type(sealed) == "string" then
             local plain = crypto.open(overlap_key(old_token), crypto.unbase64(sealed), old_hash)
             local tokens = plain and json.decode(plain)
@@ -225,9 +236,14 @@ local function rotate(own, user, session, opts)
         audit.auth_row(own, { action = "TOKEN_REFRESH", user_id = user.id, target = "user:" .. user.id, session_id = tokens.session_id }) }
     for _, statement in ipairs(opts.also or {}) do statements[#statements + 1] = statement end
     commit(tokens, own.tenant, statements)
-    errors.check(redis.pipeline{ { "DEL", "auth:at:" .. session.access_token, "auth:rt:" .. session.refresh_token },
-        { "SET", "sess:revoked:" .. session.id, tostring(now + handle_ms()), "PX", tostring(handle_ms()) } })
-    drop_compat{ session.access_token }
+    -- The exchange is done, and its answer must reach the client: were it an error, the client would come again with a token that is used.
+    local dropped, why = pcall(drop_handles, { { id = session.id, access_token = session.access_token, rotated = true,
+        refresh_token = session.refresh_token, family_id = session.family_id } })
+    if not dropped then
+        log.warn("the handle before is dropped when Redis is back", { user = user.id, why = tostring(why) })
+        local noted, cause = pcall(db.pipeline, own.tenant, { outbox.row(own, "sessions", user.id, { user_id = user.id }) })
+        if not noted then log.error("a handle may live on until it expires", { user = user.id, error = tostring(cause) }) end
+    end
     return tokens
 end
 
@@ -248,8 +264,10 @@ function M.refresh(scope, refresh_token, place)
         session_id = session.id, request = scope.request }
     local function overlap_or_end()
         local fresh = now - time.parse(session.rotated_at or time.iso(now)) <= OVERLAP_MS
-        local tokens = fresh and find_overlap(refresh_token, hash)
-        if tokens then return tokens end
+        if fresh then
+            -- Not found: Redis lost it. Whoever asks gets nothing, and nobody is signed out for it.
+            return find_overlap(refresh_token, hash) or M.reused()
+        end
         M.revoke(own, "family", session.family_id, "token_reuse", { audit.auth_row(own, { action = "TOKEN_REUSE", user_id = session.user_id,
             target = "user:" .. session.user_id, session_id = session.id }) })
         return M.reused()

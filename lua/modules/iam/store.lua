@@ -535,10 +535,11 @@ end
 
 ---@param user_id string
 ---@param since string
----@return table[] sessions that were ended since then {id, access_token, refresh_token, family_id}
+---@return table[] sessions that ended, or were exchanged for fresh ones, since then {id, access_token, refresh_token, family_id, rotated}
 function M.sessions_ended(user_id, since)
-    return db.read(nil, [[select id, access_token, refresh_token, family_id from auth_sessions where user_id = $1
-      and revoked_at >= $2::timestamptz order by revoked_at desc limit 1000]], user_id, since)
+    return db.query(nil, [[select id, access_token, refresh_token, family_id, revoked_at is null as rotated from auth_sessions
+      where user_id = $1 and (revoked_at >= $2::timestamptz or rotated_at >= $2::timestamptz)
+      order by coalesce(revoked_at, rotated_at) desc limit 1000]], user_id, since)
 end
 
 ---@param user_id string
