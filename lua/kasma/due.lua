@@ -67,6 +67,16 @@ function M.drop(tenant, kind, id)
     return { "delete from due_work where tenant_key = $1 and kind = $2 and id = $3", tenant, kind, id }
 end
 
+--- Deletes the row for whoever read it as it is: one that was put anew meanwhile stays.
+---@param tenant string
+---@param kind string
+---@param id string
+---@param due_at string ISO, the time that was read
+---@return table statement
+function M.drop_read(tenant, kind, id, due_at)
+    return { "delete from due_work where tenant_key = $1 and kind = $2 and id = $3 and due_at = $4::timestamptz", tenant, kind, id, due_at }
+end
+
 local READ = "select tenant_key, app_key, kind, id, due_at from due_work where due_at <= $1::timestamptz order by due_at limit " .. BATCH
 local LATER = [[update due_work set due_at = $5::timestamptz where tenant_key = $1 and kind = $2 and id = $3 and due_at = $4::timestamptz]]
 

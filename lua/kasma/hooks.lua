@@ -48,6 +48,23 @@ function M.set_source(fn) source = fn end
 ---@param fn fun(scope: Scope, run: RuleRun, asked: table|nil, quote: table|nil) never waits, never raises
 function M.set_sink(fn) sink = fn end
 
+local switches = {}
+
+--- Says what must follow when other rules of a hook decide from now on; the statement stands in the transaction that makes it so.
+---@param hook string
+---@param fn fun(scope: Scope): table statement
+function M.on_switch(hook, fn) switches[hook] = fn end
+
+--- Appends what follows when other rules of a hook decide.
+---@param statements table[]
+---@param scope Scope
+---@param hook string "*": of all hooks
+function M.append_switch(statements, scope, hook)
+    for name, fn in pairs(switches) do
+        if hook == name or hook == "*" then statements[#statements + 1] = fn(scope) end
+    end
+end
+
 --- The tenant's rules as they are now, and for this request from now on.
 ---@param scope Scope
 ---@return userdata set see core.rules

@@ -583,9 +583,9 @@ describe("GET /rules/hooks", function()
         local asked = {}
         for _, hook in ipairs(must(support.tenant().owner:get("/rules/hooks"), 200)) do asked[hook.hook] = hook.asked end
         for _, name in ipairs{ "price.lines", "bundle.price", "promotion", "shipping.rates", "tax.class_for_item", "tax.resolve",
-            "currency.round", "stock.allocate", "stock.reservation_ttl", "checkout.validate", "workflow.order" } do
+            "currency.round", "stock.allocate", "stock.buffer", "stock.reservation_ttl", "checkout.validate", "workflow.order" } do
             assert.is_true(asked[name], name)
         end
-        assert.is_false(asked["stock.buffer"])
+        assert.is_false(asked["refund.policy"])
     end)
 end)

@@ -12,6 +12,15 @@ local warehouse = wire.entity{ columns = { "name", "code", "address", "city", "r
 local stock = wire.entity{ columns = { "warehouse_id", "product_id", "variant_id", "quantity", "reserved_quantity", "buffer_quantity",
     "backorder_limit", "available_quantity", "location", "low_stock_at", "version" } }
 
+-- A buffer may be more than is left; what is then available is nothing.
+local function shown(form)
+    return function(row)
+        row.available_quantity = math.max(row.available_quantity, 0)
+        return stock[form](row)
+    end
+end
+local echo, read = shown("echo"), shown("read")
+
 local code_taken = errors.declare{ code = "code_taken", status = 409, message = "Code taken", cause = "another one has this code",
     cure = "choose another code" }
 local below = errors.declare{ code = "stock_below_reserved", status = 409,
@@ -58,7 +67,7 @@ route.post("/api/logistics/inventory/adjust", {
     returns = { [201] = Stock, [409] = below },
     handler = function(ctx)
         if ctx.body.quantity == 0 then errors.bad_request{ message = { "quantity must not be 0" } } end
-        return inventory.adjust(ctx.scope, ctx.body, stock.echo, function(body) return idempotency.complete(ctx, 201, body) end)
+        return inventory.adjust(ctx.scope, ctx.body, echo, function(body) return idempotency.complete(ctx, 201, body) end)
     end,
 })
 
@@ -78,7 +87,7 @@ route.post("/api/logistics/inventory/list", {
         local list = json.array({})
         for i, row in ipairs(inventory.list(ctx.tenant, { warehouse_id = ctx.body.warehouseId, product_id = ctx.body.productId,
             limit = ctx.body.limit, offset = ctx.body.offset })) do
-            list[i] = stock.read(row)
+            list[i] = read(row)
             list[i].product = { id = row.product_id, name = row.product_name, code = row.product_code or json.null }
         end
         return list

@@ -4,9 +4,11 @@ local uuid = require("core.uuid")
 local audit = require("kasma.audit")
 local db = require("kasma.db")
 local errors = require("kasma.errors")
+local hooks = require("kasma.hooks")
 local locks = require("kasma.locks")
 local outbox = require("kasma.outbox")
 local settings = require("kasma.settings")
+local buffers = require("modules.inventory.buffers")
 local store = require("modules.inventory.store")
 
 local M = {}
@@ -63,6 +65,14 @@ function M.append_receipt(statements, scope, receipt)
     append_change(statements, scope, { warehouse_id = M.default_warehouse(scope.tenant), product_id = receipt.product_id,
         variant_id = receipt.variant_id, delta = receipt.quantity, kind = "RECEIVE", reference = receipt.reference, ref_type = "initial",
         ref_id = receipt.variant_id or receipt.product_id })
+    if hooks.any(scope, buffers.HOOK) then statements[#statements + 1] = buffers.job(scope, { receipt.product_id }) end
+end
+
+--- What was sold of products has changed, or came back: a rule may want to hold back another number of units.
+---@param scope Scope
+---@param product_ids string[]
+function M.sales_changed(scope, product_ids)
+    if #product_ids > 0 and hooks.any(scope, buffers.HOOK) then buffers.refresh(scope, product_ids) end
 end
 
 --- Brings the shop window's stock of variants up to the stock rows.
@@ -93,12 +103,21 @@ function M.adjust(scope, input, shape, complete)
     local answer = #statements + 1
     statements[answer] = store.select_row(scope.tenant, input.warehouseId, input.productId, input.variantId)
     audit.append(statements, scope, { action = "inventory.adjust", entity_type = "inventory", entity_id = input.productId, after = input })
+    local own, facts = buffers.plain(scope), nil
+    if hooks.any(own, buffers.HOOK) then
+        local row = db.read(scope.tenant, unpack(store.select_row(scope.tenant, input.warehouseId, input.productId, input.variantId)))[1]
+        facts = buffers.facts(own, { row or { product_id = input.productId, variant_id = input.variantId } })
+    end
     -- The lock keeps a crowd off the row; what makes the stock right is the statement.
     local resource = ("inventory:%s:%s:%s"):format(input.warehouseId, input.productId, input.variantId or "-")
     return locks.eased(scope.tenant, { resource }, function()
         return errors.state({ KS004 = { status = 409, code = "stock_below_reserved",
             message = "The stock would go below what is reserved, or below zero" } }, db.transaction, scope.tenant, function(tx)
-            local body = shape(tx:pipeline(statements)[answer][1])
+            local row = tx:pipeline(statements)[answer][1]
+            if facts and buffers.settle(tx, own, { row.id }, facts) then
+                row = tx:query(unpack(store.select_row(scope.tenant, input.warehouseId, input.productId, input.variantId)))[1]
+            end
+            local body = shape(row)
             tx:at_commit{ complete(body) }
             return body
         end)

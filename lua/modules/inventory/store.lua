@@ -68,9 +68,62 @@ end
 
 --- Brings product_variants.stock, the shop window's copy, up to the stock rows.
 function M.project_variant(tenant, variant_id, now)
-    return { [[update product_variants v set updated_at = $3, stock = greatest(coalesce((select sum(i.available_quantity)
+    return { [[update product_variants v set updated_at = $3, stock = greatest(coalesce((select sum(greatest(i.available_quantity, 0))
         from warehouse_inventory i where i.tenant_key = $1 and i.product_id = v.product_id and i.variant_id = v.id), 0), 0)
       where v.tenant_key = $1 and v.id = $2]], tenant, variant_id, now }
+end
+
+-- Buffers ------------------------------------------------------------------------------------------------------------------------
+
+--- Stock rows by id.
+---@param tenant string
+---@param product_ids string[]|nil nil: of all products
+---@param after string|nil id of the last one of the page before
+---@param limit integer
+---@return table[] id, product_id, variant_id
+function M.rows_after(tenant, product_ids, after, limit)
+    after = after or "00000000-0000-0000-0000-000000000000"
+    if not product_ids then
+        return db.read(tenant, [[select i.id, i.product_id, i.variant_id from warehouse_inventory i where i.tenant_key = $1 and i.id > $2
+          order by i.id limit $3]], tenant, after, limit)
+    end
+    return db.read(tenant, [[select i.id, i.product_id, i.variant_id from warehouse_inventory i
+      where i.tenant_key = $1 and i.product_id = any($2::uuid[]) and i.id > $3 order by i.id limit $4]], tenant, pg.array(product_ids),
+        after, limit)
+end
+
+--- Statement that locks rows in the order of their ids.
+function M.lock_rows(tenant, ids)
+    return { [[select i.id, i.warehouse_id, i.product_id, i.variant_id, i.quantity, i.buffer_quantity, i.buffer_pct
+      from warehouse_inventory i where i.tenant_key = $1 and i.id = any($2::uuid[]) order by i.id for update]], tenant, pg.array(ids) }
+end
+
+--- The stored buffers that hold now for all channels.
+---@param tenant string
+---@param product_ids string[]
+---@param now string ISO
+---@return table[] product_id, variant_id, warehouse_id, buffer_quantity, buffer_percent
+function M.stored_buffers(tenant, product_ids, now)
+    return db.read(tenant, [[select b.product_id, b.variant_id, b.warehouse_id, b.buffer_quantity, b.buffer_percent
+      from inventory_buffers b where b.tenant_key = $1 and b.product_id = any($2::uuid[]) and b.channel is null and b.is_active
+        and (b.active_from is null or b.active_from <= $3::timestamptz) and (b.active_to is null or b.active_to > $3::timestamptz)
+      order by b.id limit 5000]], tenant, pg.array(product_ids), now)
+end
+
+--- Units that orders took of stock rows since a time, and did not give back.
+---@param tenant string
+---@param ids string[]
+---@param since string ISO
+---@return table[] inventory_id, units
+function M.sold_since(tenant, ids, since)
+    return db.read(tenant, [[select r.inventory_id, sum(r.quantity - r.released_qty)::int as units from stock_reservations r
+      where r.tenant_key = $1 and r.inventory_id = any($2::uuid[]) and r.order_id is not null and r.created_at >= $3::timestamptz
+      group by r.inventory_id]], tenant, pg.array(ids), since)
+end
+
+function M.set_buffer(tenant, id, units, percent, now)
+    return { [[update warehouse_inventory set buffer_quantity = $3, buffer_pct = $4, version = version + 1, updated_at = $5
+      where tenant_key = $1 and id = $2]], tenant, id, units, percent, now }
 end
 
 ---@param tenant string

@@ -75,9 +75,14 @@ jobs.handler("sales-queue", "stock-sync", function(job)
     local data = job.data
     local order = orders.for_job(data.tenant_key, data.orderId)
     if not order then return end
-    local variants = {}
+    local variants, products, seen = {}, {}, {}
     for _, one in ipairs(orders.together(order)) do
-        for _, item in ipairs(one.items) do variants[#variants + 1] = item.variant_id end
+        for _, item in ipairs(one.items) do
+            variants[#variants + 1] = item.variant_id
+            if not seen[item.product_id] then products[#products + 1] = item.product_id end
+            seen[item.product_id] = true
+        end
     end
     inventory.project(order.tenant_key, variants)
+    inventory.sales_changed({ tenant = order.tenant_key, app = order.app_key, actor_kind = "system" }, products)
 end)

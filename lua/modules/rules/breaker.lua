@@ -8,6 +8,7 @@ local sched = require("core.sched")
 local time = require("core.time")
 local audit = require("kasma.audit")
 local db = require("kasma.db")
+local hooks = require("kasma.hooks")
 local log = require("kasma.log")
 local outbox = require("kasma.outbox")
 local text = require("kasma.text")
@@ -62,6 +63,7 @@ function M.open(scope, run, failure)
         end
         if off then
             statements[#statements + 1] = promotions.set_script_state(scope.tenant, run.rule_id, false, iso)
+            hooks.append_switch(statements, own, run.hook)
             audit.append(statements, own, { action = "rules.off", entity_type = "rule", entity_id = run.rule_id,
                 before = { state = "active" }, after = { state = "off", version = run.number, reason = "failed too often" } })
         end

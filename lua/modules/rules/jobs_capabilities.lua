@@ -126,9 +126,10 @@ local function levels(ctx, skus, warehouse)
         local level = by_id[row.variant_id]
         level.on_hand = level.on_hand + row.quantity
         level.reserved = level.reserved + row.reserved_quantity
-        level.available = level.available + row.available_quantity
+        local available = math.max(row.available_quantity, 0)
+        level.available = level.available + available
         level.warehouses[#level.warehouses + 1] = { id = row.warehouse_id, on_hand = row.quantity, reserved = row.reserved_quantity,
-            available = row.available_quantity }
+            available = available }
     end
     for _, sku in ipairs(skus) do
         if by_sku[sku] then list[#list + 1], by_sku[sku] = by_sku[sku], nil end

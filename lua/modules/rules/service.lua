@@ -9,6 +9,7 @@ local audit = require("kasma.audit")
 local db = require("kasma.db")
 local due = require("kasma.due")
 local errors = require("kasma.errors")
+local hooks = require("kasma.hooks")
 local catalogue = require("kasma.hooks_catalogue")
 local outbox = require("kasma.outbox")
 local settings = require("kasma.settings")
@@ -210,6 +211,7 @@ function M.make_live(scope, rule, o, report)
             statements[#statements + 1] = promotions.put_script(scope, { id = rule.id, name = name, priority = priority }, now)
         end
         statements[#statements + 1] = window.wait(scope, rule.id, set, time.parse(now))
+        hooks.append_switch(statements, scope, rule.hook)
         if o.saved then statements[#statements + 1] = store.forget_authors(scope.tenant, rule.id, o.saved) end
         for _, statement in ipairs(o.also and o.also(number) or {}) do statements[#statements + 1] = statement end
         audit.append(statements, scope, { action = o.source_version and "rules.rollback" or "rules.publish", entity_type = "rule",
@@ -408,6 +410,7 @@ function M.on_window(tenant, rule_id)
         local statements = { store.bump(scope, time.iso(now)), window.wait(scope, rule_id, version.settings, now) }
         audit.append(statements, scope, { action = "rules.window", entity_type = "rule", entity_id = rule_id,
             after = { version = version.version, opened = window.is_open(version.settings, now) } })
+        hooks.append_switch(statements, scope, rule.hook)
         tx:at_commit(statements)
     end)
     live.changed(tenant)
@@ -447,6 +450,7 @@ function M.set_state(scope, rule, state, reason, version)
         statements[#statements + 1] = promotions.set_script_state(scope.tenant, rule.id, state == "active", now)
     end
     statements[#statements + 1] = window.wait(scope, rule.id, enabled and enabled.settings, time.parse(now))
+    hooks.append_switch(statements, scope, rule.hook)
     local verbs = { active = "enable", disabled = "disable", archived = "remove", draft = "restore" }
     audit.append(statements, scope, { action = "rules." .. verbs[state], entity_type = "rule", entity_id = rule.id,
         before = { state = rule.state }, after = { state = state, reason = reason } })
@@ -509,6 +513,7 @@ function M.pause(scope, hook, reason, on)
     local statements = { on and store.pause(scope, hook or "*", now) or store.resume(scope, hook, now), store.standing(scope.tenant) }
     audit.append(statements, scope, { action = on and "rules.pause" or "rules.resume", entity_type = "rule", after = { hook = hook or "*",
         reason = reason } })
+    hooks.append_switch(statements, scope, hook or "*")
     local answers = db.pipeline(scope.tenant, statements)
     tell_live(scope.tenant)
     return { paused = answers[2][1].n, hooks = json.array(answers[1][1].paused) }
