@@ -432,23 +432,62 @@ function M.drop(id)
         id)).affected > 0
 end
 
+-- Sent rows are found by tenant and time, so what walks over them goes from tenant to tenant: nothing else would spare the whole table.
+local function tenants_sent(tenant)
+    local after = ""
+    return function()
+        if tenant then
+            local only = tenant
+            tenant, after = nil, nil
+            return only
+        end
+        if not after then return nil end
+        local row = errors.check(db.pool("system"):query(nil, [[select tenant_key from outbox where tenant_key > $1 and sent_at is not null
+          order by tenant_key limit 1]], after))[1]
+        after = row and row.tenant_key
+        return after
+    end
+end
+
+local AGAIN = [[with picked as materialized (select id, sent_at from outbox where tenant_key = $1 and topic = $2
+    and sent_at >= $3::timestamptz and sent_at < $4::timestamptz order by sent_at limit 1000),
+  back as (update outbox o set sent_at = null, attempts = 0, error = null from picked p where o.tenant_key = $1 and o.id = p.id)
+  select count(*)::int as n, max(sent_at) as last from picked]]
+
 --- Rows of a topic that were sent since a time go out again, a batch at a time. For what a store has lost since.
 ---@param topic string
 ---@param since_ms integer
 ---@param tenant string|nil
 ---@return table<string, integer> rows by tenant
 function M.again(topic, since_ms, tenant)
-    local found, cut = {}, time.iso(time.now())
-    repeat
-        -- Not those that are sent while this runs: each once.
-        local rows = errors.check(db.pool("system"):query(nil, [[update outbox set sent_at = null, attempts = 0, error = null
-          where (tenant_key, id) in (select tenant_key, id from outbox where topic = $1 and sent_at >= $2::timestamptz
-            and sent_at < $3::timestamptz and ($4::text is null or tenant_key = $4) order by seq limit 1000) returning tenant_key]], topic,
-            time.iso(since_ms), cut, tenant or null))
-        for _, row in ipairs(rows) do found[row.tenant_key] = (found[row.tenant_key] or 0) + 1 end
-        db.wake_relay()
-    until #rows == 0
+    local found, cut = {}, time.iso(time.now()) -- not those that are sent while this runs: each once
+    for key in tenants_sent(tenant) do
+        local from = time.iso(since_ms)
+        repeat
+            local batch = errors.check(db.pool("system"):query(nil, AGAIN, key, topic, from, cut))[1]
+            if batch.n > 0 then found[key], from = (found[key] or 0) + batch.n, batch.last end
+            db.wake_relay()
+        until batch.n == 0
+    end
     return found
+end
+
+local GONE = [[delete from outbox where tenant_key = $1 and id in (select id from outbox where tenant_key = $1
+  and sent_at < $2::timestamptz order by sent_at limit 5000)]]
+
+--- Removes what was sent before a time.
+---@param before_ms integer
+---@return integer
+function M.prune(before_ms)
+    local removed, before = 0, time.iso(before_ms)
+    for key in tenants_sent() do
+        repeat
+            local gone = errors.check(db.pool("system"):query(nil, GONE, key, before)).affected
+            removed = removed + gone
+        until gone < 5000 or sched.stopping()
+        if sched.stopping() then break end
+    end
+    return removed
 end
 
 -- Loop -------------------------------------------------------------------------------------------------------------------------

@@ -22,6 +22,12 @@ local function raised(fn, ...)
     return err
 end
 
+-- What was sent in this very millisecond was not sent before it.
+local function tick()
+    local now = time.now()
+    repeat sched.sleep(1) until time.now() > now
+end
+
 local function drain()
     for _ = 1, 50 do
         if outbox.relay_once() == 0 then return end
@@ -105,6 +111,35 @@ describe("the outbox", function()
         assert.is_truthy(left[1].parked_at)
         assert.is_truthy(left[1].error:find("^no\239\191\189\195\169"))
         assert.is_true(outbox.drop(left[1].id))
+    end)
+
+    it("sends again what was sent since a time, each once, and forgets what was sent before one", function()
+        local s, other, seen = scope(), scope(), {}
+        outbox.consumer("spec.again", function(rows)
+            for _, row in ipairs(rows) do seen[#seen + 1] = row.tenant_key .. row.payload.n end
+        end)
+        outbox.consumer("spec.others", function() end)
+        for n = 1, 3 do
+            db.pipeline(s.tenant, { outbox.row(s, "spec.again", "k", { n = n }), outbox.row(s, "spec.others", "k", { n = n }) })
+            db.pipeline(other.tenant, { outbox.row(other, "spec.again", "k", { n = n }) })
+        end
+        drain()
+        db.query(s.tenant, "update outbox set sent_at = sent_at - interval '1h' where tenant_key = $1 and payload->>'n' = '1'", s.tenant)
+        seen = {}
+        tick()
+        local since = time.now() - 1800000
+        assert.equal(2, outbox.again("spec.again", since, s.tenant)[s.tenant])
+        drain()
+        assert.same({ s.tenant .. 2, s.tenant .. 3 }, seen)
+        seen = {}
+        tick()
+        local found = outbox.again("spec.again", since)
+        assert.same({ 2, 3 }, { found[s.tenant], found[other.tenant] })
+        drain()
+        assert.equal(5, #seen)
+        assert.is_true(outbox.prune(time.now() - 1800000) >= 2) -- one of each topic
+        local left = db.one(s.tenant, "select count(*)::int as n from outbox where tenant_key = $1", s.tenant)
+        assert.equal(4, left.n)
     end)
 
     it("is parked and dropped by hand", function()

@@ -4,7 +4,7 @@ local config = require("core.config")
 local sched = require("core.sched")
 local time = require("core.time")
 local db = require("kasma.db")
-local errors = require("kasma.errors")
+local outbox = require("kasma.outbox")
 local schedules = require("kasma.schedules")
 local start = require("kasma.start")
 local cart = require("modules.cart.service")
@@ -36,8 +36,7 @@ end
 
 schedules.declare{ name = "idempotency-cleanup", every = HOUR_MS, run = function() of_tenants(time.iso(time.now())) end }
 schedules.declare{ name = "outbox-cleanup", every = HOUR_MS, run = function()
-    local before = time.iso(time.now() - 7 * DAY_MS)
-    return { removed = errors.check(db.pool("system"):query(nil, "delete from outbox where sent_at < $1::timestamptz", before)).affected }
+    return { removed = outbox.prune(time.now() - 7 * DAY_MS) }
 end }
 
 function M.partitions()
