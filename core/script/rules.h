@@ -2,6 +2,9 @@
  * files, where `active/<tenant_key>.lua` in the rules folder returns a list of {file = "promotions/x.lua", config =
  * {...}, priority = 100, startsAt = "2026-12-01T00:00:00Z", endsAt = ..}, itself run in the sandbox.
  *
+ * Files of the hook `workflow` are checked and tested, and not live: a run keeps the version that it began with, maybe
+ * for weeks, and files have no versions. The list's problems say so.
+ *
  * A rule is live within its window, by the business clock: whoever acquires a set gets the rules whose windows are open
  * in that moment, whatever was published since, and whichever way the clock was moved.
  *

@@ -309,6 +309,13 @@ void rule_files_load(struct tenant *t) {
             continue;
         }
         struct version *v = version_for(t, &list.at[i]);
+        if (v && strcmp(v->manifest.hook, "workflow") == 0) {
+            /* A run keeps the version that it began with for weeks; a file has no versions. */
+            rule_files_problem(t, list.at[i].file, 0,
+                               "not live: a workflow has to be published (kasma rules publish, or push)");
+            version_drop(t, v);
+            continue;
+        }
         if (v && !version_list_add(&fresh, v)) rule_files_problem(t, list.at[i].file, 0, "no memory");
     }
     listing_free(&list);

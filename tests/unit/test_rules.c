@@ -379,6 +379,23 @@ static void a_listed_file_is_live_in_the_window_of_its_entry(void **state) {
     assert_non_null(strstr(rules_problem("demo", 0).message, "endsAt must come after startsAt"));
 }
 
+static void a_listed_workflow_is_not_live_and_the_problems_say_what_to_do(void **state) {
+    (void)state;
+    write_file("promotions/three.lua",
+               "return { hook = 'workflow', name = 'Three', on = { 'order.placed' }, steps = { { name "
+               "= 'a', run = function() end } } }");
+    write_file("active/demo.lua", "return { { file = 'promotions/one.lua' }, { file = 'promotions/three.lua' } }");
+    rules_reload();
+    struct rule_set *s = acquire("demo");
+    rules_release(s);
+    rules_reload();
+    assert_true(is_live("promotions/one"));
+    assert_false(is_live("promotions/three"));
+    assert_int_equal(rules_problems("demo"), 1);
+    assert_string_equal(rules_problem("demo", 0).file, "promotions/three.lua");
+    assert_non_null(strstr(rules_problem("demo", 0).message, "a workflow has to be published"));
+}
+
 static void libraries_are_pinned_with_the_version(void **state) {
     (void)state;
     struct sandbox_lib libs[] = {
@@ -584,6 +601,7 @@ int main(void) {
         TEST(five_failures_in_a_minute_open_the_breaker),
         TEST(a_published_rule_is_live_in_its_window_by_the_business_clock),
         TEST(a_listed_file_is_live_in_the_window_of_its_entry),
+        TEST(a_listed_workflow_is_not_live_and_the_problems_say_what_to_do),
         TEST(libraries_are_pinned_with_the_version),
         TEST(a_broken_file_keeps_the_last_good_version),
         TEST(a_broken_list_keeps_what_is_live),
