@@ -225,16 +225,19 @@ static struct redis_script *script_of(lua_State *L, int index) {
     return script;
 }
 
-/* redis.eval(text, {keys}, {args}) */
+/* redis.eval(text, {keys}, {args} [, now]): with `now` it leaves at once and not at the end of the loop turn, so that
+ * the server works while the rest of the turn goes on. */
 static int l_eval(lua_State *L) {
     struct task *t = task_current(L);
     luaL_argcheck(L, lua_type(L, 1) == LUA_TSTRING, 1, "must be a script's text");
-    if (lua_isnoneornil(L, 3)) {
-        lua_settop(L, 2);
+    lua_settop(L, 4);
+    if (lua_isnil(L, 3)) {
         lua_newtable(L);
+        lua_replace(L, 3);
     }
     luaL_checktype(L, 2, LUA_TTABLE);
     luaL_checktype(L, 3, LUA_TTABLE);
+    bool now = lua_toboolean(L, 4);
     const struct redis_script *script = script_of(L, 1);
     size_t nkeys = lua_objlen(L, 2), count = 0;
     char *numbers;
@@ -245,6 +248,7 @@ static int l_eval(lua_State *L) {
     struct redis *r = redis_shared(&err);
     struct redis_op *op = r ? redis_eval(r, script, nkeys, args, count, done, t, &err) : NULL;
     if (!op) return task_fail(L, &err);
+    if (now) redis_flush(r);
     return task_suspend(L, t, cancel, op);
 }
 

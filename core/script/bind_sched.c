@@ -163,6 +163,14 @@ static int l_spawn(lua_State *L) {
     return 0;
 }
 
+/* Begins at once, up to its first wait. */
+static int l_start(lua_State *L) {
+    luaL_checktype(L, 1, LUA_TFUNCTION);
+    if (!task_start(L, lua_gettop(L) - 1, NULL, task_log_finished, NULL, NULL))
+        return luaL_error(L, "not enough memory for a task");
+    return 0;
+}
+
 static uint64_t check_ms(lua_State *L, int arg) {
     lua_Number ms = luaL_checknumber(L, arg);
     luaL_argcheck(L, ms >= 0 && ms <= MS_MAX, arg, "milliseconds, not negative, are expected");
@@ -494,6 +502,7 @@ static void class(lua_State *L, const char *name, const luaL_Reg *methods) {
 int luaopen_core_sched(lua_State *L) {
     static const luaL_Reg functions[] = {
         {"spawn", l_spawn},
+        {"start", l_start},
         {"sleep", l_sleep},
         {"parallel", l_parallel},
         {"every", l_every},

@@ -102,6 +102,10 @@ struct redis_op *redis_eval(struct redis *r, const struct redis_script *script, 
     return redis_conn_eval(choose(r), script, nkeys, args, count, done, data, err);
 }
 
+void redis_flush(struct redis *r) {
+    for (size_t i = 0; i < r->count; i++) redis_conn_flush(r->conns[i]);
+}
+
 bool redis_up(const struct redis *r) {
     for (size_t i = 0; i < r->count; i++) {
         if (redis_conn_up(r->conns[i])) return true;

@@ -31,6 +31,9 @@ struct redis_op *redis_pipeline(struct redis *r, const struct redis_command *com
 struct redis_op *redis_eval(struct redis *r, const struct redis_script *script, size_t nkeys, const struct str *args,
                             size_t count, redis_done *done, void *data, struct error *err);
 
+/* As redis_conn_flush, for every connection. */
+void redis_flush(struct redis *r);
+
 /* True when at least one connection is ready. */
 bool redis_up(const struct redis *r);
 /* Why not; empty when it is up. */

@@ -356,6 +356,16 @@ static void flush(void *data) {
     l->in_write = true;
 }
 
+void redis_conn_flush(struct redis_conn *c) {
+    struct link *l = c->link;
+    if (!l || !l->connected || l->in_write || c->out.len == 0) return;
+    uv_buf_t bytes = uv_buf_init(c->out.data, (unsigned)c->out.len);
+    int sent = uv_try_write(&l->io.stream, &bytes, 1);
+    if (sent <= 0) return;
+    c->out.len -= (size_t)sent;
+    memmove(c->out.data, c->out.data + sent, c->out.len);
+}
+
 /* ---- reading ---- */
 
 /* True when the script must be sent again with its text; the operation has then gone to the end of the queue. */

@@ -70,6 +70,9 @@ struct redis_op *redis_conn_eval(struct redis_conn *c, const struct redis_script
                                  const struct str *args, size_t count, redis_done *done, void *data, struct error *err);
 /* Sends a command whose answer comes through `push` (SUBSCRIBE and its like). False: away or out of memory. */
 bool redis_conn_post(struct redis_conn *c, const struct redis_command *command);
+/* Writes now what this turn has gathered so far, as far as the socket takes it, so that the server works beside us.
+ * Nobody is answered by it: a failure shows at the end of the turn. */
+void redis_conn_flush(struct redis_conn *c);
 /* The answer is not wanted any more: `done` will not be called. The command itself cannot be taken back. */
 void redis_op_cancel(struct redis_op *op);
 

@@ -100,6 +100,20 @@ static void a_redis_script_runs_also_after_a_flush(void **state) {
         "local v, err = redis.eval('return redis.error_reply(\"MINE no\")', {}, {}) eq(v, nil) eq(err.code, 'MINE')\n");
 }
 
+static void a_redis_script_that_leaves_at_once_keeps_its_place(void **state) {
+    (void)state;
+    lua(PRELUDE "local log, calls, text = {}, {}, 'return redis.call(\"INCRBY\", KEYS[1], ARGV[1])'\n"
+                "redis.eval(text, {'turn'}, {0})\n" /* known from here on */
+                "for i = 1, 40 do\n"
+                "  calls[i] = function()\n"
+                "    local filler = ('x'):rep(i == 20 and 3000000 or 10)\n" /* more than a socket takes in one write */
+                "    local v = redis.eval(text, {'turn'}, {1, filler}, i % 3 == 0) log[#log + 1] = v\n"
+                "  end\n"
+                "end\n"
+                "sched.parallel(calls)\n"
+                "for i = 1, 40 do eq(log[i], i) end\n");
+}
+
 static void messages_reach_a_subscriber(void **state) {
     (void)state;
     lua(PRELUDE "local got = {}\n"
@@ -300,6 +314,7 @@ int main(void) {
         cmocka_unit_test(redis_values_become_lua_values),
         cmocka_unit_test(a_redis_pipeline_answers_in_places),
         cmocka_unit_test(a_redis_script_runs_also_after_a_flush),
+        cmocka_unit_test(a_redis_script_that_leaves_at_once_keeps_its_place),
         cmocka_unit_test(messages_reach_a_subscriber),
         cmocka_unit_test(a_blocking_command_waits_on_a_connection_of_its_own),
         cmocka_unit_test(a_cancelled_blocking_command_takes_nothing),

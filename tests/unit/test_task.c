@@ -231,6 +231,19 @@ static void coroutines_of_ones_own_work_inside_a_task(void **state) {
     assert_string_equal(global("x"), "11");
 }
 
+static void a_started_task_begins_at_once_and_a_spawned_one_at_the_end_of_the_turn(void **state) {
+    (void)state;
+    start("sched.spawn(function(v) table.insert(log, v) end, 'spawned')\n"
+          "sched.start(function(v) table.insert(log, v) sched.sleep(1) table.insert(log, 'slept') end, 'started')\n"
+          "sched.start(function() error('of the started one alone') end)\n"
+          "table.insert(log, 'after') x = #log");
+    assert_string_equal(global("x"), "2");
+    loop_run();
+    struct error err;
+    assert_true(vm_run(vm, "order = table.concat(log, ' ')", "=t", &err));
+    assert_string_equal(global("order"), "started after spawned slept");
+}
+
 static void sleepers_wake_in_the_order_of_their_times(void **state) {
     (void)state;
     start("for _, ms in ipairs{5, 1, 3, 2, 4, 20, 9, 7} do sched.spawn(function() sched.sleep(ms) table.insert(log, "
@@ -440,6 +453,7 @@ int main(void) {
         TEST(what_a_task_holds_is_given_back_at_its_end),
         TEST(waiting_is_refused_where_it_cannot_be),
         TEST(coroutines_of_ones_own_work_inside_a_task),
+        TEST(a_started_task_begins_at_once_and_a_spawned_one_at_the_end_of_the_turn),
         TEST(sleepers_wake_in_the_order_of_their_times),
         TEST(parallel_waits_for_all_and_keeps_their_places),
         TEST(parallel_raises_the_first_error_after_all_have_ended),
