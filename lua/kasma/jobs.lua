@@ -171,34 +171,63 @@ end
 M.introduce = introduce
 
 local function run_add(keys, args)
-    local ids = errors.check(redis.eval(scripts.add, keys, args))
+    local ids = errors.check(redis.eval(scripts.add, keys, args, true))
     if type(ids) == "number" then
         errors.conflict{ message = REFUSED[ids] or "The job was refused", code = ids == -5 and "no_parent" or "other_parent" }
     end
     return ids
 end
 
--- Jobs that are added to a queue in the same turn of the loop ride one script call.
-local gathering = {}
+-- Jobs that are added to a queue in the same turn of the loop ride one script call. A call leaves as soon as it holds a few, so that
+-- Redis works while the rest of the turn goes on; with CALLS of them under way, what comes gathers until one of them is answered.
+local FEW, CALLS = 8, 2
+local gathering = {} -- by prefix: {batch = being gathered or nil, flying = calls under way}
 
-local function send(prefix, batch)
-    if gathering[prefix] == batch then gathering[prefix] = nil end
+local launch
+
+local function fly(prefix, g, batch)
     batch.ok, batch.result = pcall(run_add, { prefix }, batch.args)
+    g.flying = g.flying - 1
     for _ = 1, batch.count do batch.done:release() end
+    if g.batch then
+        launch(prefix, g)
+    elseif g.flying == 0 and gathering[prefix] == g then
+        gathering[prefix] = nil
+    end
+end
+
+function launch(prefix, g)
+    local batch = g.batch
+    g.batch, g.flying = nil, g.flying + 1
+    sched.start(fly, prefix, g, batch)
+end
+
+local function end_turn(prefix, g)
+    if g.batch and g.flying < CALLS then launch(prefix, g) end
 end
 
 local function add_together(prefix, args, bytes)
-    local batch = gathering[prefix]
-    if not batch or batch.count == BULK or batch.bytes + bytes > CALL_BYTES then
+    local g = gathering[prefix]
+    if not g then
+        g = { flying = 0 }
+        gathering[prefix] = g
+    end
+    local batch = g.batch
+    if batch and (batch.count == BULK or batch.bytes + bytes > CALL_BYTES) then
+        launch(prefix, g)
+        batch = nil
+    end
+    if not batch then
         batch = { args = {}, count = 0, bytes = 0, done = sched.semaphore(1) }
         batch.done:acquire()
-        gathering[prefix] = batch
-        sched.spawn(send, prefix, batch)
+        g.batch = batch
+        if g.flying < CALLS then sched.spawn(end_turn, prefix, g) end
     end
     local n = #batch.args
     for i = 1, #args do batch.args[n + i] = args[i] end
     batch.count, batch.bytes = batch.count + 1, batch.bytes + bytes
     local place = batch.count
+    if place >= FEW and g.flying < CALLS then launch(prefix, g) end
     local woken, why = batch.done:acquire()
     if not woken then errors.check(nil, why) end
     if not batch.ok then error(batch.result, 0) end

@@ -27,16 +27,21 @@ local function meta(p)
   metas[p] = m
   return m
 end
+-- While a script that moves many jobs gathers, pushes, marks and the length of streams wait for its end: one command for all.
+local gathered
 local function event(p, ...)
   local m = meta(p)
-  call('XADD', m.stream, 'MAXLEN', '~', m.events, '*', 'event', ...)
+  if gathered then
+    gathered.streams[m.stream] = m.events
+    call('XADD', m.stream, '*', 'event', ...)
+  else
+    call('XADD', m.stream, 'MAXLEN', '~', m.events, '*', 'event', ...)
+  end
 end
 local function limited(p)
   local most = meta(p).concurrency
   return most and call('LLEN', p .. 'active') >= most
 end
--- While a script that moves many jobs gathers, pushes and marks wait for its end: one command for all.
-local gathered
 local function mark(p)
   if gathered then
     gathered.marks[p] = true
@@ -44,7 +49,7 @@ local function mark(p)
     call('ZADD', p .. 'marker', '0', '0')
   end
 end
-local function gather() gathered = { lists = {}, marks = {} } end
+local function gather() gathered = { lists = {}, marks = {}, streams = {} } end
 local function flush_lists()
   for list, ids in pairs(gathered.lists) do
     for i = 1, #ids, 1000 do call('LPUSH', list, unpack(ids, i, math.min(i + 999, #ids))) end
@@ -54,6 +59,7 @@ end
 local function flush()
   flush_lists()
   local marks = gathered.marks
+  for stream, most in pairs(gathered.streams) do call('XTRIM', stream, 'MAXLEN', '~', most) end
   gathered = nil
   for p in pairs(marks) do mark(p) end
 end
@@ -99,7 +105,9 @@ local function mark_delayed(p)
   local due = next_due(p)
   if due and not meta(p).paused then call('ZADD', p .. 'marker', due, '1') end
 end
+local delays = false -- whether this script has put a job there
 local function delay_until(p, id, due)
+  delays = true
   local low = due * 4096
   local last = call('ZREVRANGEBYSCORE', p .. 'delayed', low + 4095, low, 'WITHSCORES', 'LIMIT', 0, 1)
   call('ZADD', p .. 'delayed', last[2] and math.min(tonumber(last[2]) + 1, low + 4095) or low, id)
@@ -332,12 +340,14 @@ local FINISH = [[
 -- Of what ended: its places are cleared together. Nothing reads them before that.
 local freed, unstalled, finished = {}, {}, { completed = {}, failed = {} }
 local locks = {}
-local families = false
+local families, all_there = false, false
 -- Where the jobs lie in `active`, when most of it ends in this call; those that were oldest then leave by one command.
 local active, places, gone = {}, nil, {}
 local function look_at_active(ends)
-  if ends < 4 or call('LLEN', p .. 'active') > 4 * ends then return end
-  active, places = call('LRANGE', p .. 'active', 0, -1), {}
+  if ends < 4 then return end
+  local list = call('LRANGE', p .. 'active', 0, 4 * ends)
+  if #list > 4 * ends then return end
+  active, places = list, {}
   for i, id in ipairs(active) do places[id] = i end
 end
 local function leave_active(id)
@@ -403,40 +413,46 @@ end
 local ended = { completed = 0, failed = 0 }
 local rules, rule_list = {}, {}
 
-local function finish(id, token, target, value, count, age, limit, trace, exhausted)
-  local key = p .. id
+-- count, age and limit as texts, '' where there is no such rule.
+local function finish(id, token, target, value, count, age, limit, trace, extra)
+  local key, parent_key, deid = p .. id, nil, nil
   local completed = target == 'completed'
   if completed and families and locks[key] == token then
     if call('SCARD', key .. ':dependencies') > 0 then return -4 end
     if call('ZCARD', key .. ':unsuccessful') > 0 then return -9 end
   end
-  local v = call('HMGET', key, 'name', 'parentKey', 'deid', 'atm')
-  if not v[1] and call('EXISTS', key) == 0 then
-    leave_active(id)
-    call('DEL', key .. ':lock')
-    return -1
+  -- Of a plain job the worker has said all that is wanted here.
+  local made = completed and all_there and extra or ''
+  if made == '' then
+    local v = call('HMGET', key, 'name', 'parentKey', 'deid', 'atm')
+    if not v[1] and call('EXISTS', key) == 0 then
+      leave_active(id)
+      call('DEL', key .. ':lock')
+      return -1
+    end
+    made = v[4] and tostring(tonumber(v[4]) + 1) or '1'
+    parent_key, deid = v[2], v[3]
   end
   local code = own(key, id, token)
   if code < 0 then return code end
-  if v[3] then end_deduplication(p, id, v[3], now) end
-  if v[2] then
+  if deid then end_deduplication(p, id, deid, now) end
+  if parent_key then
     local parent = decode(call('HGET', key, 'parent'))
-    if parent and parent.queueKey and call('EXISTS', v[2]) == 1 then tell_parent(key, v[2], parent, completed, value) end
+    if parent and parent.queueKey and call('EXISTS', parent_key) == 1 then tell_parent(key, parent_key, parent, completed, value) end
   end
-  local made = v[4] and tostring(tonumber(v[4]) + 1) or '1'
   if not completed then keep_trace(key, trace, call('HGET', key, 'opts')) end
-  if count == 0 then
+  if count == '0' then
     remove_job(p, id, now)
   else
     local set = finished[target]
     set[#set + 1] = now_text
     set[#set + 1] = id
     call('HSET', key, 'atm', made, completed and 'returnvalue' or 'failedReason', value, 'finishedOn', now_text)
-    if age or count then
-      local name = target .. '|' .. tostring(count) .. '|' .. tostring(age)
+    if age ~= '' or count ~= '' then
+      local name = target .. count .. '|' .. age
       if not rules[name] then
         rules[name] = true
-        rule_list[#rule_list + 1] = { target, count, age, limit }
+        rule_list[#rule_list + 1] = { target, tonumber(count), tonumber(age), tonumber(limit) or 1000 }
       end
     end
   end
@@ -445,7 +461,7 @@ local function finish(id, token, target, value, count, age, limit, trace, exhaus
     event(p, 'completed', 'jobId', id, 'returnvalue', value, 'prev', 'active')
   else
     event(p, 'failed', 'jobId', id, 'failedReason', value, 'prev', 'active')
-    if exhausted == '1' then event(p, 'retries-exhausted', 'jobId', id, 'attemptsMade', made) end
+    if extra == '1' then event(p, 'retries-exhausted', 'jobId', id, 'attemptsMade', made) end
   end
   return 0
 end
@@ -513,18 +529,20 @@ local function count_metrics(target, most)
 end
 ]]
 
--- ARGV: now, lock ms, worker's name, limiter's max or '', its ms, how many to take, token's begin, first token number, points of metrics,
--- groups of 9: id, token, what (completed failed retry back later children), value or reason, keep count or '', keep age s or '', sweep
--- limit, traces, extra (1 = attempts exhausted; delay ms).
+-- ARGV: now, lock ms, worker's name, limiter's max or '', its ms, how many to take, token of what is taken, points of metrics; groups
+-- of 9: id, token, what (completed failed retry back later children), value or reason, keep count or '', keep age s or '', sweep limit,
+-- traces, extra (of completed, the attempts made when the job is plain, else ''; of failed, 1 = attempts exhausted; else delay ms). A
+-- plain job has neither parent nor deduplication, and cannot get one: its id is a number of ours, which nobody may ask for.
 -- Answers {codes, {id, values, id, values, ...}, next due or 0, limited until or 0}; values as in M.FIELDS, before this run.
-M.FIELDS = { "name", "data", "opts", "ats", "atm", "stc", "timestamp", "rjk", "parentKey", "defa" }
+M.FIELDS = { "name", "data", "opts", "ats", "atm", "stc", "timestamp", "rjk", "parentKey", "defa", "deid" }
 M.cycle = "local BYTES_MAX = " .. M.BYTES_MAX .. "\nlocal p = KEYS[1]\nlocal now_text = ARGV[1]\nlocal now = tonumber(now_text)\n"
   .. M.common .. FINISH .. [[
 local codes = {}
 -- Whose locks the jobs are under, and whether any of them has children, for all at once.
 do
-  local keys, parents = {}, {}
-  for at = 10, #ARGV, 9 do
+  local keys, parents, hashes = {}, {}, {}
+  for at = 9, #ARGV, 9 do
+    hashes[#hashes + 1] = p .. ARGV[at]
     keys[#keys + 1] = p .. ARGV[at] .. ':lock'
     parents[#parents + 1] = p .. ARGV[at] .. ':dependencies'
     parents[#parents + 1] = p .. ARGV[at] .. ':unsuccessful'
@@ -532,17 +550,19 @@ do
   if #keys > 0 then
     look_at_active(#keys)
     local values = call('MGET', unpack(keys))
-    for i, lock in ipairs(values) do locks[string.sub(keys[i], 1, -6)] = lock end
+    for i, lock in ipairs(values) do locks[hashes[i] ] = lock end
     families = call('EXISTS', unpack(parents)) > 0
+    all_there = call('EXISTS', unpack(hashes)) == #hashes
   end
 end
+-- What is mostly not there is asked for together.
+local rare = call('EXISTS', p .. 'stalled', p .. 'delayed', p .. 'paused', p .. 'limiter') > 0
 gather()
-for at = 10, #ARGV, 9 do
+for at = 9, #ARGV, 9 do
   local id, token, what = ARGV[at], ARGV[at + 1], ARGV[at + 2]
   local ok, code
   if what == 'completed' or what == 'failed' then
-    ok, code = pcall(finish, id, token, what, ARGV[at + 3], tonumber(ARGV[at + 4]), tonumber(ARGV[at + 5]), tonumber(ARGV[at + 6]) or 1000,
-      ARGV[at + 7], ARGV[at + 8])
+    ok, code = pcall(finish, id, token, what, ARGV[at + 3], ARGV[at + 4], ARGV[at + 5], ARGV[at + 6], ARGV[at + 7], ARGV[at + 8])
   elseif what == 'retry' then
     ok, code = pcall(retry, id, token, tonumber(ARGV[at + 8]), ARGV[at + 3], ARGV[at + 7])
   elseif what == 'back' then
@@ -556,12 +576,12 @@ for at = 10, #ARGV, 9 do
 end
 flush_active()
 in_parts('DEL', nil, freed)
-if #unstalled > 0 and call('EXISTS', p .. 'stalled') == 1 then in_parts('SREM', p .. 'stalled', unstalled) end
+if rare then in_parts('SREM', p .. 'stalled', unstalled) end
 in_parts('ZADD', p .. 'completed', finished.completed)
 in_parts('ZADD', p .. 'failed', finished.failed)
 for _, rule in ipairs(rule_list) do sweep(p, rule[1], rule[2], rule[3], rule[4], now) end
-count_metrics('completed', tonumber(ARGV[9]))
-count_metrics('failed', tonumber(ARGV[9]))
+count_metrics('completed', tonumber(ARGV[8]))
+count_metrics('failed', tonumber(ARGV[8]))
 
 local wanted = tonumber(ARGV[6])
 local taken = {}
@@ -609,7 +629,7 @@ local function take(n)
     local ids, scores = next_ids(n)
     for at, id in ipairs(ids) do
       local key = p .. id
-      local fields = call('HMGET', key, 'name', 'data', 'opts', 'ats', 'atm', 'stc', 'timestamp', 'rjk', 'parentKey', 'defa')
+      local fields = call('HMGET', key, 'name', 'data', 'opts', 'ats', 'atm', 'stc', 'timestamp', 'rjk', 'parentKey', 'defa', 'deid')
       if not fields[1] and call('EXISTS', key) == 0 then
         call('LREM', p .. 'active', 1, id)
       else
@@ -626,7 +646,7 @@ local function take(n)
           break
         end
         local started = fields[4] and tostring(tonumber(fields[4]) + 1) or '1'
-        call('SET', key .. ':lock', ARGV[7] .. ':' .. (tonumber(ARGV[8]) + #taken / 2), 'PX', ARGV[2])
+        call('SET', key .. ':lock', ARGV[7], 'PX', ARGV[2])
         event(p, 'active', 'jobId', id, 'prev', 'waiting')
         if ARGV[3] ~= '' then
           call('HSET', key, 'processedOn', now_text, 'ats', started, 'pb', ARGV[3])
@@ -642,15 +662,15 @@ local function take(n)
   end
 end
 if wanted > 0 then
-  promote()
+  if rare or delays then promote() end
   local max = tonumber(ARGV[4]) or m.max
   local duration = tonumber(ARGV[4]) and tonumber(ARGV[5]) or m.duration or 1000
   if not m.paused then
-    merge_paused(p)
+    if rare then merge_paused(p) end
     flush_lists()
     local n = wanted
     if m.concurrency then n = math.min(n, m.concurrency - call('LLEN', p .. 'active')) end
-    local used = call('GET', p .. 'limiter')
+    local used = rare and call('GET', p .. 'limiter')
     if used and tonumber(used) >= (max or 9007199254740991) then
       local left = call('PTTL', p .. 'limiter')
       if left > 0 then
@@ -671,7 +691,7 @@ if wanted > 0 then
     end
   end
 end
-local due = next_due(p) or 0
+local due = (rare or delays) and next_due(p) or 0
 if ended.completed + ended.failed > 0 and #taken == 0 and wanted > 0
   and call('EXISTS', p .. 'wait', p .. 'active', p .. 'prioritized') == 0 then
   event(p, 'drained')

@@ -1,7 +1,8 @@
--- The worker of one queue in one process. Two tasks: the pump, which alone speaks with the queue's lists, one script call at a time
+-- The worker of one queue in one process. Its tasks: two pumps, which alone speak with the queue's lists, each one script call at a time
 -- (`cycle`: end what ran, take as many as there is room for), and the waiter, which sleeps on the marker while nothing is there. What
--- ends while a call is under way rides the next one, so that a busy queue costs one round trip for many jobs. Each job is a task of
--- its own: what it raises (an error, lack of memory, a passed time limit) fails that job alone.
+-- ends while a call is under way rides the next one, so that a busy queue costs one round trip for many jobs. A pump begins the jobs it
+-- took before anything else happens and sends its next call at once: Redis then works for one pump while we work for the other. Each
+-- job is a task of its own: what it raises (an error, lack of memory, a passed time limit) fails that job alone.
 --
 -- Invariants: a job taken is in `running` until its end has been told to Redis; its lock is renewed for exactly as long. A call
 -- that fails leaves what it should have told in `done`, to be told again: the scripts answer a negative code to what is no longer
@@ -25,6 +26,7 @@ local IDLE_S, MAX_WAIT_S, LEAST_WAIT_S = 5, 10, 0.002
 local METRIC_POINTS = "1440"
 local DONE_MAX = 500 -- ends told in one call
 local CLOSE_US = 5000
+local ALONE = 3 -- concurrency up to which one pump does
 local LAST_MS = 2000 -- of the grace, kept for giving back what still runs
 
 local done_total, waiting_gauge, age_gauge
@@ -92,6 +94,7 @@ local function end_of(worker, job, ok, result)
         if result == nil then value = "null" end
         if result == nil or encoded and value then
             entry.value, entry.outcome = value, "completed"
+            if job.plain then entry.extra = text(job.attempts_made + 1) end
             return entry
         end
         result = "the handler's answer is no JSON: " .. describe(value)
@@ -189,7 +192,8 @@ local function job_of(self, id, values, token)
     local job = setmetatable({ id = id, token = token, queue = self.queue, name = fields.name or "",
         attempts_made = tonumber(fields.atm) or 0, attempts_started = (tonumber(fields.ats) or 0) + 1,
         stalled = tonumber(fields.stc) or 0, timestamp = tonumber(fields.timestamp), scheduler = fields.rjk,
-        parent_key = fields.parentKey, broken = fields.defa }, Job)
+        parent_key = fields.parentKey, broken = fields.defa,
+        plain = not fields.parentKey and not fields.deid and id:find("^%d+$") ~= nil }, Job)
     local ok, data = pcall(json.decode, fields.data or "{}")
     local good, opts = pcall(json.decode, fields.opts or "{}")
     job.data, job.opts = data, good and type(opts) == "table" and opts or {}
@@ -228,6 +232,7 @@ function Worker:settle(entry, code)
     end
 end
 
+-- asked and telling: what the calls under way may still take, and the ends they tell.
 function Worker:cycle(take)
     local entries = self.done
     local told = math.min(#entries, DONE_MAX)
@@ -238,10 +243,12 @@ function Worker:cycle(take)
     else
         self.done = {}
     end
-    local first = self.counter
+    self.calls = self.calls + 1
+    local token = self.id .. ":" .. text(self.calls)
+    self.asked, self.telling = self.asked + take, self.telling + told
     local limiter = self.limiter or {}
-    local args = { text(time.now()), text(self.lock_ms), self.name or "", text(limiter.max), text(limiter.duration), text(take), self.id,
-        text(first), METRIC_POINTS }
+    local args = { text(time.now()), text(self.lock_ms), self.name or "", text(limiter.max), text(limiter.duration), text(take), token,
+        METRIC_POINTS }
     local n = #args
     for i = 1, told do
         local e = entries[i]
@@ -249,7 +256,8 @@ function Worker:cycle(take)
         args[n + 6], args[n + 7], args[n + 8], args[n + 9] = e.age, e.limit, e.traces, e.extra
         n = n + 9
     end
-    local answer, err = redis.eval(scripts.cycle, { self.prefix }, args)
+    local answer, err = redis.eval(scripts.cycle, { self.prefix }, args, true)
+    self.asked, self.telling = self.asked - take, self.telling - told
     if type(answer) ~= "table" or answer.err then
         -- What was to be told is told again; if it had been, the script answers that it is not ours.
         for i = 1, told do self.done[#self.done + 1] = entries[i] end
@@ -257,12 +265,11 @@ function Worker:cycle(take)
     end
     for i = 1, told do self:settle(entries[i], answer[1][i]) end
     local taken = answer[2]
-    self.counter = first + #taken / 2
     for i = 1, #taken, 2 do
-        local job = job_of(self, taken[i], taken[i + 1], self.id .. ":" .. text(first + (i - 1) / 2))
+        local job = job_of(self, taken[i], taken[i + 1], token)
         self.running[job.id] = job.token
         self.count = self.count + 1
-        sched.spawn(self.run, self, job)
+        sched.start(self.run, self, job)
     end
     if take > 0 then
         self.ready = #taken / 2 == take
@@ -273,11 +280,9 @@ function Worker:cycle(take)
 end
 
 function Worker:pump()
-    -- A queue that is served is known, also before anybody adds to it.
-    pcall(jobs.introduce, self.prefix)
     while true do
-        -- What this call ends makes room for what it takes.
-        local free = self.concurrency - self.count + math.min(#self.done, DONE_MAX)
+        -- What has ended makes room, told or not. A pump takes its share at most, so that the others have theirs.
+        local free = math.min(self.concurrency - (self.count - self.telling - #self.done) - self.asked, self.share)
         local take = (self.ready or #self.done > 0) and not self.stopping and free > 0 and free or 0
         if #self.done == 0 and take == 0 then
             if self.stopping and self.count == 0 then break end
@@ -294,7 +299,9 @@ function Worker:pump()
             end
         end
     end
-    self.ended = true
+    self.pumps = self.pumps - 1
+    self.ended = self.pumps == 0
+    self:wake()
 end
 
 -- The waiter: sleeps on the marker while the pump says that nothing is there.
@@ -404,11 +411,13 @@ function M.start(queue, opts)
     done_total = done_total or metrics.counter("kasma_jobs_total", "Jobs ended", { "queue", "name", "outcome" })
     waiting_gauge = waiting_gauge or metrics.gauge("kasma_jobs_waiting", "Jobs that wait", { "queue" })
     age_gauge = age_gauge or metrics.gauge("kasma_job_age_seconds", "Age of the job that has waited longest", { "queue" })
-    local self = setmetatable({ queue = queue, prefix = jobs.base(queue), id = uuid.v4(), counter = 0, count = 0, running = {}, done = {},
+    local self = setmetatable({ queue = queue, prefix = jobs.base(queue), id = uuid.v4(), calls = 0, count = 0, running = {}, done = {},
         name = opts.name, limiter = opts.limiter, lock_ms = opts.lock_ms or LOCK_MS, stalled_ms = opts.stalled_ms or STALLED_MS,
         concurrency = opts.concurrency or tonumber(config.get("WORKER_CONCURRENCY")) or 8, ready = true, next_due = 0, limited_ms = 0,
         grace_ms = opts.grace_ms or math.max(0, (tonumber(config.get("SHUTDOWN_GRACE")) or 25) * 1000 - LAST_MS),
-        shift = time.shift(), signal = sched.semaphore(1), idle = sched.semaphore(1) }, Worker)
+        shift = time.shift(), pumps = 1, asked = 0, telling = 0, signal = sched.semaphore(1), idle = sched.semaphore(1) }, Worker)
+    if self.concurrency > ALONE then self.pumps = 2 end
+    self.share = math.ceil(self.concurrency / self.pumps)
     self.signal:acquire()
     self.idle:acquire()
     self.blocking = errors.check(redis.dedicated(jobs.connection_name(queue, opts.name)))
@@ -417,7 +426,11 @@ function M.start(queue, opts)
     sched.every(1000, function() self:look_at_clock() end)
     sched.every(15000, function() self:measure() end)
     sched.on_stop(function() self:stop() end)
-    sched.spawn(self.pump, self)
+    sched.spawn(function()
+        -- A queue that is served is known, also before anybody adds to it.
+        pcall(jobs.introduce, self.prefix)
+        for _ = 1, self.pumps do sched.spawn(self.pump, self) end
+    end)
     sched.spawn(self.wait, self)
     return self
 end

@@ -39,13 +39,13 @@ function M.events(queue, id)
 end
 
 local function cycle(queue, worker, take, now, ...)
-    local answer = redis.eval(scripts.cycle, { jobs.base(queue) }, { ("%.0f"):format(now or time.now()), "30000", "", "", "", take, worker,
-        "0", "0", ... })
+    local answer = redis.eval(scripts.cycle, { jobs.base(queue) }, { ("%.0f"):format(now or time.now()), "30000", "", "", "", take,
+        worker .. ":0", "0", ... })
     if type(answer) ~= "table" or answer.err then error("cycle: " .. tostring(answer and answer.err)) end
     return answer
 end
 
--- Takes up to n jobs; their tokens are "<worker>:0", "<worker>:1", ...
+-- Takes up to n jobs; their token is "<worker>:0".
 function M.take(queue, worker, n, now)
     local list = {}
     local taken = cycle(queue, worker, n or 1, now)[2]
