@@ -235,6 +235,8 @@ const struct setting config_table[] = {
     INT("SHUTDOWN_GRACE", "25", 0, 600, "seconds that requests and jobs get to end"),
     INT("DRAIN_WAIT", "0", 0, 60, "seconds between not ready and no longer accepting, for balancers"),
     INT("WORKER_STUCK", "60", 0, 3600, "seconds after which a worker whose loop does not turn is killed; 0 = never"),
+    INT("LUA_MEMORY_MB", "1024", 64, 1048576,
+        "memory of a process's Lua state: a request or job that wants more is ended alone"),
     INT("UPGRADE_TIMEOUT", "60", 1, 600, "seconds that a new binary gets to become ready"),
     {.name = "LOG_LEVEL",
      .fallback = "info",

@@ -332,6 +332,10 @@ struct task *task_current(lua_State *L) {
     return running;
 }
 
+bool task_is_running(void) {
+    return running != NULL;
+}
+
 struct arena *task_arena(struct task *t) {
     return t->arena;
 }

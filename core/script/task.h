@@ -36,6 +36,8 @@ struct task;
 
 /* The task whose coroutine is running. Raises a Lua error when L is no task's coroutine. */
 struct task *task_current(lua_State *L);
+/* Whether Lua code of a task is at work now, so that an error raised ends that task and nothing else. */
+bool task_is_running(void);
 /* The task's arena; ends with the task. */
 struct arena *task_arena(struct task *t);
 lua_State *task_lua(struct task *t);

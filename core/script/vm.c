@@ -7,10 +7,113 @@
 #include <unistd.h>
 
 #include "runtime/log.h"
+#include "runtime/loop.h"
 
 struct vm {
     lua_State *L;
+    lua_Alloc alloc; /* LuaJIT's own, which does the work */
+    void *alloc_data;
+    size_t used, limit; /* bytes; limit 0: none */
+    size_t ceiling;     /* limit, or more while what was refused is being cleared away */
+    bool hooked;        /* the next instruction of Lua looks whether the task that is running must end */
+    bool told;          /* a task was ended and what it held is not cleared away yet */
+    struct loop_hook clear;
 };
+
+/* ---- memory ----
+ * A greedy task must not take the machine's memory, and the process with it. So the state has a bound. Refusing in the
+ * allocator is no way: LuaJIT does not survive it everywhere (where a trace is left, it ends the process). So what is
+ * asked for is granted, and whoever crosses the bound is stopped by a hook at the next instruction. Compiled code looks
+ * at no hook before the collector makes it leave its trace, so the collector is driven hard meanwhile. What is held may
+ * so pass the bound by as much as one block, at most LuaJIT's own limits of a string and of a table.
+ *
+ * What the task held is garbage then and still counted: the bound is raised a little for whoever tells of the failure,
+ * and the turn of the loop ends with a whole collection, after which the bound is what it was. Only a running task is
+ * stopped: an error on the C side has nowhere to go. */
+#define STEPS 16 /* the ceiling rises by limit / STEPS above what is held, but not beyond RAISED_MAX limits */
+#define RAISED_MAX 4
+#define STEP_MUL 200         /* LuaJIT's own */
+#define STEP_MUL_HARD 100000 /* a megabyte of marking for each kilobyte that is asked for */
+
+static char vm_key; /* registry[&vm_key] = the struct vm, for the hook */
+
+static void note_bound(struct vm *vm) {
+    if (!vm->told)
+        log_line(LOG_ERROR, "the memory of Lua is at its bound of %zu MiB (LUA_MEMORY_MB): a task is ended",
+                 vm->limit >> 20);
+    vm->told = true;
+    size_t next = (vm->used > vm->ceiling ? vm->used : vm->ceiling) + vm->limit / STEPS;
+    vm->ceiling = next < RAISED_MAX * vm->limit ? next : RAISED_MAX * vm->limit;
+    loop_at_turn_end(&vm->clear);
+}
+
+static void on_hook(lua_State *L, lua_Debug *ar) {
+    (void)ar;
+    lua_pushlightuserdata(L, &vm_key);
+    lua_rawget(L, LUA_REGISTRYINDEX);
+    struct vm *vm = lua_touserdata(L, -1);
+    lua_pop(L, 1);
+    if (!task_is_running()) return;
+    lua_sethook(L, NULL, 0, 0);
+    vm->hooked = false;
+    if (vm->used <= vm->ceiling) return;
+    /* Garbage is nobody's fault. Who lives so near the bound that each breath would be a collection is ended too. */
+    (void)lua_gc(L, LUA_GCCOLLECT, 0);
+    if (vm->used <= vm->limit / 8 * 7) return;
+    note_bound(vm);
+    lua_pushliteral(L, "not enough memory");
+    lua_error(L);
+}
+
+static void *bounded(void *data, void *block, size_t old_size, size_t size) {
+    struct vm *vm = data;
+    bool over = size > old_size && vm->limit && vm->used + (size - old_size) > vm->ceiling;
+    if (over && !vm->hooked && task_is_running()) {
+        vm->hooked = true;
+        lua_sethook(vm->L, on_hook, LUA_MASKCOUNT, 1);
+        /* Both only set a number. */
+        (void)lua_gc(vm->L, LUA_GCSETSTEPMUL, STEP_MUL_HARD);
+        (void)lua_gc(vm->L, LUA_GCRESTART, 0);
+        loop_at_turn_end(&vm->clear);
+    }
+    void *got = vm->alloc(vm->alloc_data, block, old_size, size);
+    if (got || size == 0) vm->used += size - old_size;
+    return got;
+}
+
+static int collect(lua_State *L) {
+    (void)lua_gc(L, LUA_GCCOLLECT, 0);
+    return 0;
+}
+
+static void clear(void *data) {
+    struct vm *vm = data;
+    if (vm->hooked) lua_sethook(vm->L, NULL, 0, 0);
+    vm->hooked = false;
+    (void)lua_gc(vm->L, LUA_GCSETSTEPMUL, STEP_MUL);
+    if (!vm->told) return;
+    vm->told = false;
+    if (lua_cpcall(vm->L, collect, NULL) != 0) lua_pop(vm->L, 1); /* a finaliser's error: nobody waits for it */
+    vm->ceiling = vm->limit;
+}
+
+static void count_memory(struct vm *vm) {
+    vm->alloc = lua_getallocf(vm->L, &vm->alloc_data);
+    vm->used = (size_t)lua_gc(vm->L, LUA_GCCOUNT, 0) * 1024 + (size_t)lua_gc(vm->L, LUA_GCCOUNTB, 0);
+    lua_pushlightuserdata(vm->L, &vm_key);
+    lua_pushlightuserdata(vm->L, vm);
+    lua_rawset(vm->L, LUA_REGISTRYINDEX);
+    vm->clear = (struct loop_hook){.fn = clear, .data = vm};
+    lua_setallocf(vm->L, bounded, vm);
+}
+
+void vm_limit(struct vm *vm, size_t bytes) {
+    vm->limit = vm->ceiling = bytes;
+}
+
+size_t vm_memory(const struct vm *vm) {
+    return vm->used;
+}
 
 /* Reached only when memory ends outside of every protected call: nothing can be unwound any more. */
 static int panic(lua_State *L) {
@@ -106,6 +209,7 @@ struct vm *vm_new_with(const luaL_Reg *modules, const char *lua_dir, struct erro
         return NULL;
     }
     vm->L = L;
+    count_memory(vm);
     lua_atpanic(L, panic);
     struct setup s = {.modules = modules, .lua_dir = dir};
     if (lua_cpcall(L, set_up, &s) != 0) {
@@ -120,6 +224,8 @@ struct vm *vm_new_with(const luaL_Reg *modules, const char *lua_dir, struct erro
 void vm_free(struct vm *vm) {
     if (!vm) return;
     task_close(vm->L);
+    loop_forget(&vm->clear);
+    lua_setallocf(vm->L, vm->alloc, vm->alloc_data); /* LuaJIT knows by it that the heap is its own to give back */
     lua_close(vm->L);
     free(vm);
 }

@@ -21,6 +21,11 @@ struct vm *vm_new_with(const luaL_Reg *modules, const char *lua_dir, struct erro
 /* Cancels the tasks that are left and closes the state. NULL is allowed. */
 void vm_free(struct vm *vm);
 lua_State *vm_state(struct vm *vm);
+/* Bounds the memory of the state: a task that wants more than `bytes` in all gets "not enough memory", which ends it
+ * and nobody else. 0: no bound, as at first. */
+void vm_limit(struct vm *vm, size_t bytes);
+/* Bytes that the state holds. */
+size_t vm_memory(const struct vm *vm);
 
 /* Where a folder of the product is: `wanted` when that is set, else share/kasma/<name> beside the installed binary,
  * else <name> in the source tree; into out[PATH_MAX]. False: it is not there or cannot be read. */

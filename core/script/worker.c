@@ -79,6 +79,7 @@ static bool begin(struct error *err) {
         return error_set(err, ERR_INTERNAL, "the event loop cannot start");
     w.vm = vm_new(err);
     if (!w.vm || !add_folder(err)) return false;
+    vm_limit(w.vm, (size_t)config_int("LUA_MEMORY_MB") << 20);
     w.lag = metric_only(metric_gauge("kasma_loop_lag_seconds", "How late the loop came to its timer in the last second",
                                      METRIC_MAX, NULL));
     w.tasks = metric_only(metric_gauge("kasma_tasks", "Coroutines at work", METRIC_SUM, NULL));

@@ -12,6 +12,7 @@ local scripts = require("kasma.jobs_scripts")
 local M = {}
 
 local LIST_MAX, BATCH, QUEUES_MAX, LOGS_MAX = 1000, 1000, 1000, 1000
+local NOTE_MAX = 65536 -- bytes of a row of a job's log, or of its progress
 local LOOK_AT_ONCE = 100 -- jobs that one script call reads
 
 -- Where the jobs of a state lie.
@@ -653,15 +654,19 @@ end
 
 ---@param queue string
 ---@param id string
----@param value any
+---@param value any of JSON, at most 64 KiB
 ---@return integer code 0 or -1
-function M.update_progress(queue, id, value) return run(PROGRESS, queue, id, json.encode(value)) end
+function M.update_progress(queue, id, value)
+    local encoded = json.encode(value)
+    if #encoded > NOTE_MAX then error("a job's progress is at most 64 KiB as JSON", 2) end
+    return run(PROGRESS, queue, id, encoded)
+end
 
 ---@param queue string
 ---@param id string
----@param line string
+---@param line string cut at 64 KiB
 ---@param keep integer|nil how many are kept
 ---@return integer rows or -1
-function M.add_log(queue, id, line, keep) return run(LOG, queue, id, tostring(line), keep and text(keep) or "") end
+function M.add_log(queue, id, line, keep) return run(LOG, queue, id, tostring(line):sub(1, NOTE_MAX), keep and text(keep) or "") end
 
 return M

@@ -24,7 +24,8 @@ local M = {}
 local LOCK_MS, STALLED_MS = 30000, 30000
 local IDLE_S, MAX_WAIT_S, LEAST_WAIT_S = 5, 10, 0.002
 local METRIC_POINTS = "1440"
-local DONE_MAX = 500 -- ends told in one call
+local DONE_MAX, DONE_BYTES = 500, 8 * 1048576 -- ends told in one call
+local RESULT_MAX, MESSAGE_MAX, TRACE_MAX = 1048576, 8192, 32768 -- bytes of what a job leaves behind
 local CLOSE_US = 5000
 local ALONE = 3 -- concurrency up to which one pump does
 local LAST_MS = 2000 -- of the grace, kept for giving back what still runs
@@ -91,13 +92,14 @@ local function end_of(worker, job, ok, result)
         entry.what = "completed"
         entry.count, entry.age, entry.limit = keep_rule(job.opts.removeOnComplete)
         local encoded, value = pcall(json.encode, result)
-        if result == nil then value = "null" end
-        if result == nil or encoded and value then
+        if result == nil then encoded, value = true, "null" end
+        if encoded and value and #value <= RESULT_MAX then
             entry.value, entry.outcome = value, "completed"
             if job.plain then entry.extra = text(job.attempts_made + 1) end
             return entry
         end
-        result = "the handler's answer is no JSON: " .. describe(value)
+        result = encoded and value and "the handler's answer is larger than 1 MiB; keep what is larger elsewhere and name it"
+            or "the handler's answer is no JSON: " .. describe(value)
     end
     local kind = getmetatable(result)
     if kind == jobs.signals.back then
@@ -110,9 +112,9 @@ local function end_of(worker, job, ok, result)
         entry.what, entry.value, entry.outcome = "children", "", "waiting-children"
         return entry
     end
-    local message = describe(result)
+    local message = describe(result):sub(1, MESSAGE_MAX)
     local made = job.attempts_made + 1
-    entry.value, entry.traces = message, json.encode(json.array{ type(result) == "string" and result or message })
+    entry.value, entry.traces = message, json.encode(json.array{ type(result) == "string" and result:sub(1, TRACE_MAX) or message })
     local final = kind == jobs.signals.unrecoverable
     if not final and made < (tonumber(job.opts.attempts) or 0) then
         entry.what, entry.extra, entry.outcome = "retry", text(backoff_ms(job.opts, made)), "retried"
@@ -235,10 +237,16 @@ end
 -- asked and telling: what the calls under way may still take, and the ends they tell.
 function Worker:cycle(take)
     local entries = self.done
-    local told = math.min(#entries, DONE_MAX)
-    if #entries > DONE_MAX then
+    local told, bytes = 0, 0
+    while told < #entries and told < DONE_MAX and bytes < DONE_BYTES do
+        told = told + 1
+        bytes = bytes + #entries[told].value + #entries[told].traces
+    end
+    -- Room was counted for all of them.
+    take = math.max(0, take - (math.min(#entries, DONE_MAX) - told))
+    if #entries > told then
         local later = {}
-        for i = DONE_MAX + 1, #entries do later[#later + 1] = entries[i] end
+        for i = told + 1, #entries do later[#later + 1] = entries[i] end
         self.done = later
     else
         self.done = {}

@@ -150,9 +150,21 @@ describe("a queue", function()
             return down()
         end)
         jobs.handler(q, "answer", function() return function() end end)
+        jobs.handler(q, "cycle", function()
+            local answer = {}
+            answer.again = answer
+            return answer
+        end)
+        jobs.handler(q, "huge", function() return ("x"):rep(8e6) end)
+        jobs.handler(q, "deep", function()
+            local answer = {}
+            for _ = 1, 100000 do answer = { answer } end
+            return answer
+        end)
+        jobs.handler(q, "loud", function() error(("x"):rep(8e6), 0) end)
         jobs.handler(q, "time", function() sched.sleep(60000) end, { timeout_ms = 30 })
         jobs.handler(q, "fine", function() return "ok" end)
-        local names = { "table", "memory", "depth", "answer", "time", "fine" }
+        local names = { "table", "memory", "depth", "answer", "cycle", "huge", "deep", "loud", "time", "fine" }
         local ids = {}
         for _, name in ipairs(names) do ids[name] = jobs.add(q, name, {}) end
         redis.call("HSET", jobs.base(q) .. jobs.add(q, "fine", {}, { jobId = "garbage" }), "data", "{not json")
@@ -165,9 +177,30 @@ describe("a queue", function()
         local deep = hash(q, ids.depth).failedReason
         assert.is_true(deep:find("overflow") ~= nil or deep == "error in error handling", deep)
         assert.matches("no JSON", hash(q, ids.answer).failedReason)
+        for _, name in ipairs{ "cycle", "deep" } do assert.matches("no JSON", hash(q, ids[name]).failedReason) end
+        assert.matches("larger than 1 MiB", hash(q, ids.huge).failedReason)
+        local loud = hash(q, ids.loud)
+        assert.same({ ("x"):rep(8192), true }, { loud.failedReason, #loud.stacktrace < 40000 })
         assert.matches("deadline", hash(q, ids.time).failedReason)
         assert.equal("the job's data is no JSON", hash(q, "garbage").failedReason)
         assert.equal('"ok"', hash(q, ids.fine).returnvalue)
+    end)
+
+    it("tells the ends of many jobs that answer much, some at a time", function()
+        local q = fresh()
+        local open, running = false, 0
+        jobs.handler(q, "much", function()
+            running = running + 1
+            while not open do sched.sleep(10) end
+            return ("x"):rep(1000000)
+        end)
+        for _ = 1, 80 do jobs.add(q, "much", {}, { removeOnComplete = true }) end
+        jobs.add(q, "much", {}, { jobId = "last", priority = 1 })
+        jobs.work(q, { concurrency = 100 })
+        eventually(function() return running == 81 end)
+        open = true
+        eventually(function() return redis.call("LLEN", jobs.base(q) .. "active") == 0 end)
+        assert.equal(1000002, #hash(q, "last").returnvalue)
     end)
 
     it("honours a limit of the rate, the queue's own and a handler's", function()

@@ -437,6 +437,34 @@ static void the_collector_waits_for_garbage_that_is_worth_a_walk(void **state) {
     if (!ran) fail_msg("%s", err.message);
 }
 
+/* Small pieces, large ones, in compiled loops and in pcall: whatever asks for too much is ended, and what stands beside
+ * it goes on. */
+static void a_greedy_task_is_ended_alone(void **state) {
+    (void)state;
+    static const char *const greedy[] = {
+        "local t = {} for i = 1, 1e9 do t[i] = i end",
+        "local t = {} for i = 1, 1e9 do t[#t + 1] = 'some text ' .. i end",
+        "local t = {} for i = 1, 1e9 do t = {next = t} end",
+        "local t = {} for i = 1, 1e9 do t[#t + 1] = function() return i end end",
+        "local s = 'xxxxxxxx' while true do s = s .. s end",
+        "local t = {} for _ = 1, 5 do pcall(function() for i = 1, 1e9 do t[#t + 1] = {i} end end) end error('not "
+        "enough "
+        "memory')",
+        "local co = coroutine.wrap(function() local t = {} for i = 1, 1e9 do t[#t + 1] = {i} end end) co()",
+    };
+    vm_limit(vm, (size_t)64 << 20);
+    unsigned n = sizeof greedy / sizeof *greedy;
+    for (unsigned i = 0; i < n; i++) {
+        start("beside = 0 for _ = 1, 20 do sched.sleep(1) beside = beside + #{1} end");
+        start(greedy[i]);
+        assert_int_equal(finished_failed, (int)i + 1);
+        assert_non_null(strstr(last_error, "not enough memory"));
+        loop_run();
+        assert_string_equal(global("beside"), "20");
+        assert_in_range(vm_memory(vm), 1, (size_t)48 << 20);
+    }
+}
+
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, open_vm, close_vm)
 
 int main(void) {
@@ -468,6 +496,7 @@ int main(void) {
         TEST(closing_a_vm_ends_what_still_waits),
         TEST(many_tasks_in_random_order),
         TEST(the_collector_waits_for_garbage_that_is_worth_a_walk),
+        TEST(a_greedy_task_is_ended_alone),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
