@@ -214,13 +214,13 @@ function M.server(env)
     local server = { url = "http://127.0.0.1:" .. port, log = log }
     function server.stop()
         os.execute("kill -TERM " .. pid .. " 2>/dev/null")
-        M.eventually(function() return command("kill -0 " .. pid .. " 2>/dev/null && echo alive") == "" end, 30)
+        M.eventually(function() return command("kill -0 " .. pid .. " 2>/dev/null && echo alive") == "" end, 60)
         os.remove(log)
     end
     local ok = pcall(M.eventually, function()
         local answer = http.request{ method = "GET", url = server.url .. "/readyz", timeout_ms = 2000 }
         return answer and answer.status == 200
-    end, 30)
+    end, 90)
     if not ok then
         local text = command("tail -5 " .. log)
         server.stop()

@@ -204,9 +204,9 @@ class Stage:
             self.users = dict(line.split()[:2] for line in f if line.strip())
         self.start_program("serve")
         self.start_program("work")
-        self.wait_ready(60)
+        self.wait_ready(120)
 
-    def wait_ready(self, seconds=30):
+    def wait_ready(self, seconds=60):
         last = []
 
         def ready():
@@ -282,7 +282,7 @@ class Stage:
         if not pid:
             raise Broken(name + " does not run")
         self.kill(pid, number)
-        until(20, name + " is gone", lambda: self.store_pid(name) is None)
+        until(60, name + " is gone", lambda: self.store_pid(name) is None)
 
     def workers_of(self, role):
         return children(self.programs[role].pid)
@@ -294,7 +294,7 @@ class Stage:
         for role in ("serve", "work"):
             if self.programs[role].poll() is not None:
                 self.start_program(role)
-        self.wait_ready(60)
+        self.wait_ready(120)
 
     # ---- looking ----
 
@@ -340,7 +340,7 @@ class Stage:
         self.env = {name: value for name, value in dict(kept, **env).items() if value is not None}
         self.start_program(role)
         self.env = kept
-        self.wait_ready(60)
+        self.wait_ready(120)
 
     def mails_to(self, domain):
         """The addressees of the mails that were written, one entry a mail."""
