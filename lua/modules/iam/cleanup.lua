@@ -12,11 +12,11 @@ local M = {}
 
 local DAY_MS, BATCH = 86400000, 1000
 
--- In batches, so that no lock is held long.
-local function all(remove, before)
+-- What is older than `age_ms`, in batches, so that no lock is held long.
+local function all(remove, age_ms)
     local total = 0
     repeat
-        local gone = remove(before, BATCH)
+        local gone = remove(time.iso(time.now() - age_ms), BATCH)
         total = total + gone
     until gone < BATCH or sched.stopping()
     return { removed = total }
@@ -25,11 +25,11 @@ end
 --- Codes: what could still be read of them at their end, the rows a day later.
 function M.otp_cleanup()
     store.forget_expired_otps(time.iso(time.now()))
-    return all(store.prune_otps, time.iso(time.now() - DAY_MS))
+    return all(store.prune_otps, DAY_MS)
 end
 
 --- Sessions, a month after their end: until then the reuse of a refresh token is told from an unknown one.
-function M.session_cleanup() return all(store.prune_sessions, time.iso(time.now() - 30 * DAY_MS)) end
+function M.session_cleanup() return all(store.prune_sessions, 30 * DAY_MS) end
 
 --- Erases accounts that were deleted thirty days ago: first what the modules hold, then what is the account's own, and last the mark that
 --- it is done, so that a crash between only repeats.

@@ -264,14 +264,14 @@ end
 --- Removes what is old enough, tenant by tenant and in batches.
 ---@return integer removed
 function M.prune()
-    local now, removed, last = time.now(), 0, ""
-    local read_before, any_before = time.iso(now - READ_DAYS * DAY_MS), time.iso(now - ANY_DAYS * DAY_MS)
+    local removed, last = 0, ""
     repeat
         local rows = store.tenants(last)
         for _, row in ipairs(rows) do
             last = row.tenant_key
             repeat
-                local gone = store.prune(last, read_before, any_before, BATCH)
+                local now = time.now()
+                local gone = store.prune(last, time.iso(now - READ_DAYS * DAY_MS), time.iso(now - ANY_DAYS * DAY_MS), BATCH)
                 removed = removed + gone
             until gone < BATCH or sched.stopping()
         end

@@ -37,9 +37,9 @@ end
 --- The same of all tenants.
 ---@return table sums
 function M.run()
-    local now, sums = time.now(), { previews = 0, runs = 0, failures = 0, hours = 0 }
+    local sums = { previews = 0, runs = 0, failures = 0, hours = 0 }
     audit.each_tenant(function(tenant)
-        for name, n in pairs(M.of(tenant, now)) do sums[name] = sums[name] + n end
+        for name, n in pairs(M.of(tenant, time.now())) do sums[name] = sums[name] + n end
     end)
     return sums
 end

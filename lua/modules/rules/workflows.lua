@@ -285,10 +285,10 @@ end
 --- Removes runs that ended so long ago that nobody asks for them, of all tenants.
 ---@return integer removed
 function M.prune()
-    local before, removed = time.iso(time.now() - KEEP_MS), 0
+    local removed = 0
     tenants.each(function(tenant)
         repeat
-            local gone = store.prune(tenant, before, PRUNE_BATCH)
+            local gone = store.prune(tenant, time.iso(time.now() - KEEP_MS), PRUNE_BATCH)
             removed = removed + gone
         until gone < PRUNE_BATCH or sched.stopping()
         return not sched.stopping()

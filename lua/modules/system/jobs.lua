@@ -17,24 +17,25 @@ local IDEMPOTENCY = [[delete from idempotency_records where tenant_key = $1 and 
   from idempotency_records where tenant_key = $1 and expires_at < $2::timestamptz limit $3)]]
 local BATCH, TENANTS = 1000, 500
 
--- What belongs to tenants is removed tenant by tenant and in batches: no row security is passed by, and no lock is held long.
-local function of_tenants(now)
+-- What belongs to tenants is removed tenant by tenant and in batches: no row security is passed by, and no lock is held long. Each is
+-- asked for what has run out by now: over many tenants this takes minutes, in which a shifted clock may go back.
+local function of_tenants()
     local last = ""
     repeat
         local rows = db.read(nil, "select tenant_key from tenants where tenant_key > $1 order by tenant_key limit " .. TENANTS, last)
         for _, row in ipairs(rows) do
             last = row.tenant_key
             repeat
-                local gone = db.query(last, IDEMPOTENCY, last, now, BATCH).affected
+                local gone = db.query(last, IDEMPOTENCY, last, time.iso(time.now()), BATCH).affected
             until gone < BATCH or sched.stopping()
             repeat
-                local gone = cart.prune(last, now, BATCH)
+                local gone = cart.prune(last, time.iso(time.now()), BATCH)
             until gone < BATCH or sched.stopping()
         end
     until #rows < TENANTS or sched.stopping()
 end
 
-schedules.declare{ name = "idempotency-cleanup", every = HOUR_MS, run = function() of_tenants(time.iso(time.now())) end }
+schedules.declare{ name = "idempotency-cleanup", every = HOUR_MS, run = of_tenants }
 schedules.declare{ name = "outbox-cleanup", every = HOUR_MS, run = function()
     return { removed = outbox.prune(time.now() - 7 * DAY_MS) }
 end }
