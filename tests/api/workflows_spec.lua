@@ -567,3 +567,26 @@ describe("the breaker of a workflow", function()
         assert.same({ "running", 0, 0 }, { run.state, run.attempts, #run.steps })
     end)
 end)
+
+describe("a version that is not understood any more", function()
+    it("ends its runs, which are shown all the same and can be tried again", function()
+        local shop = support.tenant()
+        publish(shop, "older", source("\"custom.go\"", [[
+            { name = "a", wait = { event = "custom.on", timeout = "48h" }, run = function() end },]]))
+        emit(shop, "custom.go", "x")
+        local run = run_in(shop, "older", "x", "waiting")
+        db.pipeline(shop.key, {
+            { [[insert into rule_versions (tenant_key, rule_id, version, source, sha256, note, published_at)
+              values ($1, $2, 2, 'return { hook = "workflow", name = "W", steps = 7 }', repeat('0', 64), 'older', $3::timestamptz)]],
+                shop.key, run.ruleId, time.iso(time.now()) },
+            { "update workflow_runs set version = 2 where tenant_key = $1 and id = $2", shop.key, run.id },
+        })
+        emit(shop, "custom.on", "x")
+        run = run_in(shop, "older", "x", "failed")
+        assert.same({ "version_unreadable", json.null, 0 }, { run.error.code, run.step, #run.steps })
+        assert.is_truthy(run.error.message:find("^workflow rule older: "))
+        assert.equal(0, #db.query(shop.key, "select 1 as one from due_work where tenant_key = $1 and id = $2", shop.key, run.id))
+        assert.equal("running", must(post(shop.owner, "workflows/" .. run.id .. "/retry", { reason = "again" })).state)
+        run_in(shop, "older", "x", "failed")
+    end)
+end)

@@ -20,6 +20,7 @@ local crash = require("kasma.crash")
 local db = require("kasma.db")
 local due = require("kasma.due")
 local errors = require("kasma.errors")
+local log = require("kasma.log")
 local null = require("kasma.null")
 local outbox = require("kasma.outbox")
 local tenants = require("kasma.tenant")
@@ -242,6 +243,19 @@ local function run_step(tenant, act)
             state = run.data, step = act.step.name, attempt = run.attempts + 1, waited = act.kind == "run" and given(run.waited) or nil } })
 end
 
+-- A run whose version is not understood (any more: it was published to an older program) would be taken up for ever.
+local function give_up(tenant, run_id, why)
+    log.error("a workflow cannot go on", { tenant = tenant, run = run_id, error = why })
+    db.transaction(tenant, function(tx)
+        local run = store.lock(tx, tenant, run_id)
+        if not run or run.state ~= "running" or given(run.claim) and time.parse(run.claimed_until) > time.real() then return end
+        run.error = { code = "version_unreadable", kind = run.phase, message = text.plain(why, 500) }
+        local statements = {}
+        finish(run, "failed", statements, tenant, time.iso(time.now()))
+        tx:at_commit(statements)
+    end)
+end
+
 --- Works on a run until it ends, waits, or somebody else has it.
 ---@param tenant string
 ---@param run_id string
@@ -249,7 +263,11 @@ function M.work(tenant, run_id)
     local found = store.find(tenant, run_id)
     if not found or found.state ~= "running" then return end
     -- Read before a connection is held by a transaction.
-    local version = runner.version(tenant, found.rule_id, found.version)
+    local ok, version = pcall(runner.version, tenant, found.rule_id, found.version)
+    if not ok then
+        if type(version) == "table" then error(version, 0) end -- a store is away
+        return give_up(tenant, run_id, version)
+    end
     for _ = 1, STEPS_AT_ONCE do
         local act = claim(tenant, run_id, version)
         if not act then return end
@@ -351,7 +369,10 @@ end
 function M.step_names(tenant, runs)
     local names = {}
     for _, run in ipairs(runs) do
-        local step = run.state ~= "done" and runner.version(tenant, run.rule_id, run.version).plan.steps[run.step]
+        local ok, version
+        if run.state ~= "done" then ok, version = pcall(runner.version, tenant, run.rule_id, run.version) end
+        if ok == false and type(version) == "table" then error(version, 0) end
+        local step = ok and version.plan.steps[run.step]
         names[run.id] = step and step.name or nil
     end
     return names
