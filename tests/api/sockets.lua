@@ -27,7 +27,7 @@ local buffer = ffi.new("char[?]", SIZE)
 local M = {}
 
 local function eventually(fn, limit_s, what)
-    local deadline = time.mono() + (limit_s or 30) * 1e6
+    local deadline = time.mono() + math.max(limit_s or 0, 60) * 1e6
     while true do
         local value = fn()
         if value then return value end

@@ -229,13 +229,16 @@ function M.server(env)
     return server
 end
 
---- Waits until fn answers something true; at most `limit_s` seconds (default 30). Answers it, and the milliseconds waited.
+local LEAST_S = 60
+
+--- Waits until fn answers something true; at most a minute, which costs nothing where all is well and is needed on a busy machine; or
+--- `limit_s` seconds when that is longer. Answers it, and the milliseconds waited.
 ---@param fn fun(): any
 ---@param limit_s number|nil
 ---@return any value, integer ms
 function M.eventually(fn, limit_s)
     local began = time.mono()
-    local deadline = began + (limit_s or 30) * 1e6
+    local deadline = began + math.max(limit_s or 0, LEAST_S) * 1e6
     while true do
         local value = fn()
         if value then return value, math.floor((time.mono() - began) / 1000) end
