@@ -68,9 +68,14 @@ describe("what is held about a person", function()
         must(buyer:post("/users/me/delete"), 200)
         db.query(shop.key, "update orders set status = 'cancelled' where tenant_key = $1", shop.key)
         support.advance(platform, 30 * 86400 + 60)
-        cleanup.user_purge()
+        local function purged_at() return db.one(nil, "select purged_at from users where id = $1", buyer.user.id).purged_at end
+        -- A store that is busy lets the account wait for the next run.
+        pcall(support.eventually, function()
+            cleanup.user_purge()
+            return type(purged_at()) == "string"
+        end)
         support.real_time(platform)
-        assert.is_string(db.one(nil, "select purged_at from users where id = $1", buyer.user.id).purged_at)
+        assert.is_string(purged_at())
         for key, what in pairs(TABLES) do
             local name, column = key:match("^(.-)%.(.+)$")
             if what.gone then
