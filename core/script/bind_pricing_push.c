@@ -300,9 +300,10 @@ static void push_tenders(struct pusher *p, const struct quote *q) {
 static void push_wanted(struct pusher *p, const struct quote *q) {
     lua_createtable(p->L, (int)q->wants, 0);
     for (size_t i = 0; i < q->wants; i++) {
-        lua_createtable(p->L, 0, 2);
+        lua_createtable(p->L, 0, 3);
         set_str(p, K_product_id, q->wanted[i]->product_id);
         set_str(p, K_variant_id, q->wanted[i]->variant_id);
+        set_int(p, K_qty, q->wanted[i]->qty);
         lua_rawseti(p->L, -2, (int)i + 1);
     }
 }

@@ -3,6 +3,7 @@
 -- A hold is a commit of its own (the function stock_reserve grants a whole group or nothing, rows locked in the order of their ids). The
 -- order's transaction then claims exactly those rows. Whatever fails in between releases the group; after a crash it expires by its
 -- due_work row. No step believes a count it has read: each is a conditional statement that raises by itself.
+local crypto = require("core.crypto")
 local json = require("core.json")
 local pg = require("core.pg")
 local time = require("core.time")
@@ -13,6 +14,14 @@ local M = {}
 
 local HOLD_MS = 120000 -- of a checkout, until its order claims the rows
 local EXPIRED_GROUPS = 50 -- most expired holds a refused group frees before it tries again
+
+--- The second group of a checkout: what its rules give away, which is known only when the rest is held and priced.
+---@param group_key string uuid
+---@return string uuid
+function M.beside(group_key)
+    local hex = crypto.sha256(group_key .. ":beside")
+    return ("%s-%s-8%s-8%s-%s"):format(hex:sub(1, 8), hex:sub(9, 12), hex:sub(13, 15), hex:sub(16, 18), hex:sub(19, 30))
+end
 
 ---@class StockLine
 ---@field inventory_id string row of warehouse_inventory
@@ -101,13 +110,17 @@ end
 ---@param tenant string
 ---@param group_key string
 function M.release(tenant, group_key)
-    db.pipeline(tenant, { { RELEASE, tenant, group_key, time.iso(time.now()), true, json.null }, forget_due(tenant, group_key) })
+    local beside, now = M.beside(group_key), time.iso(time.now())
+    db.pipeline(tenant, { { RELEASE, tenant, group_key, now, true, json.null }, forget_due(tenant, group_key),
+        { RELEASE, tenant, beside, now, true, json.null }, forget_due(tenant, beside) })
 end
 
 ---@param order_ids string[] whose part of the group it is
 ---@return table[] statements that give it back, for the transaction that cancels the orders
 function M.release_statements(tenant, group_key, order_ids)
-    return { { RELEASE, tenant, group_key, time.iso(time.now()), false, pg.array(order_ids) }, forget_due(tenant, group_key) }
+    local now = time.iso(time.now())
+    return { { RELEASE, tenant, group_key, now, false, pg.array(order_ids) }, forget_due(tenant, group_key),
+        { RELEASE, tenant, M.beside(group_key), now, false, pg.array(order_ids) } }
 end
 
 --- Statement: orders that wait on for their payment hold their stock as long.
@@ -163,8 +176,9 @@ end
 ---@param group_key string
 ---@return table[] inventory_id, order_id, quantity
 function M.of_group(tenant, group_key)
-    return db.read(tenant, [[select r.inventory_id, r.order_id, r.quantity from stock_reservations r
-      where r.tenant_key = $1 and r.group_key = $2 and r.order_id is not null order by r.inventory_id]], tenant, group_key)
+    return db.read(tenant, [[select r.inventory_id, r.order_id, sum(r.quantity)::int as quantity from stock_reservations r
+      where r.tenant_key = $1 and r.group_key = any($2::uuid[]) and r.order_id is not null group by r.inventory_id, r.order_id
+      order by r.inventory_id]], tenant, pg.array{ group_key, M.beside(group_key) })
 end
 
 --- Where the units of an order are held, or were: one row a warehouse and item, and one more when a late payment took them again.

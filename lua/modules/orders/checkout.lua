@@ -107,6 +107,27 @@ local function hold_stock(scope, checkout_id, lines, address)
     end
 end
 
+--- Holds what the rules of a quote give away; false when another buyer was faster.
+local function hold_gifts(scope, c)
+    local holds = {}
+    for _, line in ipairs(c.quote.lines) do
+        if line.is_gift and line.inventory_id then
+            c.chosen[line.id] = { { warehouse_id = line.warehouse_id, inventory_id = line.inventory_id, quantity = line.qty } }
+            holds[#holds + 1] = { inventory_id = line.inventory_id, quantity = line.qty }
+        end
+    end
+    return #holds == 0 or reservations.hold(scope, reservations.beside(c.id), holds)
+end
+
+--- Prices the checkout and holds its gifts; a gift that went meanwhile is not among what is priced anew.
+local function price(scope, c)
+    for _ = 1, PLANS do
+        c.quote = pricing.quote(scope, c.asked)
+        if hold_gifts(scope, c) then return end
+    end
+    errors.conflict{ message = "Not enough stock", code = "out_of_stock" }
+end
+
 --- The lines of a quote, one that leaves from several warehouses as one line for each: `portion` is its place among them.
 local function parted(quote)
     local lines = {}
@@ -237,22 +258,27 @@ local function statements_of(scope, c)
     end
 
     add(store.consume_cart(scope.tenant, c.cart, now))
-    local claims = {}
+    local claims, gifts = {}, {}
     for _, order in ipairs(c.orders) do
         local seen = {}
         for _, line in ipairs(order.lines) do
+            local mine = line.is_gift and gifts or claims
             for _, part in ipairs(c.chosen[line.source_id or line.id] or {}) do
-                if part.warehouse_id == line.warehouse_id and not seen[part.inventory_id] then
-                    seen[part.inventory_id] = true
-                    claims[#claims + 1] = { inventory_id = part.inventory_id, order_id = order.record.id }
+                local key = (line.is_gift and "+" or "") .. part.inventory_id
+                if part.warehouse_id == line.warehouse_id and not seen[key] then
+                    seen[key] = true
+                    mine[#mine + 1] = { inventory_id = part.inventory_id, order_id = order.record.id }
                 end
             end
         end
     end
-    if #claims > 0 then
-        local hold_until = c.terms.online and c.terms.expires_at or nil
-        for _, s in ipairs(reservations.claim_statements(scope.tenant, c.id, claims, hold_until)) do add(s) end
+    local hold_until = c.terms.online and c.terms.expires_at or nil
+    local function claim(group_key, rows)
+        if #rows == 0 then return end
+        for _, s in ipairs(reservations.claim_statements(scope.tenant, group_key, rows, hold_until)) do add(s) end
     end
+    claim(c.id, claims)
+    claim(reservations.beside(c.id), gifts)
     local customer_key, first_only = c.owner.user_id or c.guest_hash, false
     for _, use in ipairs(c.promotion_uses) do
         add(store.use_promotion(scope.tenant, use, now))
@@ -405,8 +431,8 @@ local function place(scope, owner, input, complete)
     local ok, placed = pcall(function()
         allocation.place(lines, c.chosen)
         c.asked = { lines = lines, owner = owner, guest_hash = c.guest_hash, address = address,
-            shipping_method_id = input.shippingMethodId, checkout = true }
-        c.quote = pricing.quote(scope, c.asked)
+            shipping_method_id = input.shippingMethodId, checkout = true, held = true }
+        price(scope, c)
         if c.quote.shipping.reason == "nothing_offered" then pricing.method_unavailable() end
         if c.quote.blocked_by then M.rule_failed{ details = { rule = c.quote.blocked_by } } end
         ask_rules(scope, owner, input, address, c.quote)

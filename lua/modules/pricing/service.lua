@@ -13,6 +13,7 @@ local allocation = require("modules.inventory.allocation")
 local choice = require("modules.inventory.choice")
 local inventory = require("modules.inventory.service")
 local reservations = require("modules.inventory.reservations")
+local items_of = require("modules.pricing.items")
 local promotions = require("modules.promotions.service")
 local settings = require("kasma.settings")
 local shipping = require("modules.shipping.service")
@@ -29,13 +30,6 @@ local function present(value)
     return value
 end
 
---- Ids of a category and all above it, from its path.
-local function ancestors(category)
-    local ids = {}
-    for id in (category and category.path or ""):gmatch("[^/]+") do ids[#ids + 1] = id end
-    return ids
-end
-
 --- The lines of a cart, as the pipeline wants them. A line whose product is gone or switched off is an error that names it.
 ---@param scope Scope
 ---@param items table[] items of a cart: lineId, productId, variantId, quantity, purchaseType, bundleId, bundleKey
@@ -47,25 +41,16 @@ function M.cart_lines(scope, items)
     local tags = catalog.tag_ids(scope.tenant, ids)
     local lines = {}
     for i, item in ipairs(items) do
-        local product, variant = products[item.productId], nil
-        local variant_id = present(item.variantId)
-        for _, v in ipairs(product and product.variants or {}) do
-            if v.id == variant_id then variant = v end
-        end
+        local product, variant_id = products[item.productId], present(item.variantId)
+        local variant = items_of.variant(product, variant_id)
         if not product or not product.is_active or (variant_id and not (variant and variant.is_active)) then
             errors.conflict{ message = ("%s is no longer for sale"):format(product and product.name or "A product"),
                 code = "product_inactive", details = { lineId = item.lineId, productId = item.productId, variantId = item.variantId } }
         end
-        local priced = variant or product
-        lines[i] = { id = item.lineId, product_id = product.id, variant_id = variant_id,
-            purchase_type = present(item.purchaseType) or "one_time",
-            bundle_id = present(item.bundleId), bundle_key = present(item.bundleKey), sku = variant and variant.sku or product.code,
-            name = variant and variant.name and product.name .. " " .. variant.name or product.name, vendor_id = product.vendor_id,
-            tax_class = product.tax_class, warehouse_id = variant and variant.warehouse_id, category_ids = ancestors(product.category),
-            tag_ids = tags[product.id] or {}, qty = item.quantity, price = priced.price_minor, sale_price = priced.sale_price_minor,
-            price_currency = product.currency, weight_g = variant and variant.weight_grams or product.weight_grams,
-            requires_shipping = product.requires_shipping, track_inventory = product.track_inventory,
-            attributes = variant and variant.attributes or {}, properties = present(item.properties) }
+        local line = items_of.item(product, variant, tags[product.id])
+        line.id, line.qty, line.purchase_type = item.lineId, item.quantity, present(item.purchaseType) or "one_time"
+        line.bundle_id, line.bundle_key, line.properties = present(item.bundleId), present(item.bundleKey), present(item.properties)
+        lines[i] = line
     end
     return lines
 end
@@ -211,10 +196,10 @@ end
 ---@param scope Scope
 ---@param q { lines: table[], owner: CartOwner|nil, guest_hash: string|nil, address: table|nil, shipping_method_id: string|nil,
 ---   at_ms: integer|nil, customer: table|nil, rules: userdata|nil, checkout: boolean|nil, list_methods: boolean|nil,
----   blocked_by: string|nil }
+---   blocked_by: string|nil, held: boolean|nil }
 --- at_ms, customer, rules: instead of what holds now, for previews; checkout: its runs are kept by the order's transaction;
 --- list_methods: quote.shipping.offers has all methods that the shopper may choose from;
---- blocked_by: of foresee
+--- blocked_by: of foresee; held: the stock of the lines is held already
 ---@return table quote amounts in minor units; see core.pricing
 function M.quote(scope, q)
     local tenant = tenants.by_key(scope.tenant)
@@ -224,14 +209,20 @@ function M.quote(scope, q)
     local customer = q.customer or customers.pricing_input(scope.tenant, q.owner, q.guest_hash)
     local promos, promo_by_id = promotion_inputs(scope.tenant, now, customer.id or q.guest_hash)
     local set = q.rules or hooks.pin(scope)
-    local quote, err = pricing.quote({
+    local input = {
         currency = tenant.default_currency, now_ms = now_ms, weekday = fields.wday, hour = fields.hour,
         priority_mode = settings.get(scope.tenant, "promotionMode") == "priority",
         max_coupons = settings.get(scope.tenant, "maxCouponsPerOrder"),
         lines = q.lines, bundles = bundle_inputs(scope, q.lines), promotions = promos,
         customer = customer, shipping = shipping_input(scope, q.address, q.shipping_method_id, q.list_methods),
         tax = tax_input(scope, q.address, now), snapshot = snapshot_of(tenant, fields, now_ms, customer, q.owner),
-    }, set)
+    }
+    local quote, err = pricing.quote(input, set)
+    if quote and #quote.wanted > 0 then
+        -- Rules give things away: now that they are named, with what the shop has of them.
+        input.gifts = items_of.gifts(scope.tenant, quote.wanted, q.lines, q.held)
+        if #input.gifts > 0 then quote, err = pricing.quote(input, set) end
+    end
     if not quote then
         if err.kind == "busy" then errors.unavailable{ message = "The rules of the shop took too long", code = "rules_busy" } end
         if err.kind == "invalid" or err.kind == "limit" then
@@ -258,6 +249,7 @@ function M.quote(scope, q)
         line.track_inventory = asked and asked.track_inventory
         line.properties = asked and asked.properties
     end
+    if input.gifts then items_of.tell(quote, input.gifts) end
     return quote
 end
 
