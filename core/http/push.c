@@ -9,8 +9,10 @@
  * libuv has let go of the socket. */
 #include "http/push.h"
 
+#include <linux/sockios.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 #include "http/conn.h"
@@ -51,8 +53,8 @@ struct push {
     unsigned cap, first, count, writing; /* cap is a power of two */
     size_t queued, offset;               /* offset: bytes of the first entry that are out */
     size_t room;                         /* SIZE_MAX: nobody waits for room */
-    size_t stalled;                      /* what waited at the last ping, when nothing has moved since */
-    uint64_t heard_ms;
+    uint64_t given, taken;               /* bytes that the socket got; of these, what the client had at the last ping */
+    uint64_t heard_ms, moved_ms;         /* moved: when it was last seen to have taken all, or more than before */
     uv_write_t write;
     bool write_active, paused, feeding, told;
 };
@@ -249,6 +251,7 @@ static bool flush(struct push *p) {
         int got = uv_try_write(&p->c->uv.stream, bufs, n);
         if (got == UV_EAGAIN) got = 0;
         if (got < 0) return false;
+        p->given += (uint64_t)got;
         wrote(p, (size_t)got);
         if ((size_t)got == total) continue;
         n = p->count < WRITE_MAX ? p->count : WRITE_MAX;
@@ -259,6 +262,7 @@ static bool flush(struct push *p) {
         }
         p->write.data = p;
         if (uv_write(&p->write, &p->c->uv.stream, bufs, n, on_written) != 0) return false;
+        p->given += total - (size_t)got;
         p->write_active = true;
         p->writing = n;
     }
@@ -467,6 +471,14 @@ void push_conn_settle(struct push *p) {
     }
 }
 
+/* Bytes that the socket got and the client's machine has not: in libuv's hands, in the kernel's, on the way. */
+static uint64_t not_taken(const struct push *p) {
+    uv_os_fd_t fd;
+    int out = 0;
+    if (uv_fileno(&p->c->uv.handle, &fd) != 0 || ioctl(fd, SIOCOUTQ, &out) != 0 || out < 0) out = 0;
+    return p->c->uv.stream.write_queue_size + (uint64_t)out;
+}
+
 void push_conn_timeout(struct push *p) {
     struct conn *c = p->c;
     struct wheel *wheel = &c->server->wheel;
@@ -474,22 +486,23 @@ void push_conn_timeout(struct push *p) {
         conn_close(c);
         return;
     }
-    /* A client that has taken nothing from one ping to the next is gone, or as good as. */
-    size_t waiting = p->write_active ? c->uv.stream.write_queue_size : 0;
-    if (waiting && p->stalled == waiting) {
-        count_dropped("stalled");
+    /* A client that takes nothing, not even a comment line, is gone or as good as, also where the kernel still has room
+     * to keep it all for fifteen minutes. */
+    uint64_t now = uv_now(loop_get()), waiting = not_taken(p), taken = p->given - waiting;
+    if (!waiting || taken != p->taken) p->moved_ms = now;
+    p->taken = taken;
+    uint64_t silent = now - p->heard_ms, still = now - p->moved_ms;
+    bool must_speak = p->kind == WEBSOCKET && !p->paused;
+    if (still >= p->set.silence_ms || (must_speak && silent >= p->set.silence_ms)) {
+        count_dropped(still >= p->set.silence_ms ? "stalled" : "silent");
         conn_close(c);
         return;
     }
-    p->stalled = waiting;
     p->pings = 0;
-    uint64_t silent = uv_now(loop_get()) - p->heard_ms;
-    if (p->kind == WEBSOCKET && !p->paused && silent >= p->set.silence_ms) {
-        count_dropped("silent");
-        conn_close(c);
-        return;
-    }
-    wheel_set(wheel, &c->timer, p->set.ping_ms);
+    uint64_t next = p->set.ping_ms;
+    if (waiting && p->set.silence_ms - still < next) next = p->set.silence_ms - still;
+    if (must_speak && p->set.silence_ms - silent < next) next = p->set.silence_ms - silent;
+    wheel_set(wheel, &c->timer, next);
     if (p->kind == WEBSOCKET) {
         send_control(p, frame_of(WS_PING, STR("")));
     } else {
@@ -536,7 +549,7 @@ static struct push *push_new(struct request *r, enum kind kind, const struct pus
     p->handler = *handler;
     p->kind = kind;
     p->room = SIZE_MAX;
-    p->heard_ms = uv_now(loop_get());
+    p->heard_ms = p->moved_ms = uv_now(loop_get());
     ws_parser_init(&p->parser, &set->limits);
     return p;
 }

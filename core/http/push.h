@@ -7,7 +7,8 @@
  * nothing, so that one message to ten thousand connections is encoded and held once. The queue is bounded. A client
  * that does not read until it is full is dropped (a WebSocket with 1013), counted, and holds up nobody else.
  *
- * Dead clients are found by pings (a WebSocket must answer, an event stream must take its comment line).
+ * Dead clients are found by pings: a WebSocket must answer, and the machine of either must take what it is sent, be it
+ * one comment line. (A client that is only stopped takes comment lines for as long as its kernel has room for them.)
  *
  * `closed` is called exactly once, when the connection will deliver and take nothing more, whoever ended it; `p` must
  * not be used after that. It may be called from inside push_send and push_close. */
@@ -25,7 +26,7 @@ struct push_settings {
     size_t queue_bytes;  /* waiting for one client before it is dropped */
     uint64_t ping_ms;    /* between pings, or comment lines of an event stream */
     unsigned pings;      /* of a client between two of ours: 1008 beyond */
-    uint64_t silence_ms; /* without a byte from a WebSocket before it is dropped */
+    uint64_t silence_ms; /* without a byte from a WebSocket, or a byte taken of what waits, before it is dropped */
     uint64_t retry_ms;   /* what an event stream tells its client to wait before it comes again; 0: nothing */
 };
 /* The defaults of the product; every field is filled. */

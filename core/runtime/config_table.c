@@ -358,6 +358,8 @@ const struct setting config_table[] = {
     INT("KEEPALIVE_TIMEOUT_MS", "65000", 50, 3600000, "idle keep-alive"),
     INT("REQUEST_TIMEOUT_MS", "30000", 50, 3600000, "for a handler: 503 beyond"),
     INT("WRITE_TIMEOUT_MS", "30000", 50, 3600000, "without a byte taken by the client"),
+    INT("REALTIME_SILENCE_MS", "60000", 500, 3600000,
+        "a WebSocket that says nothing, or a client that takes nothing, is dropped after so long"),
     INT("REALTIME_CONNECTIONS", "10", 1, 1000000,
         "open WebSockets and event streams of one user; the oldest gives way"),
     TEXT("SPOOL_DIR", "/tmp", "large bodies while they are received; of this machine or container alone"),

@@ -53,8 +53,10 @@ static inline int test_listen(struct server *s) {
     return test_port = ntohs(at.sin_port);
 }
 
-static inline void client_open(struct client *c) {
+/* `room`: bytes that the kernel keeps for it; 0: as many as it likes. */
+static inline void client_open_narrow(struct client *c, int room) {
     *c = (struct client){.fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)};
+    if (room) assert_int_equal(setsockopt(c->fd, SOL_SOCKET, SO_RCVBUF, &room, sizeof room), 0);
     struct sockaddr_in at = {
         .sin_family = AF_INET, .sin_port = htons((uint16_t)test_port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     assert_true(c->fd >= 0);
@@ -62,6 +64,10 @@ static inline void client_open(struct client *c) {
     assert_int_equal(fcntl(c->fd, F_SETFL, O_NONBLOCK), 0);
     int on = 1;
     assert_int_equal(setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on), 0);
+}
+
+static inline void client_open(struct client *c) {
+    client_open_narrow(c, 0);
 }
 
 static inline void client_close(struct client *c) {

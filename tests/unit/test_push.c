@@ -502,6 +502,37 @@ static void test_event_heartbeat(void **state) {
     WAIT_UNTIL(closed_count == 1);
 }
 
+/* The kernel takes all that the client does not: only what is acknowledged tells. */
+static void test_event_client_that_takes_nothing(void **state) {
+    (void)state;
+    begin();
+    set.ping_ms = 100;
+    set.silence_ms = 500;
+    struct client gone, well;
+    client_open_narrow(&gone, 4096);
+    client_says(&gone, "GET /events HTTP/1.1\r\n" HOST "\r\n");
+    WAIT_UNTIL(sockets[0] != NULL);
+    client_open(&well);
+    client_says(&well, "GET /events HTTP/1.1\r\n" HOST "\r\n");
+    WAIT_UNTIL(sockets[1] != NULL);
+    static char text[65536];
+    memset(text, 'x', sizeof text);
+    struct push_message *m = push_message_new(str_n(text, sizeof text), STR("news"));
+    assert_true(push_send(sockets[0], m, STR("")) && push_send(sockets[1], m, STR("")));
+    push_message_free(m);
+    WAIT_UNTIL(push_queued(sockets[0]) == 0);
+    WAIT_UNTIL(((void)client_poll(&well), closed_count == 1));
+    assert_null(sockets[0]);
+    assert_int_equal(push_queued(sockets[1]), 0);
+    /* Who takes its lines stays, however long nothing else is sent. */
+    size_t before = well.in.len;
+    WAIT_UNTIL(((void)client_poll(&well), well.in.len > before + (size_t)3 * 8));
+    assert_int_equal(closed_count, 1);
+    client_close(&gone);
+    client_close(&well);
+    WAIT_UNTIL(closed_count == 2);
+}
+
 static void test_stop(void **state) {
     (void)state;
     begin();
@@ -557,6 +588,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_room, setup, end_all),
         cmocka_unit_test_setup_teardown(test_events, setup, end_all),
         cmocka_unit_test_setup_teardown(test_event_heartbeat, setup, end_all),
+        cmocka_unit_test_setup_teardown(test_event_client_that_takes_nothing, setup, end_all),
         cmocka_unit_test_setup_teardown(test_stop, setup, end_all),
         cmocka_unit_test_setup_teardown(test_many, setup, end_all),
     };

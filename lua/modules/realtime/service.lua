@@ -22,6 +22,7 @@ local M = {}
 
 local CHANNELS_MAX = 100
 local FRAMES_A_SECOND, FRAMES_BURST = 20, 40
+local WEBSOCKET_PING_MS, EVENTS_PING_MS = 25000, 15000
 local AUTH_MS, PRESENCE_MS, REFRESH_MS = 10000, 60000, 20000
 local ROOM = 262144 -- bytes queued above which a replay waits
 local TICKET_MS = 30000
@@ -314,6 +315,13 @@ end
 
 -- Opening ------------------------------------------------------------------------------------------------------------------
 
+-- At least two pings fit into the silence that ends a connection.
+local function heartbeat(options, ping_ms)
+    local silence_ms = tonumber(config.get("REALTIME_SILENCE_MS"))
+    options.ping_ms, options.silence_ms = math.min(ping_ms, math.floor(silence_ms / 2.4)), silence_ms
+    return options
+end
+
 --- Options of core.push for a WebSocket.
 ---@param ctx kasma.Context
 ---@return table
@@ -321,7 +329,7 @@ function M.websocket(ctx)
     check_origin(ctx)
     local connection = new(ctx, "websocket")
     connection.identity = ctx.user
-    return { state = connection, opened = opened, message = message, closed = closed }
+    return heartbeat({ state = connection, opened = opened, message = message, closed = closed }, WEBSOCKET_PING_MS)
 end
 
 -- `a,b` -> list of distinct channels that the caller may hear.
@@ -366,7 +374,7 @@ local function event_stream(ctx, app, order, first)
         end
         if first then sched.spawn(first, socket) end
     end
-    return { state = connection, opened = open, closed = closed }
+    return heartbeat({ state = connection, opened = open, closed = closed }, EVENTS_PING_MS)
 end
 
 --- Options of core.push for an event stream.
