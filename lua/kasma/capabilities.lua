@@ -14,8 +14,10 @@
 -- and noted with a hash of their arguments: the same call is not made again, and another one in its place ends the step (`calls_differ`),
 -- since nobody could say what was done of it.
 --
--- In previews, tests, checks and draft sessions nothing is asked: every call answers what the test says it does, or nil, "preview".
+-- In previews, tests, checks and draft sessions nothing is asked: every call answers what the test says it does, or nil, "preview". What a
+-- run in earnest was answered is kept with it (64 KiB; `hides` keeps members out), so that a replay hears the same for the same call.
 local crypto = require("core.crypto")
+local json = require("core.json")
 local rules = require("core.rules")
 local sched = require("core.sched")
 local time = require("core.time")
@@ -30,6 +32,7 @@ local log = require("kasma.log")
 local M = {}
 
 local MANIFESTS_MAX = 2000
+local KEPT_CALLS, KEPT_BYTES = 100, 65536 -- of one run
 
 ---@class Capability
 ---@field fn fun(ctx: CapabilityContext, ...): any, string|nil plain value, or nil and why. May wait. Raises M.refuse for what
@@ -38,6 +41,7 @@ local MANIFESTS_MAX = 2000
 ---@field summary string what it does, for GET /rules/hooks
 ---@field signature string|nil of its arguments and answer, for editors
 ---@field limit integer calls in one run, all functions of this need together
+---@field hides string[]|nil members of its answer that are not kept with the run
 ---@field writes "keyed"|"once"|nil how it keeps from writing twice in a step that is tried again
 ---@field takes_secrets boolean|nil a secret among the arguments comes as {["$secret"] = name}
 ---@field gives_secret boolean|nil its answer is the name of a secret; the rule gets a value without content
@@ -52,6 +56,8 @@ local MANIFESTS_MAX = 2000
 ---@field calls table<string, integer> by need, this one included
 ---@field ledger CapabilityLedger|nil of a step: what it has written when it was tried before
 ---@field write {n: integer, name: string, args: string}|nil this call, of those that write: its place, and SHA-256 of its arguments
+---@field heard {name: string, args: string, answer: string|nil}[] calls that were answered, the answer as JSON of a list
+---@field heard_bytes integer
 ---@field deadline integer milliseconds of time.mono when the run ends
 
 ---@class CapabilityLedger
@@ -207,15 +213,56 @@ local function call_of(ctx, c, call)
     return result
 end
 
+local function without(value, hidden)
+    if not hidden or type(value) ~= "table" then return value end
+    local copy = {}
+    for name, member in pairs(value) do copy[name] = member end
+    for _, name in ipairs(hidden) do copy[name] = nil end
+    return copy
+end
+
+-- Keeps what a call was answered. What JSON cannot say, or is too much, is kept as a call alone.
+local function keep(ctx, c, name, args, values)
+    if #ctx.heard >= KEPT_CALLS then return end
+    local list = json.array{}
+    for i = 1, values.n do
+        local value = without(values[i], c.hides)
+        list[i] = value == nil and json.null or value
+    end
+    local ok, text = pcall(json.encode, list)
+    if not ok or ctx.heard_bytes + #text > KEPT_BYTES then text = nil end
+    ctx.heard_bytes = ctx.heard_bytes + (text and #text or 0)
+    ctx.heard[#ctx.heard + 1] = { name = name, args = args, answer = text }
+end
+
+-- What the same call was answered in a kept run: of calls that are alike the first one that was not taken yet. Nil: there is none.
+local function heard_before(list, name, args)
+    for _, call in ipairs(list) do
+        if not call.taken and call.name == name and call.args == args and type(call.answer) == "string" then
+            call.taken = true
+            local answers = json.decode(call.answer)
+            local values = { n = #answers }
+            for i = 1, #answers do
+                if answers[i] ~= json.null then values[i] = answers[i] end
+            end
+            return values
+        end
+    end
+    return nil
+end
+
 -- Calls the capability in a task of its own that ends with the run. Answers what run:answer, run:refuse or run:stop answer.
-local function ask(ctx, run, c, name, call)
+local function ask(ctx, run, c, name, args, call)
     local left = ctx.deadline - time.mono() / 1000
     if left < 1 then return run:stop("stopped: it took too long, waiting included") end
     local ok, result = pcall(sched.parallel, { function()
         sched.deadline(math.ceil(left))
         return call_of(ctx, c, call)
     end })
-    if ok then return run:answer(unpack(result[1], 1, result[1].n)) end
+    if ok then
+        keep(ctx, c, name, args, result[1])
+        return run:answer(unpack(result[1], 1, result[1].n))
+    end
     if getmetatable(result) == refusal then return run:refuse(result.refused) end
     if getmetatable(result) == stopped then return run:stop(result.stopped, true) end
     local cause = type(result) == "table" and (result.cause or result) or {}
@@ -225,9 +272,13 @@ local function ask(ctx, run, c, name, call)
         end
         error(result, 0) -- the client went away, or its own time is over
     end
-    if errors.is(result) and result.status < 500 then return run:answer(nil, text_of(result)) end
+    if errors.is(result) and result.status < 500 then
+        keep(ctx, c, name, args, { n = 2, nil, text_of(result) })
+        return run:answer(nil, text_of(result))
+    end
     log.warn("a capability of a rule failed", { tenant = ctx.tenant, rule = ctx.rule.id, capability = name,
         error = type(result) == "table" and tostring(result.message) or tostring(result) })
+    keep(ctx, c, name, args, { n = 2, nil, "unavailable" })
     return run:answer(nil, "unavailable")
 end
 
@@ -247,14 +298,17 @@ local function serve(ctx, run, call, preview)
         local test = type(preview) == "table" and preview or {}
         if test.calls then test.calls[#test.calls + 1] = { unpack(call, 2, call.n) } end
         local answer = test.answers and test.answers[name]
+        local before = test.heard and heard_before(test.heard, name, digest(call))
+        if before then return run:answer(unpack(before, 1, before.n)) end
         if answer == nil then return run:answer(nil, "preview") end
         return run:answer(answer)
     end
+    local args = digest(call)
     if c.writes then
         ctx.writes = ctx.writes + 1
-        ctx.write = { n = ctx.writes, name = name, args = digest(call) }
+        ctx.write = { n = ctx.writes, name = name, args = args }
     end
-    return ask(ctx, run, c, name, call)
+    return ask(ctx, run, c, name, args, call)
 end
 
 local function drive(ctx, run, input, form, entry, limits, preview)
@@ -267,8 +321,8 @@ end
 ---@field key string|nil idempotency key of this run or step
 ---@field ledger CapabilityLedger|nil of a step
 ---@field kind "route"|"workflow"|nil default "route"
----@field preview boolean|{answers: table<string, any>|nil, calls: table[]|nil}|nil nothing is asked, and nothing recorded; answers of a
----test by name, and where its calls are written
+---@field preview boolean|{answers: table<string, any>|nil, calls: table[]|nil, heard: table[]|nil}|nil nothing is asked, and nothing
+---recorded; answers of a test by name, and where its calls are written; what a kept run was answered
 ---@field limits table|nil {instructions, wall_us}
 ---@field settled (fun(told: RuleRun))|nil is told what became of the run before it is recorded, and keeps a breaker in place of the rule's
 ---@field judge (fun(answer: any): boolean, string|nil)|nil what an answer must be beside the hook's form, and why it is not
@@ -289,10 +343,11 @@ function M.run(scope, set, rule, entry, input, opts)
     local run
     if manifest then run, failure = set:open(rule.index, opts.settled ~= nil) end
     local answer, report = nil, failure
+    local heard = {}
     if run then
         local limits = opts.limits or rules.limits(rule.hook)
         local ctx = { scope = scope, tenant = scope and scope.tenant, key = opts.key, kind = opts.kind or "route", calls = {},
-            writes = 0, ledger = opts.ledger,
+            writes = 0, ledger = opts.ledger, heard = heard, heard_bytes = 0,
             rule = { id = rule.id, rule_id = rule.rule_id, number = rule.number }, needs = M.needs_of(manifest),
             deadline = time.mono() / 1000 + (limits.wall_us or 2000000) / 1000 }
         local hook = catalogue.get(rule.hook)
@@ -303,6 +358,7 @@ function M.run(scope, set, rule, entry, input, opts)
     end
     local told
     answer, told = hooks.told(rule, answer, report, not entry)
+    told.heard, told.entry = heard[1] and heard or nil, entry
     if opts.judge and told.outcome == "ok" and answer ~= nil then
         local ok, why = opts.judge(answer)
         if not ok then

@@ -42,6 +42,8 @@ function M.set_source(fn) source = fn end
 ---@field operations integer|nil
 ---@field tripped boolean this failure opened the breaker
 ---@field log string|nil
+---@field heard table[]|nil what calls of capabilities were answered, see kasma.capabilities
+---@field entry {step: integer, kind: string}|nil of a step of a workflow
 ---@field input table|nil
 ---@field output any
 

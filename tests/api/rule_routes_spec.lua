@@ -303,6 +303,45 @@ describe("a route of the shop's own", function()
         assert.equal(200, guest:get("/x/broken?how=x").status)
     end)
 
+    it("that fails is kept with what its calls were answered, and hears the same in a replay", function()
+        local SOURCE = [[local function pick(n)
+              local seen = kv.get("seen")
+              if seen == n then error("seen " .. n .. " times") end
+              return seen
+            end
+            kv.incr("seen", 7)
+            local customer, why = customers.get(input.subject.query.who)
+            local n = pick(input.subject.query.n)
+            return { status = 200, body = { n = n, orders = customer.orders_count, name = customer.name, why = why } }]]
+        local fields = "access = 'public', needs = { 'kv', 'customers' }, query = schema.object{ n = schema.integer, who = schema.uuid }"
+        publish(shop, "replayed", answers("replayed", fields, SOURCE))
+        must(shopper:post("/customers/update", { marketingConsent = false }))
+        local customer = must(shopper:post("/customers/details"))
+        local path = "/x/replayed?who=" .. customer.id .. "&n="
+        assert.equal(502, support.outside(shop.headers):get(path .. "7").status)
+        local run = support.eventually(function()
+            local one = must(shop.owner:get("/rules/replayed/runs?outcome=failed"), 200)[1]
+            local body = one and must(shop.owner:get("/rules/runs/" .. one.id), 200)
+            return body and body.calls[1] and body
+        end, 20)
+        assert.same({ "kv.incr", 7, "customers.get", customer.id, "kv.get", 7 }, { run.calls[1].name, run.calls[1].answers[1],
+            run.calls[2].name, run.calls[2].answers[1].id, run.calls[3].name, run.calls[3].answers[1] })
+        assert.is_nil(json.encode(run.calls):find(shopper.user.email, 1, true)) -- who they are stays out
+        assert.same({ "pick", 5 }, { run.stack[1].name, run.stack[1].line })
+        -- What is remembered has changed since; the replay hears what the run heard, and changes nothing.
+        assert.equal(200, support.outside(shop.headers):get(path .. "1").status)
+        local before = db.one(shop.key, "select v #>> '{}' as v from rule_kv where tenant_key = $1 and rule_key = 'replayed'", shop.key).v
+        local same = must(post(shop.owner, "runs/" .. run.id .. "/replay", { version = 1 }))
+        assert.same({ "error", "error", true }, { same.before.outcome, same.after.outcome, same.same })
+        assert.truthy(same.after.message:find("seen 7 times", 1, true))
+        must(post(shop.owner, "replayed/draft", { revision = 1, source = answers("replayed", fields, (SOURCE:gsub("if seen == n .- end",
+            "", 1))) }))
+        local after = must(post(shop.owner, "runs/" .. run.id .. "/replay", {})).after
+        assert.same({ "ok", 7, 0 }, { after.outcome, after.output.body.n, after.output.body.orders })
+        assert.equal(before, db.one(shop.key, "select v #>> '{}' as v from rule_kv where tenant_key = $1 and rule_key = 'replayed'",
+            shop.key).v)
+    end)
+
     it("that fails five times at once is left alone by who made it fail for a while", function()
         publish(shop, "flaky", answers("flaky", "access = 'public'", "local x = nil return { status = x.y }"))
         local last

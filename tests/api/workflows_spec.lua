@@ -503,6 +503,31 @@ describe("a workflow that waits", function()
         assert.equal(1, #keys)
     end)
 
+    it("can be replayed step by step, by what the step was given and its calls were answered", function()
+        publish(shop, "again", (source("\"custom.again\"", [[
+            { name = "a", run = function() return { n = 3 } end },
+            { name = "b", run = function(input)
+                local n = kv.incr("n", input.subject.state.n)
+                if n == 3 then error("three") end
+                return { n = n }
+            end },]]):gsub("return {", "return { needs = { \"kv\" },", 1)))
+        emit(shop, "custom.again", "x")
+        run_in(shop, "again", "x", "failed")
+        local kept = support.eventually(function()
+            local one = must(shop.owner:get("/rules/again/runs?outcome=failed"), 200)[1]
+            local body = one and must(shop.owner:get("/rules/runs/" .. one.id), 200)
+            return body and body.calls[1] and body
+        end, 20)
+        assert.same({ "kv.incr", 3 }, { kept.calls[1].name, kept.calls[1].answers[1] })
+        local same = must(post(shop.owner, "runs/" .. kept.id .. "/replay", { version = 1 }))
+        assert.same({ "error", "error", true }, { same.before.outcome, same.after.outcome, same.same })
+        local draft = must(shop.owner:get("/rules/again/draft"), 200).draft
+        must(post(shop.owner, "again/draft", { revision = draft.revision, source = (draft.source:gsub("n == 3", "n == 4")) }))
+        local mended = must(post(shop.owner, "runs/" .. kept.id .. "/replay", {}))
+        assert.same({ "ok", 3 }, { mended.after.outcome, mended.after.output.n })
+        assert.equal("3", db.one(shop.key, "select v #>> '{}' as v from rule_kv where tenant_key = $1 and rule_key = 'again'", shop.key).v)
+    end)
+
     it("ends failed when an undo fails; retry goes on with the undoing", function()
         publish(shop, "stuck", source("\"custom.stick\"", [[
             { name = "a", run = function() return { n = 1 } end, undo = function() log("a undone") end },

@@ -92,7 +92,9 @@ capabilities.declare("catalog.find", { needs = "catalog", limit = 20, summary = 
 
 -- Customers --------------------------------------------------------------------------------------------------------------------
 
-capabilities.declare("customers.get", { needs = "customers", limit = 20, summary = "A customer, by its id or its user's",
+-- What only `customers.address` shows, and what says who somebody is, stays out of what is kept of a run.
+capabilities.declare("customers.get", { needs = "customers", limit = 20, hides = { "name", "email", "addresses" },
+    summary = "A customer, by its id or its user's",
     signature = "(id: string): kasma.Customer|nil, string|nil",
     fn = function(ctx, id)
         ids_of("customers.get", "id", { id }, 1)

@@ -9,14 +9,15 @@ local function present(v) if v == json.null then return nil end return v end
 
 ---@param tenant string
 ---@param run table row of rule_runs
----@return table body {input, output, log, reason, opsIn}, any of them absent
+---@return table body {input, output, log, reason, opsIn, stack, heard, entry}, any of them absent
 function M.body(tenant, run)
     local doc = present(run.document) and store.body(tenant, run.document) or {}
     local kept = doc
     for _, one in ipairs(doc.runs or {}) do
         if one.id == run.id then kept = one end
     end
-    local body = { input = present(kept.input), output = kept.output, log = kept.log, reason = kept.reason, opsIn = kept.opsIn }
+    local body = { input = present(kept.input), output = kept.output, log = kept.log, reason = kept.reason, opsIn = kept.opsIn,
+        stack = present(kept.stack), heard = present(kept.heard), entry = present(kept.entry) }
     if not body.input and present(run.checkout_id) then
         local s = store.snapshot(tenant, run.checkout_id)
         if s then body.input = { quote = s.input, currency = s.currency } end

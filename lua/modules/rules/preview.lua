@@ -7,6 +7,7 @@ local time = require("core.time")
 local uuid = require("core.uuid")
 local db = require("kasma.db")
 local errors = require("kasma.errors")
+local capabilities = require("kasma.capabilities")
 local hooks = require("kasma.hooks")
 local catalogue = require("kasma.hooks_catalogue")
 local outbox = require("kasma.outbox")
@@ -538,7 +539,13 @@ function M.replay(scope, run_id, which)
     local set = assert(base:with(spec))
     for _, one_of in ipairs(set:list(rule.hook)) do
         if one_of.id == rule.key then
-            local answer, again = hooks.run(set, one_of, body.input)
+            local answer, again
+            if rule.hook == "route" or rule.hook == "workflow" then
+                answer, again = capabilities.run(nil, set, one_of, body.entry, body.input, { kind = rule.hook,
+                    preview = { heard = body.heard } })
+            else
+                answer, again = hooks.run(set, one_of, body.input)
+            end
             local after = outcome(again, answer)
             return { before = before, after = after, same = before.outcome == after.outcome
                 and json.encode(body.output or null) == json.encode(answer or null) }

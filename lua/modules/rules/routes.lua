@@ -494,6 +494,12 @@ route.get("/rules/runs/:id", {
         local kept = kept_runs.body(ctx.tenant, run)
         body.input, body.output, body.log, body.reason = or_null(kept.input), or_null(kept.output), or_null(kept.log), or_null(kept.reason)
         body.opsIn = or_null(kept.opsIn)
+        body.stack = or_null(check.frames{ stack = kept.stack })
+        body.calls = json.array{}
+        for i, call in ipairs(kept.heard or {}) do
+            local answers = call.answer and call.answer ~= null and json.decode(call.answer)
+            body.calls[i] = { name = call.name, answers = answers or null }
+        end
         return body
     end,
 })

@@ -77,7 +77,8 @@ local function body_of(row, run)
     return { id = row.id, rule_id = row.rule_id, rule = run.id, version = row.version, hook = row.hook, outcome = row.outcome,
         message = run.message, reason = run.reason, line = run.line, instructions = row.instructions, micros = row.micros,
         heapPeak = row.heap, opsIn = run.operations, input = text.plain_data(run.input),
-        output = text.plain_data(run.output), log = run.log, created_at = row.at }
+        output = text.plain_data(run.output), log = run.log, stack = run.stack, heard = run.heard and json.array(run.heard),
+        entry = run.entry, created_at = row.at }
 end
 
 -- The failure that opened the breaker is written with the opening, and counted with the others afterwards; one of a checkout, whose order
