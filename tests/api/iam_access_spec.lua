@@ -212,6 +212,79 @@ describe("nobody", function()
         assert.equal(403, client:post(path .. "remove", { role_id = made.id }).status)
     end)
 
+    it("gives roles to a new user without the right to give roles", function()
+        local made = must(role({ "users.read", "users.write" })).role
+        local client = support.user(tenant, "customer", { user_type = "TENANT_0" })
+        must(tenant.owner:post("/users/" .. client.user.id .. "/roles/assign", { role_id = made.id }))
+        local function create(body)
+            body.email, body.user_type = support.unique("n") .. "@example.test", "TENANT_0"
+            return client:post("/users", body).status
+        end
+        assert.equal(403, create{ role_ids = { made.id } })
+        assert.equal(201, create{ role_ids = {} })
+        assert.equal(201, create{})
+    end)
+
+    it("ends the membership of who may do more than they", function()
+        local second = support.user(tenant, "tenant_owner")
+        local admin = support.user(tenant, "tenant_admin")
+        local path = "/tenants/" .. tenant.key .. "/members/remove"
+        for _, body in ipairs{ { user_id = second.user.id }, { email = second.user.email } } do
+            local answer = admin:post(path, body)
+            assert.same({ 403, "outranked" }, { answer.status, answer.json.code })
+        end
+        assert.equal(200, second:get("/users").status)
+        local shopper = support.shopper(tenant)
+        assert.equal(200, admin:post(path, { user_id = shopper.user.id }).status)
+        assert.equal(200, tenant.owner:post(path, { user_id = second.user.id }).status)
+    end)
+
+    it("lowers a user below what their roles need, in another tenant or over all", function()
+        local platform, other = support.platform(), support.tenant()
+        local person = support.user(tenant, "finance")
+        local function lower(to, id) return platform:post("/users/" .. id .. "/update", { user_type = to }, other.headers) end
+        must(platform:post("/tenants/" .. other.key .. "/members/add", { user_id = person.user.id }))
+        assert.same({ 403, "user_type_ceiling" }, { lower("GENERAL_0", person.user.id).status,
+            lower("GENERAL_0", person.user.id).json.code })
+        assert.equal(200, lower("TENANT_3", person.user.id).status)
+        local staff = support.platform()
+        must(platform:post("/tenants/" .. other.key .. "/members/add", { user_id = staff.user.id }))
+        assert.equal(403, lower("TENANT_0", staff.user.id).status)
+        assert.equal(200, lower("KASMA_1", staff.user.id).status)
+    end)
+
+    it("learns from an invitation whether there is an account", function()
+        local inviting = support.tenant()
+        local known = support.user(tenant, "finance")
+        local emails = { known.user.email, support.unique("n") .. "@example.test" }
+        local seen = {}
+        for i, email in ipairs(emails) do
+            must(inviting.owner:post("/tenants/" .. inviting.key .. "/members/add", { email = email }))
+            for _, row in ipairs(must(inviting.owner:get("/tenants/" .. inviting.key .. "/members"), 200).data) do
+                if row.email == email then seen[i] = { row.membership, row.status, row.user_type, row.display_name == json.null } end
+            end
+        end
+        assert.same({ "invited", "pending", "GENERAL_0", true }, seen[1])
+        assert.same(seen[2], seen[1])
+    end)
+
+    it("switches the platform's own tenant off", function()
+        local platform = support.platform()
+        assert.equal(409, platform:post("/tenants/MASTER/update", { is_active = false }).status)
+        assert.equal(409, platform:post("/tenants/MASTER/delete").status)
+        assert.equal(200, platform:get("/auth/me").status)
+    end)
+
+    it("of the platform moves a session into a tenant unseen", function()
+        local platform, other = support.platform(), support.tenant()
+        must(platform:post("/auth/context", { tenant_key = other.key, app_key = other.app }), 200)
+        local log = must(other.owner:get("/auth/logs/login?action=TENANT_SWITCH"), 200).data
+        assert.same({ platform.user.id, "tenant:" .. other.key }, { log[1].user_id, log[1].target })
+        local member = support.user(tenant, "finance")
+        must(member:post("/auth/context", { tenant_key = tenant.key }), 200)
+        assert.equal(0, must(tenant.owner:get("/auth/logs/login?action=TENANT_SWITCH&user_id=" .. member.user.id), 200).total)
+    end)
+
     it("changes a system role, or deletes one that is held", function()
         local system = tenant.role_ids.marketer
         assert.equal(403, tenant.owner:post("/roles/" .. system .. "/update", { display_name = "x" }).status)

@@ -47,6 +47,7 @@ describe("recovery", function()
         local function refused(answer) assert.same({ 403, "Password change required" }, told(answer)) end
         assert.equal(200, client:get("/auth/me").status)
         assert.equal(200, client:get("/users/me").status)
+        assert.is_true(must(client:get("/auth/sessions"), 200).data[1].current)
         refused(client:get("/sales/orders/me"))
         refused(client:post("/users/me/update", { first_name = "x" }))
         refused(client:get("/users/me/export"))
@@ -320,6 +321,8 @@ describe("failed sign-ins", function()
             local answer = login(tenant, shopper.user.email, "wrong-one", support.outside(tenant.headers))
             assert.equal(401, answer.status)
         end
+        assert.equal(401, shopper:get("/auth/me").status, "sessions of a suspended account have ended")
+        assert.equal(401, shopper:post("/auth/refresh").status)
         assert.matches("24 giờ", (support.eventually(function() return support.mail_to(shopper.user.email) end)))
         redis.call("HDEL", key, "last")
         assert.same({ 401, "Account is locked or suspended" },

@@ -60,6 +60,38 @@ describe("a refresh token", function()
         assert.equal(2, rows_of("select count(*)::int as n from auth_sessions where user_id = $1", shopper.user.id))
     end)
 
+    it("that races with a sign-out everywhere leaves no session behind", function()
+        for _ = 1, 6 do
+            local shopper = support.shopper(tenant)
+            local tabs = { shopper }
+            for i = 2, 5 do
+                tabs[i] = shopper:copy()
+                tabs[i].cookies = {}
+                assert.equal(200, login(tabs[i], shopper.user.email, shopper.user.password).status)
+            end
+            local leaving = shopper:copy()
+            storm(6, function(i)
+                if i == 3 then return leaving:post("/auth/logout-all") end
+                local tab = tabs[i > 3 and i - 1 or i]
+                return i == 6 and login(tab, shopper.user.email, shopper.user.password) or tab:post("/auth/refresh")
+            end)
+            -- A sign-in that began after the sign-out is one of its own.
+            local ended = db.one(nil, "select max(revoked_at) as at from auth_sessions where user_id = $1", shopper.user.id).at
+            assert.equal(0, rows_of([[select count(*)::int as n from auth_sessions where user_id = $1 and revoked_at is null
+              and rotated_at is null and (parent_id is not null or created_at < $2::timestamptz)]], shopper.user.id, ended))
+        end
+    end)
+
+    it("that races with its own sign-out leaves no session behind", function()
+        for _ = 1, 6 do
+            local shopper = support.shopper(tenant)
+            local leaving = shopper:copy()
+            storm(4, function(i) return i == 2 and leaving:post("/auth/logout") or shopper:copy():post("/auth/refresh") end)
+            assert.equal(0, rows_of([[select count(*)::int as n from auth_sessions where user_id = $1 and revoked_at is null
+              and rotated_at is null]], shopper.user.id))
+        end
+    end)
+
     it("whose answer for parallel tabs was lost opens nothing and signs nobody out", function()
         local shopper = support.shopper(tenant)
         local tab = shopper:copy()

@@ -11,6 +11,7 @@ local audit = require("kasma.audit")
 local db = require("kasma.db")
 local errors = require("kasma.errors")
 local mail = require("kasma.mail")
+local roles = require("kasma.roles")
 local passwords = require("modules.iam.passwords")
 local store = require("modules.iam.store")
 local role_store = require("modules.iam.store_roles")
@@ -20,6 +21,19 @@ local M = {}
 M.already = errors.declare{ code = "already_member", status = 409, message = "User is a member already" }
 M.last_owner = errors.declare{ code = "last_owner", status = 409, message = "The last active owner of a tenant stays",
     cause = "nobody else holds a role with all permissions", cure = "make another user an owner first" }
+
+M.outranked = errors.declare{ code = "outranked", status = 403, message = "The user may do more than you",
+    cause = "a role of the user grants what the caller lacks", cure = "ask somebody who holds those permissions" }
+
+--- Raises 403 when a role of the user grants what the caller lacks: an administrator does not take the place of an owner.
+---@param tenant string
+---@param grants table<string, boolean> of the caller
+---@param user_id string
+function M.check_reach(tenant, grants, user_id)
+    for _, role in ipairs(role_store.roles_of(tenant, user_id, time.iso(time.now()))) do
+        if roles.beyond(grants, role.permission_keys or {}) then M.outranked() end
+    end
+end
 
 local function find_user(input)
     if input.user_id then return store.user(input.user_id) end
@@ -109,11 +123,13 @@ function M.add(scope, input, platform)
 end
 
 ---@param scope Scope
+---@param grants table<string, boolean> of the caller
 ---@param input {user_id: string|nil, email: string|nil}
-function M.remove(scope, input)
+function M.remove(scope, grants, input)
     local user = find_user(input)
     local known = user and store.membership(user.id, scope.tenant)
     if not known or known.status == "removed" then errors.not_found("User not found") end
+    M.check_reach(scope.tenant, grants, user.id)
     M.keeping_owners(user.id, { scope.tenant }, function()
         local statements = {
             store.put_membership{ id = uuid.v7(), user_id = user.id, tenant_key = scope.tenant, status = "removed",

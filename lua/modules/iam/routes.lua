@@ -243,7 +243,7 @@ route.get("/auth/me", {
 
 route.get("/auth/sessions", {
     summary = "Live sessions of the caller",
-    access = "user", account = true, tag = "auth", no_store = true,
+    access = "user", account = true, restricted = true, tag = "auth", no_store = true,
     returns = schema.object({ success = schema.boolean(), data = schema.array(schema.any()) }, { open = true }),
     handler = function(ctx)
         local data = json.array({})
@@ -257,7 +257,7 @@ route.get("/auth/sessions", {
 
 route.post("/auth/sessions/:id/revoke", {
     summary = "End one of the caller's sessions",
-    access = "user", account = true, tag = "auth", no_store = true, status = 200,
+    access = "user", account = true, restricted = true, tag = "auth", no_store = true, status = 200,
     params = { id = schema.uuid() },
     returns = Said,
     handler = function(ctx)
@@ -291,7 +291,7 @@ route.post("/auth/context", {
         local session = ctx.user.session_id and store.session(ctx.user.session_id)
         if not session then errors.unauthorized("Access token required") end
         local place = { tenant = row.tenant_key, app = app or tenants.DEFAULT, request = ctx.scope.request }
-        local tokens = iam.switch(place, ctx.user.id, session, client(ctx))
+        local tokens = iam.switch(place, ctx.user.id, session, client(ctx), not mine.member)
         return signed_in(ctx, tokens, { success = true, tenant_key = place.tenant, app_key = place.app })
     end,
 })

@@ -171,7 +171,11 @@ route.post("/users", {
         send_invite = schema.boolean():default(false),
     },
     returns = { [201] = One, [409] = users.user_exists, [403] = { users.escalation, users.ceiling } },
-    handler = function(ctx) return { success = true, user = users.create(ctx.scope, caller(ctx), ctx.body) } end,
+    handler = function(ctx)
+        -- Giving roles is a right of its own.
+        if #(ctx.body.role_ids or {}) > 0 and not ctx.may("users.roles") then errors.forbidden("Forbidden resource") end
+        return { success = true, user = users.create(ctx.scope, caller(ctx), ctx.body) }
+    end,
 })
 
 local Id = { id = schema.uuid() }

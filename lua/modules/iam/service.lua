@@ -237,6 +237,10 @@ local function open_challenge(user, type, scope, client)
     redis_put(challenge_key(user.email), { user_id = user.id, type = type, tenant_key = scope.tenant, ip = client.ip }, CHALLENGE_MS)
 end
 
+local function status_event(scope, user, to, reason)
+    return outbox.event(scope, "user.status_changed", user.id, { from = user.status, to = to, reason = reason })
+end
+
 local function login_failed(scope, client, email, user, reason)
     failures.note(email, client.ip)
     local statements = { audit.auth_row(scope, { action = "LOGIN_FAILED", user_id = user and user.id,
@@ -248,18 +252,22 @@ local function login_failed(scope, client, email, user, reason)
             time.iso(now))
         statements[#statements + 1] = audit.auth_row(scope, { action = "ACCOUNT_SUSPENDED", user_id = user.id, target = "user:"
             .. user.id })
+        statements[#statements + 1] = status_event(scope, user, "suspended", "failures")
         mail.append(statements, scope, { to = email, template = "account-suspended", key = "suspended:" .. user.id .. ":"
             .. math.floor(now / 86400000),
             user_id = user.id })
+        sessions.revoke(scope, "user", user.id, "suspended", statements)
+    else
+        db.pipeline(scope.tenant, statements)
     end
-    db.pipeline(scope.tenant, statements)
     errors.unauthorized{ message = "Invalid credentials", code = "invalid_credentials" }
 end
 
 -- A suspension that is over ends by itself.
-local function usable(user)
+local function usable(scope, user)
     if user.status == "suspended" and user.suspended_until and time.parse(user.suspended_until) <= time.now() then
-        local rows = db.pipeline(nil, { store.update_user(user.id, { status = "active" }, time.iso(time.now())) })[1]
+        local rows = db.pipeline(scope.tenant, { store.update_user(user.id, { status = "active" }, time.iso(time.now())),
+            status_event(scope, user, "active", "expired") })[1]
         return rows[1] ~= nil
     end
     return user.status == "active" and not user.is_locked
@@ -305,7 +313,7 @@ function M.login(scope, input, client)
     if user.status == "pending" and not user.is_locked then
         return ask_for_code(scope, user, "REGISTER", client, "Email not verified. OTP sent to email.")
     end
-    if not usable(user) then
+    if not usable(scope, user) then
         db.pipeline(scope.tenant, { audit.auth_row(scope, { action = "LOGIN_FAILED", user_id = user.id, target = "user:" .. user.id,
             metadata = { reason = "account_locked_or_suspended" } }) })
         errors.unauthorized{ message = "Account is locked or suspended", code = "account_locked" }
@@ -409,7 +417,7 @@ function M.verify_otp(scope, input, client)
     redis.call("DEL", challenge_key(email))
     local user = store.user(challenge.user_id)
     if not user or user.deleted_at then errors.unauthorized("User not found") end
-    if not usable(user) then errors.unauthorized{ message = "Account is locked or suspended", code = "account_locked" } end
+    if not usable(scope, user) then errors.unauthorized{ message = "Account is locked or suspended", code = "account_locked" } end
     local now = time.iso(time.now())
     local also = joining(scope, user.id, now)
     also[#also + 1] = audit.auth_row(scope, { action = "OTP_VERIFIED_LOGIN", user_id = user.id, target = "user:" .. user.id,
@@ -508,7 +516,10 @@ local function set_password(scope, user, password, action, except, once)
         statements[1] = store.put_credential{ id = uuid.v7(), user_id = user.id, password = passwords.hash(password), now = now }
     end
     statements[#statements + 1] = audit.auth_row(scope, { action = action, user_id = user.id, target = "user:" .. user.id })
-    if user.status == "suspended" then statements[#statements + 1] = store.update_user(user.id, { status = "active" }, now) end
+    if user.status == "suspended" then
+        statements[#statements + 1] = store.update_user(user.id, { status = "active" }, now)
+        statements[#statements + 1] = status_event(scope, user, "active", "password_reset")
+    end
     statements[#statements + 1] = store.password_set(user.id, once and user.token_version or nil, now)
     audit.append(statements, { tenant = scope.tenant, app = scope.app, actor_id = user.id, actor_kind = "user", actor_email = user.email,
         request = scope.request }, { action = "users.password", entity_type = "user", entity_id = user.id })
@@ -579,11 +590,17 @@ end
 ---@param user_id string
 ---@param session table
 ---@param client kasma.Client
+---@param stranger boolean the user is no member: staff of the platform, which is put on record, or invited
 ---@return kasma.Tokens
-function M.switch(place, user_id, session, client)
+function M.switch(place, user_id, session, client, stranger)
     local now = time.iso(time.now())
-    local tokens = sessions.switch(place, M.user(user_id), session, client, { store.accept_invitation(user_id, place.tenant, now),
-        store.put_context{ id = uuid.v7(), user_id = user_id, tenant_key = place.tenant, app_key = place.app, now = now } })
+    local also = { store.accept_invitation(user_id, place.tenant, now),
+        store.put_context{ id = uuid.v7(), user_id = user_id, tenant_key = place.tenant, app_key = place.app, now = now } }
+    if stranger and not M.is_invited(user_id, place.tenant) then
+        also[3] = audit.auth_row(place, { action = "TENANT_SWITCH", user_id = user_id, target = "tenant:" .. place.tenant,
+            session_id = session.id })
+    end
+    local tokens = sessions.switch(place, M.user(user_id), session, client, also)
     access.changed_user(user_id)
     return tokens
 end

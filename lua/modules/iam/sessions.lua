@@ -104,6 +104,9 @@ local function commit(tokens, tenant, statements)
     error(result, 0)
 end
 
+M.overtaken = errors.declare{ code = "account_changed", status = 401, message = "Account is locked or suspended",
+    cause = "the account was locked, deleted or signed out everywhere in the same moment", cure = "sign in again" }
+
 --- Signs a user in. `also` are statements of the same transaction.
 ---@param scope Scope
 ---@param user table
@@ -113,11 +116,12 @@ end
 function M.open(scope, user, opts, also)
     local tokens = mint(user, scope, opts)
     local now = time.now()
-    local statements = { store.insert_session(tokens.row), store.touch_login(user.id, time.iso(now), time.iso(now - 3600000)) }
+    local statements = { store.user_stands(user.id, user.token_version), store.insert_session(tokens.row),
+        store.touch_login(user.id, time.iso(now), time.iso(now - 3600000)) }
     for _, statement in ipairs(also) do statements[#statements + 1] = statement end
     statements[#statements + 1] = audit.auth_row(scope, { action = "LOGIN_SUCCESS", user_id = user.id, target = "user:" .. user.id,
         metadata = { amr = json.array(opts.amr) }, session_id = tokens.session_id })
-    commit(tokens, scope.tenant, statements)
+    errors.state({ KS409 = M.overtaken }, commit, tokens, scope.tenant, statements)
     return tokens
 end
 
@@ -171,14 +175,16 @@ end
 ---@param except string|nil family to keep
 ---@return table[][] results of `also`
 function M.revoke(scope, by, value, reason, also, except)
+    local user = by == "user" and value or scope.actor_id
     local statements = { store.revoke_sessions(by, value, reason, time.iso(time.now()), except) }
     for _, statement in ipairs(also or {}) do statements[#statements + 1] = statement end
-    local user = by == "user" and value or scope.actor_id
+    if user then table.insert(statements, 1, store.hold_user(user)) end
     if user then
         statements[#statements + 1] = outbox.event(scope, "session.revoked", user, { userId = user, reason = reason })
         statements[#statements + 1] = outbox.row(scope, "sessions", user, { user_id = user })
     end
     local results = db.pipeline(scope.tenant, statements)
+    if user then table.remove(results, 1) end
     local dropped, why = pcall(drop_handles, results[1])
     if not dropped then
         -- The act is done. While Redis is away its handles open nothing; the outbox drops them when it is back.
@@ -232,7 +238,8 @@ local function rotate(own, user, session, opts)
     if began + FAMILY_MS <= now then M.reused() end
     local tokens = mint(user, own, { amr = session.amr, ip = opts.ip, user_agent = opts.user_agent, family_id = session.family_id,
         parent_id = session.id, family_until = began + FAMILY_MS, auth_at = began })
-    local statements = { store.rotate_session(session.id, time.iso(now)), store.insert_session(tokens.row),
+    local statements = { store.user_stands(user.id, user.token_version), store.rotate_session(session.id, time.iso(now)),
+        store.insert_session(tokens.row),
         audit.auth_row(own, { action = "TOKEN_REFRESH", user_id = user.id, target = "user:" .. user.id, session_id = tokens.session_id }) }
     for _, statement in ipairs(opts.also or {}) do statements[#statements + 1] = statement end
     commit(tokens, own.tenant, statements)
@@ -274,14 +281,24 @@ function M.refresh(scope, refresh_token, place)
     end
     if session.rotated_at then return overlap_or_end() end
 
-    local user = store.user(session.user_id)
-    if not user or user.status ~= "active" or user.is_locked or user.deleted_at then errors.unauthorized("User not found or inactive") end
-    local ok, tokens = pcall(rotate, own, user, session, place)
-    if not ok then
-        if errors.sqlstate(tokens) ~= "KS409" then error(tokens, 0) end
+    local function exchange()
+        local user = store.user(session.user_id)
+        if not user or user.status ~= "active" or user.is_locked or user.deleted_at then
+            errors.unauthorized("User not found or inactive")
+        end
+        return rotate(own, user, session, place)
+    end
+    local ok, tokens = pcall(exchange)
+    if not ok and errors.sqlstate(tokens) == "KS409" then
         session = store.session_by_refresh(hash)
         if session.revoked_at then M.reused() end
-        return overlap_or_end()
+        if session.rotated_at then return overlap_or_end() end
+        -- The account changed in between, and this session was left alone: a new password is such a change.
+        ok, tokens = pcall(exchange)
+    end
+    if not ok then
+        if errors.sqlstate(tokens) == "KS409" then M.reused() end
+        error(tokens, 0)
     end
     keep_overlap(refresh_token, hash, tokens)
     return tokens

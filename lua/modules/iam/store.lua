@@ -519,6 +519,21 @@ function M.prune_sessions(before, limit)
       order by expires_at limit $2)]], before, limit).affected
 end
 
+--- First in a transaction that ends sessions: what signs the same user in, or refreshes, waits, and then finds it done.
+---@param user_id string
+---@return table statement
+function M.hold_user(user_id) return { "select 1 from users where id = $1 for no key update", user_id } end
+
+--- First in a transaction that makes a session: raises KS409 when every token of the user was voided since `version` was read, so that no
+--- session slips in beside a lock, a deletion or a sign-out everywhere.
+---@param user_id string
+---@param version integer token_version
+---@return table statement
+function M.user_stands(user_id, version)
+    return { [[with held as (select token_version from users where id = $1 and deleted_at is null for no key update)
+      select kasma_must(coalesce((select token_version = $2 from held), false), 'KS409')]], user_id, version }
+end
+
 --- Ends sessions; answers their ids and access token hashes.
 ---@param by "id"|"user"|"family"
 ---@param value string

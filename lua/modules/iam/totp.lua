@@ -58,7 +58,8 @@ function M.setup(user)
     local id, now = row and row.id or uuid.v7(), time.iso(time.now())
     db.query(nil, [[insert into user_credentials (id, user_id, provider, secret_enc, created_at, updated_at)
       values ($1, $2, 'totp', $3, $4::timestamptz, $4::timestamptz)
-      on conflict (user_id, provider) do update set secret_enc = excluded.secret_enc, updated_at = excluded.updated_at, is_active = true]],
+      on conflict (user_id, provider) do update set secret_enc = excluded.secret_enc, updated_at = excluded.updated_at, is_active = true
+        where user_credentials.confirmed_at is null]],
         id, user.id, pg.bytea(secrets.seal("totp", secret, user.id)), now)
     local text = crypto.base32(secret):gsub("=", "")
     return { secret = text, uri = ("otpauth://totp/Kasma:%s?secret=%s&issuer=Kasma&digits=6&period=30"):format(user.email, text) }
@@ -85,11 +86,14 @@ function M.confirm(scope, user, code)
         hashes[i] = crypto.sha256(user.id .. codes[i])
     end
     local now = time.iso(time.now())
-    local statements = { { [[update user_credentials set confirmed_at = $2::timestamptz, recovery_hashes = $3::text[], updated_at =
-      $2::timestamptz
-      where user_id = $1 and provider = 'totp']], user.id, now, pg.array(hashes) } }
+    -- The secret that the code was of, and no other that was set up meanwhile.
+    local statements = { { [[with done as (update user_credentials set confirmed_at = $2::timestamptz, recovery_hashes = $3::text[],
+        updated_at = $2::timestamptz
+        where user_id = $1 and provider = 'totp' and confirmed_at is null and secret_enc = $4 returning 1)
+      select kasma_must((select count(*) from done) = 1, 'KS409')]], user.id, now, pg.array(hashes), pg.bytea(row.secret_enc) } }
     audit.append(statements, scope, { action = "users.totp_on", entity_type = "user", entity_id = user.id })
-    db.pipeline(scope.tenant, statements)
+    errors.state({ KS409 = { status = 400, message = "Nothing waits for confirmation", code = "totp_none" } }, db.pipeline, scope.tenant,
+        statements)
     return json.array(codes)
 end
 

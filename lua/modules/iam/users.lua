@@ -28,8 +28,7 @@ M.transition = errors.declare{ code = "status_transition", status = 409, message
 M.role_held = errors.declare{ code = "role_held", status = 409, message = "Role already assigned" }
 M.ceiling = errors.declare{ code = "user_type_ceiling", status = 403, message = "The user's type cannot hold this role" }
 M.escalation = errors.declare{ code = "escalation", status = 403, message = "You cannot grant what you do not hold" }
-M.outranked = errors.declare{ code = "outranked", status = 403, message = "The user may do more than you",
-    cause = "a role of the user grants what the caller lacks", cure = "ask somebody who holds those permissions" }
+M.outranked = members.outranked
 M.foreign = errors.declare{ code = "account_shared", status = 403, message = "The account is not this tenant's alone",
     cause = "it belongs to other tenants, or to the platform's staff", cure = "end the membership instead" }
 M.username_taken = errors.declare{ code = "username_taken", status = 409, message = "Username already taken" }
@@ -204,20 +203,13 @@ local function check_other(scope, user)
     if not visible(user, scope.tenant) then errors.not_found("User not found") end
 end
 
--- Nobody locks, ends or renames an account that can do more than they: an administrator does not take the place of an owner.
-local function check_reach(scope, caller, user)
-    for _, role in ipairs(role_store.roles_of(scope.tenant, user.id, time.iso(time.now()))) do
-        if roles.beyond(caller.grants, role.permission_keys or {}) then M.outranked() end
-    end
-end
-
 -- An account is one for the whole platform. Any tenant's staff may make anybody a member; were that enough to lock or delete the account,
 -- it would be taken from its owner and from all other tenants.
 local function check_own(scope, caller, user)
     check_other(scope, user)
     if caller.platform["*"] then return end
     if store.belongs_elsewhere(user.id, scope.tenant) then M.foreign() end
-    check_reach(scope, caller, user)
+    members.check_reach(scope.tenant, caller.grants, user.id)
 end
 
 -- A user_type of a higher kind than one's own is for the platform to give.
@@ -226,11 +218,17 @@ local function check_type(grants, platform, user_type)
     return grants
 end
 
--- A user_type below what the user's roles in the tenant need would leave rights that it forbids.
-local function check_ceiling(scope, user, user_type)
+-- A user_type below what the user's roles need, in whichever tenant and over all, would leave rights that it forbids.
+local function check_ceiling(user, user_type)
     if not user_type or user_type == user.user_type then return end
-    for _, role in ipairs(role_store.roles_of(scope.tenant, user.id, time.iso(time.now()))) do
-        if not roles.within_ceiling(user_type, { scope = "tenant", grants = role.permission_keys or {} }) then M.ceiling() end
+    local now = time.iso(time.now())
+    for _, role in ipairs(role_store.platform_roles_of(user.id, now)) do
+        if not roles.within_ceiling(user_type, { scope = "platform", grants = role.permission_keys or {} }) then M.ceiling() end
+    end
+    for _, tenant in ipairs(store.tenants_ever(user.id)) do
+        for _, role in ipairs(role_store.roles_of(tenant, user.id, now)) do
+            if not roles.within_ceiling(user_type, { scope = "tenant", grants = role.permission_keys or {} }) then M.ceiling() end
+        end
     end
 end
 
@@ -256,7 +254,7 @@ function M.update(scope, caller, id, input)
         status = nil
     end
     if input.user_type then check_type(caller.grants, caller.platform, input.user_type) end
-    check_ceiling(scope, user, input.user_type)
+    check_ceiling(user, input.user_type)
     local changed = { status = status, user_type = input.user_type }
     if status then changed.is_locked = status == "locked" elseif input.is_locked == false then changed.is_locked = false end
     local ends = status and status ~= "active"

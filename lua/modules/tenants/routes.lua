@@ -89,7 +89,7 @@ route.post("/tenants/:tenant_key/update", {
         timezone = schema.string{ max = 64 }:optional(),
         settings = schema.map(schema.any():nullable()):optional(),
     },
-    returns = answer{ tenant = Tenant },
+    returns = { [200] = answer{ tenant = Tenant }, [409] = tenants.stays },
     handler = function(ctx)
         -- Whether a tenant is served at all is the platform's business.
         if ctx.body.is_active ~= nil and not (ctx.access and (ctx.access.platform["*"] or ctx.access.platform["tenants.write"])) then
@@ -105,7 +105,7 @@ route.post("/tenants/:tenant_key/delete", {
     tag = "tenants",
     named_tenant = "params",
     status = 200,
-    returns = { [200] = answer{ tenant = Tenant }, [409] = tenants.not_empty },
+    returns = { [200] = answer{ tenant = Tenant }, [409] = { tenants.not_empty, tenants.stays } },
     handler = function(ctx) return { success = true, tenant = tenants.view(tenants.close(ctx.scope)) } end,
 })
 
@@ -145,9 +145,9 @@ route.post("/tenants/:tenant_key/members/remove", {
     named_tenant = "params",
     status = 200,
     body = Member:copy(),
-    returns = { [200] = answer{}, [409] = members.last_owner },
+    returns = { [200] = answer{}, [403] = members.outranked, [409] = members.last_owner },
     handler = function(ctx)
-        members.remove(ctx.scope, ctx.body)
+        members.remove(ctx.scope, ctx.grants(), ctx.body)
         return { success = true }
     end,
 })

@@ -20,6 +20,7 @@ M.by_key = tenants.by_key
 M.taken = errors.declare{ code = "tenant_exists", status = 409, message = "A tenant with this key exists already" }
 M.app_taken = errors.declare{ code = "app_exists", status = 409, message = "An app with this key exists already" }
 M.host_taken = errors.declare{ code = "hostname_taken", status = 409, message = "The host name belongs to another app" }
+M.stays = errors.declare{ code = "tenant_stays", status = 409, message = "This tenant stays" }
 M.not_empty = errors.declare{ code = "tenant_not_empty", status = 409, message = "The tenant still has products or orders" }
 
 errors.constraint("tenants_tenant", 409, { message = M.taken.message, code = M.taken.code })
@@ -110,6 +111,8 @@ end
 function M.update(scope, input)
     local before = store.tenant(scope.tenant)
     if not before then errors.not_found{ message = "Tenant not found" } end
+    -- The platform's own: without it nobody could sign in to switch it on again.
+    if scope.tenant == tenants.DEFAULT and input.is_active == false then M.stays() end
     check_place(input)
     local set, unset
     if input.settings then
@@ -133,7 +136,7 @@ end
 ---@param scope Scope
 ---@return table row
 function M.close(scope)
-    if scope.tenant == tenants.DEFAULT then errors.conflict{ message = "This tenant stays", code = "tenant_not_empty" } end
+    if scope.tenant == tenants.DEFAULT then M.stays() end
     if store.has_business(scope.tenant) then M.not_empty() end
     local statements = { store.update(scope.tenant, { is_active = false, status = "closed" }, time.iso(time.now())) }
     audit.append(statements, scope, { action = "tenants.delete", entity_type = "tenant", entity_id = scope.tenant })

@@ -125,8 +125,13 @@ function M.insert_base_currency(t, c, now)
 end
 
 -- The newest memberships, and their number from the index alone; public for the test that reads the plans.
-M.MEMBERS = [[select u.id, u.email, u.display_name, u.user_type, u.status, m.status as membership, m.joined_at
+-- Of who was invited and has an account of their own nothing is told but the address that the tenant knows: whether there is an account
+-- is theirs to say.
+M.MEMBERS = [[select u.id, u.email, case when s.stranger then null else u.display_name end as display_name,
+    case when s.stranger then 'GENERAL_0' else u.user_type end as user_type,
+    case when s.stranger then 'pending' else u.status end as status, m.status as membership, m.joined_at
   from user_tenants m join users u on u.id = m.user_id
+    cross join lateral (select m.status = 'invited' and u.status <> 'pending' as stranger) s
   where m.tenant_key = $1 and m.status <> 'removed' and m.user_status <> 'deleted'
   order by m.created_at desc, m.user_id limit $2 offset $3]]
 M.MEMBER_COUNT = [[select count(*)::int as total from user_tenants m
