@@ -1,5 +1,6 @@
 -- Hooks of selling, asked by the product: what a published rule answers is what the shopper pays, to the unit.
 local time = require("core.time")
+local db = require("kasma.db")
 local support = require("api.support")
 local shop_of = require("api.shop")
 
@@ -445,7 +446,8 @@ describe("workflow.order", function()
     it("may keep an unpaid order from its end: it holds its stock, is asked again, and can still be paid", function()
         local shop, product = shop_of.simple(10)
         local platform = support.platform()
-        local key = live(shop, "workflow.order", [[return { allow = input.subject.to ~= "cancelled", reason = "a regular" }]])
+        local key = live(shop, "workflow.order", [[local ends = input.subject.to == "cancelled"
+            return { allow = not ends, reason = "a regular", notify = ends and { template = "shop-message" } or nil }]])
         local order = must(shop_of.checkout(shop_of.buyer(shop, product, 4))).orders[1]
         local ok, why = pcall(function()
             support.advance(platform, 3700)
@@ -457,6 +459,15 @@ describe("workflow.order", function()
             assert.same({ "pending", "unpaid", "a regular" }, { now.status, now.paymentStatus, denied(now).reason })
             assert.is_true(now.expiresAt > order.expiresAt)
             assert.equal(6, shop_of.stock_of(shop, product).availableQuantity)
+            -- Asked again it says the same, and the buyer is told once.
+            support.advance(platform, 3700)
+            support.sign_in(shop.owner)
+            local told = support.eventually(function()
+                local row = db.one(shop.key, [[select count(*)::int as n, count(distinct payload -> 'opts' ->> 'jobId')::int as jobs
+                  from outbox where tenant_key = $1 and payload ->> 'name' = 'order-notice']], shop.key)
+                return row.n > 1 and row
+            end)
+            assert.equal(1, told.jobs)
             assert.is_true(report(order).applied)
             assert.equal("processing", shop_of.order_now(shop, order.id).status)
             must(post(shop.owner, key .. "/disable", { reason = "x" }))

@@ -3,6 +3,7 @@
 -- that came is booked whatever they say.
 --
 -- A rule is asked under the locks of the order, so nothing here may wait: `hold` reads the shop's rules before the transaction.
+local crypto = require("core.crypto")
 local json = require("core.json")
 local uuid = require("core.uuid")
 local hooks = require("kasma.hooks")
@@ -100,9 +101,11 @@ function M.append(list, order, to, verdict, now)
             workflowState = verdict.workflow_state or json.null })
     end
     if verdict.template then
+        -- The same words about the same change are mailed once: a change that a rule refuses is asked about again and again.
+        local words = crypto.sha256(verdict.template .. "|" .. (verdict.reason or "")):sub(1, 16)
         list[#list + 1] = outbox.job(scope, "sales-queue", "order-notice", { orderId = order.id, template = verdict.template,
             reason = verdict.reason or json.null, tenant_key = scope.tenant, app_key = scope.app },
-            { jobId = ("on-%s-%s-%s"):format(order.id, to, order.version) })
+            { jobId = ("on-%s-%s-%s"):format(order.id, to, words) })
     end
 end
 
