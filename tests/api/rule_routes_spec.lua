@@ -342,6 +342,26 @@ describe("a route of the shop's own", function()
             shop.key).v)
     end)
 
+    it("is told a customer's address only where its manifest says that it needs it", function()
+        local store, product = shop_of.simple(0, { trackInventory = false })
+        local buyer = support.shopper(store)
+        must(shop_of.checkout(shop_of.buyer(store, product, 1, buyer), { paymentMethod = "COD", shippingAddress = { country = "VN",
+            city = "Hanoi", street = "1 Trang Tien", zipCode = "10000", receiverName = "Ann" } }))
+        must(buyer:post("/customers/update", { marketingConsent = false }))
+        local id = must(buyer:post("/customers/details")).id
+        local body = "local c, why = customers.get(input.subject.query.id) "
+            .. "return { status = 200, body = { address = c and c.address, why = why } }"
+        local query = "access = 'public', query = schema.object{ id = schema.uuid }, "
+        publish(store, "without", answers("without", query .. "needs = { 'customers' }", body))
+        publish(store, "with", answers("with", query .. "needs = { 'customers', 'customers.address' }", body))
+        assert.is_nil(support.guest(store):get("/x/without?id=" .. id).json.address)
+        assert.same({ country = "VN", city = "Hanoi", street = "1 Trang Tien", zip = "10000", receiver = "Ann" },
+            support.guest(store):get("/x/with?id=" .. id).json.address)
+        local other = support.tenant()
+        publish(other, "with", answers("with", query .. "needs = { 'customers', 'customers.address' }", body))
+        assert.same({ why = "not_found" }, support.guest(other):get("/x/with?id=" .. id).json)
+    end)
+
     it("that fails five times at once is left alone by who made it fail for a while", function()
         publish(shop, "flaky", answers("flaky", "access = 'public'", "local x = nil return { status = x.y }"))
         local last

@@ -43,6 +43,15 @@ function M.of_user(scope, user_id, filter)
     return with_items(scope.tenant, store.of_user(scope.tenant, user_id, filter.status, filter.limit, filter.offset))
 end
 
+--- Where a user had their newest order sent, as they wrote it; nil when they have none.
+---@param tenant string
+---@param user_id string
+---@return table|string|nil
+function M.last_address(tenant, user_id)
+    local order = store.of_user(tenant, user_id, nil, 1, 0)[1]
+    return order and order.shipping_address ~= json.null and order.shipping_address or nil
+end
+
 ---@param scope Scope
 ---@param id string
 ---@param user_id string|nil only the order of this user; nil: staff

@@ -92,9 +92,22 @@ capabilities.declare("catalog.find", { needs = "catalog", limit = 20, summary = 
 
 -- Customers --------------------------------------------------------------------------------------------------------------------
 
+local ADDRESS = { zipCode = "zip", receiverName = "receiver" } -- as hooks and stubs name it
+
+-- What the buyer wrote: of a form its texts, or one text.
+local function address_of(given)
+    if type(given) == "string" then return { street = given } end
+    if type(given) ~= "table" then return nil end
+    local address = {}
+    for _, name in ipairs{ "country", "region", "city", "street", "zipCode", "phone", "receiverName" } do
+        if type(given[name]) == "string" then address[ADDRESS[name] or name] = given[name] end
+    end
+    return address
+end
+
 -- What only `customers.address` shows, and what says who somebody is, stays out of what is kept of a run.
-capabilities.declare("customers.get", { needs = "customers", limit = 20, hides = { "name", "email", "addresses" },
-    summary = "A customer, by its id or its user's",
+capabilities.declare("customers.get", { needs = "customers", limit = 20, hides = { "name", "email", "address" },
+    summary = "A customer, by its id or its user's; with customers.address where they had their last order sent",
     signature = "(id: string): kasma.Customer|nil, string|nil",
     fn = function(ctx, id)
         ids_of("customers.get", "id", { id }, 1)
@@ -103,7 +116,8 @@ capabilities.declare("customers.get", { needs = "customers", limit = 20, hides =
         local user = c.user_id and service("iam").user(c.user_id)
         return { id = c.id, user_id = c.user_id, guest = c.user_id == nil, name = user and user.display_name,
             email = user and user.email, locale = user and user.locale, groups = c.groups, tags = c.tags,
-            orders_count = c.orders_count, first_order_at = c.first_order_at, lifetime_spent = c.lifetime_spent_minor }
+            orders_count = c.orders_count, first_order_at = c.first_order_at, lifetime_spent = c.lifetime_spent_minor,
+            address = ctx.needs["customers.address"] and c.user_id and address_of(service("orders").last_address(ctx.tenant, c.user_id)) }
     end })
 
 capabilities.declare("customers.tag", { needs = "customers", limit = 20, summary = "Gives a customer a tag",

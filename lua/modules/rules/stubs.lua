@@ -45,6 +45,16 @@ local RECORDS = [[
 ---@field orders_count integer
 ---@field first_order_at string|nil
 ---@field lifetime_spent integer minor units
+---@field address kasma.CustomerAddress|nil of their newest order; only with needs = {"customers.address"}
+
+---@class kasma.CustomerAddress
+---@field country string|nil
+---@field region string|nil
+---@field city string|nil
+---@field street string|nil
+---@field zip string|nil
+---@field phone string|nil
+---@field receiver string|nil
 
 ---@class kasma.StockLevel
 ---@field id string warehouse
