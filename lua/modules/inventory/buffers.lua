@@ -10,6 +10,7 @@ local db = require("kasma.db")
 local due = require("kasma.due")
 local hooks = require("kasma.hooks")
 local outbox = require("kasma.outbox")
+local tenants = require("kasma.tenant")
 local store = require("modules.inventory.store")
 
 local M = {}
@@ -62,9 +63,9 @@ local function stored_of(row, stored)
 end
 
 --- What a row holds back from now on; nil: as it is, since a rule failed without which nothing is to change.
-local function wanted(scope, row, facts)
-    if facts.products then
-        local units, info = hooks.call(scope, M.HOOK, { product = facts.products[item_of(row)], warehouse_id = row.warehouse_id,
+local function wanted(row, facts)
+    if facts.held then
+        local units, info = hooks.call(facts.held, M.HOOK, { product = facts.products[item_of(row)], warehouse_id = row.warehouse_id,
             quantity = row.quantity, sales_30d = facts.sold[row.id] or 0 })
         if units then return units, 0 end
         if info and info.blocked then return nil end
@@ -72,7 +73,13 @@ local function wanted(scope, row, facts)
     return stored_of(row, facts.stored)
 end
 
---- What decides buffers, read before a transaction begins: one that held a connection and waited for another might wait for ever.
+--- What asks rules for a buffer: those that are live, never a draft that the request tries.
+---@param scope Scope
+---@return Scope
+function M.plain(scope) return { tenant = scope.tenant, app = scope.app, actor_kind = "system" } end
+
+--- What decides buffers, and the rules that are asked, read before a transaction begins: one that held a connection and waited for
+--- another might wait for ever.
 ---@param scope Scope
 ---@param rows table[] product_id, variant_id, and id where the row stands already
 ---@return table facts for settle
@@ -82,16 +89,14 @@ function M.facts(scope, rows)
     local now = time.now()
     local facts = { stored = store.stored_buffers(scope.tenant, product_ids, time.iso(now)) }
     if hooks.any(scope, M.HOOK) then
+        facts.held = M.plain(scope)
+        facts.held.rule_set = hooks.pin(scope)
+        tenants.by_key(scope.tenant)
         facts.products, facts.sold = products_of(scope.tenant, rows), {}
         for _, row in ipairs(store.sold_since(scope.tenant, ids, time.iso(now - SOLD_MS))) do facts.sold[row.inventory_id] = row.units end
     end
     return facts
 end
-
---- What asks rules for a buffer: those that are live, never a draft that the request tries.
----@param scope Scope
----@return Scope
-function M.plain(scope) return { tenant = scope.tenant, app = scope.app, actor_kind = "system" } end
 
 --- Brings the buffers of rows up to date in the caller's transaction, and the shop window with them.
 ---@param tx kasma.Tx
@@ -102,7 +107,7 @@ function M.plain(scope) return { tenant = scope.tenant, app = scope.app, actor_k
 function M.settle(tx, scope, ids, facts)
     local statements, variants, now = {}, {}, time.iso(time.now())
     for _, row in ipairs(tx:query(unpack(store.lock_rows(scope.tenant, ids)))) do
-        local units, percent = wanted(scope, row, facts)
+        local units, percent = wanted(row, facts)
         if units and (units ~= row.buffer_quantity or percent ~= row.buffer_pct) then
             statements[#statements + 1] = store.set_buffer(scope.tenant, row.id, math.min(units, UNITS_MAX), percent, now)
             if row.variant_id then variants[row.variant_id] = true end
