@@ -100,6 +100,34 @@ describe("a line over several warehouses", function()
         assert_kept(shop.key)
     end)
 
+    it("is what the house does, too, when no warehouse has enough alone", function()
+        local shop, product, houses = shop_with{ 4, 3, 9 }
+        local function placed(units, more)
+            local list, orders = {}, must(shop_of.checkout(shop_of.buyer(shop, product, units, more), { paymentMethod = "COD" })).orders
+            for _, order in ipairs(orders) do
+                for _, item in ipairs(order.items) do
+                    if item.productId == product then list[#list + 1] = { item.warehouseId, item.quantity } end
+                end
+            end
+            table.sort(list, function(a, b) return a[2] > b[2] end)
+            return list
+        end
+        -- As few parcels as can be: what holds most gives first; one that holds all is alone.
+        assert.same({ { houses[3], 9 }, { houses[1], 3 } }, placed(12))
+        assert.same({ { houses[2], 3 } }, placed(3))
+        assert_kept(shop.key)
+        local refused = shop_of.checkout(shop_of.buyer(shop, product, 2), { paymentMethod = "COD" })
+        assert.same({ 409, "out_of_stock", 2 }, { refused.status, refused.json.code, refused.json.details[1].quantity })
+        -- What sends a parcel anyway gives before what holds more.
+        local near = shop_of.product(shop, { name = "Shade", price = 5000 })
+        must(shop.owner:post("/api/logistics/inventory/adjust", { warehouseId = houses[2], productId = near, quantity = 5, reason = "x" }))
+        for i, units in ipairs{ 5, 2, 6 } do
+            must(shop.owner:post("/api/logistics/inventory/adjust", { warehouseId = houses[i], productId = product, quantity = units,
+                reason = "x" }))
+        end
+        assert.same({ { houses[1], 6 }, { houses[2], 2 } }, placed(8, shop_of.buyer(shop, near, 1)))
+    end)
+
     it("is one mail with all units and the whole total", function()
         local shop, product = shop_with({ 4, 3 }, { name = "Split Lamp", price = 1000 })
         live(shop, GREEDY)

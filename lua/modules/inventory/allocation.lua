@@ -1,5 +1,8 @@
--- Which warehouse ships what: one that can fill the whole order if there is one, else as few as possible. Pure: no I/O.
+-- Which warehouse ships what: one that can fill the whole order if there is one, else as few as possible. A line that no warehouse
+-- holds alone leaves from several, those that send a parcel anyway first, then those that hold most. Pure: no I/O.
 local M = {}
+
+M.PARTS_MAX = 50 -- warehouses that one line may leave from; the pricing of it takes no more
 
 ---@class AllocationLine
 ---@field key string the line
@@ -57,12 +60,50 @@ local function fillable(warehouse_id, lines, left)
     return filled
 end
 
+--- A line over several warehouses, and its units taken from what is left there; nil when they have too few together.
+local function spread(line, warehouses, left, used)
+    if line.warehouse_id then return nil end -- the merchant wants it from there
+    local there = {}
+    for rank, warehouse in ipairs(warehouses) do
+        local row = left[warehouse.id .. "/" .. stock_key(line.product_id, line.variant_id)]
+        if row and row.quantity > 0 then there[#there + 1] = { id = warehouse.id, row = row, rank = rank } end
+    end
+    table.sort(there, function(a, b)
+        if (used[a.id] or false) ~= (used[b.id] or false) then return used[a.id] ~= nil end
+        if a.row.quantity ~= b.row.quantity then return a.row.quantity > b.row.quantity end
+        return a.rank < b.rank
+    end)
+    local parts, open = {}, line.quantity
+    for i = 1, math.min(#there, M.PARTS_MAX) do
+        local units = math.min(open, there[i].row.quantity)
+        if units > 0 then parts[i] = { warehouse_id = there[i].id, inventory_id = there[i].row.id, quantity = units } end
+        open = open - units
+    end
+    if open > 0 then return nil end
+    for i, part in ipairs(parts) do
+        there[i].row.quantity = there[i].row.quantity - part.quantity
+        used[part.warehouse_id] = true
+    end
+    return parts
+end
+
+--- Spreads the lines that no warehouse fills alone. Answers those that all of them together do not fill.
+local function spread_all(lines, warehouses, left, chosen)
+    local used, short = {}, {}
+    for _, parts in pairs(chosen) do used[parts[1].warehouse_id] = true end
+    for _, line in ipairs(lines) do
+        chosen[line.key] = spread(line, warehouses, left, used)
+        if not chosen[line.key] then short[#short + 1] = line end
+    end
+    return short
+end
+
 ---@param lines AllocationLine[] tracked lines only
 ---@param rows AllocationRow[]
 ---@param address { country: string|nil, region: string|nil }
 ---@param default_id string|nil the tenant's default warehouse
 ---@return table<string, AllocationPart[]>|nil by line key; nil when something is short
----@return AllocationLine[] short the lines that no warehouse can fill
+---@return AllocationLine[] short the lines that cannot be filled
 function M.plan(lines, rows, address, default_id)
     local left = {}
     for _, row in ipairs(rows) do
@@ -77,7 +118,10 @@ function M.plan(lines, rows, address, default_id)
             if #filled > 0 and (not best or #filled > #best_filled) then best, best_filled = warehouse, filled end
             if best_filled and #best_filled == #open then break end
         end
-        if not best then return nil, open end
+        if not best then
+            local short = spread_all(open, warehouses, left, chosen)
+            return #short == 0 and chosen or nil, short
+        end
         for _, line in ipairs(best_filled) do
             local row = left[best.id .. "/" .. stock_key(line.product_id, line.variant_id)]
             row.quantity = row.quantity - line.quantity

@@ -47,8 +47,6 @@ local function subject_of(tenant_key, lines, rows, stock, address)
         city = address.city, zip = address.zipCode } }
 end
 
-local PARTS = 50 -- warehouses that one line may leave from; the pricing of it takes no more
-
 --- Adds units of a line to its parts, those of one warehouse together; nil and why when there are too many.
 local function add_part(parts, row, quantity)
     for _, part in ipairs(parts) do
@@ -57,7 +55,7 @@ local function add_part(parts, row, quantity)
             return true
         end
     end
-    if #parts == PARTS then return nil end
+    if #parts == allocation.PARTS_MAX then return nil end
     parts[#parts + 1] = { warehouse_id = row.warehouse_id, inventory_id = row.id, quantity = quantity }
     return true
 end
@@ -74,7 +72,7 @@ local function placed(answer, lines, stock)
         left[row.id] = (left[row.id] or row.available_quantity) - entry.qty
         if left[row.id] < 0 then return nil, ("result[%d].warehouse: does not hold as many units"):format(i) end
         if not add_part(chosen[line.key], row, entry.qty) then
-            return nil, ("result[%d].line: leaves from more than %d warehouses"):format(i, PARTS)
+            return nil, ("result[%d].line: leaves from more than %d warehouses"):format(i, allocation.PARTS_MAX)
         end
         units[line.key] = units[line.key] + entry.qty
     end
