@@ -589,6 +589,24 @@ describe("currency.round", function()
     end)
 end)
 
+describe("checkout.validate", function()
+    it("knows the categories of the lines, with those above them", function()
+        local shop, lamp = shop_of.simple(5)
+        local top = must(shop.owner:post("/api/ecommerce/products/categories/create", { name = "Flammable",
+            slug = support.unique("c") })).id
+        local below = must(shop.owner:post("/api/ecommerce/products/categories/create", { name = "Gas", slug = support.unique("c"),
+            parentId = top })).id
+        local gas = shop_of.product(shop, { name = "Gas", price = 1000, categoryId = below, trackInventory = false })
+        live(shop, "checkout.validate", ([[for _, line in ipairs(input.subject.quote.lines) do
+            if set.has(line.category_ids, %q) then return { reject = { code = "no_gas", message = "Not by post" } } end
+        end
+        return {}]]):format(top))
+        must(shop_of.checkout(shop_of.buyer(shop, lamp), { paymentMethod = "COD" }))
+        local refused = shop_of.checkout(shop_of.buyer(shop, gas), { paymentMethod = "COD" })
+        assert.same({ 422, "checkout_rejected", "no_gas" }, { refused.status, refused.json.code, refused.json.details.code })
+    end)
+end)
+
 describe("GET /rules/hooks", function()
     it("says which hooks the product asks", function()
         local asked = {}

@@ -46,11 +46,12 @@ M.rejected = errors.declare{ code = "checkout_rejected", status = 422, message =
     cause = "a rule of the hook checkout.validate refused it; details name the rule's own code and field", cure = "see the message" }
 
 --- Rules of the tenant may refuse what is about to be ordered.
-local function ask_rules(scope, owner, input, address, quote)
-    local lines = {}
+local function ask_rules(scope, owner, input, address, quote, asked)
+    local lines, categories = {}, {}
+    for _, line in ipairs(asked.lines) do categories[line.id] = line.category_ids end
     for i, line in ipairs(quote.lines) do
         lines[i] = { id = line.id, product_id = line.product_id, variant_id = line.variant_id, sku = line.sku, qty = line.qty,
-            net = line.net }
+            net = line.net, category_ids = categories[line.source_id or line.id] or {} }
     end
     local answer, info = hooks.call(scope, "checkout.validate", { quote = { total = quote.total, merchandise = quote.merchandise,
         currency = quote.currency, payment_method = input.paymentMethod, guest = not owner.user_id, coupon_codes = {},
@@ -435,7 +436,7 @@ local function place(scope, owner, input, complete)
         price(scope, c)
         if c.quote.shipping.reason == "nothing_offered" then pricing.method_unavailable() end
         if c.quote.blocked_by then M.rule_failed{ details = { rule = c.quote.blocked_by } } end
-        ask_rules(scope, owner, input, address, c.quote)
+        ask_rules(scope, owner, input, address, c.quote, c.asked)
         if input.expectedTotal and pricing.minor("expectedTotal", input.expectedTotal, c.quote.currency) ~= c.quote.total then
             errors.conflict{ message = "The price has changed", code = "price_changed", details = pricing.summary(c.quote) }
         end
