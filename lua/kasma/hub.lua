@@ -101,6 +101,14 @@ end
 ---@return boolean
 function M.is_channel(channel) return parse(channel) ~= nil end
 
+--- Whether the channel's kind is registered: nobody may listen to any other.
+---@param channel string
+---@return boolean
+function M.has_kind(channel)
+    local kind = parse(channel)
+    return kind ~= nil and kinds[kind] ~= nil
+end
+
 --- Whether somebody may listen to a channel now. Raises when a store that must be asked is away.
 ---@param who kasma.Who
 ---@param channel string

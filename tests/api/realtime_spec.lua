@@ -200,12 +200,16 @@ describe("realtime", function()
         it("is decided a channel: not another's notices, not an unknown kind", function()
             local other = support.shopper(shop)
             local socket = websocket(shopper)
-            for _, channel in ipairs{ notices_of(other), "feed:user:" .. other.user.id, "secret:room:1" } do
+            local function refused(channel, why)
                 socket:say{ type = "subscribe", channel = channel }
                 local answer = socket:hear()
-                assert.equal("error", answer.type)
-                assert.equal(403, answer.code)
-                assert.equal(channel, answer.channel)
+                assert.same({ "error", 403, channel, why }, { answer.type, answer.code, answer.channel, answer.message })
+                local _, _, status = events(shopper, "?channels=" .. channel)
+                assert.equal(403, status)
+            end
+            for _, channel in ipairs{ notices_of(other), "feed:user:" .. other.user.id } do refused(channel, "Forbidden resource") end
+            for _, channel in ipairs{ "secret:room:1", "chat:conversation:" .. shopper.user.id, "group:" .. shopper.user.id } do
+                refused(channel, "There are no channels of this kind here")
             end
         end)
 

@@ -34,7 +34,7 @@ route.get("/api/social/realtime/events", {
         channels = schema.string{ max = 8192 }:optional():describe("comma list; default: one's notices and feed"),
         lastEventId = schema.string{ max = 8192 }:optional():describe("for clients that cannot send Last-Event-ID"),
     }),
-    returns = { [200] = { description = "Events", content_type = "text/event-stream" } },
+    returns = { [200] = { description = "Events", content_type = "text/event-stream" }, [403] = realtime.unknown_channel },
     events = realtime.events,
 })
 

@@ -20,6 +20,10 @@ local web = require("kasma.web")
 
 local M = {}
 
+M.unknown_channel = errors.declare{ code = "unknown_channel", status = 403, message = "There are no channels of this kind here",
+    cause = "no feature of this server publishes on channels of that kind, so that nobody can be allowed to listen",
+    cure = "docs/realtime.md lists the kinds" }
+
 local CHANNELS_MAX = 100
 local FRAMES_A_SECOND, FRAMES_BURST = 20, 40
 local WEBSOCKET_PING_MS, EVENTS_PING_MS = 25000, 15000
@@ -268,6 +272,7 @@ function handlers.subscribe(connection, frame_)
     if not connection.channels[channel] and connection.channel_count >= CHANNELS_MAX then
         return connection:fail(429, "Too many channels", channel)
     end
+    if not hub.has_kind(channel) then return connection:fail(403, M.unknown_channel.message, channel) end
     local ok, allowed = pcall(hub.may, connection.who, channel)
     if not ok then return connection:fail(503, "Service temporarily unavailable", channel) end
     if not allowed then return connection:fail(403, "Forbidden resource", channel) end
@@ -344,6 +349,7 @@ local function wanted_channels(who, text)
     end
     if #list == 0 or #list > CHANNELS_MAX then errors.validation{ "channels must hold 1 to 100 channels" } end
     for _, channel in ipairs(list) do
+        if not hub.has_kind(channel) then M.unknown_channel() end
         if not hub.may(who, channel) then errors.forbidden("Forbidden resource") end
     end
     return list
