@@ -196,10 +196,35 @@ end }]==]
         assert.same({ "2:14 net", "4:5 net", "4:15 net", "5:42 unit", "6:49 unit", "14:14 unit" }, out)
     end)
 
+    it("follows what a function of the file is handed, and what that hands on", function()
+        local source = [==[
+local function cheap(out, line) line.unit = 0 out.unit = 1 end
+local each = function(lines, fn)
+  for _, l in ipairs(lines) do cheap({}, l) if l.qty > 1 then l.qty = 1 end end
+end
+local function mine(line) line.unit = 5 end
+local function twice(line) line.unit = 5 end
+local function twice(line) line.net = 5 end
+local function never(cart) cart.net = 1 end
+return { hook = "x", run = function(input)
+  each(input.cart.lines, mine)
+  mine({ unit = 3 })
+  mine(input.cart.lines[1].unit + 1)
+  twice(input.cart.lines[1])
+  each(input.cart.lines, cheap)
+end }]==]
+        local out = {}
+        for i, f in ipairs(check_input.overwritten(source, catalogue.get("promotion").input)) do
+            out[i] = ("%d:%d %s"):format(f.line, f.column, f.field)
+        end
+        assert.same({ "1:38 unit", "3:65 qty" }, out)
+    end)
+
     it("comes to an end for any text", function()
         local chance = samples.chance(7)
         local words = { "input", ".", "cart", "[", "]", "=", "local", "for", "in", "ipairs", "(", ")", "\"", "'", "--", "[[", "]]", "\n",
-            "run", "function", "{", "}", "--[==[", "]==]", "5", "\\", "..", "x", ",", "lines" }
+            "run", "function", "{", "}", "end", "if", "do", "until", "f", "f", "(", "(",
+            "input", "--[==[", "]==]", "5", "\\", "..", "x", ",", "lines" }
         for _ = 1, 2000 do
             local text = {}
             for i = 1, chance(40) do text[i] = words[chance(#words)] end

@@ -1,6 +1,6 @@
 -- Where a rule overwrites what it was given. At run time that is harmless and seen by nobody else, so nothing stops it; but whoever wrote
 -- `line.unit = 0` meant to change a price, and an answer does that. Told from the source: names that stand for the input or a part of
--- it are followed through assignments and loops, by the form of the hook's input.
+-- it are followed through assignments, loops and calls of the file's own functions, by the form of the hook's input.
 local M = {}
 
 local BLOCKED = { ["("] = true, [":"] = true, ["{"] = true, [".."] = true, ["+"] = true, ["-"] = true, ["*"] = true, ["/"] = true,
@@ -95,21 +95,82 @@ local function follow(tokens, i, form)
     return i, form, last, holder
 end
 
---- Places where a rule overwrites a field of its input that there is.
----@param source string one that parses
----@param form table type of the hook's input, see kasma.hooks_catalogue
----@return {line: integer, column: integer, field: string}[]
-function M.overwritten(source, form)
-    local tokens, found = M.tokens(source), {}
-    local known = {} -- name -> form of what it stands for
-    local i = 1
+local OPENS = { ["function"] = true, ["if"] = true, ["do"] = true, ["repeat"] = true }
+
+-- The place behind the block that the word at i opens.
+local function behind_block(tokens, i)
+    local depth = 0
     while tokens[i] do
+        local word = tokens[i].kind == "name" and tokens[i].text
+        if OPENS[word] then depth = depth + 1 end
+        if word == "end" or word == "until" then depth = depth - 1 end
+        i = i + 1
+        if depth == 0 then return i end
+    end
+    return i
+end
+
+-- The file's own functions by name: where the words of each stand, and its parameters. Of two of one name none: which one is meant is not
+-- told from the words.
+local function functions(tokens)
+    local list = {}
+    for i, t in ipairs(tokens) do
+        local before, name = tokens[i - 1], nil
+        if t.kind == "name" and t.text == "function" and before then
+            local next_ = tokens[i + 1]
+            if before.text == "local" and next_ and next_.kind == "name" then name = next_.text end
+            local held, word = tokens[i - 2], tokens[i - 3]
+            if before.text == "=" and held and held.kind == "name" and word and word.text == "local" then name = held.text end
+        end
+        local open = name and (before.text == "=" and i + 1 or i + 2)
+        if open and tokens[open] and tokens[open].text == "(" then
+            local params, k = {}, open + 1
+            while tokens[k] and tokens[k].text ~= ")" do
+                if tokens[k].kind == "name" then params[#params + 1] = tokens[k].text end
+                k = k + 1
+            end
+            list[name] = list[name] == nil and { name = name, from = k + 1, to = behind_block(tokens, i) - 2, params = params, forms = {} }
+                or false
+        end
+    end
+    return list
+end
+
+-- What a call hands to a function of the file: the argument that is a part of the input gives its parameter that form. True: it was not
+-- known before.
+local function hand_over(tokens, open, fn, known)
+    local place, i, news = 1, open + 1, false
+    local over = behind(tokens, open) - 1
+    while i < over do
+        local value, to = tokens[i], i + 1
+        if value.kind == "name" and known[value.text] then
+            local form
+            to, form = follow(tokens, i, known[value.text])
+            local whole = tokens[to] and (tokens[to].text == "," or to == over)
+            if whole and form and fn.params[place] and not fn.forms[fn.params[place]] then
+                fn.forms[fn.params[place]], news = form, true
+            end
+        end
+        i = to
+        while i < over and tokens[i].text ~= "," do
+            local sign = tokens[i].kind == "sign" and tokens[i].text
+            i = (sign == "(" or sign == "{" or sign == "[") and behind(tokens, i) or i + 1
+        end
+        place, i = place + 1, i + 1
+    end
+    return news
+end
+
+-- Goes over the words from one place to another; `known`: name -> form of what it stands for.
+local function scan(tokens, from, to_, known, s)
+    local i = from
+    while tokens[i] and i <= to_ do
         local t = tokens[i]
         local before = tokens[i - 1]
         local is_root = t.kind == "name" and not (before and before.kind == "sign" and (before.text == "." or before.text == ":"))
         if is_root and t.text == "function" and before and before.text == "=" and tokens[i - 2] and tokens[i - 2].text == "run"
             and tokens[i + 1] and tokens[i + 1].text == "(" and tokens[i + 2] and tokens[i + 2].kind == "name" then
-            known[tokens[i + 2].text] = form
+            known[tokens[i + 2].text] = s.form
             i = i + 2
         elseif is_root and t.text == "for" then
             local names, k = {}, i + 1
@@ -135,13 +196,39 @@ function M.overwritten(source, form)
             i = i + 1
         elseif is_root and known[t.text] then
             local to, of, last, holder = follow(tokens, i, known[t.text])
-            if of and holder and last.kind ~= "sign" and tokens[to] and tokens[to].kind == "sign" and tokens[to].text == "=" then
-                found[#found + 1] = { line = last.line, column = last.column, field = last.text }
+            local place = last and last.line .. ":" .. last.column
+            if of and holder and last.kind ~= "sign" and tokens[to] and tokens[to].kind == "sign" and tokens[to].text == "="
+                and not s.seen[place] then
+                s.seen[place] = true
+                s.found[#s.found + 1] = { line = last.line, column = last.column, field = last.text }
             end
+        elseif is_root and s.functions[t.text] and tokens[i + 1] and tokens[i + 1].kind == "sign" and tokens[i + 1].text == "("
+            and not (before and before.text == "function") then
+            local fn = s.functions[t.text]
+            if hand_over(tokens, i + 1, fn, known) then s.wanted[#s.wanted + 1] = fn end
         end
         i = i + 1
     end
-    return found
+end
+
+--- Places where a rule overwrites a field of its input that there is.
+---@param source string one that parses
+---@param form table type of the hook's input, see kasma.hooks_catalogue
+---@return {line: integer, column: integer, field: string}[]
+function M.overwritten(source, form)
+    local tokens = M.tokens(source)
+    local s = { form = form, functions = functions(tokens), found = {}, seen = {}, wanted = {} }
+    scan(tokens, 1, #tokens, {}, s)
+    -- What a function is handed may be handed on; each parameter is learnt once, so this ends.
+    local at = 1
+    while s.wanted[at] do
+        local fn, known = s.wanted[at], {}
+        for name, of in pairs(fn.forms) do known[name] = of end
+        scan(tokens, fn.from, fn.to, known, s)
+        at = at + 1
+    end
+    table.sort(s.found, function(a, b) return a.line < b.line or a.line == b.line and a.column < b.column end)
+    return s.found
 end
 
 return M
