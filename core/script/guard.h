@@ -17,6 +17,8 @@ typedef int guarded(lua_State *L, void *data);
 
 /* Prepares a VM, once, for guard_call. False: no memory. */
 bool guard_open(lua_State *main);
+/* Before the VM is closed. */
+void guard_close(lua_State *main);
 /* Calls fn(main, data) with the `nargs` values on top of main's stack, which are popped. Returns how many results lie
  * there instead; -1: it raised, nothing lies there and `err` is filled: ERR_MEMORY, after garbage was given back, or
  * ERR_INTERNAL with the text. Takes no memory itself. */

@@ -67,7 +67,8 @@ static struct task *ready_first, *ready_last;
 static void run_ready(void *data);
 static struct loop_hook ready_hook = {.fn = run_ready};
 
-static char pool_key; /* registry[&pool_key] = the VM's pool */
+static char pool_key;       /* registry[&pool_key] = the VM's pool */
+static struct pool *latest; /* the one that was asked for last: found faster so */
 
 static int enter_pool(lua_State *L) {
     lua_pushlightuserdata(L, &pool_key);
@@ -79,12 +80,16 @@ static int enter_pool(lua_State *L) {
 /* NULL: out of memory, or L is a coroutine of a VM that has never had a task. */
 static struct pool *pool_of(lua_State *L) {
     if (running) return running->pool;
+    if (latest && latest->main == L) return latest;
     int top = lua_gettop(L);
     lua_pushlightuserdata(L, &pool_key);
     lua_rawget(L, LUA_REGISTRYINDEX);
     struct pool *p = lua_touserdata(L, -1);
     lua_pop(L, 1);
-    if (p) return p;
+    if (p) {
+        if (p->main == L) latest = p;
+        return p;
+    }
     bool is_main = lua_pushthread(L);
     lua_pop(L, 1);
     p = is_main ? calloc(1, sizeof *p) : NULL;
@@ -534,5 +539,7 @@ void task_close(lua_State *main) {
     lua_pushlightuserdata(main, &pool_key);
     lua_pushnil(main);
     lua_rawset(main, LUA_REGISTRYINDEX);
+    guard_close(main);
+    if (latest == p) latest = NULL;
     free(p);
 }
