@@ -191,6 +191,11 @@ void sandbox_charge(lua_State *L, uint64_t n) {
     if (n >= BULK && sb->wall_us) check_clock(L, sb);
 }
 
+void sandbox_look(lua_State *L) {
+    struct sandbox *sb = sandbox_of(L);
+    if (sb->running && sb->wall_us) check_clock(L, sb);
+}
+
 void sandbox_call(lua_State *L, int nargs, int nresults) {
     struct sandbox *sb = sandbox_of(L);
     if (++sb->depth > CALL_DEPTH_MAX) luaL_error(L, "calls nested too deep");

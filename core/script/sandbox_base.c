@@ -447,6 +447,7 @@ static int put_number(lua_State *L, char *out, size_t room, const char *spec, ch
     n = whole ? snprintf(out, room, full, (long long)v) : snprintf(out, room, full, v);
 #pragma GCC diagnostic pop
     if (n < 0 || (size_t)n >= room) return too_long(L);
+    if (!whole) sandbox_look(L); /* a hundred digits of a fraction take microseconds */
     return n;
 }
 

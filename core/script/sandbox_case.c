@@ -61,13 +61,20 @@ static void put_folded(lua_State *L, size_t *len, utf8proc_int32_t c) {
 
 enum how { LOWER, UPPER, FOLD };
 
+#define PIECE ((size_t)4096) /* bytes between two looks at the clock: a text of 64 KiB takes a millisecond */
+#define COST ((size_t)8)     /* bytes for the price of an instruction */
+
 static int changed(lua_State *L, enum how how) {
     size_t n, len = 0;
     const char *s = luaL_checklstring(L, 1, &n);
     luaL_argcheck(L, n <= SANDBOX_TEXT_MAX, 1, "longer than 64 KiB");
-    sandbox_charge(L, n / 8);
-    for (size_t i = 0; i < n;) {
+    sandbox_charge(L, n % PIECE / COST);
+    for (size_t i = 0, paid = n % PIECE; i < n;) {
         utf8proc_int32_t c;
+        if (i >= paid) {
+            sandbox_charge(L, PIECE / COST);
+            paid += PIECE;
+        }
         utf8proc_ssize_t took = utf8proc_iterate((const utf8proc_uint8_t *)s + i, (utf8proc_ssize_t)(n - i), &c);
         if (took <= 0) {
             put(L, &len, s + i, 1);

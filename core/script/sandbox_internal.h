@@ -57,6 +57,8 @@ struct sandbox {
 struct sandbox *sandbox_of(lua_State *L);
 /* Adds n instructions; raises the stop when they are used up. */
 void sandbox_charge(lua_State *L, uint64_t n);
+/* Raises the stop when the time is over: for what takes long by its content rather than its size. */
+void sandbox_look(lua_State *L);
 /* Ends the run with this outcome: raises, does not return. */
 int sandbox_stop(lua_State *L, enum outcome why, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 /* lua_call for functions that call back into rule code. LuaJIT puts no limit on such nesting, and the C stack has one.
