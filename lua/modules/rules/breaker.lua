@@ -49,7 +49,7 @@ function M.open(scope, run, failure)
     local row
     db.transaction(scope.tenant, function(tx)
         row = tx:pipeline{ store.open_breaker(scope.tenant, run.rule_id, run.number, time.iso(now + M.OPEN_MS), iso:sub(1, 10), iso,
-            not run.by_callers) }[1][1]
+            run.by_callers) }[1][1]
         if not row then return end
         if run.by_callers and row.opens_today > M.TOLD_A_DAY then return tx:at_commit{ store.count_failure(failure) } end
         local off = row.state == "off"

@@ -224,16 +224,17 @@ function M.library(tenant, key)
       where r.tenant_key = $1 and r.key = $2 and r.hook = 'library' and r.state = 'active']], tenant, key)
 end
 
---- The third opening of the breaker in a day switches the rule off, where it may. Answers the row as it is then.
-function M.open_breaker(tenant, rule_id, version, until_iso, day, now, may_switch_off)
+--- The third opening of the breaker in a day switches the rule off, unless `stays_on`. Answers the row as it is then.
+---@param stays_on boolean|nil
+function M.open_breaker(tenant, rule_id, version, until_iso, day, now, stays_on)
     return { [[update rules set breaker_until = $4::timestamptz,
         opens_today = case when opens_day = $5::date then opens_today + 1 else 1 end, opens_day = $5::date,
-        state = case when $7::bool and opens_day = $5::date and opens_today >= 2 then 'off' else state end,
-        state_reason = case when $7::bool and opens_day = $5::date and opens_today >= 2 then 'failed too often' else state_reason end,
+        state = case when not $7::bool and opens_day = $5::date and opens_today >= 2 then 'off' else state end,
+        state_reason = case when not $7::bool and opens_day = $5::date and opens_today >= 2 then 'failed too often' else state_reason end,
         updated_at = $6::timestamptz
       where tenant_key = $1 and id = $2 and active_version = $3 and state = 'active'
         and (breaker_until is null or breaker_until < $6::timestamptz)
-      returning key, state, opens_today]], tenant, rule_id, version, until_iso, day, now, may_switch_off }
+      returning key, state, opens_today]], tenant, rule_id, version, until_iso, day, now, stays_on == true }
 end
 
 -- Requests ---------------------------------------------------------------------------------------------------------------------
