@@ -1,4 +1,5 @@
 -- What the rule platform does in the background: publications that fall due, previews over many orders, and writing down runs.
+local sched = require("core.sched")
 local due = require("kasma.due")
 local jobs = require("kasma.jobs")
 local outbox = require("kasma.outbox")
@@ -12,6 +13,7 @@ local runs = require("modules.rules.runs")
 local rules = require("modules.rules.service")
 local stream = require("modules.rules.stream")
 local window = require("modules.rules.window")
+local workflow_lanes = require("modules.rules.workflow_lanes")
 local workflow_start = require("modules.rules.workflow_start")
 local workflows = require("modules.rules.workflows")
 
@@ -22,7 +24,9 @@ jobs.handler("rules-queue", "preview", function(job) preview.work(job.data.tenan
 
 outbox.on_events(workflow_start.hear)
 due.handler(workflow_start.KIND, workflows.on_due)
-jobs.handler(workflow_start.QUEUE, workflow_start.JOB, function(job) workflows.work(job.data.tenant_key, job.data.run_id) end)
+jobs.handler(workflow_start.QUEUE, workflow_start.JOB, function(job)
+    workflow_lanes.take(job.data.tenant_key, job.data.run_id, workflows.work)
+end)
 
 schedules.declare{ name = "workflow-cleanup", pattern = "40 3 * * *", run = function() return { removed = workflows.prune() } end }
 
@@ -39,4 +43,13 @@ start.add("rules", function(role)
     runs.start()
     live.start()
     stream.start(role)
+    if role == "serve" then return end
+    -- Runs under way get their time; no other is begun.
+    sched.on_stop(function()
+        local waited = 0
+        while workflow_lanes.count() > 0 and waited < 5000 do
+            sched.sleep(50)
+            waited = waited + 50
+        end
+    end)
 end)
