@@ -381,7 +381,8 @@ struct quote_line {
     const struct tax_rate *rate;
     const int64_t *part; /* tax per rate */
     size_t rates;
-    uint32_t rank;                       /* of the line key */
+    uint32_t rank;  /* of the line key */
+    int64_t before; /* of an item with portions: its units in the lines whose ids come before this one's */
     const struct quote_portion *portion; /* of a line whose item has portions: at least one */
     size_t portions;
     bool on_sale, reduced, in_bundle, is_gift;
@@ -439,6 +440,7 @@ struct quote_group {
     struct str warehouse_id;
     int64_t weight_g, volume_cm3, merchandise;
     int64_t charge, net, tax; /* of shipping, before and after reductions */
+    bool ships;               /* something in it is sent */
 };
 
 struct quote_shipping {

@@ -11,13 +11,13 @@
 
 #include "commerce/place.h"
 
-/* The units of the same item in the lines whose ids come before this one's. */
-static int64_t units_before(const struct world *x, size_t line) {
-    int64_t units = 0;
-    for (size_t i = 0; i < x->lines; i++)
-        if (x->line[i].item == x->line[line].item && text_order(x->line[i].id, x->line[line].id) < 0)
-            units += x->line[i].qty;
-    return units;
+void world_lay(struct world *x) {
+    for (size_t line = 0; line < x->lines; line++) {
+        x->line[line].before = 0;
+        for (size_t i = 0; x->line[line].item->portions && i < x->lines; i++)
+            if (x->line[i].item == x->line[line].item && text_order(x->line[i].id, x->line[line].id) < 0)
+                x->line[line].before += x->line[i].qty;
+    }
 }
 
 size_t world_portions(const struct world *x, size_t line) {
@@ -35,7 +35,7 @@ struct str world_portion(const struct world *x, size_t line, size_t k, int64_t *
     *from = 0;
     *to = qty;
     if (item->portions == 0) return item->warehouse_id;
-    int64_t start = -units_before(x, line);
+    int64_t start = -x->line[line].before;
     for (size_t i = 0; i < k; i++) start += item->portion[i].qty;
     *from = within(start, qty);
     *to = within(start + item->portion[k].qty, qty);
@@ -47,15 +47,14 @@ static int64_t share(int64_t total, int64_t qty, int64_t from, int64_t to) {
 }
 
 int64_t world_there(const struct world *x, size_t line, struct str warehouse, int64_t total) {
-    for (size_t k = 0; k < world_portions(x, line); k++) {
-        int64_t from, to;
-        if (str_eq(world_portion(x, line, k, &from, &to), warehouse)) return share(total, x->line[line].qty, from, to);
+    const struct pricing_line *item = x->line[line].item;
+    int64_t qty = x->line[line].qty, start = -x->line[line].before;
+    if (item->portions == 0) return str_eq(item->warehouse_id, warehouse) ? total : 0;
+    for (size_t k = 0; k < item->portions; start += item->portion[k++].qty) {
+        if (!str_eq(item->portion[k].warehouse_id, warehouse)) continue;
+        return share(total, qty, within(start, qty), within(start + item->portion[k].qty, qty));
     }
     return 0;
-}
-
-int64_t world_units(const struct world *x, size_t line, struct str warehouse) {
-    return world_there(x, line, warehouse, x->line[line].qty);
 }
 
 /* The reductions of a line over its portions: each by units as far as that fits, so that those of a portion sum to its

@@ -25,6 +25,7 @@ static bool parcels(struct work *w, struct world *x, bool *physical) {
     x->group = NULL;
     x->groups = 0;
     *physical = false;
+    world_lay(x);
     for (size_t i = 0; i < x->lines; i++) {
         const struct quote_line *line = &x->line[i];
         *physical = *physical || line->item->requires_shipping;
@@ -36,6 +37,7 @@ static bool parcels(struct work *w, struct world *x, bool *physical) {
             if (!group_of(w, x, warehouse, &cap, &group)) return false;
             group->merchandise += world_there(x, i, warehouse, line->net);
             if (!line->item->requires_shipping) continue;
+            group->ships = true;
             group->weight_g += line->item->weight_g * (to - from);
             group->volume_cm3 += line->item->volume_cm3 * (to - from);
         }
@@ -48,12 +50,6 @@ static bool parcels(struct work *w, struct world *x, bool *physical) {
         x->group[k] = moved;
     }
     return true;
-}
-
-static bool group_ships(const struct world *x, const struct quote_group *group) {
-    for (size_t i = 0; i < x->lines; i++)
-        if (x->line[i].item->requires_shipping && world_units(x, i, group->warehouse_id) > 0) return true;
-    return false;
 }
 
 /* A method that takes every parcel. */
@@ -73,7 +69,7 @@ static bool method_charges(struct work *w, const struct world *x, const struct s
     bool is_free = m->free_over >= 0 && world_net(x) >= free_over;
     for (size_t g = 0; *fits && g < x->groups; g++) {
         charge[g] = 0;
-        if (!group_ships(x, &x->group[g])) continue;
+        if (!x->group[g].ships) continue;
         int64_t grams = shipping_billable(m, x->group[g].weight_g, x->group[g].volume_cm3);
         *fits = shipping_takes(m, grams);
         if (!*fits || is_free) continue;
@@ -137,7 +133,7 @@ static bool ask_rules(struct work *w, struct world *x, struct candidate *list, s
     struct shipping_offer *offer = arena_zalloc(w->arena, n ? n : 1, sizeof *offer);
     if (!offer) return work_memory(w);
     for (size_t g = 0; n && g < x->groups; g++) {
-        if (!group_ships(x, &x->group[g])) continue;
+        if (!x->group[g].ships) continue;
         size_t shown = 0;
         for (size_t i = 0; i < n; i++) {
             if (list[i].hidden) continue;

@@ -75,15 +75,14 @@ bool world_reject(struct work *w, struct world *x, struct str code, const char *
 bool world_rank(struct work *w, struct world *x);
 bool world_copy(struct work *w, const struct world *from, struct world *to);
 
+/* Sets `before` of every line; called when no line is added any more, before the others of these. */
+void world_lay(struct world *x);
 /* The warehouses that a line may leave from; at least one. */
 size_t world_portions(const struct world *x, size_t line);
 /* The units [from, to) of a line that leave by its portion k, and the warehouse; from == to when none do. */
 struct str world_portion(const struct world *x, size_t line, size_t k, int64_t *from, int64_t *to);
 /* What of `total`, an amount of a whole line, belongs to its units in one warehouse. */
 int64_t world_there(const struct world *x, size_t line, struct str warehouse, int64_t total);
-/* How many units of a line leave one warehouse. */
-int64_t world_units(const struct world *x, size_t line, struct str warehouse);
-
 /* Free shipping is always of the shipping class, flash sales and buy-x-get-y of the line class, whatever was stored. */
 enum price_level promotion_level(const struct promotion *p);
 bool line_matches(const struct quote_line *line, const struct targets *targets);
