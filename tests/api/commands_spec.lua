@@ -3,6 +3,7 @@ local json = require("core.json")
 local pg = require("core.pg")
 local redis = require("core.redis")
 local command = require("api.command")
+local shop_of = require("api.shop")
 local support = require("api.support")
 local db = require("kasma.db")
 
@@ -105,6 +106,55 @@ describe("kasma doctor", function()
         for _, id in ipairs{ "secrets", "proxies", "mail" } do assert.equal("fail", found["config." .. id].state, id) end
     end)
 
+    it("sees that the loops behind the requests run once each, and that schedules are set", function()
+        local found
+        support.eventually(function()
+            found = visit("--group work")
+            return found["work.loops"].state == "ok" and found["work.schedulers"].state == "ok"
+        end)
+        assert.equal("ok", found["work.workers"].state, found["work.workers"].text)
+        redis.call("ZREM", "bull:system-queue:repeat", "user-purge")
+        local without = visit("--group work")["work.schedulers"]
+        require("kasma.jobs_schedule").upsert("system-queue", "user-purge", { pattern = "0 3 * * *" }, { name = "user-purge",
+            opts = { attempts = 3 } })
+        assert.equal("fail", without.state)
+        assert.truthy(without.text:find("user-purge", 1, true))
+    end)
+
+    it("sees books that do not balance", function()
+        local shop = shop_of.simple(5)
+        local found, status = visit("--group money --full --tenant " .. shop.key)
+        assert.equal("ok", found["money.promotions"].state, found["money.promotions"].text)
+        assert.same({ 0, "ok", "ok" }, { status, found["money.stock"].state, found["money.reservations"].state })
+        local function spoil(by)
+            db.query(shop.key, [[update warehouse_inventory set quantity = quantity + $2, reserved_quantity = reserved_quantity + $2
+              where tenant_key = $1]], shop.key, by)
+        end
+        spoil(1)
+        local wrong, code = visit("--group money --full --tenant " .. shop.key)
+        spoil(-1)
+        assert.equal(2, code)
+        for _, id in ipairs{ "money.stock", "money.reservations" } do
+            assert.equal("fail", wrong[id].state)
+            assert.truthy(wrong[id].text:find(shop.key, 1, true), wrong[id].text)
+        end
+    end)
+
+    it("looks at the machine", function()
+        local found = visit("--group host")
+        for _, id in ipairs{ "host.files", "host.disk", "host.entropy", "host.zones", "host.certificate" } do
+            assert.is_truthy(found[id], id)
+        end
+        assert.equal("ok", found["host.port"].state, found["host.port"].text)
+        assert.equal("ok", found["host.zones"].state)
+        assert.equal("warn", visit("--group host", { PORT = "1" })["host.port"].state)
+        local host = require("kasma.doctor.host")
+        local now = require("core.time").parse("2026-11-28T03:00:00Z")
+        assert.equal(1, host.days_left("notAfter=Nov 29 03:00:01 2026 GMT\n", now))
+        assert.equal(-2, host.days_left("notAfter=Nov  6 03:00:01 2026 GMT\n", now + 86400000 * -20))
+        assert.is_nil(host.days_left("no certificate", now))
+    end)
+
     it("helps, and refuses what it does not know", function()
         local status, text = run("doctor --help")
         assert.equal(0, status)
@@ -114,6 +164,7 @@ describe("kasma doctor", function()
         assert.same({ 2, "" }, { status, text })
         assert.matches("--colour", said, 1, true)
         assert.equal(2, (run("doctor --group stars")))
+        assert.equal(2, (run("doctor --group money --tenant no/key")))
         status, text = run("doctor --fix-hints --group redis", { REDIS_URL = "redis://127.0.0.1:1" })
         assert.equal(2, status)
         assert.truthy(text:find("^redis%.reached +systemctl"), text)

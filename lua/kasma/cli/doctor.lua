@@ -4,12 +4,15 @@ local args_of = require("kasma.cli.args")
 local M = {}
 
 M.usage = [[
-kasma doctor [--group NAME]... [--fix-hints] [--json]
+kasma doctor [--group NAME]... [--full] [--tenant KEY] [--fix-hints] [--json]
 
-Looks at the settings, at PostgreSQL, Redis and MongoDB, at the work behind the requests and at the shops' rules. A line for each
-check: OK, WARN or FAIL, what was found, what comes of it, what to try. It changes nothing and may run beside a live system.
+Looks at the settings, at PostgreSQL, Redis and MongoDB, at the work behind the requests, at the shops' rules and books, and at the
+machine. A line for each check: OK, WARN or FAIL, what was found, what comes of it, what to try. It changes nothing and may run
+beside a live system.
 
-  --group NAME   config, postgres, redis, mongo, work or rules; may be given several times
+  --group NAME   config, postgres, redis, mongo, work, rules, money or host; may be given several times
+  --full         the books of every tenant, all rows, and no sample
+  --tenant KEY   the books of this tenant alone
   --fix-hints    print nothing but what to try
   --json         one JSON object: checks, ok, warnings, failed
 
@@ -21,15 +24,16 @@ Ends with 0 when all is well, 1 with warnings, 2 when something failed.
 ]]
 
 local GROUPS = { { "config", "kasma.doctor.settings" }, { "postgres", "kasma.doctor.postgres" }, { "redis", "kasma.doctor.redis" },
-    { "mongo", "kasma.doctor.mongo" }, { "work", "kasma.doctor.work" }, { "rules", "kasma.doctor.rules" } }
+    { "mongo", "kasma.doctor.mongo" }, { "work", "kasma.doctor.work" }, { "rules", "kasma.doctor.rules" },
+    { "money", "kasma.doctor.money" }, { "host", "kasma.doctor.host" } }
 local WORD = { ok = "OK", warn = "WARN", fail = "FAIL" }
 
-local function look(wanted)
+local function look(wanted, opts)
     local report = require("kasma.doctor.report").new()
     for _, group in ipairs(GROUPS) do
         if not next(wanted) or wanted[group[1]] then
             report.group = group[1]
-            local ok, why = pcall(require(group[2]).run, report)
+            local ok, why = pcall(require(group[2]).run, report, opts)
             if not ok then report:fail("unknown", "could not be looked at: " .. require("kasma.doctor.report").why(why)) end
         end
     end
@@ -54,7 +58,7 @@ end
 ---@param words string[] what follows `kasma doctor`
 ---@return integer exit 0 well, 1 warnings, 2 something failed or wrong use
 function M.run(words)
-    local args, bad = args_of(words, { group = "list", json = false, help = false, ["fix-hints"] = false })
+    local args, bad = args_of(words, { group = "list", json = false, help = false, ["fix-hints"] = false, full = false, tenant = true })
     if args and args.help then
         io.stdout:write(M.usage)
         return 0
@@ -66,11 +70,12 @@ function M.run(words)
         if not known then bad = "there is no group " .. name end
         wanted[name] = true
     end
+    if args and args.tenant and not require("kasma.tenant").is_key(args.tenant) then bad = args.tenant .. " is no tenant's key" end
     if not args or bad or args[1] then
         io.stderr:write("kasma doctor: ", bad or (args[1] .. " is not known here"), "\n\n", M.usage)
         return 2
     end
-    local report = look(wanted)
+    local report = look(wanted, { full = args.full, tenant = args.tenant })
     local good, warnings, failed = report:counts()
     if args.json then
         io.stdout:write(require("core.json").encode({ checks = report.findings, ok = good, warnings = warnings, failed = failed }), "\n")

@@ -59,6 +59,57 @@ local function outbox(d)
     end
 end
 
+-- Who reads the outbox and due_work holds an advisory lock: one process each, in the whole cluster.
+local function loops(d)
+    local held = {}
+    for _, row in ipairs(read("system", [[select objid::int as lock, count(*)::int as n from pg_locks
+      where locktype = 'advisory' and granted and classid = 0 and objid in (7205001, 7205002)
+        and database = (select oid from pg_database where datname = current_database())
+      group by objid]])) do held[row.lock] = row.n end
+    local missing = {}
+    if not held[7205001] then missing[1] = "the relay of the outbox" end
+    if not held[7205002] then missing[#missing + 1] = "the sweeper of due_work" end
+    d:none("loops", missing, "relay and sweeper are active, once each", "nobody runs", { effect = "nothing that follows a commit happens",
+        hint = "kasma work; after a crash another process takes over within seconds: look again" })
+end
+
+local LATE_S = 120
+
+local function schedulers(d)
+    local prefix = (config.get("QUEUE_PREFIX") or "bull") .. ":"
+    local missing, late = {}, {}
+    local list = require("kasma.schedules").list()
+    for _, schedule in ipairs(list) do
+        local next_ms, err = redis.call("ZSCORE", prefix .. schedule.queue .. ":repeat", schedule.name)
+        if err then return d:warn("schedulers", "cannot be looked at: " .. report.why(err)) end
+        local behind = tonumber(next_ms) and (time.now() - tonumber(next_ms)) / 1000
+        if not behind then missing[#missing + 1] = schedule.name
+        elseif behind > LATE_S then late[#late + 1] = ("%s (%.0f s)"):format(schedule.name, behind) end
+    end
+    if #missing > 0 then
+        return d:none("schedulers", missing, "", "schedules that are not set", { effect = "what they do is not done",
+            hint = "kasma work sets them when it starts and each minute" })
+    end
+    if #late > 0 then
+        return d:warn("schedulers", "schedules that are late: " .. table.concat(late, ", "), { hint = "kasma work; look at its log" })
+    end
+    d:ok("schedulers", ("%d schedules are set and on time"):format(#list))
+end
+
+local function endpoints(d)
+    local dead = {}
+    require("kasma.tenant").each(function(tenant)
+        local rows, err = pg.pool("app"):read(tenant, [[select name, disabled_reason from webhook_endpoints where tenant_key = $1
+          and state = 'disabled' and disabled_reason <> 'by hand' order by id limit 20]], tenant)
+        if not rows then error(err, 0) end
+        for _, row in ipairs(rows) do dead[#dead + 1] = ("%s: %s"):format(tenant, row.name) end
+        return #dead < 100
+    end)
+    if #dead == 0 then return d:ok("endpoints", "no webhook endpoint was given up") end
+    d:warn("endpoints", ("webhook endpoints that were given up: %s%s"):format(table.concat(dead, ", ", 1, math.min(5, #dead)),
+        #dead > 5 and (" and %d more"):format(#dead - 5) or ""), { effect = "they hear of nothing", hint = "tell their tenants" })
+end
+
 local function queues(d)
     local prefix = (config.get("QUEUE_PREFIX") or "bull") .. ":"
     local old, failed, waiting = {}, 0, 0
@@ -83,7 +134,7 @@ end
 
 ---@param d doctor.Report
 function M.run(d)
-    for _, check in ipairs{ workers, outbox, queues } do
+    for _, check in ipairs{ workers, loops, outbox, queues, schedulers, endpoints } do
         local ok, why = pcall(check, d)
         if not ok then d:warn("unknown", "could not be looked at: " .. report.why(why)) end
     end
