@@ -164,7 +164,7 @@ static int l_pipeline(lua_State *L) {
     size_t count;
     const struct pg_statement *list = statements(L, 3, &count);
     struct pg_call *call = pg_run(p, check_tenant(L, 2), list, count, lists_done, t, &err);
-    lua_settop(L, 0);
+    lua_settop(L, 1);
     return wait_for(L, t, call, &err);
 }
 
@@ -236,7 +236,7 @@ static int l_tx_pipeline(lua_State *L) {
     size_t count;
     const struct pg_statement *list = statements(L, 2, &count);
     struct pg_call *call = pg_tx_run(tx->tx, list, count, false, lists_done, t, &err);
-    lua_settop(L, 0);
+    lua_settop(L, 1);
     return wait_for(L, t, call, &err);
 }
 
@@ -252,7 +252,7 @@ static int l_tx_commit(lua_State *L) {
         deferred_cancel(tx->undo);
         tx->tx = NULL;
     }
-    lua_settop(L, 0);
+    lua_settop(L, 1);
     return wait_for(L, t, call, &err);
 }
 

@@ -382,7 +382,10 @@ int task_suspend(lua_State *L, struct task *t, void (*cancel)(void *op), void *o
     t->state = SUSPENDED;
     t->cancel = cancel;
     t->op = op;
-    return lua_yield(L, 0);
+    /* The first argument stays on the stack: what is waited on is often a userdata that nobody else holds, as in
+     * `return tx:query(sql)`, and it must not be collected meanwhile. The others go, which leaves room for answers. */
+    lua_settop(L, 1);
+    return lua_yield(L, 1);
 }
 
 void task_resume(struct task *t, int nresults) {

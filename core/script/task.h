@@ -41,6 +41,7 @@ bool task_is_running(void);
 /* The task's arena; ends with the task. */
 struct arena *task_arena(struct task *t);
 lua_State *task_lua(struct task *t);
+/* The binding's first argument, as it lies at 1, is kept from the collector while the task waits, and no other. */
 int task_suspend(lua_State *L, struct task *t, void (*cancel)(void *op), void *op);
 /* Resumes the task with what `push` pushes onto the state that it is given; it returns the number of values (at most
  * 16). Where it raises, for lack of memory in most cases, the binding answers nil, {kind = "memory"} and a line is

@@ -70,6 +70,23 @@ static void transactions(void **state) {
     all_is_given_back();
 }
 
+/* Nothing but the call itself holds the transaction, and the collector runs meanwhile. */
+static void what_a_call_waits_on_is_not_collected(void **state) {
+    (void)state;
+    work(prelude,
+         "local function query(tx) return tx:query('SELECT pg_sleep(0.05), 7 AS n') end\n"
+         "local function pipeline(tx) return tx:pipeline{{'SELECT 1'}, {'SELECT pg_sleep(0.05), 7 AS n'}} end\n"
+         "local function begin(last)\n"
+         "  local rows, err, over\n"
+         "  sched.spawn(function() rows, err = last(assert(pool:begin('acme'))) over = true end)\n"
+         "  while not over do sched.sleep(1) collectgarbage() end\n"
+         "  return assert(rows, err and err.message)\n"
+         "end\n"
+         "assert(begin(query)[1].n == 7)\n"
+         "assert(begin(pipeline)[2][1].n == 7)\n");
+    all_is_given_back();
+}
+
 static void sessions(void **state) {
     (void)state;
     work_without_memory(prelude, "local s = assert(pool:session())\n"
@@ -110,7 +127,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rows),     cmocka_unit_test(results_of_a_pipeline),
         cmocka_unit_test(refusals), cmocka_unit_test(transactions),
-        cmocka_unit_test(sessions),
+        cmocka_unit_test(sessions), cmocka_unit_test(what_a_call_waits_on_is_not_collected),
     };
     return cmocka_run_group_tests(tests, open_all, close_all);
 }
