@@ -62,6 +62,7 @@ struct task {
 static struct task *running;
 static size_t alive;
 static unsigned depth;
+static uint64_t turns;
 static struct task *ready_first, *ready_last;
 
 static void run_ready(void *data);
@@ -209,6 +210,7 @@ static void run(struct task *t, int nargs) {
     struct task *outer = running;
     running = t;
     t->state = RUNNING;
+    turns++;
     depth++;
     int rc = lua_resume(t->L, nargs);
     depth--;
@@ -339,6 +341,10 @@ struct task *task_current(lua_State *L) {
 
 bool task_is_running(void) {
     return running != NULL;
+}
+
+uint64_t task_turns(void) {
+    return turns;
 }
 
 struct arena *task_arena(struct task *t) {

@@ -38,6 +38,8 @@ struct task;
 struct task *task_current(lua_State *L);
 /* Whether Lua code of a task is at work now, so that an error raised ends that task and nothing else. */
 bool task_is_running(void);
+/* Counts the times that a task began or went on: who compares knows whether the same stretch of work still runs. */
+uint64_t task_turns(void);
 /* The task's arena; ends with the task. */
 struct arena *task_arena(struct task *t);
 lua_State *task_lua(struct task *t);

@@ -15,6 +15,8 @@ struct vm {
     void *alloc_data;
     size_t used, limit; /* bytes; limit 0: none */
     size_t ceiling;     /* limit, or more while what was refused is being cleared away */
+    uint64_t turn;      /* of the task that asked last */
+    size_t before;      /* what was held when its turn began */
     bool hooked;        /* the next instruction of Lua looks whether the task that is running must end */
     bool told;          /* a task was ended and what it held is not cleared away yet */
     struct loop_hook clear;
@@ -32,6 +34,8 @@ struct vm {
  * stopped: an error on the C side has nowhere to go. */
 #define STEPS 16 /* the ceiling rises by limit / STEPS above what is held, but not beyond RAISED_MAX limits */
 #define RAISED_MAX 4
+#define INNOCENT 4096        /* who has added less than limit / INNOCENT in his turn is let go */
+#define NEXT_LOOK 64         /* and looked at again when limit / NEXT_LOOK more is held */
 #define STEP_MUL 200         /* LuaJIT's own */
 #define STEP_MUL_HARD 100000 /* a megabyte of marking for each kilobyte that is asked for */
 
@@ -57,9 +61,16 @@ static void on_hook(lua_State *L, lua_Debug *ar) {
     lua_sethook(L, NULL, 0, 0);
     vm->hooked = false;
     if (vm->used <= vm->ceiling) return;
+    size_t grown = vm->used > vm->before ? vm->used - vm->before : 0;
     /* Garbage is nobody's fault. Who lives so near the bound that each breath would be a collection is ended too. */
     (void)lua_gc(L, LUA_GCCOLLECT, 0);
     if (vm->used <= vm->limit / 8 * 7) return;
+    /* Nor is a task at fault that only came by while another holds too much, as those that keep a queue going do. */
+    if (grown < vm->limit / INNOCENT && vm->used < vm->limit / 4 * 5) {
+        vm->ceiling = vm->used + vm->limit / NEXT_LOOK;
+        loop_at_turn_end(&vm->clear);
+        return;
+    }
     note_bound(vm);
     lua_pushliteral(L, "not enough memory");
     lua_error(L);
@@ -67,6 +78,11 @@ static void on_hook(lua_State *L, lua_Debug *ar) {
 
 static void *bounded(void *data, void *block, size_t old_size, size_t size) {
     struct vm *vm = data;
+    uint64_t turn = task_turns();
+    if (turn != vm->turn) {
+        vm->turn = turn;
+        vm->before = vm->used;
+    }
     bool over = size > old_size && vm->limit && vm->used + (size - old_size) > vm->ceiling;
     if (over && !vm->hooked && task_is_running()) {
         vm->hooked = true;
@@ -91,10 +107,10 @@ static void clear(void *data) {
     if (vm->hooked) lua_sethook(vm->L, NULL, 0, 0);
     vm->hooked = false;
     (void)lua_gc(vm->L, LUA_GCSETSTEPMUL, STEP_MUL);
-    if (!vm->told) return;
+    if (vm->told && lua_cpcall(vm->L, collect, NULL) != 0) lua_pop(vm->L, 1); /* a finaliser's error: nobody waits */
+    /* Where others hold so much still, a look at each turn would be a collection each. */
+    if (vm->told || vm->used < vm->limit) vm->ceiling = vm->limit;
     vm->told = false;
-    if (lua_cpcall(vm->L, collect, NULL) != 0) lua_pop(vm->L, 1); /* a finaliser's error: nobody waits for it */
-    vm->ceiling = vm->limit;
 }
 
 static void count_memory(struct vm *vm) {

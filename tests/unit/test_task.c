@@ -465,6 +465,19 @@ static void a_greedy_task_is_ended_alone(void **state) {
     }
 }
 
+/* One gathers over many turns; the other only comes by, and must not pay for it. */
+static void who_gathers_slowly_is_ended_and_not_who_comes_by(void **state) {
+    (void)state;
+    vm_limit(vm, (size_t)64 << 20);
+    start("sched.spawn(function() local t = {} while true do for i = 1, 4000 do t[#t + 1] = {i} end sched.sleep(1) end "
+          "end) "
+          "beside = 0 for _ = 1, 1500 do sched.sleep(1) beside = beside + #{1} end");
+    loop_run();
+    assert_string_equal(global("beside"), "1500");
+    assert_int_equal(task_count(), 0);
+    assert_in_range(vm_memory(vm), 1, (size_t)48 << 20);
+}
+
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, open_vm, close_vm)
 
 int main(void) {
@@ -497,6 +510,7 @@ int main(void) {
         TEST(many_tasks_in_random_order),
         TEST(the_collector_waits_for_garbage_that_is_worth_a_walk),
         TEST(a_greedy_task_is_ended_alone),
+        TEST(who_gathers_slowly_is_ended_and_not_who_comes_by),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
