@@ -364,6 +364,7 @@ void redis_conn_flush(struct redis_conn *c) {
     if (sent <= 0) return;
     c->out.len -= (size_t)sent;
     memmove(c->out.data, c->out.data + sent, c->out.len);
+    if (c->out.len == 0 && c->out.cap > KEEP_OUT) buf_free(&c->out);
 }
 
 /* ---- reading ---- */
