@@ -107,15 +107,17 @@ local function indexes_of(sql, ...)
     return used
 end
 
--- How many rows of a table the statements of one transaction read through its indexes, by the server's own counters.
+local COUNTERS = [[select seq_tup_read::int as scanned, coalesce(idx_tup_fetch, 0)::int as fetched, seq_scan::int as scans
+    from pg_stat_xact_user_tables where relname = $1]]
+
+-- How many rows of a table a statement reads, by the server's own counters: what they grow by, for they begin with what this connection
+-- has read of late.
 local function touched(tenant, name, sql, ...)
-    local answers, err = app:pipeline(tenant, {
-        { sql, ... },
-        { [[select seq_tup_read::int as scanned, coalesce(idx_tup_fetch, 0)::int as fetched, seq_scan::int as scans
-            from pg_stat_xact_user_tables where relname = $1]], name },
-    })
+    local answers, err = app:pipeline(tenant, { { COUNTERS, name }, { sql, ... }, { COUNTERS, name } })
     assert(answers, err and err.message)
-    return answers[1], answers[2][1]
+    local before, after = answers[1][1], answers[3][1]
+    for key, value in pairs(before) do after[key] = after[key] - value end
+    return answers[2], after
 end
 
 describe("at a few thousand rows in several tenants", function()
