@@ -14,12 +14,12 @@
 #include "script/bind.h"
 #include "script/bind_json.h"
 #include "script/bind_push.h"
+#include "script/form.h"
 #include "script/guard.h"
 #include "script/json.h"
 #include "script/server_settings.h"
 #include "script/task.h"
 
-#define PAIRS_MAX 1000 /* fields of a form or query */
 #define RESPONSE_HEADERS_MAX 64
 #define READ_DEFAULT 65536
 #define READ_MAX 1048576
@@ -111,16 +111,6 @@ static void push_str(lua_State *L, struct str s) {
         lua_pushlstring(L, s.at, s.len);
     else
         lua_pushnil(L);
-}
-
-static int fail(lua_State *L, enum error_kind kind, const char *code, const char *message) {
-    struct error err;
-    error_set(&err, kind, "%s", message);
-    size_t n = strlen(code);
-    if (n >= sizeof err.code) n = sizeof err.code - 1;
-    memcpy(err.code, code, n);
-    err.code[n] = '\0';
-    return task_fail(L, &err);
 }
 
 /* Running handlers. */
@@ -361,8 +351,8 @@ static const char in_pieces[] = "the body is read piece by piece";
 
 static int l_body(lua_State *L) {
     struct request *r = live_slot(L)->r;
-    if (request_streamed(r)) return fail(L, ERR_INVALID, "stream", in_pieces);
-    if (request_body_path(r)) return fail(L, ERR_LIMIT, "spooled", "the body is in a file");
+    if (request_streamed(r)) return task_refuse(L, ERR_INVALID, "stream", in_pieces);
+    if (request_body_path(r)) return task_refuse(L, ERR_LIMIT, "spooled", "the body is in a file");
     struct str body = request_body(r);
     lua_pushlstring(L, body.at ? body.at : "", body.len);
     return 1;
@@ -371,84 +361,27 @@ static int l_body(lua_State *L) {
 /* The body decoded from where it lies: it does not become a Lua string. */
 static int l_json(lua_State *L) {
     struct request *r = live_slot(L)->r;
-    if (request_streamed(r)) return fail(L, ERR_INVALID, "stream", in_pieces);
-    if (request_body_path(r)) return fail(L, ERR_LIMIT, "spooled", "the body is in a file");
+    if (request_streamed(r)) return task_refuse(L, ERR_INVALID, "stream", in_pieces);
+    if (request_body_path(r)) return task_refuse(L, ERR_LIMIT, "spooled", "the body is in a file");
     struct error err = {0};
     if (json_decode(L, request_body(r), &err)) return 1;
     return task_fail(L, &err);
 }
 
-/* name -> value, or an array of the values of a name that comes more than once. */
-static int push_pairs(lua_State *L, struct request *r, struct str text) {
-    struct pairs p;
-    bool many;
-    if (!form_decode(request_arena(r), text, PAIRS_MAX, &p, &many))
-        return many ? fail(L, ERR_LIMIT, "413", "too many parameters") : fail(L, ERR_MEMORY, "", "out of memory");
-    lua_createtable(L, 0, (int)p.count);
-    for (size_t i = 0; i < p.count; i++) {
-        push_str(L, p.at[i].name);
-        lua_pushvalue(L, -1);
-        lua_rawget(L, -3);
-        if (lua_isnil(L, -1)) {
-            lua_pop(L, 1);
-            push_str(L, p.at[i].value);
-            lua_rawset(L, -3);
-            continue;
-        }
-        if (!lua_istable(L, -1)) { /* the second value: name, value -> name, {value} */
-            lua_createtable(L, 2, 0);
-            lua_insert(L, -2);
-            lua_rawseti(L, -2, 1);
-            lua_pushvalue(L, -2);
-            lua_pushvalue(L, -2);
-            lua_rawset(L, -5);
-        }
-        push_str(L, p.at[i].value);
-        lua_rawseti(L, -2, (int)lua_objlen(L, -2) + 1);
-        lua_pop(L, 2);
-    }
-    return 1;
-}
-
 static int l_query_table(lua_State *L) {
     struct request *r = live_slot(L)->r;
-    return push_pairs(L, r, request_query(r));
+    return form_push_pairs(L, r, request_query(r));
 }
 
 static int l_form(lua_State *L) {
     struct request *r = live_slot(L)->r;
-    if (request_streamed(r)) return fail(L, ERR_INVALID, "stream", in_pieces);
-    if (request_body_path(r)) return fail(L, ERR_LIMIT, "413", "the form is too large");
-    return push_pairs(L, r, request_body(r));
-}
-
-static void set_str(lua_State *L, const char *name, struct str value) {
-    if (!value.at) return;
-    lua_pushlstring(L, value.at, value.len);
-    lua_setfield(L, -2, name);
+    if (request_streamed(r)) return task_refuse(L, ERR_INVALID, "stream", in_pieces);
+    if (request_body_path(r)) return task_refuse(L, ERR_LIMIT, "413", "the form is too large");
+    return form_push_pairs(L, r, request_body(r));
 }
 
 static int l_multipart(lua_State *L) {
-    struct request *r = live_slot(L)->r;
-    struct error err;
-    const struct multipart *m = request_multipart(r, &err);
-    if (!m) return fail(L, err.kind, err.kind == ERR_LIMIT ? "413" : "400", err.message);
-    lua_createtable(L, (int)m->count, 0);
-    for (size_t i = 0; i < m->count; i++) {
-        const struct part *p = &m->parts[i];
-        lua_createtable(L, 0, 5);
-        set_str(L, "name", p->name);
-        set_str(L, "filename", p->filename);
-        set_str(L, "type", p->type);
-        lua_pushnumber(L, (lua_Number)p->size);
-        lua_setfield(L, -2, "size");
-        if (p->path)
-            set_str(L, "path", str_of(p->path));
-        else
-            set_str(L, "data", p->data.at ? p->data : STR(""));
-        lua_rawseti(L, -2, (int)i + 1);
-    }
-    return 1;
+    return form_push_multipart(L, live_slot(L)->r);
 }
 
 /* Taking a body piece by piece. */
@@ -477,12 +410,12 @@ static int push_read(lua_State *L, void *data) {
         status = request_read_failure(s->r, &why);
         n = snprintf(code, sizeof code, "%d", status);
         if (n < 0) code[0] = '\0';
-        if (status == 413) return fail(L, ERR_LIMIT, code, "request entity too large");
-        if (status == 408) return fail(L, ERR_DEADLINE, code, "the body came too slowly");
-        return fail(L, status == 503 ? ERR_MEMORY : ERR_INVALID, code, why.len ? why.at : "malformed body");
+        if (status == 413) return task_refuse(L, ERR_LIMIT, code, "request entity too large");
+        if (status == 408) return task_refuse(L, ERR_DEADLINE, code, "the body came too slowly");
+        return task_refuse(L, status == 503 ? ERR_MEMORY : ERR_INVALID, code, why.len ? why.at : "malformed body");
     default:
-        return fail(L, ERR_CANCELLED, "",
-                    request_gone(s->r) ? "the client has gone" : "the request was answered already");
+        return task_refuse(L, ERR_CANCELLED, "",
+                           request_gone(s->r) ? "the client has gone" : "the request was answered already");
     }
 }
 
@@ -514,7 +447,7 @@ static int l_read(lua_State *L) {
     lua_Integer max = luaL_optinteger(L, 2, READ_DEFAULT);
     luaL_argcheck(L, max >= 1 && max <= READ_MAX, 2, "1 to 1048576 bytes");
     if (!request_route(s->r)->options.stream) return luaL_error(L, "the route does not say that its body is streamed");
-    if (s->reader) return fail(L, ERR_BUSY, "", "another task is reading");
+    if (s->reader) return task_refuse(L, ERR_BUSY, "", "another task is reading");
     struct task *t = task_current(L);
     struct reading now = {.slot = s};
     now.result = request_read(s->r, &now.bytes, (size_t)max);
@@ -610,8 +543,8 @@ static int l_stream(lua_State *L) {
     struct header headers[RESPONSE_HEADERS_MAX];
     size_t count = read_headers(L, 3, s->r, headers);
     if (!request_stream(s->r, status, headers, count, -1))
-        return fail(L, ERR_CANCELLED, "",
-                    request_gone(s->r) ? "the client has gone" : "the request was answered already");
+        return task_refuse(L, ERR_CANCELLED, "",
+                           request_gone(s->r) ? "the client has gone" : "the request was answered already");
     lua_settop(L, 1);
     return 1;
 }
@@ -630,8 +563,8 @@ static int l_write(lua_State *L) {
     struct slot *s = slot_of(L);
     struct str bytes;
     bytes.at = luaL_checklstring(L, 2, &bytes.len);
-    if (!s) return fail(L, ERR_CANCELLED, "", "the request has ended");
-    if (s->writer) return fail(L, ERR_BUSY, "", "another task is writing");
+    if (!s) return task_refuse(L, ERR_CANCELLED, "", "the request has ended");
+    if (s->writer) return task_refuse(L, ERR_BUSY, "", "another task is writing");
     switch (request_stream_write(s->r, bytes)) {
     case STREAM_OK:
         lua_pushboolean(L, 1);
@@ -643,7 +576,7 @@ static int l_write(lua_State *L) {
         return task_suspend(L, t, cancel_write, s);
     }
     default:
-        return fail(L, ERR_CANCELLED, "", "the client has gone");
+        return task_refuse(L, ERR_CANCELLED, "", "the client has gone");
     }
 }
 
@@ -683,7 +616,7 @@ static int l_file(lua_State *L) {
     size_t count = read_headers(L, 3, s->r, headers);
     struct task *t = task_current(L);
     struct error err;
-    if (s->file) return fail(L, ERR_BUSY, "", "a file is being sent");
+    if (s->file) return task_refuse(L, ERR_BUSY, "", "a file is being sent");
     s->file = file_send(s->r, path, headers, count, file_finished, s, &err);
     if (!s->file) return task_fail(L, &err);
     s->file_waiter = t;

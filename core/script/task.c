@@ -147,7 +147,7 @@ static void recycle(struct task *t, bool clean) {
     p->nidle++;
 }
 
-static int push_error(lua_State *L, enum error_kind kind, const char *code, const char *message) {
+int task_refuse(lua_State *L, enum error_kind kind, const char *code, const char *message) {
     lua_pushnil(L);
     lua_createtable(L, 0, 3);
     lua_pushstring(L, error_kind_name(kind));
@@ -162,7 +162,7 @@ static int push_error(lua_State *L, enum error_kind kind, const char *code, cons
 }
 
 int task_fail(lua_State *L, const struct error *err) {
-    return push_error(L, err->kind, err->code, err->message);
+    return task_refuse(L, err->kind, err->code, err->message);
 }
 
 static int fail(lua_State *L, void *data) {
@@ -370,7 +370,7 @@ size_t task_count(void) {
 
 static int push_doom(lua_State *L, void *data) {
     const enum error_kind *why = data;
-    return push_error(L, *why, NULL, *why == ERR_DEADLINE ? "the deadline has passed" : "the task was cancelled");
+    return task_refuse(L, *why, NULL, *why == ERR_DEADLINE ? "the deadline has passed" : "the task was cancelled");
 }
 
 int task_suspend(lua_State *L, struct task *t, void (*cancel)(void *op), void *op) {

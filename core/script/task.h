@@ -59,6 +59,8 @@ void task_resume(struct task *t, int nresults);
 void task_resume_error(struct task *t, const struct error *err);
 /* Pushes nil, {kind, code, message}; returns 2. */
 int task_fail(lua_State *L, const struct error *err);
+/* The same of an error that is told on the spot. `code` may be NULL or empty: none. */
+int task_refuse(lua_State *L, enum error_kind kind, const char *code, const char *message);
 /* Cancels: the suspended binding's cancel is called and the coroutine resumed with the error, now when it is
  * suspended, else at its next suspension. */
 void task_cancel(struct task *t, enum error_kind why);
