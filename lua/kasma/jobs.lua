@@ -185,8 +185,8 @@ local gathering = {} -- by prefix: {batch = being gathered or nil, flying = call
 
 local launch
 
-local function fly(prefix, g, batch)
-    batch.ok, batch.result = pcall(run_add, { prefix }, batch.args)
+local function land(prefix, g, batch, ok, result)
+    batch.ok, batch.result = ok, result
     g.flying = g.flying - 1
     for _ = 1, batch.count do batch.done:release() end
     if g.batch then
@@ -196,10 +196,14 @@ local function fly(prefix, g, batch)
     end
 end
 
+local function fly(prefix, g, batch) land(prefix, g, batch, pcall(run_add, { prefix }, batch.args)) end
+
 function launch(prefix, g)
     local batch = g.batch
     g.batch, g.flying = nil, g.flying + 1
-    sched.start(fly, prefix, g, batch)
+    -- Without memory for a task those who wait hear it: nobody else would ever answer them.
+    local begun, why = pcall(sched.start, fly, prefix, g, batch)
+    if not begun then land(prefix, g, batch, false, why) end
 end
 
 local function end_turn(prefix, g)
@@ -220,8 +224,8 @@ local function add_together(prefix, args, bytes)
     if not batch then
         batch = { args = {}, count = 0, bytes = 0, done = sched.semaphore(1) }
         batch.done:acquire()
-        g.batch = batch
         if g.flying < CALLS then sched.spawn(end_turn, prefix, g) end
+        g.batch = batch
     end
     local n = #batch.args
     for i = 1, #args do batch.args[n + i] = args[i] end

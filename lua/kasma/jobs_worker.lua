@@ -6,7 +6,8 @@
 --
 -- Invariants: a job taken is in `running` until its end has been told to Redis; its lock is renewed for exactly as long. A call
 -- that fails leaves what it should have told in `done`, to be told again: the scripts answer a negative code to what is no longer
--- ours. Every wait ends when the task is cancelled, and so does its loop.
+-- ours. The calls of both pumps ride the process's one connection: their answers come in the order in which Redis worked, so that a job
+-- which was told of and taken again is settled before it is counted anew. Every wait ends when the task is cancelled, and so does its loop.
 local config = require("core.config")
 local json = require("core.json")
 local metrics = require("core.metrics")
@@ -234,16 +235,26 @@ function Worker:settle(entry, code)
     end
 end
 
--- asked and telling: what the calls under way may still take, and the ends they tell.
-function Worker:cycle(take)
-    local entries = self.done
-    local told, bytes = 0, 0
+-- What the next call does: how many ends it tells, and how many jobs it takes. What is told makes room, as much as is not asked for by
+-- another call that is under way; and a pump takes its share at most, so that the others have theirs.
+---@return integer told, integer take
+function Worker:plan()
+    local entries, told, bytes = self.done, 0, 0
     while told < #entries and told < DONE_MAX and bytes < DONE_BYTES do
         told = told + 1
         bytes = bytes + #entries[told].value + #entries[told].traces
     end
-    -- Room was counted for all of them.
-    take = math.max(0, take - (math.min(#entries, DONE_MAX) - told))
+    if self.stopping or not (self.ready or told > 0) then return told, 0 end
+    local free = self.concurrency - (self.count - self.telling - told) - self.asked
+    return told, math.max(0, math.min(free, self.share))
+end
+
+-- Tells the first ends and takes jobs, in one call; begins what it took.
+---@param told integer
+---@param take integer
+---@return boolean ok, any why
+function Worker:cycle(told, take)
+    local entries = self.done
     if #entries > told then
         local later = {}
         for i = told + 1, #entries do later[#later + 1] = entries[i] end
@@ -289,14 +300,12 @@ end
 
 function Worker:pump()
     while true do
-        -- What has ended makes room, told or not. A pump takes its share at most, so that the others have theirs.
-        local free = math.min(self.concurrency - (self.count - self.telling - #self.done) - self.asked, self.share)
-        local take = (self.ready or #self.done > 0) and not self.stopping and free > 0 and free or 0
-        if #self.done == 0 and take == 0 then
+        local told, take = self:plan()
+        if told == 0 and take == 0 then
             if self.stopping and self.count == 0 then break end
             if not self.signal:acquire() then break end
         else
-            local ok, why = self:cycle(take)
+            local ok, why = self:cycle(told, take)
             if not ok then
                 if is_cancelled(why) then break end
                 if not self.quiet then log.warn("queue cannot be reached", { queue = self.queue, error = describe(why) }) end

@@ -186,6 +186,22 @@ describe("a queue", function()
         assert.equal('"ok"', hash(q, ids.fine).returnvalue)
     end)
 
+    it("is refused to all who added it when there is no memory for the task that would", function()
+        local q, begin = fresh(), sched.start
+        jobs.add(q, "x")
+        sched.start = function() error("not enough memory for a task", 0) end -- of this process's table alone
+        local calls = {}
+        for i = 1, 10 do
+            calls[i] = function() return { pcall(jobs.add, q, "x") } end
+        end
+        local ok, answers = pcall(sched.parallel, calls)
+        sched.start = begin
+        assert.is_true(ok, answers)
+        for _, answer in ipairs(answers) do assert.same({ false, "not enough memory for a task" }, answer) end
+        assert.equal("string", type(jobs.add(q, "x")))
+        assert.equal(2, redis.call("LLEN", jobs.base(q) .. "wait"))
+    end)
+
     it("tells the ends of many jobs that answer much, some at a time", function()
         local q = fresh()
         local open, running = false, 0
