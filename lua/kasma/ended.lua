@@ -9,7 +9,7 @@ local log = require("kasma.log")
 
 local M = {}
 
-local EVERY_MS, PAGE, MAX = 1000, 5000, 200000
+local EVERY_MS, FORGET_MS, PAGE, MAX = 1000, 60000, 5000, 200000
 -- A transaction notes its time before it commits: what is newer than this is looked at again.
 local OVERLAP_MS = 15000
 -- The clock of tests is put back: what ended in a future that was taken back is not read again each second.
@@ -21,6 +21,7 @@ local FIRST_ID = "00000000-0000-0000-0000-000000000000"
 
 local sessions, count = {}, 0 -- id -> business time at which it ended
 local life_ms, read_until
+local forgot_at, full = 0, false
 
 --- Notes that a session has ended, in this process at once.
 ---@param id string
@@ -28,7 +29,8 @@ local life_ms, read_until
 function M.add(id, at)
     if sessions[id] then return end
     if count >= MAX then
-        log.warn("more sessions ended than are remembered", { remembered = MAX })
+        if not full then log.warn("more sessions ended than are remembered", { remembered = MAX }) end
+        full = true
         return
     end
     sessions[id], count = at, count + 1
@@ -38,8 +40,10 @@ end
 ---@return boolean
 function M.has(id) return sessions[id or ""] ~= nil end
 
--- Forgets those whose tokens have run out.
+-- Forgets those whose tokens have run out; a walk over all of them, so not each second.
 local function forget(now)
+    if math.abs(now - forgot_at) < FORGET_MS then return end
+    forgot_at, full = now, false
     for id, at in pairs(sessions) do
         if at + life_ms < now then sessions[id], count = nil, count - 1 end
     end
