@@ -27,4 +27,17 @@ function M.run(role)
     end
 end
 
+--- When the process stops, what is under way gets its time.
+---@param count fun(): integer how much is under way
+---@param limit_ms integer the longest wait
+function M.drain(count, limit_ms)
+    sched.on_stop(function()
+        local waited = 0
+        while count() > 0 and waited < limit_ms do
+            sched.sleep(50)
+            waited = waited + 50
+        end
+    end)
+end
+
 return M

@@ -1,5 +1,4 @@
 -- What the rule platform does in the background: publications that fall due, previews over many orders, and writing down runs.
-local sched = require("core.sched")
 local due = require("kasma.due")
 local jobs = require("kasma.jobs")
 local outbox = require("kasma.outbox")
@@ -44,12 +43,6 @@ start.add("rules", function(role)
     live.start()
     stream.start(role)
     if role == "serve" then return end
-    -- Runs under way get their time; no other is begun.
-    sched.on_stop(function()
-        local waited = 0
-        while workflow_lanes.count() > 0 and waited < 5000 do
-            sched.sleep(50)
-            waited = waited + 50
-        end
-    end)
+    -- No other run is begun meanwhile.
+    start.drain(workflow_lanes.count, 5000)
 end)

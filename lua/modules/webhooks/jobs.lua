@@ -23,12 +23,6 @@ end }
 
 start.add("webhooks", function(role)
     if role == "serve" then return end
-    -- Tries under way get their time; what they leave behind falls due again.
-    sched.on_stop(function()
-        local waited = 0
-        while dispatch.count() > 0 and waited < 12000 do
-            sched.sleep(50)
-            waited = waited + 50
-        end
-    end)
+    -- What they leave behind falls due again.
+    start.drain(dispatch.count, 12000)
 end)
