@@ -5,6 +5,7 @@
 
 #include "runtime/log.h"
 #include "script/vm.h"
+#include "task_outcome.h"
 
 static struct vm *vm;
 
@@ -30,22 +31,9 @@ static void *scarce(void *data, void *block, size_t old, size_t size) {
     return memory.real(memory.data, block, old, size);
 }
 
-struct work {
-    bool over, ok;
-    char message[512];
-};
-
 static void worked(void *data, lua_State *L, bool ok) {
-    struct work *w = data;
     memory.left = (unsigned long)-1;
-    w->over = true;
-    w->ok = ok;
-    const char *text = ok ? "" : lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : "(a table was raised)";
-    (void)snprintf(w->message, sizeof w->message, "%s", text);
-}
-
-static bool is_over(void *data) {
-    return ((struct work *)data)->over;
+    task_outcome_note(data, L, ok);
 }
 
 static bool no_task(void *data) {
@@ -63,10 +51,10 @@ static void load(const char *prelude, const char *text) {
 }
 
 static void work(const char *prelude, const char *text) {
-    struct work w = {0};
+    struct task_outcome w = {0};
     load(prelude, text);
     assert_true(task_start(vm_state(vm), 0, NULL, worked, &w, NULL));
-    assert_true(run_until(is_over, &w, 30));
+    assert_true(run_until(task_outcome_over, &w, 30));
     if (!w.ok) fail_msg("%s", w.message);
 }
 
@@ -79,14 +67,15 @@ static void work_without_memory(const char *prelude, const char *text) {
     unsigned long most = 0;
     for (int lasting = 0; lasting < 2; lasting++) {
         for (unsigned long n = 0;; n++) {
-            struct work w = {0};
+            struct task_outcome w = {0};
             load(prelude, text);
             (void)lua_gc(L, LUA_GCCOLLECT, 0); /* or strings of the run before would be found instead of made */
             memory.lasting = lasting;
             memory.refused = 0;
             memory.left = n;
             bool started = task_start(L, 0, NULL, worked, &w, NULL);
-            if (started && !run_until(is_over, &w, 30)) fail_msg("allocation %lu failed, and it never ended", n);
+            if (started && !run_until(task_outcome_over, &w, 30))
+                fail_msg("allocation %lu failed, and it never ended", n);
             memory.left = (unsigned long)-1;
             if (!run_until(no_task, &before, 30)) fail_msg("allocation %lu failed, and a task is left", n);
             assert_int_equal(lua_gettop(L), 0);

@@ -126,7 +126,7 @@ static void documents(void **state) {
 /* What ends it is told with its text, however little there is. */
 static void an_endless_recursion_is_an_error_like_others(void **state) {
     (void)state;
-    struct work w = {0};
+    struct task_outcome w = {0};
     load(prelude, "local function f(n) return 1 + f(n + 1) end f(1)");
     assert_true(task_start(vm_state(vm), 0, NULL, task_log_finished, NULL, NULL));
     load(prelude, "local function f(n) return 1 + f(n + 1) end f(1)");

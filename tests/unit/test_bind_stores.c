@@ -13,6 +13,7 @@
 #include "runtime/log.h"
 #include "script/bind.h"
 #include "script/vm.h"
+#include "task_outcome.h"
 
 static struct redis_server server;
 static struct vm *vm;
@@ -25,34 +26,17 @@ static const luaL_Reg modules[] = {{"core.json", luaopen_core_json},
                                    {"core.http_client", luaopen_core_http_client},
                                    {NULL, NULL}};
 
-struct run {
-    bool over, ok;
-    char message[512];
-};
-
-static void finished(void *data, lua_State *L, bool ok) {
-    struct run *r = data;
-    r->over = true;
-    r->ok = ok;
-    const char *text = ok ? "" : lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : "(a table was raised)";
-    (void)snprintf(r->message, sizeof r->message, "%s", text);
-}
-
-static bool over(void *data) {
-    return ((struct run *)data)->over;
-}
-
-static void start(struct run *r, const char *text) {
+static void start(struct task_outcome *r, const char *text) {
     lua_State *L = vm_state(vm);
-    *r = (struct run){0};
+    *r = (struct task_outcome){0};
     if (luaL_loadstring(L, text) != 0) fail_msg("%s", lua_tostring(L, -1));
-    assert_true(task_start(L, 0, NULL, finished, r, NULL));
+    assert_true(task_start(L, 0, NULL, task_outcome_note, r, NULL));
 }
 
 static void lua(const char *text) {
-    struct run r;
+    struct task_outcome r;
     start(&r, text);
-    assert_true(run_until(over, &r, 30));
+    assert_true(run_until(task_outcome_over, &r, 30));
     if (!r.ok) fail_msg("%s", r.message);
 }
 

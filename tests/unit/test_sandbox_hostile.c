@@ -482,8 +482,8 @@ static void every_one_ends(bool waits) {
     }
     sandbox_free(sb);
     assert_int_equal(wrong, 0);
-    print_message("%zu rules; the slowest took %.1f ms, %.1f ms past its 5 ms: %s\n", sizeof harm / sizeof *harm,
-                  (double)slowest / 1000, slowest > 5000 ? (double)(slowest - 5000) / 1000 : 0.0, slow);
+    print_message("%zu rules; with no limit of time, by instructions and bytes alone, the slowest took %.1f ms: %s\n",
+                  sizeof harm / sizeof *harm, (double)slowest / 1000, slow);
 }
 
 static void every_one_ends_and_the_state_goes_on(void **state) {
