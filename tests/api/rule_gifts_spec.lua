@@ -8,14 +8,9 @@ local must = shop_of.must
 
 -- One of a product with everything from 200,000 on.
 local function giving(shop, product, more)
-    local key = support.unique("r")
-    local text = ([[return { hook = "promotion", name = "Gift", run = function(input)
-        if input.cart.net < 200000 then return nil end
-        return { operations = { { op = "gift_line", product_id = %q, qty = %d, label = "For you"%s } } }
-    end }]]):format(product, more and more.qty or 1, more and more.variant and (', variant_id = %q'):format(more.variant) or "")
-    must(shop.owner:post("/rules/create", { key = key, hook = "promotion", name = key, source = text }))
-    must(shop.owner:post("/rules/" .. key .. "/publish", { revision = 1, note = "go" }))
-    return key
+    return shop_of.rule(shop, "promotion", ([[if input.cart.net < 200000 then return nil end
+        return { operations = { { op = "gift_line", product_id = %q, qty = %d, label = "For you"%s } } }]]):format(product,
+        more and more.qty or 1, more and more.variant and (', variant_id = %q'):format(more.variant) or ""))
 end
 
 -- A shop with lamps of 100,000 and so many candles of 7,000 to give away.

@@ -4,18 +4,10 @@ local db = require("kasma.db")
 local support = require("api.support")
 local shop_of = require("api.shop")
 
-local must = shop_of.must
+local must, live = shop_of.must, shop_of.rule
 
 local function post(who, path, body) return who:post("/rules/" .. path, body or {}) end
 
---- Publishes a rule of a hook whose function has this body.
-local function live(shop, hook, body, settings, config)
-    local key = support.unique("r")
-    local text = ("return { hook = %q, name = %q,%s run = function(input, config)\n%s\nend }"):format(hook, key, config or "", body)
-    must(post(shop.owner, "create", { key = key, hook = hook, name = key, source = text, settings = settings }))
-    must(post(shop.owner, key .. "/publish", { revision = 1, note = "go" }))
-    return key
-end
 
 local function quote(buyer, more)
     local body = { shippingAddress = { country = "VN", city = "Hanoi" } }

@@ -8,9 +8,7 @@ local must = shop_of.must
 local function post(who, path, body) return who:post("/rules/" .. path, body or {}) end
 
 local function publish(shop, key, body, settings)
-    local text = ("return { hook = \"promotion\", name = %q, run = function(input, config)\n%s\nend }"):format(key, body)
-    must(post(shop.owner, "create", { key = key, hook = "promotion", name = key, source = text, settings = settings }))
-    must(post(shop.owner, key .. "/publish", { revision = 1, note = "go" }))
+    shop_of.rule(shop, "promotion", body, settings, nil, key)
     return must(shop.owner:get("/rules/" .. key), 200).id
 end
 

@@ -79,6 +79,22 @@ function M.order(more)
     return body
 end
 
+--- Publishes a rule of a hook whose function has this body.
+---@param shop TestTenant
+---@param hook string
+---@param body string sees input and config
+---@param settings table|nil
+---@param manifest string|nil more of its manifest, as source
+---@param key string|nil
+---@return string key
+function M.rule(shop, hook, body, settings, manifest, key)
+    key = key or support.unique("r")
+    local text = ("return { hook = %q, name = %q,%s run = function(input, config)\n%s\nend }"):format(hook, key, manifest or "", body)
+    must(shop.owner:post("/rules/create", { key = key, hook = hook, name = key, source = text, settings = settings }))
+    must(shop.owner:post("/rules/" .. key .. "/publish", { revision = 1, note = "go" }))
+    return key
+end
+
 ---@param client TestClient
 ---@param more table|nil
 ---@param headers table<string, string>|nil

@@ -5,13 +5,7 @@ local shop_of = require("api.shop")
 
 local must = shop_of.must
 
-local function live(shop, body, settings)
-    local key = support.unique("r")
-    local text = ("return { hook = 'stock.buffer', name = %q, run = function(input)\n%s\nend }"):format(key, body)
-    must(shop.owner:post("/rules/create", { key = key, hook = "stock.buffer", name = key, source = text, settings = settings }))
-    must(shop.owner:post("/rules/" .. key .. "/publish", { revision = 1, note = "go" }))
-    return key
-end
+local function live(shop, body, settings) return shop_of.rule(shop, "stock.buffer", body, settings) end
 
 local function available(shop, product, units)
     return support.eventually(function() return shop_of.stock_of(shop, product).availableQuantity == units end, 20)

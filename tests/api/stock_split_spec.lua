@@ -19,13 +19,7 @@ local GREEDY = [[local out, s = {}, input.subject
     end
     return out]]
 
-local function live(shop, body, settings)
-    local key = support.unique("r")
-    local text = ("return { hook = 'stock.allocate', name = %q, run = function(input)\n%s\nend }"):format(key, body)
-    must(shop.owner:post("/rules/create", { key = key, hook = "stock.allocate", name = key, source = text, settings = settings }))
-    must(shop.owner:post("/rules/" .. key .. "/publish", { revision = 1, note = "go" }))
-    return key
-end
+local function live(shop, body, settings) return shop_of.rule(shop, "stock.allocate", body, settings) end
 
 -- A shop whose lamp lies in several warehouses, the tenant's own first.
 local function shop_with(units, fields)

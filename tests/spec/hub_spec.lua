@@ -2,23 +2,14 @@
 local json = require("core.json")
 local redis = require("core.redis")
 local sched = require("core.sched")
-local time = require("core.time")
 local uuid = require("core.uuid")
 local hub = require("kasma.hub")
 local invalidate = require("kasma.invalidate")
+local eventually = require("spec.waiting")
 
 hub.channel("spec:room", { authorize = function(who, id) return who.rooms and who.rooms[id] == true end })
 
 local T, A = "hub_spec", "app"
-
-local function eventually(fn)
-    local deadline = time.mono() + 30e6
-    repeat
-        if fn() then return end
-        sched.sleep(5)
-    until time.mono() > deadline
-    error("the condition did not come true in time", 2)
-end
 
 local Ear = {}
 Ear.__index = Ear

@@ -1,12 +1,11 @@
 -- What the specs of queues share: queues of their own, looks into Redis, and a worker played by hand.
 local crypto = require("core.crypto")
 local redis = require("core.redis")
-local sched = require("core.sched")
 local time = require("core.time")
 local jobs = require("kasma.jobs")
 local scripts = require("kasma.jobs_scripts")
 
-local M = {}
+local M = { eventually = require("spec.waiting") }
 
 function M.fresh() return "spec-" .. crypto.random_hex(6) end
 
@@ -15,16 +14,6 @@ function M.hash(queue, id)
     local fields = {}
     for i = 1, #flat, 2 do fields[flat[i]] = flat[i + 1] end
     return fields
-end
-
-function M.eventually(fn)
-    local deadline = time.mono() + 60e6
-    repeat
-        local value = fn()
-        if value then return value end
-        sched.sleep(20)
-    until time.mono() > deadline
-    error("the condition did not come true in time", 2)
 end
 
 -- Names of the events, in order; with a job's id only its own.

@@ -9,16 +9,10 @@ local locks = require("kasma.locks")
 
 local SCOPE = { tenant = "MASTER", app = "MASTER" }
 
-local function fresh() return "spec:" .. crypto.random_hex(6) end
+local waiting = require("spec.waiting")
 
-local function eventually(what, fn)
-    for _ = 1, 1500 do
-        local value = fn()
-        if value then return value end
-        sched.sleep(20)
-    end
-    error(what .. ": not in time", 2)
-end
+local function fresh() return "spec:" .. crypto.random_hex(6) end
+local function eventually(what, fn) return waiting(fn, what) end
 
 local function guard_row(resource)
     return db.one("MASTER", "select fence from lock_guards where tenant_key = 'MASTER' and resource = $1", resource)

@@ -1,14 +1,7 @@
 -- Places for the runs of a shop's workflows in one process.
 local sched = require("core.sched")
 local lanes = require("modules.rules.workflow_lanes")
-
-local function eventually(fn)
-    for _ = 1, 2000 do
-        if fn() then return end
-        sched.sleep(2)
-    end
-    error("the condition did not come true in time", 2)
-end
+local eventually = require("spec.waiting")
 
 describe("runs of a shop", function()
     it("have six places; what comes then waits in order, once, and leaves the places of others alone", function()
