@@ -22,6 +22,7 @@ local scripts = require("kasma.jobs_scripts")
 local M = {}
 
 local PRIORITY_MAX, DELAY_MAX_MS = 2097151, 3155760000000 -- a hundred years
+local COUNT_MAX = 2147483647 -- of an option that counts
 local BULK = 200 -- jobs of one script call: longer ones would hold up everybody else's commands
 local FLOW_MAX = 1000
 local DATA_MAX = 8000000 -- below what a worker takes in one call, with room for name and options
@@ -76,6 +77,17 @@ local SHORT = { deduplication = "de", keepLogs = "kl", failParentOnFailure = "fp
 
 local function bad(message) errors.bad_request{ message = message, code = "bad_job" } end
 
+-- A job's hash lies beside the keys of its queue: under one of their names it would put an end to the queue.
+local TAKEN = {}
+for name in ("id wait paused active prioritized pc delayed completed failed waiting-children marker stalled stalled-check events meta "
+    .. "limiter repeat de dn ob metrics"):gmatch("%S+") do TAKEN[name] = true end
+
+local function has_own_key(id)
+    local _, colons = id:gsub(":", "")
+    if id == "" or #id > 500 or colons ~= 0 and colons ~= 2 then return false end
+    return not TAKEN[id:match("^[^:]*")] or id:find("^repeat:[^:]+:%d+$") ~= nil -- a scheduler's run
+end
+
 local function check_id(id)
     if id == nil then return "" end
     id = tostring(id)
@@ -84,6 +96,7 @@ local function check_id(id)
     end
     local _, colons = id:gsub(":", "")
     if colons > 0 and colons ~= 2 then bad("A job's id must not hold a colon: " .. id:sub(1, 80)) end
+    if not has_own_key(id) then bad("A job's id must not be the name of a key of the queue: " .. id:sub(1, 80)) end
     return id
 end
 
@@ -107,6 +120,15 @@ local function check_backoff(backoff)
     return backoff
 end
 
+-- True, false, how many are kept, or {age s, count, limit}; -1 keeps all.
+local function check_keep(value, name)
+    if type(value) == "boolean" then return end
+    local rule = type(value) == "table" and value or { count = value }
+    whole(rule.age, name .. ".age", COUNT_MAX)
+    whole(rule.limit, name .. ".limit", COUNT_MAX)
+    if rule.count ~= -1 then whole(rule.count, type(value) == "table" and name .. ".count" or name, COUNT_MAX) end
+end
+
 --- The options as they are stored. Raises 400 bad_job.
 ---@param opts table
 ---@return table
@@ -115,6 +137,12 @@ function M.stored(opts)
     for key, value in pairs(opts) do stored[SHORT[key] or key] = value end
     stored.backoff = check_backoff(stored.backoff)
     stored.attempts = whole(stored.attempts, "attempts", 1000000)
+    check_keep(stored.removeOnComplete, "removeOnComplete")
+    check_keep(stored.removeOnFail, "removeOnFail")
+    whole(stored.kl, "keepLogs", COUNT_MAX)
+    whole(stored.stackTraceLimit, "stackTraceLimit", COUNT_MAX)
+    whole(stored.sizeLimit, "sizeLimit", COUNT_MAX)
+    if stored.lifo ~= nil and type(stored.lifo) ~= "boolean" then bad("lifo must be true or false") end
     return stored
 end
 
@@ -138,6 +166,9 @@ local function describe(args, key_number, name, data, opts, once, parent, waits)
         if type(parent) ~= "table" or type(parent.id) ~= "string" or type(parent.queue) ~= "string" then
             bad("parent must be {id, queue}, queue with its prefix")
         end
+        local prefix = (config.get("QUEUE_PREFIX") or "bull") .. ":"
+        local ours = parent.queue:sub(1, #prefix) == prefix and pcall(base, parent.queue:sub(#prefix + 1))
+        if not ours or not has_own_key(parent.id) then bad("parent names no job: " .. (parent.queue .. ":" .. parent.id):sub(1, 80)) end
         stored.parent = { id = parent.id, queue = parent.queue }
         parent_key = parent.queue .. ":" .. parent.id
         local of_parent = { id = parent.id, queueKey = parent.queue }
@@ -159,6 +190,24 @@ end
 -- Adding -------------------------------------------------------------------------------------------------------------------
 
 local REFUSED = { [-5] = "The parent job does not exist", [-7] = "The job belongs to another parent" }
+
+local function refuse(code)
+    errors.conflict{ message = REFUSED[code] or "The job was refused", code = code == -5 and "no_parent" or "other_parent" }
+end
+
+-- The script knows the families that stand in Redis, not those that one call would make: a job that waits for itself, or for whom two
+-- parents wait, of whom one would wait for ever. `asked`: the parents by the jobs of this call; args end with the job.
+local function check_parent(asked, prefix, args)
+    local id, parent_key = args[#args - 12], args[#args - 3]
+    if id == "" or parent_key == "" then return end
+    local key, above = prefix .. id, parent_key
+    while above do
+        if above == key then bad("A job cannot be above itself: " .. id:sub(1, 80)) end
+        above = asked[above]
+    end
+    if asked[key] and asked[key] ~= parent_key then refuse(-7) end
+    asked[key] = parent_key
+end
 local described = {}
 
 -- What a Node Queue writes when it is opened. Once a process and queue.
@@ -172,9 +221,7 @@ M.introduce = introduce
 
 local function run_add(keys, args)
     local ids = errors.check(redis.eval(scripts.add, keys, args, true))
-    if type(ids) == "number" then
-        errors.conflict{ message = REFUSED[ids] or "The job was refused", code = ids == -5 and "no_parent" or "other_parent" }
-    end
+    if type(ids) == "number" then refuse(ids) end
     return ids
 end
 
@@ -251,6 +298,7 @@ function M.add(queue, name, data, opts, once)
     local prefix = base(queue)
     local args = {}
     local bytes = describe(args, 1, name, data, opts or {}, once)
+    check_parent({}, prefix, args)
     introduce(prefix)
     -- A parent may refuse its child, which must not touch the neighbours.
     if args[11] ~= "" then return tostring(run_add({ prefix }, args)[1]) end
@@ -263,9 +311,10 @@ end
 ---@return string[] ids
 function M.add_bulk(queue, list)
     local prefix = base(queue)
-    local calls, args, bytes = {}, {}, 0
+    local calls, args, bytes, asked = {}, {}, 0, {}
     for i, job in ipairs(list) do
         bytes = bytes + describe(args, 1, job.name, job.data, job.opts or {}, job.once)
+        check_parent(asked, prefix, args)
         if #args == BULK * 14 or bytes >= CALL_BYTES or i == #list then
             calls[#calls + 1] = args
             args, bytes = {}, 0
@@ -299,6 +348,7 @@ local function flow_node(work, node, parent, depth)
     if parent then opts.parent = nil end
     local children = node.children or {}
     describe(work.args, work.numbers[prefix], node.name, node.data, opts, nil, parent, #children > 0)
+    check_parent(work.asked, prefix, work.args)
     -- The generated id is no option of the job.
     if not (node.opts and node.opts.jobId) then
         local stored = json.decode(work.args[#work.args - 9])
@@ -319,7 +369,7 @@ end
 ---@param flow table
 ---@return {id: string, queue: string, children: table[]|nil}
 function M.add_flow(flow)
-    local work = { keys = {}, numbers = {}, args = {}, count = 0 }
+    local work = { keys = {}, numbers = {}, args = {}, count = 0, asked = {} }
     local made = flow_node(work, flow, nil, 1)
     run_add(work.keys, work.args)
     return made

@@ -208,18 +208,19 @@ for i = #kept, 1, -1 do
 end
 return { looked, gone }]]
 
--- ARGV: place, kind, now, older than (ms of the clock), how many. Answers how many went.
+-- ARGV: place, kind, now, older than (ms of the clock), how many to look at, how many are passed over. Answers how many it looked at and
+-- how many went. What ended lies in the order of its age; other places do not.
 local CLEAN = scripts.common .. STATE .. [[
-local p, now, before, most = KEYS[1], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local p, now, before, most, skip = KEYS[1], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local place = p .. ARGV[1]
 local finished = ARGV[1] == 'completed' or ARGV[1] == 'failed'
 local ids
 if finished then
-  ids = call('ZRANGEBYSCORE', place, '-inf', before, 'LIMIT', 0, most)
+  ids = call('ZRANGEBYSCORE', place, '-inf', before, 'LIMIT', skip, most)
 elseif ARGV[2] == 'zset' then
-  ids = call('ZRANGE', place, 0, most - 1)
+  ids = call('ZRANGE', place, skip, skip + most - 1)
 else
-  ids = call('LRANGE', place, -most, -1)
+  ids = call('LRANGE', place, -skip - most, -skip - 1)
 end
 local gone = 0
 for _, id in ipairs(ids) do
@@ -231,8 +232,8 @@ for _, id in ipairs(ids) do
     gone = gone + 1
   end
 end
-event(p, 'cleaned', 'count', gone)
-return gone]]
+if gone > 0 or skip == 0 then event(p, 'cleaned', 'count', gone) end
+return { #ids, gone }]]
 
 local PAUSE = scripts.common .. [[
 local p = KEYS[1]
@@ -616,11 +617,13 @@ end
 ---@return integer removed
 function M.clean(queue, state, grace_ms, limit)
     local place = PLACES[state]
-    local gone, most = 0, limit or math.huge
+    local gone, kept, most = 0, 0, limit or math.huge
+    local before = text(time.now() - grace_ms)
     while gone < most do
-        local n = run(CLEAN, queue, place[2], place[1], now(), text(time.now() - grace_ms), text(math.min(BATCH, most - gone)))
-        gone = gone + n
-        if n < BATCH then break end
+        local wanted = math.min(BATCH, most - gone)
+        local answer = run(CLEAN, queue, place[2], place[1], now(), before, text(wanted), text(kept))
+        gone, kept = gone + answer[2], kept + answer[1] - answer[2]
+        if answer[1] < wanted then break end
     end
     return gone
 end

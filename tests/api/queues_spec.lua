@@ -40,6 +40,15 @@ describe("the queues of the platform", function()
         assert.same({ tenant_key = "another", to = "somebody@example.test" }, page.data[1].data)
         assert.equal(1, status(200, staff:get(base .. "/jobs?q=SOMEBODY@")).total)
         assert.equal(0, status(200, staff:get(base .. "/jobs?q=nobody")).total)
+        -- Another program's queue that is no queue any more stands among the others as what it is.
+        local odd = support.unique("queue-odd-")
+        jobs.introduce(jobs.base(odd))
+        redis.call("HSET", jobs.base(odd) .. "wait", "a", "b")
+        local listed = staff:get("/admin/queues")
+        local one = staff:get("/admin/queues/" .. odd)
+        redis.call("DEL", jobs.base(odd) .. "wait", jobs.base(odd) .. "meta")
+        assert.is_true(#status(200, listed).data > #all)
+        assert.is_string(status(200, one).queue.broken)
         status(400, staff:get(base .. "/jobs?state=odd"))
         status(404, staff:get("/admin/queues/never-heard-of/jobs"))
         status(404, staff:get("/admin/queues/a%3Ab/jobs"))
@@ -122,7 +131,9 @@ describe("the queues of the platform", function()
             { name = "a", opts = { jobId = "12" } }, { bulk = { { name = "b" }, { data = 1 } } }, { flow = "x" }, { flow = {} },
             { scheduler = {} }, { scheduler = { id = "s" } }, { scheduler = { id = "s", pattern = "what" } },
             { scheduler = { id = "s", every = "often" } }, { name = "a", opts = { backoff = "slow" } },
-            { flow = { name = "p", queueName = q, children = "none" } } } do
+            { flow = { name = "p", queueName = q, children = "none" } }, { flow = { name = "p", queueName = q, children = { c = 1 } } },
+            { name = "a", opts = { sizeLimit = "x" } }, { name = "a", opts = { jobId = "wait" } },
+            { bulk = { { name = "b", opts = json.array({ 1 }) } } }, { bulk = { { name = "b", opts = { removeOnFail = 1e20 } } } } } do
             status(400, staff:post(base .. "/jobs/add", body))
         end
         status(404, staff:post("/admin/queues/never-heard-of/jobs/add", { name = "a" }))

@@ -1,6 +1,7 @@
 -- Deduplication, flows, and what a dashboard does: what lies in Redis before and after. Facts as BullMQ 5.81.5 leaves them.
 local json = require("core.json")
 local redis = require("core.redis")
+local time = require("core.time")
 local jobs = require("kasma.jobs")
 local queues = require("kasma.jobs_queue")
 local support = require("spec.jobs_support")
@@ -202,6 +203,25 @@ describe("a flow", function()
         assert.equal("no_parent", error_of(jobs.add, q, "x", {}, { parent = { id = "none", queue = jobs.base(q):sub(1, -2) } }).code)
     end)
 
+    it("in which a job would wait for itself, or two parents for one job, is refused with nothing done", function()
+        local q = fresh()
+        local key = jobs.base(q):sub(1, -2)
+        local function node(id, ...) return { name = "n", queueName = q, opts = { jobId = id }, children = { ... } } end
+        for _, circle in ipairs{ node("A", node("A")), node("A", node("B", node("A"))), node("R", node("A", node("B", node("A")))) } do
+            assert.equal("bad_job", error_of(jobs.add_flow, circle).code)
+        end
+        assert.equal("other_parent", error_of(jobs.add_flow, node("R", node("A", node("C")), node("B", node("C")))).code)
+        assert.equal(0, #redis.call("KEYS", jobs.base(q) .. "*"))
+        for _, id in ipairs{ "P1", "P2" } do jobs.add(q, "p", {}, { jobId = id }) end
+        local function child(id, parent) return { name = "c", opts = { jobId = id, parent = { id = parent, queue = key } } } end
+        assert.equal("other_parent", error_of(jobs.add_bulk, q, { child("C", "P1"), child("C", "P2") }).code)
+        assert.equal("bad_job", error_of(jobs.add, q, "p", {}, { jobId = "P1", parent = { id = "P1", queue = key } }).code)
+        assert.same({ {}, {} }, { hash(q, "C"), redis.call("SMEMBERS", jobs.base(q) .. "P1:dependencies") })
+        -- The same child twice under one parent is one child.
+        assert.same({ "C", "C" }, jobs.add_bulk(q, { child("C", "P1"), child("C", "P1") }))
+        assert.same({ jobs.base(q) .. "C" }, redis.call("SMEMBERS", jobs.base(q) .. "P1:dependencies"))
+    end)
+
     it("goes with its parent, all or none", function()
         local q = fresh()
         flow(q)
@@ -294,6 +314,23 @@ describe("a queue under a dashboard", function()
         assert.equal(1, queues.clean(q, "completed", 0))
     end)
 
+    it("cleans what is old also behind what is not, and no more than it is asked for", function()
+        for _, state in ipairs{ "delayed", "waiting", "prioritized" } do
+            local q, list = fresh(), {}
+            local opts = { delayed = { delay = 1000 }, waiting = {}, prioritized = { priority = 1 } }
+            local last = { delayed = { delay = 7200000 }, waiting = {}, prioritized = { priority = 9 } }
+            for i = 1, 1100 do list[i] = { name = "young", opts = opts[state] } end
+            for i = 1101, 1105 do
+                list[i] = { name = "old", opts = { timestamp = time.now() - 3600000, delay = last[state].delay,
+                    priority = last[state].priority } }
+            end
+            jobs.add_bulk(q, list)
+            assert.equal(2, queues.clean(q, state, 60000, 2))
+            assert.equal(3, queues.clean(q, state, 60000))
+            assert.equal(1100, queues.counts(q)[state])
+        end
+    end)
+
     it("keeps finished jobs as their rule says", function()
         local q = fresh()
         jobs.handler(q, "*", function() return 1 end)
@@ -332,7 +369,6 @@ end)
 
 describe("a trap of queues:", function()
     it("a delayed job that nobody promotes runs when its time has come by the clock", function()
-        local time = require("core.time")
         local q = fresh()
         jobs.handler(q, "x", function() return 1 end)
         jobs.work(q)
@@ -444,10 +480,24 @@ describe("a trap of queues:", function()
         for _, opts in ipairs{ { priority = -1 }, { priority = 2097152 }, { priority = 1.5 }, { delay = -1 }, { delay = 1e300 },
             { jobId = "12" }, { jobId = "0:a" }, { jobId = "a:b" },
             { backoff = "x" }, { backoff = { type = "fixed", delay = -3 } }, { attempts = 0 / 0 },
-            { deduplication = {} }, { parent = { id = 3 } } } do
+            { deduplication = {} }, { parent = { id = 3 } }, { parent = { id = "a", queue = "auth:at" } },
+            { parent = { id = "1:lock", queue = jobs.base(q):sub(1, -2) } }, { sizeLimit = "x" }, { keepLogs = -1 }, { lifo = "no" },
+            { stackTraceLimit = {} }, { removeOnComplete = "x" }, { removeOnComplete = 1e20 }, { removeOnComplete = { count = 1e20 } },
+            { removeOnFail = { age = -5 } }, { removeOnFail = { count = 5, limit = 1e20 } } } do
             assert.equal("bad_job", error_of(jobs.add, q, "x", {}, opts).code)
         end
         assert.equal(0, redis.call("EXISTS", jobs.base(q) .. "id"))
         assert.equal("a:b:c", jobs.add(q, "x", {}, { jobId = "a:b:c" }))
+    end)
+
+    it("an id that is the name of a queue's key is refused: it would end the queue", function()
+        local q = fresh()
+        for _, id in ipairs{ "id", "wait", "paused", "active", "prioritized", "pc", "delayed", "completed", "failed", "waiting-children",
+            "marker", "stalled", "stalled-check", "events", "meta", "limiter", "repeat", "metrics:completed:data", "de:a:b", "dn:a:b" } do
+            assert.equal("bad_job", error_of(jobs.add, q, "x", {}, { jobId = id }).code)
+        end
+        assert.equal("waiting", jobs.add(q, "x", {}, { jobId = "waiting" }))
+        local child = jobs.add(q, "x", {}, { parent = { id = "waiting", queue = jobs.base(q):sub(1, -2) } })
+        assert.equal(jobs.base(q) .. "waiting", hash(q, child).parentKey)
     end)
 end)

@@ -72,7 +72,7 @@ function commands.list(service, args)
     for _, q in ipairs(list) do
         local c = q.counts
         lines[#lines + 1] = ("%-28s %8d %8d %8d %8d %8d %9d  %s%s"):format(q.name, c.waiting + c.paused, c.active, c.delayed, c.prioritized,
-            c.failed, c.completed, age(q.oldestAge), q.paused and "  paused" or "")
+            c.failed, c.completed, age(q.oldestAge), (q.paused and "  paused" or "") .. (q.broken and "  broken: " .. q.broken or ""))
     end
     if not whole then lines[#lines + 1] = "and more: not all of the server's keys were looked through" end
     return out(args, list, table.concat(lines, "\n"))

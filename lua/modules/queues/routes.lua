@@ -17,7 +17,8 @@ local Counts = schema.object({ waiting = schema.integer(), active = schema.integ
     prioritized = schema.integer(), completed = schema.integer(), failed = schema.integer(), paused = schema.integer(),
     ["waiting-children"] = schema.integer() }, { name = "QueueCounts" })
 local Queue = schema.object({ name = schema.string(), counts = Counts, paused = schema.boolean(),
-    oldestAge = schema.integer():nullable():describe("Milliseconds since the oldest waiting job was made") },
+    oldestAge = schema.integer():nullable():describe("Milliseconds since the oldest waiting job was made"),
+    broken = schema.string():optional():describe("Why no worker can serve the queue: another program wrote over one of its keys") },
     { name = "Queue", open = true })
 
 local SHOWN = "What looks like a secret, one-time codes, the variables and the text of mails, keys and tokens are `***`, and a "

@@ -46,13 +46,20 @@ end
 
 local function summary(name)
     local one = { name = name, counts = queues.counts(name), paused = queues.is_paused(name) }
-    local oldest = queues.list(name, "waiting", 0, 1, 0)[1]
+    local ok, waiting = pcall(queues.list, name, "waiting", 0, 1, 0)
+    if not ok then
+        -- What another program left under a key of the queue must not hide the other queues.
+        if errors.is_unavailable(waiting) then error(waiting, 0) end
+        one.broken = "its list of waiting jobs is none"
+        return one
+    end
+    local oldest = waiting[1]
     one.oldestAge = oldest and oldest.timestamp and math.max(0, time.now() - oldest.timestamp) or nil
     return one
 end
 
 --- All queues with their counts.
----@return table[] {name, counts, paused, oldestAge ms}
+---@return table[] {name, counts, paused, oldestAge ms, broken = why}
 ---@return boolean whole false: there are more than are looked through
 function M.list()
     local names, whole = queues.names()
@@ -247,7 +254,8 @@ local function plain(value, depth)
 end
 
 local function members(value, name)
-    if value ~= nil and type(value) ~= "table" then bad(name .. " must be an object") end
+    if value == json.null then return {} end
+    if value ~= nil and (type(value) ~= "table" or json.is_array(value)) then bad(name .. " must be an object") end
     return plain(value, 4) or {}
 end
 
@@ -281,8 +289,8 @@ function M.add(scope, queue, input, make)
         local function clean(node)
             if type(node) ~= "table" then bad("Each job of a flow needs name and queueName") end
             local children = {}
-            local below = given(node.children) or {}
-            if type(below) ~= "table" then bad("children must be a list") end
+            local below = given(node.children) or json.array({})
+            if not json.is_array(below) then bad("children must be a list") end
             for i, child in ipairs(below) do children[i] = clean(child) end
             return { name = node.name, queueName = node.queueName or queue, data = given(node.data), opts = members(node.opts, "opts"),
                 children = children }
