@@ -262,12 +262,13 @@ static bool framing_is_clear(const struct conn *c, const struct request *r) {
 
 _Static_assert(HEADER_COUNT <= 32, "request.repeated has a bit for each header");
 
-/* Who asks, and for whom, must be said once: of two answers to that a gateway may have written one and the client the
- * other, and no order tells which. */
+/* Who asks, for whom, and whether for the first time, must be said once: of two answers to that a gateway may have
+ * written one and the client the other, and no order tells which. */
 static bool identity_is_clear(const struct request *r) {
     const uint32_t once = (uint32_t)1 << HEADER_AUTHORIZATION | (uint32_t)1 << HEADER_X_TENANT_KASMA_ID |
                           (uint32_t)1 << HEADER_X_APP_KASMA_ID | (uint32_t)1 << HEADER_X_USER_ID |
-                          (uint32_t)1 << HEADER_X_KASMA_KEY | (uint32_t)1 << HEADER_X_GATEWAY_SECRET;
+                          (uint32_t)1 << HEADER_X_KASMA_KEY | (uint32_t)1 << HEADER_X_GATEWAY_SECRET |
+                          (uint32_t)1 << HEADER_X_IDEMPOTENCY_KEY;
     return (r->repeated & once) == 0;
 }
 

@@ -122,12 +122,9 @@ local function deny(key, reason, address)
     bad()
 end
 
--- `address` is the caller's; nil when only the key itself is asked about.
-local function key_identity(text, address)
-    local head = text:match("^(ksk_%a+_%w%w%w%w%w%w%w%w)_%w+$")
-    if not head or #text ~= #head + 41 or M.key_checksum(text:sub(1, -7)) ~= text:sub(-6) then bad() end
-    local key = keys:get(head)
-    if not key or not crypto.equal(key.secret_hash, crypto.sha256(text)) then bad() end
+-- Raises unless a key that is known holds now, from there; answers when it ends. `address` is the caller's; nil when only the key itself
+-- is asked about.
+local function check_holds(key, address)
     if not key.is_active then deny(key, "revoked", address) end
     local ends = key.expires_at and time.parse(key.expires_at)
     if ends and ends <= time.now() then deny(key, "expired", address) end
@@ -137,20 +134,29 @@ local function key_identity(text, address)
         if not allowed then deny(key, "address", address) end
     end
     if address then note_used(key) end
+    return ends
+end
+
+local function key_identity(text, address)
+    local head = text:match("^(ksk_%a+_%w%w%w%w%w%w%w%w)_%w+$")
+    if not head or #text ~= #head + 41 or M.key_checksum(text:sub(1, -7)) ~= text:sub(-6) then bad() end
+    local key = keys:get(head)
+    if not key or not crypto.equal(key.secret_hash, crypto.sha256(text)) then bad() end
+    local ends = check_holds(key, address)
     local scopes = {}
     for _, scope in ipairs(key.scopes or {}) do scopes[scope] = true end
     return { id = key.id, sub = key.id, kind = "key", tenant_key = key.tenant_key, app_key = key.app_key, via = "key", scopes = scopes,
         key = head, expires_at = ends }
 end
 
---- Tenant and app of a publishable key, or nil.
+--- Tenant and app that a publishable key names. Raises 401 when it does not hold: who means to be in one shop is not shown another.
 ---@param text string
----@return {tenant_key: string, app_key: string}|nil
-function M.publishable(text)
-    if not text:find("^kpk_%a+_%w+$") or #text > 64 then return nil end
-    local key = keys:get(text)
-    if not key or not key.is_active or key.key_type ~= "publishable" then return nil end
-    if key.expires_at and time.parse(key.expires_at) <= time.now() then return nil end
+---@param address string the caller's
+---@return {tenant_key: string, app_key: string}
+function M.publishable(text, address)
+    local key = #text <= 64 and text:find("^kpk_%a+_%w+$") and keys:get(text)
+    if not key or key.key_type ~= "publishable" then bad() end
+    check_holds(key, address)
     return key
 end
 
@@ -247,6 +253,8 @@ function M.identify(req)
             if #token <= 4096 and token:find("^[%w_-]+%.[%w_-]+%.[%w_-]+$") then return jwt_identity(token) end
             bad()
         end
+        -- Two words are no token, and nobody's cookie stands in for it. An empty one is what clients send that have none yet.
+        if header:find("^[Bb][Ee][Aa][Rr][Ee][Rr]%s+%S") then bad() end
     end
     local key = req:header("x-kasma-key")
     if key and key:sub(1, 4) == "ksk_" then return key_identity(key, web.client_ip(req)) end

@@ -55,13 +55,17 @@ return 0]]
 ---@param required boolean
 ---@return string|nil
 function M.key_of(ctx, required)
-    local key = ctx.req:header("x-idempotency-key") or ctx.req:header("idempotency-key")
-    if not key or key == "" then
+    local key, other = ctx.req:header("x-idempotency-key"), ctx.req:header("idempotency-key")
+    if key and other and key ~= other then
+        errors.bad_request{ message = "X-Idempotency-Key and Idempotency-Key differ", code = "idempotency_key" }
+    end
+    key = key or other
+    if not key then
         if required then errors.bad_request{ message = "X-Idempotency-Key header is required for write operations",
             code = "idempotency_key" } end
         return nil
     end
-    if #key > 255 or key:find("[^\33-\126]") then
+    if key == "" or #key > 255 or key:find("[^\33-\126]") then
         errors.bad_request{ message = "X-Idempotency-Key must be 1 to 255 visible ASCII characters", code = "idempotency_key" }
     end
     return key
@@ -75,13 +79,23 @@ local function sorted_query(raw)
     return table.concat(parts, "&")
 end
 
+-- What the request is about, however its path is written: paths know no case, but what stands in their parameters does (`/apps/Shop`
+-- and `/apps/shop` are two).
+local function resource_of(ctx)
+    local parts = { ctx.route:lower() }
+    for name, value in pairs(ctx.req.params or {}) do parts[#parts + 1] = name .. "=" .. value end
+    table.sort(parts)
+    for i, part in ipairs(parts) do parts[i] = #part .. ":" .. part end
+    return table.concat(parts)
+end
+
 ---@param ctx table
 ---@param key string
 ---@param principal string kind:id
 ---@param raw_body string
 ---@return table state
 function M.start(ctx, key, principal, raw_body)
-    local path = ctx.req.path:lower():gsub("^/api/", "/"):gsub("/$", "")
+    local path = resource_of(ctx)
     return {
         key = key,
         scope_hash = crypto.sha256(table.concat({ ctx.tenant, ctx.app, principal, ctx.method, path, key }, "|")),

@@ -128,6 +128,16 @@ function M.general(rule, subject, tenant)
     if not ok then refuse(rule, wait, r.limit) end
 end
 
+--- Gives back the token of the address: a request of a secret key counts by its key alone, or the limit of keys, which is above that of
+--- addresses, could not be reached from the one address that a backend has.
+---@param subject string
+---@param tenant string|nil the same that was given to general
+function M.by_key(subject, tenant)
+    local own = policy.limit(tenant, "ip", RULES.ip)
+    local bucket = buckets["ip|" .. (own and tenant .. "|" .. subject or subject)]
+    if bucket then bucket.tokens = bucket.tokens + 1 end
+end
+
 local function window_key(rule, subject) return ("rl:%s:%s"):format(rule, crypto.sha256(subject)) end
 
 local function ask(rule, subject, count, hit)

@@ -298,6 +298,12 @@ local function admitted(ctx, identity, tenant)
     return false
 end
 
+-- What a publishable key says, when there is one.
+local function published(req)
+    local key = req:header("x-kasma-key")
+    return key and key:sub(1, 4) == "kpk_" and auth.publishable(key, web.client_ip(req)) or nil
+end
+
 -- Tenant and app for good: the key's; a header's; the session's; the host name's; MASTER.
 local function settle_tenant(ctx, decl, identity)
     local req = ctx.req
@@ -308,22 +314,17 @@ local function settle_tenant(ctx, decl, identity)
         if not wanted_app and type(query.app_key) == "string" then wanted_app = query.app_key end
     end
     local tenant, app
-    if identity and identity.kind == "key" then
-        tenant, app = identity.tenant_key, identity.app_key
+    local by_key = identity and identity.kind == "key" and identity or published(req)
+    if by_key then
+        tenant, app = by_key.tenant_key, by_key.app_key
         if wanted and wanted ~= tenant then not_a_member() end
     elseif wanted then
         tenant = wanted
+    elseif identity and identity.tenant_key then
+        tenant, app = identity.tenant_key, identity.app_key
     else
-        local key = req:header("x-kasma-key")
-        local published = key and key:sub(1, 4) == "kpk_" and auth.publishable(key)
-        if published then
-            tenant, app = published.tenant_key, published.app_key
-        elseif identity and identity.tenant_key then
-            tenant, app = identity.tenant_key, identity.app_key
-        else
-            local host = policy.resolve(req) or tenants.by_host(req:header("host"))
-            if host then tenant, app = host.tenant_key, host.app_key else tenant = tenants.DEFAULT end
-        end
+        local host = policy.resolve(req) or tenants.by_host(req:header("host"))
+        if host then tenant, app = host.tenant_key, host.app_key else tenant = tenants.DEFAULT end
     end
     local row = tenants.by_key(tenant)
     if not row or not row.is_active then unavailable_tenant() end
@@ -369,6 +370,8 @@ local function name_tenant(ctx, decl, value)
     if row.tenant_key == ctx.tenant then return end
     ctx.access = nil
     if not admitted(ctx, ctx.user, row.tenant_key) then not_a_member() end
+    -- Of one that is switched off the platform's staff alone decides.
+    if not row.is_active and not access.allows(ctx.access.platform, SWITCH) then unavailable_tenant() end
     local app = tenants.app(ctx.app)
     ctx.tenant = row.tenant_key
     if not app or app.tenant_key ~= row.tenant_key then ctx.app = tenants.DEFAULT end
@@ -502,7 +505,8 @@ end
 local function run(ctx, decl)
     local req = ctx.req
     local limited = ratelimit.address_of(req)
-    if limited then ratelimit.general("ip", web.limit_subject(limited), candidate_tenant(req)) end
+    local subject, candidate = limited and web.limit_subject(limited), limited and candidate_tenant(req)
+    if limited then ratelimit.general("ip", subject, candidate) end
 
     local identity, refused
     local identify = decl.identify or auth.identify
@@ -523,7 +527,11 @@ local function run(ctx, decl)
         identity = identify(req)
         if not identity and not decl.public then errors.unauthorized("Access token required") end
     end
-    if limited and identity then ratelimit.general(identity.kind == "key" and "key" or "user", identity.id, identity.tenant_key) end
+    if limited and identity then
+        local key = identity.kind == "key"
+        if key then ratelimit.by_key(subject, candidate) end
+        ratelimit.general(key and "key" or "user", identity.id, identity.tenant_key)
+    end
 
     settle_tenant(ctx, decl, identity)
     local unsafe = not SAFE[decl.method]

@@ -107,7 +107,11 @@ local extra_headers = {}
 --- A route's own request headers, allowed to browsers from then on.
 ---@param names string[]
 function M.allow_headers(names)
-    for _, name in ipairs(names) do extra_headers[#extra_headers + 1] = name end
+    for _, name in ipairs(names) do
+        local known = ALLOWED:find(name, 1, true) ~= nil
+        for _, other in ipairs(extra_headers) do known = known or other == name end
+        if not known then extra_headers[#extra_headers + 1] = name end
+    end
 end
 
 local function candidate_app(req)

@@ -80,6 +80,72 @@ describe("rights of one tenant", function()
     end)
 end)
 
+describe("a tenant that is switched off", function()
+    it("is closed to its owner by every way, and open to the platform that can switch it on", function()
+        local platform, gone, home = support.platform(), support.tenant(), support.tenant()
+        local owner = support.user(gone, "tenant_owner")
+        must(home.owner:post("/tenants/" .. home.key .. "/members/add", { email = owner.user.email }))
+        must(owner:post("/auth/context", { tenant_key = home.key }, {}), 200)
+        owner.headers = {}
+        local path = "/tenants/" .. gone.key
+        must(owner:get(path), 200)
+        must(platform:post(path .. "/update", { is_active = false }), 200)
+        support.eventually(function() return owner:get(path).status == 403 end)
+        local closed = { 403, "Tenant is not available" }
+        for _, way in ipairs{ "", "/keys", "/members" } do assert.same(closed, told(owner:get(path .. way)), way) end
+        assert.same(closed, told(owner:get("/registry?tenant_key=" .. gone.key)))
+        assert.same(closed, told(owner:post(path .. "/update", { name = "Still mine" })))
+        assert.same(closed, told(owner:post(path .. "/keys/create", { name = "k", key_type = "secret", scopes = { "users.read" } })))
+        assert.same(closed, told(owner:post(path .. "/members/add", { email = support.unique("m") .. "@example.test" })))
+        assert.equal("Test " .. gone.key, must(platform:get(path), 200).tenant.name)
+        must(platform:post(path .. "/update", { is_active = true }), 200)
+        support.eventually(function() return owner:get(path).status == 200 end)
+    end)
+end)
+
+describe("a publishable key", function()
+    local mine, theirs = support.tenant(), support.tenant()
+    local function shop_at(key, headers)
+        local sent = { ["X-Kasma-Key"] = key }
+        for name, value in pairs(headers or {}) do sent[name] = value end
+        return support.client(sent):get("/sales/cart/me")
+    end
+
+    it("speaks for its own tenant alone", function()
+        local key = key_of(mine, { key_type = "publishable", app_key = mine.app }).owned_key
+        assert.equal(mine.key, must(shop_at(key, { ["X-Tenant-Kasma-Id"] = mine.key }), 200).tenant_key)
+        assert.same({ 403, "You do not belong to this tenant" }, told(shop_at(key, { ["X-Tenant-Kasma-Id"] = theirs.key })))
+        assert.equal(403, shop_at(key, { ["X-App-Kasma-Id"] = theirs.app }).status)
+        -- Whoever is signed in elsewhere is a guest there.
+        assert.equal(mine.key, must(theirs.owner:get("/sales/cart/me", { ["X-Kasma-Key"] = key, ["X-Tenant-Kasma-Id"] = mine.key,
+            ["X-App-Kasma-Id"] = mine.app }), 200).tenant_key)
+        assert.equal(403, theirs.owner:get("/users", { ["X-Kasma-Key"] = key, ["X-Tenant-Kasma-Id"] = mine.key,
+            ["X-App-Kasma-Id"] = mine.app }).status)
+    end)
+
+    it("that does not hold shows no other shop in its place", function()
+        local refused = { 401, "Invalid or expired access token" }
+        assert.same(refused, told(shop_at("kpk_live_" .. ("a"):rep(32))))
+        local away = key_of(mine, { key_type = "publishable", app_key = mine.app, allowed_ips = { "10.0.0.0/8" } })
+        assert.same(refused, told(shop_at(away.owned_key)))
+        assert.equal(200, shop_at(away.owned_key, { ["X-Forwarded-For"] = "10.1.2.3" }).status)
+        local ended = key_of(mine, { key_type = "publishable", app_key = mine.app })
+        assert.equal(200, shop_at(ended.owned_key).status)
+        must(mine.owner:post("/tenants/" .. mine.key .. "/keys/" .. ended.id .. "/revoke"), 200)
+        support.eventually(function() return shop_at(ended.owned_key).status == 401 end)
+    end)
+end)
+
+describe("a bearer of two words", function()
+    it("is refused, whatever cookie stands beside it; an empty one is none", function()
+        local mine = support.tenant()
+        for _, words in ipairs{ "Bearer a b", "bearer " .. mine.owner.cookies.access_token .. " x" } do
+            assert.same({ 401, "Invalid or expired access token" }, told(mine.owner:get("/auth/me", { Authorization = words })), words)
+        end
+        assert.equal(200, mine.owner:get("/auth/me", { Authorization = "Bearer " }).status)
+    end)
+end)
+
 describe("a tenant's name that is smuggled", function()
     local mine, theirs = support.tenant(), support.tenant()
 
@@ -229,6 +295,34 @@ describe("an idempotency key", function()
         assert.same({ 201, nil }, { elsewhere.status, elsewhere.headers["idempotent-replayed"] })
     end)
 
+    it("is of one thing: names that differ in their case alone are two", function()
+        local shop = support.unique("Shop")
+        for _, app in ipairs{ shop, shop:lower() } do must(one.owner:post("/apps", { app_key = app, name = "old" })) end
+        local function rename(path) return one.owner:post(path, { name = "new" }, { ["X-Idempotency-Key"] = "rename" }) end
+        local first = rename("/apps/" .. shop .. "/update")
+        assert.same({ 200, shop }, { first.status, first.json.app.app_key })
+        local second = rename("/apps/" .. shop:lower() .. "/update")
+        assert.same({ 200, shop:lower(), "new", nil }, { second.status, second.json.app.app_key, second.json.app.name,
+            second.headers["idempotent-replayed"] })
+        -- However the path itself is written.
+        for _, path in ipairs{ "/api/apps/%s/update", "/APPS/%s/Update/" } do
+            local again = rename(path:format(shop))
+            assert.same({ shop, "true" }, { again.json.app.app_key, again.headers["idempotent-replayed"] }, path)
+        end
+    end)
+
+    it("is one, of 1 to 255 visible characters, or refused", function()
+        local name = support.unique("r")
+        for what, headers in pairs{ empty = { [""] = "" }, long = { [""] = ("k"):rep(256) }, ["with a space"] = { [""] = "a b" },
+            accented = { [""] = "cl\195\169" }, ["two that differ"] = { [""] = "one", alias = "two" } } do
+            local answer = make(one.owner, name, { ["X-Idempotency-Key"] = headers[""], ["Idempotency-Key"] = headers.alias })
+            assert.same({ 400, "idempotency_key" }, { answer.status, answer.json.code }, what)
+        end
+        assert.equal(400, (raw({ "POST /roles HTTP/1.1", "Host: 127.0.0.1", "Cookie: access_token=" .. one.owner.cookies.access_token,
+            "X-Idempotency-Key: one", "X-Idempotency-Key: two", "Content-Length: 2", "Content-Type: application/json" }, "{}")))
+        assert.equal(201, make(one.owner, name, { ["X-Idempotency-Key"] = ("k"):rep(255), ["Idempotency-Key"] = ("k"):rep(255) }).status)
+    end)
+
     it("of a guest is bound to the cart, and of nobody to nothing", function()
         local shop, product = shop_of.simple(5)
         local function add(client) return client:post("/sales/cart/add", { productId = product, quantity = 1 },
@@ -356,5 +450,35 @@ describe("an ETag", function()
         local mine = support.shopper(one):get("/auth/me").headers.etag
         if mine then assert.equal(401, support.client():get("/auth/me", { ["If-None-Match"] = mine }).status) end
         assert.is_false(support.client():get("/auth/me", { ["If-None-Match"] = "*" }).status == 304)
+    end)
+end)
+
+describe("a server with narrow limits", function()
+    it("counts a secret key by its key, and everybody else by address", function()
+        local tenant = support.tenant()
+        local key = key_of(tenant)
+        local rules = os.tmpname()
+        local file = assert(io.open(rules, "w"))
+        -- A worker's share is a limit divided by the live workers, so that few are left of 20 and many of 100000.
+        file:write(json.encode{ ip = { limit = 20, window_s = 3600 }, key = { limit = 100000, window_s = 3600 } })
+        file:close()
+        local server = support.server{ RATE_LIMITS = rules, RATE_LIMIT_LOOPBACK = "1" }
+        local caller, guest = bearer(key.secret), support.guest(tenant)
+        caller.url, guest.url = server.url, server.url
+        local ok, why = pcall(function()
+            for _ = 1, 60 do must(caller:get("/users"), 200) end
+            local refused
+            for _ = 1, 60 do
+                local answer = guest:get("/sales/cart/me")
+                if answer.status == 429 then refused = answer end
+            end
+            assert.equal("Too many requests", refused.json.message)
+            for _, name in ipairs{ "retry-after", "x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset" } do
+                assert.matches("^%d+$", refused.headers[name], name)
+            end
+        end)
+        server.stop()
+        os.remove(rules)
+        if not ok then error(why, 0) end
     end)
 end)

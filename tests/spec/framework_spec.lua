@@ -249,7 +249,7 @@ end)
 
 describe("idempotency in the transaction", function()
     local function request(s, key, body)
-        local ctx = { tenant = s.tenant, app = s.app, method = "POST", id = "r", req = { path = "/x", query = "" } }
+        local ctx = { tenant = s.tenant, app = s.app, method = "POST", id = "r", route = "/x", req = { path = "/x", query = "" } }
         ctx.idempotency = idempotency.start(ctx, key, "user:" .. s.actor_id, body)
         ctx.idempotency.transaction = true
         return ctx
