@@ -104,7 +104,7 @@ local function becomes(kind, open)
         local origin = req:header("origin")
         if kind == "events" and origin then
             options.headers = options.headers or {}
-            web.add_cors(req, options.headers, origin)
+            web.add_cors(req, options.headers, origin, ctx.app)
         end
         local socket, err = req[kind](req, options)
         if not socket then
@@ -181,7 +181,7 @@ local function write(ctx, status, fixed, body)
     if no_store then headers["Cache-Control"] = "no-store" end
     if own then for name, value in pairs(own) do headers[name] = value end end
     if cookies then headers["Set-Cookie"] = cookies end
-    if origin then web.add_cors(req, headers, origin) end
+    if origin then web.add_cors(req, headers, origin, ctx.app) end
     respond(req, status, headers, body)
 end
 
@@ -535,7 +535,7 @@ local function run(ctx, decl)
 
     settle_tenant(ctx, decl, identity)
     local unsafe = not SAFE[decl.method]
-    if unsafe and identity and identity.via == "cookie" and web.is_cross_site(req) then
+    if unsafe and identity and identity.via == "cookie" and web.is_cross_site(req) and web.is_cross_site(req, ctx.app) then
         errors.forbidden{ message = "Cross-site request refused", code = "cross_site" }
     end
     if decl.resolve then

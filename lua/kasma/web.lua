@@ -121,13 +121,28 @@ local function candidate_app(req)
     return host and host.app_key
 end
 
+--- The app whose pages may use a session by its cookie alone: the one that the request or the host names, but a header's only within
+--- the session's tenant: any tenant may let a page of its own in, and none into the sessions of others.
+---@param req table
+---@param session {tenant_key: string, app_key: string}
+---@return string|nil app_key
+function M.app_of(req, session)
+    local named = req:header("x-app-kasma-id")
+    if not named then return candidate_app(req) or session.app_key end
+    local found = tenant.app(named)
+    return found and found.tenant_key == session.tenant_key and named or session.app_key
+end
+
 --- Adds the CORS headers of an answer when the origin may read it.
 ---@param req table
 ---@param headers table
 ---@param origin string
-function M.add_cors(req, headers, origin)
+---@param app string|nil the app that answered, when it is known: a key or a session may name it where no header does
+function M.add_cors(req, headers, origin, app)
     headers["Vary"] = "Origin"
-    local ok, allowed = pcall(tenant.origin_allowed, origin, candidate_app(req))
+    local ok, allowed = pcall(function()
+        return tenant.origin_allowed(origin, candidate_app(req)) or (app ~= nil and tenant.origin_allowed(origin, app))
+    end)
     if not ok or not allowed then return end
     headers["Access-Control-Allow-Origin"] = origin
     headers["Access-Control-Allow-Credentials"] = "true"

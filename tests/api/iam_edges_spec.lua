@@ -244,6 +244,43 @@ describe("in production", function()
         assert.equal(200, bearer:post("/users/me/update", { first_name = "x" }, { Origin = foreign }).status)
     end)
 
+    it("a page that another tenant lets in gets no session of this one", function()
+        local other, theirs = support.tenant(), "https://other.example"
+        shop_of.must(other.owner:post("/apps/" .. other.app .. "/update", { allowed_origins = { theirs } }), 200)
+        local victim = support.user(tenant, "customer")
+        local jar = support.client()
+        jar.url = server.url
+        local function ask(path, origin, headers)
+            jar.cookies = { access_token = victim.cookies.access_token, refresh_token = victim.cookies.refresh_token }
+            local sent = { Origin = origin, ["X-Token-Response"] = "body" }
+            for name, value in pairs(headers) do sent[name] = value end
+            return jar:post(path, {}, sent)
+        end
+        for _, path in ipairs{ "/auth/refresh", "/auth/logout" } do
+            for _, headers in ipairs{ other.headers, { ["X-Tenant-Kasma-Id"] = other.key }, {} } do
+                assert.equal(403, ask(path, theirs, headers).status, path)
+            end
+        end
+        victim.cookies.access_token = "" -- has run out
+        assert.equal(403, ask("/auth/refresh", theirs, other.headers).status)
+        assert.equal(403, ask("/auth/logout", theirs, other.headers).status)
+        local mine = ask("/auth/refresh", allowed, tenant.headers)
+        assert.same({ 200, allowed }, { mine.status, mine.headers["access-control-allow-origin"] })
+        victim.cookies = { refresh_token = mine.json.refresh_token }
+        assert.equal(200, ask("/auth/logout", allowed, tenant.headers).status)
+    end)
+
+    it("a key names the app whose origins may read", function()
+        local key = shop_of.must(tenant.owner:post("/tenants/" .. tenant.key .. "/keys/create", { name = "shop",
+            key_type = "publishable", app_key = tenant.app })).key
+        local c = support.client{ ["X-Kasma-Key"] = key.owned_key }
+        c.url = server.url
+        for origin, may in pairs{ [allowed] = allowed, [foreign] = false } do
+            local answer = c:get("/api/ecommerce/products/list", { Origin = origin })
+            assert.same({ 200, may }, { answer.status, answer.headers["access-control-allow-origin"] or false })
+        end
+    end)
+
     it("a page of another origin cannot sign its visitor in, nor write by any route with their cookie", function()
         local c = support.client(tenant.headers)
         c.url = server.url

@@ -61,6 +61,13 @@ local function own_page(ctx)
     if web.is_cross_site(ctx.req) then errors.forbidden{ message = "Cross-site request refused", code = "cross_site" } end
 end
 
+-- What a cookie alone can do is for the pages of the session's own tenant.
+local function own_session(ctx, session)
+    if session and web.is_cross_site(ctx.req, web.app_of(ctx.req, session)) then
+        errors.forbidden{ message = "Cross-site request refused", code = "cross_site" }
+    end
+end
+
 local function signed_out(ctx)
     ctx.set_cookie("access_token", "", 0)
     ctx.set_cookie("refresh_token", "", 0)
@@ -174,9 +181,7 @@ route.post("/auth/refresh", {
     returns = { [200] = Said, [401] = sessions.reused },
     handler = function(ctx)
         local cookie = ctx.req:cookie("refresh_token")
-        if cookie and web.is_cross_site(ctx.req) then
-            errors.forbidden{ message = "Cross-site request refused", code = "cross_site" }
-        end
+        if cookie then own_session(ctx, sessions.of_refresh(cookie, true)) end
         local token = cookie or ctx.body.refresh_token
         if not token or token == "" then return { success = false, message = "No refresh token provided" } end
         local tokens = sessions.refresh(ctx.scope, token, client(ctx))
@@ -202,11 +207,13 @@ route.post("/auth/logout", {
     handler = function(ctx)
         local who = ctx.user or ctx.stranger
         if who and who.session_id then
+            if who.via == "cookie" then own_session(ctx, who) end
             iam.logout(ctx.scope, who.session_id, who.id)
         else
             -- A session whose access token has run out is ended by its refresh token.
-            local session = not web.is_cross_site(ctx.req) and sessions.of_refresh(ctx.req:cookie("refresh_token"))
+            local session = sessions.of_refresh(ctx.req:cookie("refresh_token"))
             if not session then errors.unauthorized("Access token required") end
+            own_session(ctx, session)
             iam.logout(ctx.scope, session.id, session.user_id)
         end
         signed_out(ctx)

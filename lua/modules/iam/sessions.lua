@@ -306,10 +306,12 @@ end
 
 --- The session that a refresh token stands for, when it is alive.
 ---@param refresh_token string|nil
+---@param any boolean|nil also one that has ended or was exchanged
 ---@return table|nil
-function M.of_refresh(refresh_token)
+function M.of_refresh(refresh_token, any)
     if not refresh_token or #refresh_token ~= 64 then return nil end
     local session = store.session_by_refresh(crypto.sha256(refresh_token))
+    if any then return session end
     if not session or session.revoked_at or session.rotated_at or time.parse(session.expires_at) <= time.now() then return nil end
     return session
 end
