@@ -160,6 +160,34 @@ function M.secrets(theirs, others)
     return secrets
 end
 
+--- Which of these ids and addresses belong to other tenants than `keys`, whatever table they are from.
+---@param values string[] UUIDs and e-mail addresses, in lower case
+---@param keys string[] tenant keys
+---@return string[][] {value, table, tenant}
+function M.strangers(values, keys)
+    local function list(texts)
+        local quoted = {}
+        for i, text in ipairs(texts) do quoted[i] = catalogue.quote(text) end
+        return table.concat(quoted, ", ")
+    end
+    local own = list(keys)
+    -- An account is whoever's member it is; one that is nobody's is the platform's.
+    local parts = { ([[select m.v, 'users', min(t.tenant_key) from met m join users u on u.id::text = m.v or lower(u.email) = m.v
+        join user_tenants t on t.user_id = u.id group by m.v having not bool_or(t.tenant_key in (%s))]]):format(own) }
+    local function of(name) -- the table's rows by id
+        parts[#parts + 1] = ("select m.v, '%s', x.tenant_key from met m join %s x on x.id::text = m.v where x.tenant_key not in (%s)")
+            :format(name, name, own)
+    end
+    for _, name in ipairs{ "auth_sessions", "access_keys", "apps" } do of(name) end
+    for _, t in ipairs(catalogue.tenant_tables()) do
+        for _, column in ipairs(t.columns) do
+            if column.name == "id" and column.type == "uuid" and t.bound == "" then of(t.name) end
+        end
+    end
+    return catalogue.json("owner", ("with met (v) as (select unnest(array[%s])) select coalesce(json_agg(json_build_array(v, n, t)), '[]') "
+        .. "from (%s) x (v, n, t)"):format(list(values), table.concat(parts, " union all ")))
+end
+
 --- The first secret that a text holds, but for what was sent (and what is part of it).
 ---@param text string
 ---@param secrets table<string, string>
@@ -285,7 +313,7 @@ end
 ---@field node kasma.Schema
 ---@field is_key boolean|nil a member of the path that is no UUID
 
-local TEXT = { string = true, email = true }
+local TEXT = { string = true, email = true, any = true }
 
 local function places_in(node, prefix, list, wanted)
     if node.kind == "object" then

@@ -18,6 +18,33 @@ local ENDS = { ["POST /users/me/delete"] = "closes the caller's account; iam_spe
 
 local function called(decl) return decl.method .. " " .. decl.path end
 
+-- Every route that asks for no permission, and for whom it is. One that is not here forgot its own, as far as this test can know: the
+-- matrix below expects what is declared, so that only a list can tell what should have been.
+local OPEN = {
+    ["a page, a check or a document of the server"] = [[GET /, GET /health, GET /healthz, GET /health/ready, GET /readyz, GET /metrics,
+        GET /openapi.json, GET /api/docs-json, GET /openapi/:area, GET /api/docs, GET /api/docs/assets/swagger-ui.css,
+        GET /api/docs/assets/swagger-ui-bundle.js, GET /api/docs/assets/page.css, GET /api/docs/assets/page.js, GET /api/docs/errors,
+        GET /.well-known/jwks.json]],
+    ["who has no session yet, or ends one"] = [[POST /auth/register, POST /auth/login, POST /auth/verify-otp, POST /auth/resend-otp,
+        POST /auth/cancel-otp, POST /auth/forgot-password, POST /auth/reset-password, POST /auth/refresh, POST /auth/logout]],
+    ["one's own account"] = [[GET /auth/logs/login, POST /auth/logout-all, GET /auth/me, GET /auth/sessions, POST /auth/sessions/:id/revoke,
+        POST /auth/context, POST /auth/2fa/setup, POST /auth/2fa/confirm, POST /auth/2fa/disable, GET /users/me, POST /users/me/update,
+        POST /users/me/change-password, GET /users/me/permissions, GET /users/me/tenants, GET /users/me/export, POST /users/me/delete,
+        POST /customers/details, POST /customers/update, GET /registry/access]],
+    ["who holds the link"] = "GET /mail/unsubscribe/:token, POST /mail/unsubscribe/:token",
+    ["a visitor of the shop"] = [[GET /marketing/bundles/list, POST /marketing/bundles/details, GET /api/ecommerce/products/categories/list,
+        GET /api/ecommerce/products/tags/list, GET /api/ecommerce/products/list, GET /api/ecommerce/products/:id]],
+    ["the owner of the cart, a guest too"] = [[GET /sales/cart/me, POST /sales/cart/add, POST /sales/cart/update, POST /sales/cart/remove,
+        POST /sales/cart/clear, POST /sales/cart/bundle/add, GET /sales/cart/summary, POST /sales/cart/quote, POST /sales/orders/checkout]],
+    ["a customer: their orders, notices and what is on offer"] = [[GET /sales/orders/me, POST /sales/orders/details,
+        GET /marketing/promotions/list, POST /marketing/promotions/details, GET /api/social/notices, GET /api/social/notices/unread-count,
+        POST /api/social/notices/read-all, POST /api/social/notices/:id/read, GET /api/social/notices/preferences,
+        POST /api/social/notices/preferences, POST /api/social/notices/devices]],
+    ["a listener: each channel is decided by itself"] = "GET /ws, GET /api/social/realtime/events, POST /api/social/realtime/ticket",
+    ["a service, by its secret"] = "POST /api/notification/create, POST /api/internal/orders/sync-payment, POST /api/socket/publish",
+    ["whoever the shop's rule lets in"] = "GET /x/*path, POST /x/*path, PUT /x/*path, PATCH /x/*path, DELETE /x/*path",
+}
+
 -- What the gate says, before the handler is asked.
 local NO_CREDENTIAL = { ["Access token required"] = true, ["Invalid or expired access token"] = true }
 local NOT_ALLOWED = { ["Forbidden resource"] = true, ["You do not belong to this tenant"] = true }
@@ -154,6 +181,23 @@ describe("a route", function()
             end
         end
         assert.is_true(count >= 1)
+    end)
+
+    it("asks for a permission, unless it is known to be open", function()
+        local open, wrong = {}, {}
+        for _, list in pairs(OPEN) do
+            for name in list:gmatch("%u+ [^%s,]+") do open[name] = true end
+        end
+        for _, decl in ipairs(route.all()) do
+            if not decl.permission and not open[called(decl)] then
+                wrong[#wrong + 1] = called(decl) .. " asks for none: declare one, or say in OPEN for whom it is"
+            elseif decl.permission and open[called(decl)] then
+                wrong[#wrong + 1] = called(decl) .. " stands in OPEN and asks for " .. decl.permission
+            end
+            open[called(decl)] = nil
+        end
+        for name in pairs(open) do wrong[#wrong + 1] = name .. " stands in OPEN and is no route" end
+        assert.equal("", table.concat(wrong, "\n"))
     end)
 
     it("is in the matrix whatever it declares", function()
