@@ -27,17 +27,15 @@ local function meta(p)
   metas[p] = m
   return m
 end
--- While a script that moves many jobs gathers, pushes, marks and the length of streams wait for its end: one command for all.
-local gathered
+-- A script's first event on a stream cuts it, which is exact enough for all of them.
 local function event(p, ...)
-  local m = meta(p)
-  if gathered then
-    gathered.streams[m.stream] = m.events
-    call('XADD', m.stream, '*', 'event', ...)
-  else
-    call('XADD', m.stream, 'MAXLEN', '~', m.events, '*', 'event', ...)
-  end
+  local m = metas[p] or meta(p)
+  if m.cut then return call('XADD', m.stream, '*', 'event', ...) end
+  m.cut = true
+  call('XADD', m.stream, 'MAXLEN', '~', m.events, '*', 'event', ...)
 end
+-- While a script that moves many jobs gathers, pushes and marks wait for its end: one command for all.
+local gathered
 local function limited(p)
   local most = meta(p).concurrency
   return most and call('LLEN', p .. 'active') >= most
@@ -49,7 +47,7 @@ local function mark(p)
     call('ZADD', p .. 'marker', '0', '0')
   end
 end
-local function gather() gathered = { lists = {}, marks = {}, streams = {} } end
+local function gather() gathered = { lists = {}, marks = {} } end
 local function flush_lists()
   for list, ids in pairs(gathered.lists) do
     for i = 1, #ids, 1000 do call('LPUSH', list, unpack(ids, i, math.min(i + 999, #ids))) end
@@ -59,7 +57,6 @@ end
 local function flush()
   flush_lists()
   local marks = gathered.marks
-  for stream, most in pairs(gathered.streams) do call('XTRIM', stream, 'MAXLEN', '~', most) end
   gathered = nil
   for p in pairs(marks) do mark(p) end
 end
@@ -110,8 +107,8 @@ local function delay_until(p, id, due)
   delays = true
   local low = due * 4096
   local last = call('ZREVRANGEBYSCORE', p .. 'delayed', low + 4095, low, 'WITHSCORES', 'LIMIT', 0, 1)
-  call('ZADD', p .. 'delayed', last[2] and math.min(tonumber(last[2]) + 1, low + 4095) or low, id)
   event(p, 'delayed', 'jobId', id, 'delay', string.format('%.0f', due))
+  call('ZADD', p .. 'delayed', last[2] and math.min(tonumber(last[2]) + 1, low + 4095) or low, id)
   mark_delayed(p)
 end
 
@@ -144,24 +141,20 @@ local function decode(text)
   return ok and type(value) == 'table' and value or nil
 end
 
--- Deletes a job that lies in no list any more: its keys, its ownership of a deduplication id, its place under a parent.
--- With `keys` those of an ended job, which has no lock, are only named there.
-local function remove_job(p, id, now, keys)
+local function leave_parent(key, now)
+  local v = call('HMGET', key, 'parentKey', 'parent')
+  local parent = v[1] and decode(v[2])
+  if not parent or not parent.queueKey or call('EXISTS', v[1]) == 0 then return end
+  child_gone(v[1], parent, key, now)
+  call('ZREM', v[1] .. ':unsuccessful', key)
+end
+-- Deletes a job that lies in no list any more: its keys, its place under a parent, its ownership of a deduplication id.
+local function remove_job(p, id, now)
   local key = p .. id
-  local v = call('HMGET', key, 'parentKey', 'parent', 'deid')
-  if v[1] then
-    local parent = decode(v[2])
-    if parent and parent.queueKey and call('EXISTS', v[1]) == 1 then
-      child_gone(v[1], parent, key, now)
-      call('ZREM', v[1] .. ':unsuccessful', key)
-    end
-  end
-  if v[3] and call('GET', p .. 'de:' .. v[3]) == id then call('DEL', p .. 'de:' .. v[3], p .. 'dn:' .. v[3]) end
-  local n = keys and #keys or 0
-  local all = keys or {}
-  all[n + 1], all[n + 2], all[n + 3], all[n + 4] = key, key .. ':logs', key .. ':dependencies', key .. ':processed'
-  all[n + 5], all[n + 6] = key .. ':failed', key .. ':unsuccessful'
-  if not keys then call('DEL', key .. ':lock', unpack(all)) end
+  leave_parent(key, now)
+  local deid = call('HGET', key, 'deid')
+  if deid and call('GET', p .. 'de:' .. deid) == id then call('DEL', p .. 'de:' .. deid, p .. 'dn:' .. deid) end
+  call('DEL', key, key .. ':lock', key .. ':logs', key .. ':dependencies', key .. ':processed', key .. ':failed', key .. ':unsuccessful')
 end
 
 -- Nil: the job is to be added. Else it is a duplicate of the id answered.
@@ -247,19 +240,6 @@ local function in_parts(command, key, list)
     if key then call(command, key, unpack(list, i, last)) else call(command, unpack(list, i, last)) end
   end
 end
--- Up to the limit of jobs that the rule {count, age s, limit} lets go.
-local function sweep(p, target, count, age, limit, now)
-  local set = p .. target
-  local function drop(ids)
-    if #ids == 0 then return end
-    in_parts('ZREM', set, ids)
-    local keys = {}
-    for _, old in ipairs(ids) do remove_job(p, old, now, keys) end
-    in_parts('DEL', nil, keys)
-  end
-  if age then drop(call('ZRANGEBYSCORE', set, '-inf', now - age * 1000, 'LIMIT', 0, limit)) end
-  if count and count > 0 then drop(call('ZREVRANGE', set, count, count + limit - 1)) end
-end
 ]]
 
 -- KEYS: prefixes. ARGV: groups of 14: number of the prefix, id or '', name, data, opts, timestamp, delay, priority, lifo, asker or '',
@@ -335,11 +315,11 @@ end
 flush()
 return ids]]
 
--- What ends a job, for `cycle`.
+-- What ends a job, for `cycle`. Of the i-th end: ids[i], keys[i] (of its hash), lock_keys[i], and locks[i], whose lock it is.
 local FINISH = [[
 -- Of what ended: its places are cleared together. Nothing reads them before that.
 local freed, unstalled, finished = {}, {}, { completed = {}, failed = {} }
-local locks = {}
+local ids, keys, lock_keys, locks = {}, {}, {}, {}
 local families, all_there = false, false
 -- Where the jobs lie in `active`, when most of it ends in this call; those that were oldest then leave by one command.
 local active, places, gone = {}, nil, {}
@@ -364,23 +344,34 @@ local function flush_active()
     n = n - 1
   end
   if n == 0 and #active > 0 then
-    call('DEL', p .. 'active')
+    freed[#freed + 1] = p .. 'active'
   elseif n < #active then
     call('LTRIM', p .. 'active', 0, n - 1)
   end
   for place in pairs(gone) do call('LREM', p .. 'active', -1, active[place]) end
 end
-local function own(key, id, token)
-  local lock = locks[key]
-  if lock ~= token then
-    if call('EXISTS', key) == 0 then return -1 end
-    return lock and -6 or -2
+local owned = 0 -- the end that has left `active` last
+local function own(i, token)
+  if locks[i] ~= token then
+    if call('EXISTS', keys[i]) == 0 then return -1 end
+    return locks[i] and -6 or -2
   end
-  if not leave_active(id) then return -3 end
-  locks[key] = nil
-  freed[#freed + 1] = key .. ':lock'
-  unstalled[#unstalled + 1] = id
+  if not leave_active(ids[i]) then return -3 end
+  owned = i
   return 0
+end
+-- An end that cannot be told, because a key of its job is not what it should be: the job stays active, and stalls.
+local function disown(i)
+  if owned ~= i then return end
+  if not places then return call('RPUSH', p .. 'active', ids[i]) end
+  for place, id in ipairs(active) do
+    if id == ids[i] then places[id], gone[place] = place, nil end
+  end
+end
+local function free(i)
+  if owned ~= i then return end
+  freed[#freed + 1] = lock_keys[i]
+  unstalled[#unstalled + 1] = ids[i]
 end
 local function keep_trace(key, trace, opts)
   if trace == '' then return end
@@ -410,18 +401,46 @@ local function tell_parent(key, parent_key, parent, completed, value)
     child_gone(parent_key, parent, key, now)
   end
 end
+-- Deletes ended jobs, which lie in no list any more and have no lock. One that completed has left its parent. The deduplication id of a
+-- job that ended is free or, when it has a time of its own, stays taken for so long.
+local function drop(target, list)
+  local more, n = {}, 0
+  for i, id in ipairs(list) do
+    local key = p .. id
+    if target == 'failed' then leave_parent(key, now) end
+    freed[#freed + 1] = key
+    more[n + 1], more[n + 2], more[n + 3] = key .. ':logs', key .. ':dependencies', key .. ':processed'
+    more[n + 4], more[n + 5] = key .. ':failed', key .. ':unsuccessful'
+    n = n + 5
+  end
+  -- What belongs to a job but its hash is seldom there.
+  for i = 1, n, 1000 do
+    local last = math.min(i + 999, n)
+    if call('EXISTS', unpack(more, i, last)) > 0 then call('DEL', unpack(more, i, last)) end
+  end
+end
+-- Up to the limit of jobs that the rule {count, age s, limit} lets go.
+local function sweep(target, count, age, limit)
+  local set = p .. target
+  local function let_go(list)
+    if #list == 0 then return end
+    in_parts('ZREM', set, list)
+    drop(target, list)
+  end
+  if age then let_go(call('ZRANGEBYSCORE', set, '-inf', now - age * 1000, 'LIMIT', 0, limit)) end
+  if count and count > 0 then let_go(call('ZREVRANGE', set, count, count + limit - 1)) end
+end
 local ended = { completed = 0, failed = 0 }
 local rules, rule_list = {}, {}
 
--- count, age and limit as texts, '' where there is no such rule.
-local function finish(id, token, target, value, count, age, limit, trace, extra)
-  local key, parent_key, deid = p .. id, nil, nil
+-- Of a plain job the worker has said in `extra` all that is wanted here.
+local function finish(i, token, value, extra, rule, trace)
+  local id, key, target, parent_key, deid = ids[i], keys[i], rule.target, nil, nil
   local completed = target == 'completed'
-  if completed and families and locks[key] == token then
+  if completed and families and locks[i] == token then
     if call('SCARD', key .. ':dependencies') > 0 then return -4 end
     if call('ZCARD', key .. ':unsuccessful') > 0 then return -9 end
   end
-  -- Of a plain job the worker has said all that is wanted here.
   local made = completed and all_there and extra or ''
   if made == '' then
     local v = call('HMGET', key, 'name', 'parentKey', 'deid', 'atm')
@@ -433,43 +452,45 @@ local function finish(id, token, target, value, count, age, limit, trace, extra)
     made = v[4] and tostring(tonumber(v[4]) + 1) or '1'
     parent_key, deid = v[2], v[3]
   end
-  local code = own(key, id, token)
+  local code = own(i, token)
   if code < 0 then return code end
   if deid then end_deduplication(p, id, deid, now) end
   if parent_key then
     local parent = decode(call('HGET', key, 'parent'))
     if parent and parent.queueKey and call('EXISTS', parent_key) == 1 then tell_parent(key, parent_key, parent, completed, value) end
   end
-  if not completed then keep_trace(key, trace, call('HGET', key, 'opts')) end
-  if count == '0' then
-    remove_job(p, id, now)
-  else
-    local set = finished[target]
-    set[#set + 1] = now_text
-    set[#set + 1] = id
+  if trace then keep_trace(key, trace, call('HGET', key, 'opts')) end
+  if rule.count ~= '0' then
     call('HSET', key, 'atm', made, completed and 'returnvalue' or 'failedReason', value, 'finishedOn', now_text)
-    if age ~= '' or count ~= '' then
-      local name = target .. count .. '|' .. age
-      if not rules[name] then
-        rules[name] = true
-        rule_list[#rule_list + 1] = { target, tonumber(count), tonumber(age), tonumber(limit) or 1000 }
-      end
-    end
   end
-  ended[target] = ended[target] + 1
   if completed then
     event(p, 'completed', 'jobId', id, 'returnvalue', value, 'prev', 'active')
   else
     event(p, 'failed', 'jobId', id, 'failedReason', value, 'prev', 'active')
     if extra == '1' then event(p, 'retries-exhausted', 'jobId', id, 'attemptsMade', made) end
   end
+  ended[target] = ended[target] + 1
+  if rule.count == '0' then
+    drop(target, { id })
+    return 0
+  end
+  local set = finished[target]
+  set[#set + 1] = now_text
+  set[#set + 1] = id
+  if rule.sweeps then
+    local name = target .. rule.count .. '|' .. rule.age
+    if not rules[name] then
+      rules[name] = true
+      rule_list[#rule_list + 1] = { target, tonumber(rule.count), tonumber(rule.age), tonumber(rule.limit) or 1000 }
+    end
+  end
   return 0
 end
 
 -- Another attempt: at once or after `delay`.
-local function retry(id, token, delay, reason, trace)
-  local key = p .. id
-  local code = own(key, id, token)
+local function retry(i, token, reason, extra, _, trace)
+  local id, key, delay = ids[i], keys[i], tonumber(extra)
+  local code = own(i, token)
   if code < 0 then return code end
   local v = call('HMGET', key, 'priority', 'opts')
   call('HINCRBY', key, 'atm', 1)
@@ -478,46 +499,48 @@ local function retry(id, token, delay, reason, trace)
   if delay > 0 then
     delay_until(p, id, now + delay)
   else
-    push(p, id, tonumber(v[1] or '') or 0, (decode(v[2]) or {}).lifo)
     event(p, 'waiting', 'jobId', id, 'prev', 'active')
+    push(p, id, tonumber(v[1] or '') or 0, (decode(v[2]) or {}).lifo)
   end
   return 0
 end
 
 -- Back where it came from, without counting an attempt: the worker stops, or the queue is limited.
-local function give_back(id, token)
-  local code = own(p .. id, id, token)
+local function give_back(i, token)
+  local code = own(i, token)
   if code < 0 then return code end
-  local priority = tonumber(call('HGET', p .. id, 'priority') or '') or 0
-  push(p, id, priority, true)
-  event(p, 'waiting', 'jobId', id, 'prev', 'active')
+  local priority = tonumber(call('HGET', keys[i], 'priority') or '') or 0
+  event(p, 'waiting', 'jobId', ids[i], 'prev', 'active')
+  push(p, ids[i], priority, true)
   return 0
 end
-local function postpone(id, token, delay)
-  local code = own(p .. id, id, token)
+local function postpone(i, token, _, delay)
+  local code = own(i, token)
   if code < 0 then return code end
-  call('HSET', p .. id, 'delay', delay)
-  delay_until(p, id, now + delay)
+  call('HSET', keys[i], 'delay', delay)
+  delay_until(p, ids[i], now + tonumber(delay))
   return 0
 end
 -- 1: there is nothing to wait for.
-local function await_children(id, token)
-  local key = p .. id
-  if call('SCARD', key .. ':dependencies') == 0 then return 1 end
-  local code = own(key, id, token)
+local function await_children(i, token)
+  if call('SCARD', keys[i] .. ':dependencies') == 0 then return 1 end
+  local code = own(i, token)
   if code < 0 then return code end
-  call('ZADD', p .. 'waiting-children', now, id)
-  event(p, 'waiting-children', 'jobId', id, 'prev', 'active')
+  event(p, 'waiting-children', 'jobId', ids[i], 'prev', 'active')
+  call('ZADD', p .. 'waiting-children', now, ids[i])
   return 0
 end
 
-local function count_metrics(target, most)
-  if most <= 0 or ended[target] == 0 then return end
+-- A list of counts by the minute. A worker to which the minute is not new has turned both pages in it before.
+local function count_metrics(target, most, new_minute)
+  if most <= 0 then return end
   local key = p .. 'metrics:' .. target
-  local before = call('HINCRBY', key, 'count', ended[target]) - ended[target]
-  local v = call('HMGET', key, 'prevTS', 'prevCount')
+  if ended[target] > 0 then call('HINCRBY', key, 'count', ended[target]) end
+  if not new_minute then return end
+  local v = call('HMGET', key, 'prevTS', 'prevCount', 'count')
+  local before = tonumber(v[3] or '0') - ended[target]
   if not v[1] then
-    call('HSET', key, 'prevTS', now, 'prevCount', 0)
+    if v[3] then call('HSET', key, 'prevTS', now, 'prevCount', 0) end
     return
   end
   local minutes = math.min(math.floor(now / 60000) - math.floor(tonumber(v[1]) / 60000), most)
@@ -529,59 +552,85 @@ local function count_metrics(target, most)
 end
 ]]
 
--- ARGV: now, lock ms, worker's name, limiter's max or '', its ms, how many to take, token of what is taken, points of metrics; groups
--- of 9: id, token, what (completed failed retry back later children), value or reason, keep count or '', keep age s or '', sweep limit,
--- traces, extra (of completed, the attempts made when the job is plain, else ''; of failed, 1 = attempts exhausted; else delay ms). A
--- plain job has neither parent nor deduplication, and cannot get one: its id is a number of ours, which nobody may ask for.
--- Answers {codes, {id, values, id, values, ...}, next due or 0, limited until or 0}; values as in M.FIELDS, before this run.
+-- ARGV: now, lock ms, worker's name, limiter's max or '', its ms, how many to take, token of what is taken, points of metrics, 1 = the
+-- minute is new to the worker; then groups of what ended alike: what (completed failed retry back later children), their token, keep
+-- count or '', keep age s or '', sweep limit, how many, and of each: id, value or reason, extra (of completed, the attempts made when the
+-- job is plain, else ''; of failed, 1 = attempts exhausted; else delay ms), and of failed and retry its traces. A plain job has neither
+-- parent nor deduplication, and cannot get one: its id is a number of ours, which nobody may ask for.
+-- Answers {codes, {id, values, id, values, ...}, next due or 0, limited until or 0, what failed beside the ends or ''}; values as in
+-- M.FIELDS, before this run.
 M.FIELDS = { "name", "data", "opts", "ats", "atm", "stc", "timestamp", "rjk", "parentKey", "defa", "deid" }
 M.cycle = "local BYTES_MAX = " .. M.BYTES_MAX .. "\nlocal p = KEYS[1]\nlocal now_text = ARGV[1]\nlocal now = tonumber(now_text)\n"
   .. M.common .. FINISH .. [[
-local codes = {}
--- Whose locks the jobs are under, and whether any of them has children, for all at once.
+local function told(why) return type(why) == 'table' and why.err or tostring(why) end
+local WITH_TRACES = { failed = true, retry = true }
+-- Whose locks the jobs are under, whether any of them has children, and what else is mostly not there: asked for all at once.
+local rare = false
 do
-  local keys, parents, hashes = {}, {}, {}
-  for at = 9, #ARGV, 9 do
-    hashes[#hashes + 1] = p .. ARGV[at]
-    keys[#keys + 1] = p .. ARGV[at] .. ':lock'
-    parents[#parents + 1] = p .. ARGV[at] .. ':dependencies'
-    parents[#parents + 1] = p .. ARGV[at] .. ':unsuccessful'
+  local seldom, n, at = { p .. 'stalled', p .. 'delayed', p .. 'paused', p .. 'limiter' }, 0, 10
+  while ARGV[at] do
+    local step = WITH_TRACES[ARGV[at] ] and 4 or 3
+    local last = at + 5 + ARGV[at + 5] * step
+    for j = at + 6, last, step do
+      n = n + 1
+      local id = ARGV[j]
+      local key = p .. id
+      ids[n], keys[n], lock_keys[n] = id, key, key .. ':lock'
+      seldom[2 * n + 3], seldom[2 * n + 4] = key .. ':dependencies', key .. ':unsuccessful'
+    end
+    at = last + 1
   end
-  if #keys > 0 then
-    look_at_active(#keys)
-    local values = call('MGET', unpack(keys))
-    for i, lock in ipairs(values) do locks[hashes[i] ] = lock end
-    families = call('EXISTS', unpack(parents)) > 0
-    all_there = call('EXISTS', unpack(hashes)) == #hashes
+  if n > 0 then
+    -- A server short of memory refuses what a script would add, until the script has written something. An end must not stop half-way.
+    call('DEL', p .. 'none')
+    look_at_active(n)
+    locks = call('MGET', unpack(lock_keys))
+    all_there = call('EXISTS', unpack(keys)) == n
+  end
+  if call('EXISTS', unpack(seldom)) > 0 then
+    rare = call('EXISTS', unpack(seldom, 1, 4)) > 0
+    families = n > 0 and call('EXISTS', unpack(seldom, 5)) > 0
   end
 end
--- What is mostly not there is asked for together.
-local rare = call('EXISTS', p .. 'stalled', p .. 'delayed', p .. 'paused', p .. 'limiter') > 0
 gather()
-for at = 9, #ARGV, 9 do
-  local id, token, what = ARGV[at], ARGV[at + 1], ARGV[at + 2]
-  local ok, code
-  if what == 'completed' or what == 'failed' then
-    ok, code = pcall(finish, id, token, what, ARGV[at + 3], ARGV[at + 4], ARGV[at + 5], ARGV[at + 6], ARGV[at + 7], ARGV[at + 8])
-  elseif what == 'retry' then
-    ok, code = pcall(retry, id, token, tonumber(ARGV[at + 8]), ARGV[at + 3], ARGV[at + 7])
-  elseif what == 'back' then
-    ok, code = pcall(give_back, id, token)
-  elseif what == 'later' then
-    ok, code = pcall(postpone, id, token, tonumber(ARGV[at + 8]))
-  else
-    ok, code = pcall(await_children, id, token)
+local codes = {}
+do
+  local i, at = 0, 10
+  while ARGV[at] do
+    local what, token, count, age = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
+    local step = WITH_TRACES[what] and 4 or 3
+    local last = at + 5 + ARGV[at + 5] * step
+    local rule = { target = what, count = count, age = age, limit = ARGV[at + 4], sweeps = count ~= '' or age ~= '' }
+    local settle = what == 'retry' and retry or what == 'back' and give_back or what == 'later' and postpone
+      or what == 'children' and await_children or finish
+    for j = at + 6, last, step do
+      i = i + 1
+      local ok, code = pcall(settle, i, token, ARGV[j + 1], ARGV[j + 2], rule, step == 4 and ARGV[j + 3])
+      if ok then
+        free(i)
+        codes[i] = code
+      else
+        disown(i)
+        codes[i] = told(code)
+      end
+    end
+    at = last + 1
   end
-  codes[#codes + 1] = ok and code or (type(code) == 'table' and code.err or tostring(code))
 end
-flush_active()
+-- From here on a key that is not what it should be costs its own part alone: what has left a list gets to the next in any case.
+local failure = ''
+local function attempt(part, ...)
+  local ok, why = pcall(part, ...)
+  if not ok then failure = told(why) end
+end
+attempt(flush_active)
+if rare then attempt(in_parts, 'SREM', p .. 'stalled', unstalled) end
+attempt(in_parts, 'ZADD', p .. 'completed', finished.completed)
+attempt(in_parts, 'ZADD', p .. 'failed', finished.failed)
+for _, rule in ipairs(rule_list) do attempt(sweep, unpack(rule)) end
 in_parts('DEL', nil, freed)
-if rare then in_parts('SREM', p .. 'stalled', unstalled) end
-in_parts('ZADD', p .. 'completed', finished.completed)
-in_parts('ZADD', p .. 'failed', finished.failed)
-for _, rule in ipairs(rule_list) do sweep(p, rule[1], rule[2], rule[3], rule[4], now) end
-count_metrics('completed', tonumber(ARGV[8]))
-count_metrics('failed', tonumber(ARGV[8]))
+attempt(count_metrics, 'completed', tonumber(ARGV[8]), ARGV[9] == '1')
+attempt(count_metrics, 'failed', tonumber(ARGV[8]), ARGV[9] == '1')
 
 local wanted = tonumber(ARGV[6])
 local taken = {}
@@ -629,8 +678,8 @@ local function take(n)
     local ids, scores = next_ids(n)
     for at, id in ipairs(ids) do
       local key = p .. id
-      local fields = call('HMGET', key, 'name', 'data', 'opts', 'ats', 'atm', 'stc', 'timestamp', 'rjk', 'parentKey', 'defa', 'deid')
-      if not fields[1] and call('EXISTS', key) == 0 then
+      local fields = redis.pcall('HMGET', key, 'name', 'data', 'opts', 'ats', 'atm', 'stc', 'timestamp', 'rjk', 'parentKey', 'defa', 'deid')
+      if fields.err or not fields[1] and call('EXISTS', key) == 0 then
         call('LREM', p .. 'active', 1, id)
       else
         local size = #(fields[1] or '') + #(fields[2] or '') + #(fields[3] or '')
@@ -661,8 +710,9 @@ local function take(n)
     if #ids == 0 then return end
   end
 end
-if wanted > 0 then
-  if rare or delays then promote() end
+local due = 0
+local function serve()
+  if rare or delays then attempt(promote) end
   local max = tonumber(ARGV[4]) or m.max
   local duration = tonumber(ARGV[4]) and tonumber(ARGV[5]) or m.duration or 1000
   if not m.paused then
@@ -691,7 +741,8 @@ if wanted > 0 then
     end
   end
 end
-local due = (rare or delays) and next_due(p) or 0
+if wanted > 0 then attempt(serve) end
+if rare or delays then attempt(function() due = next_due(p) or 0 end) end
 if ended.completed + ended.failed > 0 and #taken == 0 and wanted > 0
   and call('EXISTS', p .. 'wait', p .. 'active', p .. 'prioritized') == 0 then
   event(p, 'drained')
@@ -703,7 +754,7 @@ gathered.marks[p] = nil
 flush()
 if left and call('EXISTS', p .. 'wait', p .. 'prioritized') > 0 then mark(p) end
 if due > 0 and not m.paused and (#taken == wanted * 2 or full) then call('ZADD', p .. 'marker', due, '1') end
-return { codes, taken, string.format('%.0f', due), string.format('%.0f', until_ms) }]]
+return { codes, taken, string.format('%.0f', due), string.format('%.0f', until_ms), failure }]]
 
 -- ARGV: lock ms, then id and token of each job. Answers the ids whose lock is not ours any more.
 M.extend = [[

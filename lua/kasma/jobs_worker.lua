@@ -27,6 +27,7 @@ local IDLE_S, MAX_WAIT_S, LEAST_WAIT_S = 5, 10, 0.002
 local METRIC_POINTS = "1440"
 local DONE_MAX, DONE_BYTES = 500, 8 * 1048576 -- ends told in one call
 local RESULT_MAX, MESSAGE_MAX, TRACE_MAX = 1048576, 8192, 32768 -- bytes of what a job leaves behind
+local WHOLE_MAX = 2 ^ 43 -- of a rule of keeping: jobs or seconds
 local CLOSE_US = 5000
 local ALONE = 3 -- concurrency up to which one pump does
 local LAST_MS = 2000 -- of the grace, kept for giving back what still runs
@@ -78,12 +79,18 @@ end
 
 local function text(n) return n and ("%.0f"):format(n) or "" end
 
+-- A whole number that Redis takes as one; anything else is as if it were not there: whoever adds a job may write what he likes.
+local function whole(value)
+    local n = tonumber(value)
+    return n and n >= 0 and n <= WHOLE_MAX and n == math.floor(n) and text(n) or ""
+end
+
 -- count, age, limit of removeOnComplete or removeOnFail, as the script takes them.
 local function keep_rule(value)
     if value == true then return "0", "", "" end
-    if type(value) == "number" then return text(value), "", "" end
+    if type(value) == "number" then return whole(value), "", "" end
     if type(value) ~= "table" then return "", "", "" end
-    return text(tonumber(value.count)), text(tonumber(value.age)), text(tonumber(value.limit))
+    return whole(value.count), whole(value.age), whole(value.limit)
 end
 
 -- An end ready to be told: {job, id, token, what, value, count, age, limit, traces, extra}.
@@ -213,7 +220,8 @@ function Worker:wake()
     if self.signal:waiting() > 0 then self.signal:release() end
 end
 
--- What became of an end. Codes: 0 done; -1 no such job, -2 no lock, -3 not active, -6 another's lock: not ours any more.
+-- What became of an end. Codes: 0 done; -1 no such job, -2 no lock, -3 not active, -6 another's lock: not ours any more. A text: what is
+-- wrong with the job's keys; it stays active without us, and stalls.
 function Worker:settle(entry, code)
     local job = entry.job
     if code == -4 or code == -9 then
@@ -225,6 +233,8 @@ function Worker:settle(entry, code)
         entry.what = "back"
         self.done[#self.done + 1] = entry
         return
+    elseif type(code) == "string" then
+        log.error("the end of a job cannot be told", { queue = self.queue, id = job.id, outcome = entry.outcome, error = code })
     elseif code ~= 0 then
         log.warn("job is not ours any more", { queue = self.queue, id = job.id, code = tostring(code), outcome = entry.outcome })
     end
@@ -249,6 +259,29 @@ function Worker:plan()
     return told, math.max(0, math.min(free, self.share))
 end
 
+-- Adds the first ends to the script's arguments: what the neighbours among them have in common is said once.
+local function add_ends(args, entries, told)
+    local n, group, members = #args, nil, nil
+    for i = 1, told do
+        local e = entries[i]
+        if not (group and group.what == e.what and group.token == e.token and group.count == e.count and group.age == e.age
+            and group.limit == e.limit) then
+            if group then args[members] = text(args[members]) end
+            group, members = e, n + 6
+            args[n + 1], args[n + 2], args[n + 3], args[n + 4], args[n + 5], args[n + 6] = e.what, e.token, e.count, e.age, e.limit, 0
+            n = n + 6
+        end
+        args[members] = args[members] + 1
+        args[n + 1], args[n + 2], args[n + 3] = e.id, e.value, e.extra
+        n = n + 3
+        if e.what == "failed" or e.what == "retry" then
+            n = n + 1
+            args[n] = e.traces
+        end
+    end
+    if group then args[members] = text(args[members]) end
+end
+
 -- Tells the first ends and takes jobs, in one call; begins what it took.
 ---@param told integer
 ---@param take integer
@@ -266,15 +299,11 @@ function Worker:cycle(told, take)
     local token = self.id .. ":" .. text(self.calls)
     self.asked, self.telling = self.asked + take, self.telling + told
     local limiter = self.limiter or {}
-    local args = { text(time.now()), text(self.lock_ms), self.name or "", text(limiter.max), text(limiter.duration), text(take), token,
-        METRIC_POINTS }
-    local n = #args
-    for i = 1, told do
-        local e = entries[i]
-        args[n + 1], args[n + 2], args[n + 3], args[n + 4], args[n + 5] = e.id, e.token, e.what, e.value, e.count
-        args[n + 6], args[n + 7], args[n + 8], args[n + 9] = e.age, e.limit, e.traces, e.extra
-        n = n + 9
-    end
+    local now = time.now()
+    local minute = math.floor(now / 60000)
+    local args = { text(now), text(self.lock_ms), self.name or "", text(limiter.max), text(limiter.duration), text(take), token,
+        METRIC_POINTS, minute == self.minute and "0" or "1" }
+    add_ends(args, entries, told)
     local answer, err = redis.eval(scripts.cycle, { self.prefix }, args, true)
     self.asked, self.telling = self.asked - take, self.telling - told
     if type(answer) ~= "table" or answer.err then
@@ -282,6 +311,8 @@ function Worker:cycle(told, take)
         for i = 1, told do self.done[#self.done + 1] = entries[i] end
         return false, err or answer
     end
+    if told > 0 then self.minute = minute end
+    if answer[5] ~= "" then log.error("a key of the queue is not what it should be", { queue = self.queue, error = answer[5] }) end
     for i = 1, told do self:settle(entries[i], answer[1][i]) end
     local taken = answer[2]
     for i = 1, #taken, 2 do

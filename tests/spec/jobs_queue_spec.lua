@@ -53,6 +53,16 @@ describe("deduplication", function()
         assert.is_true(redis.call("PTTL", jobs.base(q) .. "de:d") > 60000)
     end)
 
+    it("throttles for its time also when the job is let go as it ends", function()
+        local q = fresh()
+        local de = { deduplication = { id = "d", ttl = 50000 } }
+        jobs.add(q, "a", {}, de)
+        take(q, "w")
+        assert.equal(0, support.cycle(q, "w", "0", nil, "completed", "w:0", "0", "", "", "1", "1", "null", "")[1][1])
+        assert.equal(0, redis.call("EXISTS", jobs.base(q) .. "1"))
+        assert.equal("1", jobs.add(q, "a", {}, de))
+    end)
+
     it("replaces a delayed job with the newest", function()
         local q = fresh()
         local opts = { delay = 60000, deduplication = { id = "d", ttl = 60000, extend = true, replace = true } }
@@ -365,6 +375,27 @@ describe("a queue under a dashboard", function()
         conn:close()
         assert.equal(1, queues.metrics(q, "completed").count)
     end)
+
+    it("counts what ended by the minute, of a kind that a worker's first call of the minute had none of, too", function()
+        local q = fresh()
+        local base, now = jobs.base(q), 1795391820000
+        for _ = 1, 6 do jobs.add(q, "a") end
+        take(q, "w", 6)
+        local function ended(what, ms, new, ...)
+            local args = { ("%.0f"):format(ms), "30000", "", "", "", "0", "w:0", "10", new, what, "w:0", "", "", "", "1", ... }
+            return redis.eval(require("kasma.jobs_scripts").cycle, { base }, args)
+        end
+        ended("completed", now, "1", "1", "null", "")
+        ended("failed", now + 1, "0", "2", "no", "1", "")
+        ended("completed", now + 60000, "1", "3", "null", "")
+        ended("failed", now + 60001, "0", "4", "no", "1", "")
+        ended("completed", now + 240000, "1", "5", "null", "")
+        ended("completed", now + 240001, "0", "6", "null", "")
+        assert.same({ 4, { "0", "0", "1", "1" } }, { tonumber(queues.metrics(q, "completed").count),
+            redis.call("LRANGE", base .. "metrics:completed:data", "0", "-1") })
+        assert.same({ 2, { "0", "0", "2" } }, { tonumber(queues.metrics(q, "failed").count),
+            redis.call("LRANGE", base .. "metrics:failed:data", "0", "-1") })
+    end)
 end)
 
 describe("a trap of queues:", function()
@@ -447,6 +478,61 @@ describe("a trap of queues:", function()
         redis.call("DEL", jobs.base(q) .. "1")
         assert.equal("2", take(q, "w")[1].id)
         assert.same({ "2" }, redis.call("LRANGE", jobs.base(q) .. "active", 0, -1))
+    end)
+
+    it("ends are told whole while Redis has no memory to give", function()
+        local q = fresh()
+        jobs.add_bulk(q, { { name = "a" }, { name = "a" }, { name = "a" }, { name = "a" }, { name = "a" } })
+        assert.equal(5, #take(q, "w", 5))
+        redis.call("CONFIG", "SET", "maxmemory", "1")
+        local ok, answer = pcall(support.cycle, q, "w", "0", nil, "retry", "w:0", "", "", "", "2", "1", "no", "0", "", "2", "no", "60000",
+            "", "completed", "w:0", "0", "", "", "1", "3", "null", "", "failed", "w:0", "", "", "", "1", "4", "no", "1", "")
+        redis.call("CONFIG", "SET", "maxmemory", "0")
+        assert.is_true(ok, answer)
+        assert.same({ 0, 0, 0, 0 }, answer[1])
+        assert.same({ { "1" }, { "2" }, { "4" }, { "5" } }, { ids(q, "waiting"), ids(q, "delayed"), ids(q, "failed"), ids(q, "active") })
+        assert.equal(0, redis.call("EXISTS", jobs.base(q) .. "3"))
+    end)
+
+    it("a broken key costs its own job the end, and no neighbour its place", function()
+        for _, broken in ipairs{ "3", "completed", "delayed" } do
+            local q = fresh()
+            for _ = 1, 6 do jobs.add(q, "a") end
+            assert.equal(5, #take(q, "w", 5))
+            redis.call("DEL", jobs.base(q) .. broken)
+            redis.call("SET", jobs.base(q) .. broken, "x")
+            local answer = support.cycle(q, "w", "1", nil, "retry", "w:0", "", "", "", "4", "1", "no", "0", "", "2", "no", "0", "",
+                "3", "no", "0", "", "4", "no", "0", "", "completed", "w:0", "1", "", "", "1", "5", "null", "")
+            local code = table.remove(answer[1], 3)
+            assert.same({ 0, 0, 0, 0 }, answer[1])
+            if broken == "3" then
+                assert.matches("WRONGTYPE", code)
+                assert.equal("", answer[5])
+                assert.same({ "6", "3" }, redis.call("LRANGE", jobs.base(q) .. "active", "0", "-1"))
+                assert.equal("w:0", redis.call("GET", jobs.base(q) .. "3:lock"))
+                assert.same({ "1", "2", "4" }, ids(q, "waiting"))
+            else
+                assert.equal(0, code)
+                assert.matches("WRONGTYPE", answer[5])
+                assert.same({ "1", "2", "3", "4" }, ids(q, "waiting"))
+            end
+        end
+    end)
+
+    it("a rule of keeping that makes no sense costs no neighbour its place", function()
+        local q, tries = fresh(), {}
+        jobs.handler(q, "odd", function() return 1 end)
+        jobs.handler(q, "flaky", function(job)
+            tries[job.id] = (tries[job.id] or 0) + 1
+            if tries[job.id] < 2 then error("again", 0) end
+        end)
+        for i, count in ipairs{ 1e20, -1, 0.5, "x" } do
+            jobs.add(q, "odd", {}, { jobId = "odd" .. i })
+            redis.call("HSET", jobs.base(q) .. "odd" .. i, "opts", json.encode{ removeOnComplete = { count = count, limit = count } })
+            jobs.add(q, "flaky", {}, { jobId = "flaky" .. i, attempts = 3 })
+        end
+        jobs.work(q, { concurrency = 16 })
+        eventually(function() return queues.counts(q).completed == 8 end)
     end)
 
     it("a worker takes no more than a reply holds, and leaves the rest in its order and marked", function()

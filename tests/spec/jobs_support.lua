@@ -27,12 +27,14 @@ function M.events(queue, id)
     return names
 end
 
+-- One call of the script, with groups of ends as it takes them.
 local function cycle(queue, worker, take, now, ...)
     local answer = redis.eval(scripts.cycle, { jobs.base(queue) }, { ("%.0f"):format(now or time.now()), "30000", "", "", "", take,
-        worker .. ":0", "0", ... })
+        worker .. ":0", "0", "0", ... })
     if type(answer) ~= "table" or answer.err then error("cycle: " .. tostring(answer and answer.err)) end
     return answer
 end
+M.cycle = cycle
 
 -- Takes up to n jobs; their token is "<worker>:0".
 function M.take(queue, worker, n, now)
@@ -47,11 +49,11 @@ function M.take(queue, worker, n, now)
 end
 
 function M.complete(queue, id, token, value)
-    return cycle(queue, "w", 0, nil, id, token, "completed", value or "null", "", "", "", "", "")[1][1]
+    return cycle(queue, "w", 0, nil, "completed", token, "", "", "", "1", id, value or "null", "")[1][1]
 end
 
 function M.fail(queue, id, token, reason)
-    return cycle(queue, "w", 0, nil, id, token, "failed", reason, "", "", "", "", "1")[1][1]
+    return cycle(queue, "w", 0, nil, "failed", token, "", "", "", "1", id, reason, "1", "")[1][1]
 end
 
 function M.check_stalled(queue)
