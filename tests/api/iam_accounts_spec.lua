@@ -310,6 +310,85 @@ describe("the code step", function()
     end)
 end)
 
+describe("a limit of the sign-in", function()
+    local tenant = support.tenant()
+    local platform = support.platform()
+    local function outside() return support.outside(tenant.headers) end
+    local function address() return support.unique("l") .. "@example.test" end
+
+    -- The statuses of `count` calls of fn, one after another.
+    local function statuses(count, fn)
+        local list = {}
+        for i = 1, count do list[i] = fn(i).status end
+        return list
+    end
+    local function times(count, status, last)
+        local list = {}
+        for i = 1, count do list[i] = status end
+        list[count + 1] = last
+        return list
+    end
+
+    it("doubles the wait with each further failure, up to an hour", function()
+        local shopper = support.shopper(tenant)
+        local function try(password) return (login(tenant, shopper.user.email, password, outside())) end
+        assert.same(times(5, 401), statuses(5, function() return try("wrong-one") end))
+        local before = 0
+        for _, wait in ipairs{ 60, 120, 240, 480, 960, 1920, 3600 } do
+            local answer = try(shopper.user.password) -- the right one waits too
+            assert.equal(429, answer.status)
+            local left = tonumber(answer.headers["retry-after"])
+            assert.is_true(left <= wait and left > before, wait .. ": " .. left)
+            support.advance(platform, wait + 1)
+            assert.equal(401, try("wrong-one").status)
+            before = wait
+        end
+        support.real_time(platform)
+    end)
+
+    it("lets ten registrations of an address through in an hour, of IPv6 by its network", function()
+        local function register(headers)
+            local client = support.client(tenant.headers)
+            return client:post("/auth/register", { email = address(), password = "secret-99" }, headers)
+        end
+        local home = outside().headers
+        assert.same(times(10, 201, 429), statuses(11, function() return register(home) end))
+        local network = ("2001:db8:%s:%s"):format(crypto.random_hex(2), crypto.random_hex(2))
+        assert.same(times(10, 201, 429), statuses(11, function(i)
+            return register{ ["X-Forwarded-For"] = ("%s::%x"):format(network, i) }
+        end))
+        assert.equal(201, register(outside().headers).status)
+    end)
+
+    it("sends an address five codes an hour, and twenty to whomever one caller names", function()
+        local function forgot(client, identifier) return client:post("/auth/forgot-password", { identifier = identifier }) end
+        local shopper, nobody = support.shopper(tenant), address()
+        for _, identifier in ipairs{ shopper.user.email, nobody } do
+            assert.same(times(5, 200, 429), statuses(6, function() return forgot(outside(), identifier) end))
+        end
+        local caller = outside()
+        assert.same(times(20, 200, 429), statuses(21, function() return forgot(caller, address()) end))
+    end)
+
+    it("counts wrong codes alike whether or not somebody is signing in", function()
+        local coded = support.tenant()
+        local shopper = support.shopper(coded)
+        must(coded.owner:post("/tenants/" .. coded.key .. "/update", { settings = { ["auth.login_otp"] = json.null } }), 200)
+        support.eventually(function()
+            return login(coded, shopper.user.email, shopper.user.password, support.outside(coded.headers)).status == 401
+        end)
+        for _, type in ipairs{ "LOGIN", "TWO_FA" } do
+            for what, identifier in pairs{ ["signing in"] = shopper.user.email, nobody = address() } do
+                assert.same(times(5, 401, 429), statuses(6, function() return verify(outside(), identifier, "000000", type) end),
+                    type .. " of " .. what)
+            end
+        end
+        -- Twenty in an hour, of all kinds together.
+        local all, kinds = address(), { "LOGIN", "REGISTER", "FORGOT_PASSWORD", "TWO_FA" }
+        assert.same(times(20, 401, 429), statuses(21, function(i) return verify(outside(), all, "000000", kinds[i % 4 + 1]) end))
+    end)
+end)
+
 describe("failed sign-ins", function()
     it("suspend an account for a day after twenty, and say so by mail", function()
         local tenant = support.tenant()

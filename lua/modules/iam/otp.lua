@@ -59,7 +59,7 @@ local function pretence(type, identifier) return ("auth:pretend:%s:%s"):format(t
 function M.pretend(type, identifier)
     if M.pretended(type, identifier) > 0 then return end
     redis.call("SET", pretence(type, identifier), tostring(time.now() + COOLDOWN_MS), "PX", tostring(COOLDOWN_MS))
-    ratelimit.forget("verify_code", type .. "|" .. identifier)
+    M.anew(identifier, type)
 end
 
 --- Seconds that are left of such a cooldown.
@@ -117,12 +117,33 @@ function M.create(scope, o, also)
         if errors.sqlstate(err) == "KS409" then cooldown(COOLDOWN_MS / 1000) end
         error(err, 0)
     end
-    ratelimit.forget("verify_code", o.type .. "|" .. o.identifier)
+    M.anew(o.identifier, o.type)
     return id
 end
 
 M.invalid = errors.declare{ code = "otp_invalid", status = 401, message = "Invalid or expired OTP",
     cause = "the code is wrong, used, cancelled or older than five minutes", cure = "ask for a new code" }
+
+--- Begins a try: 429 beyond the tries of a code, or of the identifier's hour. Every try counts, also one for which there is no code, so
+-- that nobody learns from a limit whether somebody is signing in just now.
+---@param identifier string
+---@param type string
+---@param ip string
+function M.begin(identifier, type, ip)
+    ratelimit.check("verify_code", type .. "|" .. identifier, ip)
+    ratelimit.auth("verify_identifier", identifier, ip)
+end
+
+--- Ends a try that failed.
+---@param identifier string
+---@param type string
+---@param ip string
+function M.failed(identifier, type, ip) ratelimit.note("verify_code", type .. "|" .. identifier, ip) end
+
+--- A new step begins: the wrong tries of the one before are forgotten.
+---@param identifier string
+---@param type string
+function M.anew(identifier, type) ratelimit.forget("verify_code", type .. "|" .. identifier) end
 
 --- Uses up a code.
 ---@param identifier string
@@ -131,14 +152,11 @@ M.invalid = errors.declare{ code = "otp_invalid", status = 401, message = "Inval
 ---@param ip string
 ---@return table|nil {otp_id, user_id}; nil: it does not hold
 function M.consume(identifier, type, code, ip)
-    local subject = type .. "|" .. identifier
-    ratelimit.check("verify_code", subject, ip)
-    ratelimit.auth("verify_identifier", identifier, ip)
+    M.begin(identifier, type, ip)
     local active = store.active_otp(identifier, type)
     local tried = active and store.try_otp(active.id, hmac(active.id, code), time.iso(time.now()))
     if not tried or not tried.is_verified then
-        -- Counted for identifiers without a code too, so that the fifth wrong one tells nothing.
-        ratelimit.note("verify_code", subject, ip)
+        M.failed(identifier, type, ip)
         return nil
     end
     return { otp_id = active.id, user_id = tried.user_id }

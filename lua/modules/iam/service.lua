@@ -275,6 +275,7 @@ end
 
 local function ask_for_code(scope, user, type, client, message)
     open_challenge(user, type, scope, client)
+    if type == "TWO_FA" then otp.anew(user.email, type) end
     -- Within the cooldown the same challenge is announced again and no second mail goes out.
     if type ~= "TWO_FA" and otp.cooldown_left(user.email, type) == 0 then
         otp.admit(user.email, type, client.ip)
@@ -406,14 +407,16 @@ function M.verify_otp(scope, input, client)
         return recovery(scope, user, client, {}), user
     end
 
-    if not challenge or challenge.type ~= type then return code_failed(scope, email, type) end
-    if type == "TWO_FA" then
-        local held = require("modules.iam.totp").verify(challenge.user_id, input.code, client.ip)
-        if not held then return code_failed(scope, email, type) end
+    local open = challenge ~= nil and challenge.type == type
+    local held
+    if open and type == "LOGIN" then
+        held = otp.consume(email, type, input.code, client.ip)
     else
-        local used = otp.consume(email, type, input.code, client.ip)
-        if not used then return code_failed(scope, email, type) end
+        otp.begin(email, type, client.ip)
+        held = open and require("modules.iam.totp").verify(challenge.user_id, input.code, client.ip)
+        if not held then otp.failed(email, type, client.ip) end
     end
+    if not held then return code_failed(scope, email, type) end
     redis.call("DEL", challenge_key(email))
     local user = store.user(challenge.user_id)
     if not user or user.deleted_at then errors.unauthorized("User not found") end
