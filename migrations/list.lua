@@ -30,4 +30,5 @@ return {
     "0028_workflow_calls",
     "0029_member_lists",
     "0030_ended_sessions",
+    "0031_deactivation",
 }

@@ -14,7 +14,8 @@ local must = shop_of.must
 local NOWHERE = "01900000-0000-7000-8000-0000000000ff"
 
 -- Routes without a body that would end what the next calls need: only those who are refused call them here.
-local ENDS = { ["POST /users/me/delete"] = "closes the caller's account; iam_spec does it" }
+local ENDS = { ["POST /users/me/delete"] = "closes the caller's account; iam_accounts_spec does it",
+    ["POST /users/me/deactivate"] = "makes it inactive; iam_states_spec does it" }
 
 local function called(decl) return decl.method .. " " .. decl.path end
 
@@ -30,6 +31,7 @@ local OPEN = {
     ["one's own account"] = [[GET /auth/logs/login, POST /auth/logout-all, GET /auth/me, GET /auth/sessions, POST /auth/sessions/:id/revoke,
         POST /auth/context, POST /auth/2fa/setup, POST /auth/2fa/confirm, POST /auth/2fa/disable, GET /users/me, POST /users/me/update,
         POST /users/me/change-password, GET /users/me/permissions, GET /users/me/tenants, GET /users/me/export, POST /users/me/delete,
+        POST /users/me/deactivate,
         POST /customers/details, POST /customers/update, GET /registry/access]],
     ["who holds the link"] = "GET /mail/unsubscribe/:token, POST /mail/unsubscribe/:token",
     ["a visitor of the shop"] = [[GET /marketing/bundles/list, POST /marketing/bundles/details, GET /api/ecommerce/products/categories/list,

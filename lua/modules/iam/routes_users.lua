@@ -141,6 +141,19 @@ route.post("/users/me/delete", {
     end,
 })
 
+route.post("/users/me/deactivate", {
+    summary = "Make the caller's account inactive; signing in with a code ends that",
+    access = "user", account = true, tag = "users", no_store = true, status = 200, idempotent = false,
+    returns = { [200] = Said, [401] = iam.not_recent, [409] = { members.last_owner, users.transition } },
+    handler = function(ctx)
+        iam.check_recent(ctx.user, ctx.now())
+        users.deactivate_self(ctx.scope, ctx.user.id)
+        ctx.set_cookie("access_token", "", 0)
+        ctx.set_cookie("refresh_token", "", 0)
+        return { success = true, message = "Account deactivated. Sign in to come back." }
+    end,
+})
+
 route.get("/users", {
     summary = "Users of the tenant, newest first",
     access = { permission = "users.read" }, tag = "users", no_store = true,
@@ -236,7 +249,7 @@ route.post("/users/:id/unlock", {
 })
 
 route.get("/users/:id/lockout", {
-    summary = "Failed sign-ins of a user, waits and suspension",
+    summary = "Failed sign-ins of a user, waits, suspension, who deactivated",
     access = { permission = "users.write" }, tag = "users", no_store = true,
     params = Id,
     returns = schema.object({ success = schema.boolean(), lockout = schema.any() }, { open = true }),

@@ -233,8 +233,11 @@ end
 
 local function challenge_key(identifier) return "auth:challenge:" .. crypto.sha256(identifier) end
 
-local function open_challenge(user, type, scope, client)
-    redis_put(challenge_key(user.email), { user_id = user.id, type = type, tenant_key = scope.tenant, ip = client.ip }, CHALLENGE_MS)
+-- With `back`, the code makes the account active again: as long as it stands as it did when the password was proven (`back` is its
+-- token_version then), which ends with whatever staff does to it.
+local function open_challenge(user, type, scope, client, back)
+    redis_put(challenge_key(user.email), { user_id = user.id, type = type, tenant_key = scope.tenant, ip = client.ip,
+        back = back and user.token_version or nil }, CHALLENGE_MS)
 end
 
 local function status_event(scope, user, to, reason)
@@ -273,8 +276,13 @@ local function usable(scope, user)
     return user.status == "active" and not user.is_locked
 end
 
-local function ask_for_code(scope, user, type, client, message)
-    open_challenge(user, type, scope, client)
+-- Whoever made their own account inactive may come back. Staff's doing is for staff to undo, and so is a lock.
+local function may_come_back(user)
+    return user.status == "inactive" and user.deactivated_by == "self" and not user.is_locked
+end
+
+local function ask_for_code(scope, user, type, client, message, back)
+    open_challenge(user, type, scope, client, back)
     if type == "TWO_FA" then otp.anew(user.email, type) end
     -- Within the cooldown the same challenge is announced again and no second mail goes out.
     if type ~= "TWO_FA" and otp.cooldown_left(user.email, type) == 0 then
@@ -314,7 +322,8 @@ function M.login(scope, input, client)
     if user.status == "pending" and not user.is_locked then
         return ask_for_code(scope, user, "REGISTER", client, "Email not verified. OTP sent to email.")
     end
-    if not usable(scope, user) then
+    local back = may_come_back(user)
+    if not back and not usable(scope, user) then
         db.pipeline(scope.tenant, { audit.auth_row(scope, { action = "LOGIN_FAILED", user_id = user.id, target = "user:" .. user.id,
             metadata = { reason = "account_locked_or_suspended" } }) })
         errors.unauthorized{ message = "Account is locked or suspended", code = "account_locked" }
@@ -334,8 +343,10 @@ function M.login(scope, input, client)
     local step = settings.get(scope.tenant, "auth.login_otp")
     if ruled and ruled.otp then step = ruled.otp == "skip" and "never" or "always" end
     if user.totp then
-        return ask_for_code(scope, user, "TWO_FA", client, "Login requires OTP verification. Enter the code of your authenticator.")
+        return ask_for_code(scope, user, "TWO_FA", client, "Login requires OTP verification. Enter the code of your authenticator.", back)
     end
+    -- Whatever the tenant asks of a sign-in: this undoes what its person did, and the password alone is not enough.
+    if back then return ask_for_code(scope, user, "LOGIN", client, "Account is deactivated. OTP sent to email to activate it.", true) end
     if step == "always" or (step == "new_device" and not known_device()) then
         return ask_for_code(scope, user, "LOGIN", client, "Login requires OTP verification. OTP sent to email.")
     end
@@ -360,6 +371,14 @@ local function recovery(scope, user, client, also)
     local tokens = sessions.open(scope, user, { amr = { "otp" }, ip = client.ip, user_agent = client.user_agent, restricted = true }, also)
     tokens.reset_token = token
     return tokens
+end
+
+-- The account is active again in the transaction that opens the session, or neither happens.
+local function append_return(statements, scope, user, now)
+    statements[#statements + 1] = store.reactivate_self(user.id, user.token_version, now)
+    audit.append(statements, { tenant = scope.tenant, app = scope.app, actor_id = user.id, actor_kind = "user", actor_email = user.email,
+        request = scope.request }, { action = "users.reactivate_self", entity_type = "user", entity_id = user.id })
+    statements[#statements + 1] = status_event(scope, user, "active", "self")
 end
 
 ---@param scope Scope
@@ -420,9 +439,13 @@ function M.verify_otp(scope, input, client)
     redis.call("DEL", challenge_key(email))
     local user = store.user(challenge.user_id)
     if not user or user.deleted_at then errors.unauthorized("User not found") end
-    if not usable(scope, user) then errors.unauthorized{ message = "Account is locked or suspended", code = "account_locked" } end
+    local back = challenge.back ~= nil and challenge.back == user.token_version and may_come_back(user)
+    if not back and not usable(scope, user) then
+        errors.unauthorized{ message = "Account is locked or suspended", code = "account_locked" }
+    end
     local now = time.iso(time.now())
     local also = joining(scope, user.id, now)
+    if back then append_return(also, scope, user, now) end
     also[#also + 1] = audit.auth_row(scope, { action = "OTP_VERIFIED_LOGIN", user_id = user.id, target = "user:" .. user.id,
         metadata = { type = type } })
     failures.clear(email)

@@ -9,7 +9,7 @@ local null = require("kasma.null")
 local M = {}
 
 local USER = [[u.id, u.email, u.username, u.display_name, u.user_type, u.status, u.is_locked, u.email_verified_at, u.last_login_at,
-  u.suspended_until, u.deleted_at, u.token_version, u.must_change_password, u.created_at, u.updated_at]]
+  u.suspended_until, u.deactivated_by, u.deleted_at, u.token_version, u.must_change_password, u.created_at, u.updated_at]]
 
 -- Users --------------------------------------------------------------------------------------------------------------------
 
@@ -78,6 +78,30 @@ function M.activate_user(id, display_name, now)
       select kasma_must((select count(*) from done) = 1, 'KS409')]], id, display_name or null, now }
 end
 
+--- Makes an active account inactive by its own wish and voids its tokens; raises KS409 when it is not active any more.
+---@param id string
+---@param now string
+---@return table statement
+function M.deactivate_self(id, now)
+    return { [[with done as (update users set status = 'inactive', deactivated_by = 'self', token_version = token_version + 1,
+        updated_at = $2::timestamptz where id = $1 and status = 'active' and not is_locked and deleted_at is null returning 1)
+      select kasma_must((select count(*) from done) = 1, 'KS409')]], id, now }
+end
+
+--- Makes an account active again that was made inactive by its own wish; raises KS409 when it is another's doing, or changed since
+--- `version` was read.
+---@param id string
+---@param version integer token_version
+---@param now string
+---@return table statement
+function M.reactivate_self(id, version, now)
+    return { [[with done as (update users set status = 'active', deactivated_by = null, updated_at = $3::timestamptz
+        where id = $1 and status = 'inactive' and deactivated_by = 'self' and token_version = $2 and not is_locked
+          and deleted_at is null returning 1)
+      select kasma_must((select count(*) from done) = 1, 'KS409')]], id, version, now }
+end
+
+--- Inactive by this is staff's doing, whoever did it before.
 ---@param id string
 ---@param c table status, is_locked, user_type, display_name, username, suspended_until, bump (token_version + 1)
 ---@param now string
@@ -87,6 +111,7 @@ function M.update_user(id, c, now)
         .. "user_type = coalesce($4, u.user_type), "
         .. "display_name = coalesce($5, u.display_name), suspended_until = case when $2 is null "
         .. "then u.suspended_until else $6::timestamptz end, "
+        .. "deactivated_by = case when $2 is null then u.deactivated_by when $2 = 'inactive' then 'staff' end, "
         .. "token_version = u.token_version + $7, username = coalesce($9, u.username), updated_at = $8::timestamptz "
         .. "where u.id = $1 and u.deleted_at is null returning " .. USER,
         id, c.status or null, c.is_locked == nil and null or c.is_locked, c.user_type or null, c.display_name or null,
@@ -98,7 +123,7 @@ end
 ---@param now string
 ---@return table statement
 function M.delete_user(id, now)
-    return { "update users u set status = 'deleted', deleted_at = $2::timestamptz, "
+    return { "update users u set status = 'deleted', deactivated_by = null, deleted_at = $2::timestamptz, "
         .. "token_version = u.token_version + 1, updated_at = $2::timestamptz "
         .. "where u.id = $1 and u.deleted_at is null returning " .. USER, id, now }
 end
@@ -109,7 +134,8 @@ end
 ---@param now string
 ---@return table statement
 function M.restore_user(id, since, now)
-    return { [[with done as (update users set status = 'inactive', deleted_at = null, is_locked = false, updated_at = $3::timestamptz
+    return { [[with done as (update users set status = 'inactive', deactivated_by = 'staff', deleted_at = null, is_locked = false,
+          updated_at = $3::timestamptz
         where id = $1 and deleted_at > $2::timestamptz and purged_at is null returning 1)
       select kasma_must((select count(*) from done) = 1, 'KS409')]], id, since, now }
 end

@@ -248,10 +248,11 @@ function M.update(scope, caller, id, input)
     local user = existing(id)
     check_own(scope, caller, user)
     local status = wanted_status(user, input)
-    if status and status ~= user.status then
-        if status == "deleted" or status == "pending" or not (ALLOWED[user.status] or {})[status] then M.transition() end
-    else
-        status = nil
+    -- Whoever made their own account inactive may come back; once staff has said the same, no more.
+    local overrules = status == "inactive" and user.deactivated_by == "self"
+    if status == user.status and not overrules then status = nil end
+    if status and not overrules and not (status ~= "deleted" and status ~= "pending" and (ALLOWED[user.status] or {})[status]) then
+        M.transition()
     end
     if input.user_type then check_type(caller.grants, caller.platform, input.user_type) end
     check_ceiling(user, input.user_type)
@@ -261,8 +262,9 @@ function M.update(scope, caller, id, input)
     changed.bump = ends
     local statements = { store.update_user(id, changed, time.iso(time.now())) }
     audit.append(statements, scope, { action = "users.update", entity_type = "user", entity_id = id,
-        before = { status = user.status, is_locked = user.is_locked, user_type = user.user_type }, after = input })
-    if status then
+        before = { status = user.status, is_locked = user.is_locked, user_type = user.user_type, deactivated_by = user.deactivated_by },
+        after = input })
+    if status and not overrules then
         statements[#statements + 1] = outbox.event(scope, "user.status_changed", id, { from = user.status, to = status, reason = "staff" })
     end
     if ends then
@@ -310,6 +312,24 @@ end
 ---@param scope Scope
 ---@param user_id string
 function M.delete_self(scope, user_id) remove(scope, existing(user_id), "self") end
+
+--- Makes the caller's own account inactive: its sessions end, all else stays, and its person comes back by signing in
+--- (service.lua, `login`).
+---@param scope Scope
+---@param user_id string
+function M.deactivate_self(scope, user_id)
+    local user, now = existing(user_id), time.iso(time.now())
+    errors.state({ KS409 = M.transition }, members.keeping_owners, user_id, nil, function()
+        -- Codes that are under way were asked for by a sign-in to the active account.
+        local statements = { store.deactivate_self(user_id, now), store.retire_otps(user.email, "LOGIN", now),
+            store.retire_otps(user.email, "FORGOT_PASSWORD", now) }
+        audit.append(statements, scope, { action = "users.deactivate_self", entity_type = "user", entity_id = user_id })
+        statements[#statements + 1] = outbox.event(scope, "user.status_changed", user_id, { from = "active", to = "inactive",
+            reason = "self" })
+        sessions.revoke(scope, "user", user_id, "inactive", statements)
+    end)
+    access.changed_user(user_id)
+end
 
 local RESTORE_MS = 30 * 86400000
 
@@ -363,7 +383,7 @@ function M.unlock(scope, caller, id)
     return M.view(store.user(id), scope, profile_of(id))
 end
 
---- How the sign-in of a user stands: failures, waits, suspension.
+--- How the sign-in of a user stands: failures, waits, suspension, and who made the account inactive.
 ---@param scope Scope
 ---@param id string
 ---@return table
@@ -372,7 +392,8 @@ function M.lockout(scope, id)
     check_other(scope, user)
     local state = failures.state(user.email)
     return { status = user.status, is_locked = user.is_locked, failures = state.failures, failures_today = state.failures_today,
-        waits_until = state.waits_until and time.iso(state.waits_until) or null, suspended_until = user.suspended_until or null }
+        waits_until = state.waits_until and time.iso(state.waits_until) or null, suspended_until = user.suspended_until or null,
+        deactivated_by = user.deactivated_by or null }
 end
 
 --- Ends all sessions of a user.
