@@ -392,8 +392,8 @@ local function plain(text)
     return text
 end
 
-local function switch_off(tx, scope, endpoint, reason, now)
-    local row = tx:query(unpack(store.disable(scope.tenant, endpoint.id, reason, now)))[1]
+local function switch_off(tx, scope, endpoint, reason, now, failing_before)
+    local row = tx:query(unpack(store.disable(scope.tenant, endpoint.id, reason, now, failing_before)))[1]
     if not row then return end
     log.warn("webhook endpoint is disabled", { tenant = scope.tenant, endpoint = endpoint.id, reason = reason })
     local statements = { outbox.event(scope, "webhook.disabled", endpoint.id, { reason = reason,
@@ -442,7 +442,8 @@ function M.finish(d, endpoint, outcome)
             if gone then
                 switch_off(tx, scope, endpoint, "the receiver answered 410 Gone", time.iso(now))
             elseif since and now - since >= GIVE_UP_MS then
-                switch_off(tx, scope, endpoint, "no delivery succeeded for five days", time.iso(now))
+                -- As it was when the try began: another may have succeeded meanwhile, which the row knows.
+                switch_off(tx, scope, endpoint, "no delivery succeeded for five days", time.iso(now), time.iso(now - GIVE_UP_MS))
             end
         end
         return #ended > 0

@@ -22,8 +22,13 @@ end
 ---@param tenant string
 ---@param id string
 ---@return table|nil
-function M.endpoint(tenant, id)
-    return db.one(tenant, "select " .. ENDPOINT .. " from webhook_endpoints e where e.tenant_key = $1 and e.id = $2", tenant, id)
+function M.endpoint(tenant, id) return db.one(tenant, unpack(M.read_endpoint(tenant, id))) end
+
+---@param tenant string
+---@param id string
+---@return table statement answers the row
+function M.read_endpoint(tenant, id)
+    return { "select " .. ENDPOINT .. " from webhook_endpoints e where e.tenant_key = $1 and e.id = $2", tenant, id }
 end
 
 --- How many secrets of the tenant's endpoints each version of SERVER_KEY sealed.
@@ -120,11 +125,13 @@ end
 ---@param id string
 ---@param reason string
 ---@param now string
+---@param failing_before string|nil ISO: only when it has been failing since then or longer
 ---@return table statement answers the row when it was active
-function M.disable(tenant, id, reason, now)
+function M.disable(tenant, id, reason, now, failing_before)
     return { [[update webhook_endpoints as e set state = 'disabled', disabled_reason = $3, version = version + 1,
-      updated_at = $4::timestamptz where tenant_key = $1 and id = $2 and state = 'active' returning ]] .. ENDPOINT, tenant, id, reason,
-        now }
+      updated_at = $4::timestamptz where tenant_key = $1 and id = $2 and state = 'active'
+      and ($5::timestamptz is null or failing_since <= $5::timestamptz) returning ]] .. ENDPOINT, tenant, id, reason, now,
+        failing_before or null }
 end
 
 -- Deliveries -----------------------------------------------------------------------------------------------------------------
