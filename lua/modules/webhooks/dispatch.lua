@@ -3,8 +3,9 @@
 -- once. A process that dies leaves the lease: the row falls due again and the try is made again, under the same webhook-id.
 -- A lane may be slower than the lease is long, so it is taken anew when a try begins, which then has six times as long as it may take.
 -- Whoever takes a lease does so from the one that he knows: of two processes one gets it, and the other leaves the delivery alone.
--- Bounded: tries at once in all and at an endpoint (one while it is failing), deliveries that wait in a lane and in all. What finds its
--- lane full stays in due_work and comes again in a while.
+-- The endpoint is read again with it: what waited goes where the endpoint leads by now, or nowhere.
+-- Bounded: tries at once in all, of a tenant, at endpoints that fail and at one endpoint (one while it is failing); deliveries that wait in a
+-- lane, for a tenant and in all. What finds no room stays in due_work and comes again when the lane, at its pace, will have come to it.
 local http = require("core.http_client")
 local metrics = require("core.metrics")
 local sched = require("core.sched")
@@ -21,20 +22,48 @@ local webhooks = require("modules.webhooks.service")
 local M = {}
 
 local TIMEOUT_MS, ANSWER_MAX, LEASE_MS = 10000, 8192, 60000
-local IN_ALL, IN_LANE, WAITING, HELD = 100, 4, 20, 1000
+local IN_ALL, AT_FAILING, OF_TENANT, IN_LANE = 100, 60, 40, 4
+local WAITING, HELD, HELD_OF_TENANT = 50, 1000, 400
+local SOON_MS, LONG_MS = 1000, 60000
 
-local slots = sched.semaphore(IN_ALL)
-local lanes, under_way, held = {}, {}, 0
+local slots, at_failing = sched.semaphore(IN_ALL), sched.semaphore(AT_FAILING)
+local lanes, shares, under_way, held = {}, {}, {}, 0
 local outcomes, seconds
 
 local function lane_of(endpoint)
     local lane = lanes[endpoint.id]
     if not lane then
-        lane = { running = 0, queue = {} }
+        lane = { running = 0, queue = {}, pace_ms = 50, later = 0 }
         lanes[endpoint.id] = lane
     end
     lane.width = endpoint.failing_since and 1 or IN_LANE
     return lane
+end
+
+-- A try has ended: how long the lane takes from one to the next, the latest ones counting most.
+local function keep_pace(lane)
+    local now = time.mono() / 1000
+    if lane.ended then lane.pace_ms = lane.pace_ms * 0.8 + (now - lane.ended) * 0.2 end
+    lane.ended = now
+end
+
+-- When to come again for what finds the lane full: those who were sent away stand in a row, a pace apart. A row longer than a minute is not
+-- kept; its end comes again to look.
+local function later(lane, now)
+    local at = math.max(now + SOON_MS, lane.later) + lane.pace_ms
+    if at > now + LONG_MS then return now + math.random(LONG_MS / 2, LONG_MS) end
+    lane.later = at
+    return at
+end
+
+-- A tenant's share of what is held and tried here: a shop with many dead receivers leaves room for the others.
+local function share_of(tenant)
+    local share = shares[tenant]
+    if not share then
+        share = { held = 0, slots = sched.semaphore(OF_TENANT) }
+        shares[tenant] = share
+    end
+    return share
 end
 
 local function masked(headers, own)
@@ -90,16 +119,42 @@ end
 
 local function claim(tenant, id, from, to) return unpack(due.claim(tenant, webhooks.KIND, id, from, to)) end
 
--- Whether the delivery is still ours to try.
+-- Takes the lease anew. Nil: the delivery is not ours to try any more.
+---@return boolean|nil got
+---@return table|nil endpoint as it is now
 local function lease(entry)
     local from, to, tenant = entry.lease, time.iso(time.now() + LEASE_MS), entry.endpoint.tenant_key
     entry.lease = to
-    return #db.query(tenant, claim(tenant, entry.d.id, from, to)) > 0
+    local results = db.pipeline(tenant, { due.claim(tenant, webhooks.KIND, entry.d.id, from, to),
+        store.read_endpoint(tenant, entry.endpoint.id) })
+    return #results[1] > 0 or nil, results[2][1]
+end
+
+local function takes(endpoint, d) return endpoint and (endpoint.state == "active" or d.event == webhooks.TEST_EVENT) end
+
+local function turn(entry)
+    local got, endpoint = lease(entry)
+    if not got then return end
+    if takes(endpoint, entry.d) then return run(entry.d, endpoint) end
+    webhooks.abandon(entry.endpoint.tenant_key, entry.d.id, "the endpoint is disabled")
 end
 
 local function let_go(entry)
+    local tenant = entry.endpoint.tenant_key
+    local share = shares[tenant]
     under_way[entry.d.id] = nil
-    held = held - 1
+    held, share.held = held - 1, share.held - 1
+    if share.held == 0 then shares[tenant] = nil end
+end
+
+-- With the permits of all bounds that hold for the entry, in one order.
+local function with_permits(entry, fn)
+    local permits = { share_of(entry.endpoint.tenant_key).slots, slots }
+    if entry.endpoint.failing_since then table.insert(permits, 1, at_failing) end
+    for _, permit in ipairs(permits) do permit:acquire() end
+    local ok, why = pcall(fn, entry)
+    for i = #permits, 1, -1 do permits[i]:release() end
+    return ok, why
 end
 
 local function next_in(lane, endpoint_id)
@@ -107,13 +162,10 @@ local function next_in(lane, endpoint_id)
         local entry = table.remove(lane.queue, 1)
         lane.running = lane.running + 1
         sched.spawn(function()
-            slots:acquire()
-            local ok, why = pcall(function()
-                if lease(entry) then run(entry.d, entry.endpoint) end
-            end)
-            slots:release()
+            local ok, why = with_permits(entry, turn)
             let_go(entry)
             lane.running = lane.running - 1
+            keep_pace(lane)
             if not ok then
                 log.error("webhook try failed", { tenant = entry.endpoint.tenant_key, delivery = entry.d.id,
                     error = type(why) == "table" and tostring(why.message or why.kind) or tostring(why) })
@@ -139,15 +191,14 @@ function M.due(tenant, id, due_at)
     local d = store.delivery(tenant, id)
     if not d or d.state ~= "pending" then return db.pipeline(tenant, { due.drop(tenant, webhooks.KIND, id) }) end
     local endpoint = store.endpoint(tenant, d.endpoint_id)
-    if not endpoint or endpoint.state ~= "active" and d.event ~= webhooks.TEST_EVENT then
-        return webhooks.abandon(tenant, id, "the endpoint is disabled")
-    end
-    local lane = lane_of(endpoint)
-    local full = #lane.queue >= WAITING or held >= HELD
-    if full then return db.query(tenant, claim(tenant, id, due_at, time.iso(now + math.random(5000, 30000)))) end
+    if not takes(endpoint, d) then return webhooks.abandon(tenant, id, "the endpoint is disabled") end
+    local lane, share = lane_of(endpoint), shares[tenant]
+    local full = #lane.queue >= WAITING or held >= HELD or share and share.held >= HELD_OF_TENANT
+    if full then return db.query(tenant, claim(tenant, id, due_at, time.iso(math.floor(later(lane, now))))) end
     local entry = { d = d, endpoint = endpoint, lease = time.iso(now + LEASE_MS) }
     under_way[id] = entry
-    held = held + 1
+    share = share_of(tenant)
+    held, share.held = held + 1, share.held + 1
     local ok, got = pcall(db.query, tenant, claim(tenant, id, due_at, entry.lease))
     if not ok or #got == 0 then
         let_go(entry)
