@@ -4,8 +4,8 @@
 -- A lane may be slower than the lease is long, so it is taken anew when a try begins, which then has six times as long as it may take.
 -- Whoever takes a lease does so from the one that he knows: of two processes one gets it, and the other leaves the delivery alone.
 -- The endpoint is read again with it: what waited goes where the endpoint leads by now, or nowhere.
--- Bounded: tries at once in all, of a tenant, at endpoints that fail and at one endpoint (one while it is failing); deliveries that wait in a
--- lane, for a tenant and in all. What finds no room stays in due_work and comes again when the lane, at its pace, will have come to it.
+-- Bounded: tries at once in all, of a tenant, at endpoints that fail and at one endpoint (one while it is failing); deliveries that wait
+-- in a lane, for a tenant and in all. What finds no room stays in due_work and comes again when the lane will have come to it.
 local http = require("core.http_client")
 local metrics = require("core.metrics")
 local sched = require("core.sched")

@@ -18,6 +18,8 @@ local mail = require("kasma.mail")
 local null = require("kasma.null")
 local outbox = require("kasma.outbox")
 local secrets = require("kasma.secrets")
+local iam = require("modules.iam.service")
+local roles = require("modules.iam.roles")
 local sign = require("modules.webhooks.sign")
 local store = require("modules.webhooks.store")
 local target = require("modules.webhooks.target")
@@ -392,7 +394,20 @@ local function plain(text)
     return text
 end
 
-local function switch_off(tx, scope, endpoint, reason, now, failing_before)
+local TOLD = 10 -- people at most, where the maker is not one to tell
+
+-- Who hears that an endpoint is off: its maker, as long as they may switch it on again, else everybody who may. A key has no mail box, and
+-- whoever has left the shop is told nothing of it.
+local function who_hears(tenant, endpoint)
+    local people = {}
+    for _, id in ipairs(roles.holders(tenant, "webhooks.write")) do
+        if id == endpoint.created_by then return { id } end
+        people[#people + 1] = #people < TOLD and id or nil
+    end
+    return people
+end
+
+local function switch_off(tx, scope, endpoint, people, reason, now, failing_before)
     local row = tx:query(unpack(store.disable(scope.tenant, endpoint.id, reason, now, failing_before)))[1]
     if not row then return end
     log.warn("webhook endpoint is disabled", { tenant = scope.tenant, endpoint = endpoint.id, reason = reason })
@@ -400,10 +415,13 @@ local function switch_off(tx, scope, endpoint, reason, now, failing_before)
         failingSince = row.failing_since or null }) }
     audit.append(statements, scope, { action = "webhooks.disable", entity_type = "webhook_endpoint", entity_id = endpoint.id,
         after = { reason = reason } })
-    local owner = row.created_by and require("modules.iam.service").user(row.created_by)
-    if owner and owner.email then
-        mail.append(statements, scope, { to = owner.email, user_id = owner.id, template = "webhook-disabled",
-            key = ("webhook-disabled:%s:%d"):format(row.id, row.version), vars = { name = row.name, url = row.url, reason = reason } })
+    for _, id in ipairs(people) do
+        local user = iam.user(id)
+        if user and user.email then
+            mail.append(statements, scope, { to = user.email, user_id = id, template = "webhook-disabled",
+                key = ("webhook-disabled:%s:%d:%s"):format(row.id, row.version, id), vars = { name = row.name, url = row.url,
+                    reason = reason } })
+        end
     end
     tx:pipeline(statements)
 end
@@ -420,6 +438,9 @@ function M.finish(d, endpoint, outcome)
     local gone, testing = outcome.status == 410, d.event == M.TEST_EVENT
     local last = testing or gone or d.try > #PAUSES
     local state = sent and "sent" or last and "dead" or "failed"
+    local since = endpoint.failing_since and time.parse(endpoint.failing_since)
+    local may_end = not sent and not testing and (gone or since ~= nil and now - since >= GIVE_UP_MS)
+    local people = may_end and who_hears(tenant, endpoint)
     local done = db.transaction(tenant, function(tx)
         local ended = tx:query(unpack(store.end_try(tenant, d.id, { state = state, request = outcome.request,
             status_code = outcome.status, answer = plain(outcome.answer), micros = outcome.micros, error = outcome.error,
@@ -437,14 +458,10 @@ function M.finish(d, endpoint, outcome)
             end
         end
         tx:pipeline(statements)
-        if #ended > 0 and not sent and not testing then
-            local since = endpoint.failing_since and time.parse(endpoint.failing_since)
-            if gone then
-                switch_off(tx, scope, endpoint, "the receiver answered 410 Gone", time.iso(now))
-            elseif since and now - since >= GIVE_UP_MS then
-                -- As it was when the try began: another may have succeeded meanwhile, which the row knows.
-                switch_off(tx, scope, endpoint, "no delivery succeeded for five days", time.iso(now), time.iso(now - GIVE_UP_MS))
-            end
+        if #ended > 0 and may_end then
+            -- `since` is as it was when the try began: another may have succeeded meanwhile, which the row knows.
+            switch_off(tx, scope, endpoint, people, gone and "the receiver answered 410 Gone" or "no delivery succeeded for five days",
+                time.iso(now), not gone and time.iso(now - GIVE_UP_MS) or nil)
         end
         return #ended > 0
     end)
