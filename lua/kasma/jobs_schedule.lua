@@ -2,7 +2,8 @@
 -- `repeat:<id>`, jobs `repeat:<id>:<ms>`). The worker that takes a run plans the next before it begins. Times are those of the
 -- business clock.
 --
--- Setting a scheduler that stands as it is changes no time: all processes may set the house's at start, and it runs once a cluster.
+-- Setting a scheduler that stands as it is changes no time: all processes may set the house's at start, and it runs once a cluster. But
+-- a run that was planned by a clock which was ahead, and set right since, lies further off than two runs: it is planned anew.
 local json = require("core.json")
 local redis = require("core.redis")
 local time = require("core.time")
@@ -50,10 +51,11 @@ local function take_out(id)
 end
 ]]
 
--- ARGV: id, now, first ms of a pattern or '', then pairs of the hash. Answers the pending job's id; -10: a job of that slot is there.
+-- ARGV: id, now, first ms of a pattern or '', latest ms at which a pending run makes sense, then pairs of the hash. Answers the pending
+-- job's id; -10: a job of that slot is there.
 local UPSERT = scripts.common .. PLAN .. [[
 local h = {}
-for i = 4, #ARGV, 2 do h[ARGV[i] ] = ARGV[i + 1] end
+for i = 5, #ARGV, 2 do h[ARGV[i] ] = ARGV[i + 1] end
 local before = read()
 local slot = call('ZSCORE', p .. 'repeat', sid)
 if slot then
@@ -61,7 +63,7 @@ if slot then
   local same = before.pattern == h.pattern and before.every == h.every and before.tz == h.tz and before.limit == h.limit
     and before.startDate == h.startDate and before.endDate == h.endDate and (not h.offset or before.offset == h.offset)
   local key = p .. pending
-  if same and call('EXISTS', key) == 1 and call('HEXISTS', key, 'finishedOn') == 0 then
+  if same and tonumber(slot) <= tonumber(ARGV[4]) and call('EXISTS', key) == 1 and call('HEXISTS', key, 'finishedOn') == 0 then
     call('HSET', rk, 'name', h.name, 'data', h.data, 'opts', h.opts)
     if call('EXISTS', key .. ':lock') == 0 then call('HSET', key, 'name', h.name, 'data', h.data) end
     return pending
@@ -173,7 +175,7 @@ function M.upsert(queue, id, spec, template)
         if value == nil then return end
         fields[#fields + 1], fields[#fields + 2] = name, value
     end
-    local first = NEVER
+    local first, latest = NEVER, text(math.max(now, start_ms or 0) + 2 * (tonumber(spec.every) or 0))
     if spec.every ~= nil then
         if type(spec.every) ~= "number" or spec.every < 1 or spec.every > EVERY_MAX or spec.every ~= math.floor(spec.every) then
             bad("every must be whole milliseconds, up to a year")
@@ -182,7 +184,7 @@ function M.upsert(queue, id, spec, template)
     else
         local next_ms = pattern_next({ tz = spec.tz, startDate = start_ms }, spec.pattern, now)
         if not next_ms or end_ms and next_ms > end_ms then bad("The pattern has no time to come") end
-        first = text(next_ms)
+        first, latest = text(next_ms), text(pattern_next({ tz = spec.tz }, spec.pattern, next_ms) or next_ms)
         add("pattern", spec.pattern)
         add("tz", spec.tz)
     end
@@ -198,7 +200,7 @@ function M.upsert(queue, id, spec, template)
     add("endDate", end_ms and text(end_ms))
     jobs.introduce(prefix)
     local function run(ms)
-        return errors.check(redis.eval(UPSERT, { prefix }, { id, text(now), ms, unpack(fields) }))
+        return errors.check(redis.eval(UPSERT, { prefix }, { id, text(now), ms, latest, unpack(fields) }))
     end
     local made = run(first)
     if made == -10 then

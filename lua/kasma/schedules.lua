@@ -8,6 +8,7 @@
 -- Outside production SCHEDULES gives other periods: `otp-cleanup=1000,user-purge=5000`, in milliseconds.
 local config = require("core.config")
 local sched = require("core.sched")
+local errors = require("kasma.errors")
 local jobs = require("kasma.jobs")
 local log = require("kasma.log")
 local schedule = require("kasma.jobs_schedule")
@@ -45,14 +46,22 @@ function M.list()
     return result
 end
 
+local function describe(why) return tostring(type(why) == "table" and (why.message or why.kind) or why) end
+
+-- One that cannot be set holds up no other.
 local function set_all()
+    local all, first = true, nil
     for _, spec in ipairs(M.list()) do
         local ok, why = pcall(schedule.upsert, spec.queue, spec.name, { every = spec.every, pattern = spec.pattern, tz = spec.tz }, {
             name = spec.name, opts = { attempts = 3, backoff = jobs.defaults.backoff, removeOnComplete = { age = 86400, count = 100 },
                 removeOnFail = jobs.defaults.removeOnFail } })
-        if not ok then return false, why end
+        if not ok then
+            all, first = false, first or why
+            if errors.is_unavailable(why) then break end
+            log.warn("a schedule is not set", { name = spec.name, error = describe(why) })
+        end
     end
-    return true
+    return all, first
 end
 
 --- Sets them, as soon as Redis is there, and keeps them set.
@@ -60,8 +69,8 @@ function M.start()
     sched.spawn(function()
         while not sched.stopping() do
             local ok, why = set_all()
-            if ok then break end
-            log.debug("schedules wait for Redis", { error = tostring(type(why) == "table" and (why.message or why.kind) or why) })
+            if ok or not errors.is_unavailable(why) then break end
+            log.debug("schedules wait for Redis", { error = describe(why) })
             if not sched.sleep(1000) then return end
         end
         sched.every(AGAIN_MS, set_all)

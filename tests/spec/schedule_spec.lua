@@ -175,6 +175,28 @@ describe("a job scheduler", function()
         assert.equal(1, queues.counts(q).delayed)
     end)
 
+    it("whose next run was planned by a clock that was ahead is planned anew when it is set again", function()
+        local q = fresh()
+        local specs = { e = { every = 60000 }, p = { pattern = "0 3 * * *" } }
+        local before = time.shift()
+        local ahead = {}
+        time.set_shift(before + 30 * 86400000)
+        local ok, why = pcall(function()
+            for id, spec in pairs(specs) do ahead[id] = schedule.upsert(q, id, spec) end
+        end)
+        time.set_shift(before)
+        assert.is_true(ok, why)
+        for id, spec in pairs(specs) do
+            local planned = schedule.upsert(q, id, spec)
+            assert.is_true(tonumber(planned:match("%d+$")) <= time.now() + 86400000, planned)
+            assert.same({}, hash(q, ahead[id]))
+            -- The one after the next, which the run that is taken plans, stays.
+            local follows = schedule.follow(q, { id = planned, scheduler = id })
+            assert.equal(follows, schedule.upsert(q, id, spec))
+        end
+        assert.equal(2, redis.call("ZCARD", jobs.base(q) .. "repeat"))
+    end)
+
     it("of which thousands fall due in the same moment each run once, and plan one run each", function()
         local q, count = fresh(), 1500 -- more than one call promotes
         local prefix = jobs.base(q)
