@@ -155,15 +155,23 @@ end
 local OWN_FORM = [[select locale, subject, html, text from mail_templates where tenant_key = $1 and template = $2 and locale =
   any($3::text[]) and is_active]]
 
---- The form of a template: the tenant's own in the locale, its own in its default locale, the shipped ones in that order, the
---- shipped English one.
+-- A locale, then its language: vi-VN is served by what there is in vi.
+local function with_language(locales, locale)
+    locales[#locales + 1] = locale
+    local language = locale:match("^(%a+)[-_]")
+    if language then locales[#locales + 1] = language end
+    return locales
+end
+
+--- The form of a template: the tenant's own in the locale (or its language), its own in its default locale, the shipped ones in that
+--- order, the shipped English one.
 ---@param tenant string
 ---@param template string
 ---@param locale string
 ---@return {subject: string, html: string, text: string}|nil
 function M.form(tenant, template, locale)
     local row = tenants.by_key(tenant)
-    local locales = { locale, row and row.default_locale or "en" }
+    local locales = with_language(with_language({}, locale), row and row.default_locale or "en")
     local own = db.read(tenant, OWN_FORM, tenant, template, pg.array(locales))
     for _, wanted in ipairs(locales) do
         for _, form in ipairs(own) do

@@ -46,40 +46,85 @@ local function look_up(vars, path)
     return value
 end
 
---- Fills a form in. It is read once from left to right: what a variable holds is never read as a form itself.
+-- A form is up to 256 KiB of somebody's own writing: what reads it takes time in proportion to its length, whatever stands in it.
+local NAME_MAX, DEPTH_MAX = 200, 10
+
+-- The next `{{name}}`, `{{#name}}` or `{{^name}}` from `at` to `last`: where it begins and ends, its mark, its name.
+local function next_mark(text, at, last)
+    while true do
+        local from = text:find("{{", at, true)
+        if not from or from >= last then return nil end
+        local inside = text:sub(from + 2, math.min(last, from + NAME_MAX))
+        local ends = inside:find("}}", 1, true)
+        local mark, name = (ends and inside:sub(1, ends - 1) or ""):match("^%s*([#^]?)%s*([%w_.]+)%s*$")
+        if name then return from, from + ends + 2, mark, name end
+        at = from + 1
+    end
+end
+
+-- Parts of the form from `at` to `last`, in order: texts, {name =} and {name =, mark =, parts =}.
+local function parse(text, at, last, depth)
+    if depth > DEPTH_MAX then error("the sections of a mail's form lie in one another, more than ten deep", 0) end
+    local parts = {}
+    while true do
+        local from, to, mark, name = next_mark(text, at, last)
+        if not from then break end
+        parts[#parts + 1] = text:sub(at, from - 1)
+        at = to + 1
+        if mark == "" then
+            parts[#parts + 1] = { name = name }
+        else
+            local close = "{{/" .. name .. "}}"
+            local ends = text:find(close, at, true)
+            if ends and ends + #close - 1 > last then ends = nil end
+            parts[#parts + 1] = { name = name, mark = mark, parts = parse(text, at, (ends or last + 1) - 1, depth + 1) }
+            at = ends and ends + #close or last + 1
+        end
+    end
+    parts[#parts + 1] = text:sub(at, last)
+    return parts
+end
+
+local function fill(out, parts, vars, escape)
+    for _, part in ipairs(parts) do
+        local value = type(part) == "table" and look_up(vars, part.name)
+        if type(part) == "string" then
+            out[#out + 1] = part
+        elseif not part.mark then
+            out[#out + 1] = shown(value, escape)
+        else
+            local list = type(value) == "table"
+            local there = list and next(value) ~= nil or not list and value ~= nil and value ~= false and value ~= ""
+                and type(value) ~= "userdata"
+            if part.mark == "^" then
+                if not there then fill(out, part.parts, vars, escape) end
+            elseif list then
+                for _, item in ipairs(value) do fill(out, part.parts, type(item) == "table" and item or {}, escape) end
+            elseif there then
+                fill(out, part.parts, vars, escape)
+            end
+        end
+    end
+end
+
+--- Fills a form in. It is read once from left to right: what a variable holds is never read as a form itself. Raises text when its
+--- sections lie too deep in one another.
 ---@param text string
 ---@param vars table
 ---@param escape boolean true: the form is HTML
 ---@return string
 function M.fill(text, vars, escape)
-    local out, at = {}, 1
-    while true do
-        local from, to, mark, name = text:find("{{%s*([#^]?)%s*([%w_.]+)%s*}}", at)
-        if not from then break end
-        out[#out + 1] = text:sub(at, from - 1)
-        at = to + 1
-        if mark == "" then
-            out[#out + 1] = shown(look_up(vars, name), escape)
-        else
-            local close = "{{/" .. name .. "}}"
-            local ends, last = text:find(close, at, true)
-            local inner = text:sub(at, (ends or #text + 1) - 1)
-            at = (last or #text) + 1
-            local value = look_up(vars, name)
-            local list = type(value) == "table"
-            local there = list and next(value) ~= nil or not list and value ~= nil and value ~= false and value ~= ""
-                and type(value) ~= "userdata"
-            if mark == "^" then
-                if not there then out[#out + 1] = M.fill(inner, vars, escape) end
-            elseif list then
-                for _, item in ipairs(value) do out[#out + 1] = M.fill(inner, type(item) == "table" and item or {}, escape) end
-            elseif there then
-                out[#out + 1] = M.fill(inner, vars, escape)
-            end
-        end
-    end
-    out[#out + 1] = text:sub(at)
+    local out = {}
+    fill(out, parse(text, 1, #text, 1), vars, escape)
     return table.concat(out)
+end
+
+--- What is wrong with a form; nil: nothing.
+---@param text string
+---@return string|nil
+function M.problem(text)
+    local ok, why = pcall(parse, text, 1, #text, 1)
+    return not ok and why or nil
 end
 
 local function page(body)

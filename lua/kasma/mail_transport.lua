@@ -90,7 +90,8 @@ local function send(from, to, text)
     if not answer then refuse(err.message, err.kind == "invalid" or err.kind == "limit") end
     if answer.accepted then return answer.reply end
     local what = answer.command == "." and "the message" or answer.command == "" and "the connection" or answer.command
-    refuse(("the mail server refused %s: %s"):format(what, answer.reply), answer.code >= 500 and ABOUT_THIS_MAIL[answer.command] == true,
+    local final = answer.code >= 500 and answer.code <= 599 and ABOUT_THIS_MAIL[answer.command] == true
+    refuse(("the mail server refused %s: %s"):format(what, answer.reply), final,
         M.is_bounce(answer))
 end
 

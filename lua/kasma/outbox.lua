@@ -10,7 +10,8 @@
 -- takes a lock of the whole server). Polling is the net under the notice.
 -- A topic whose consumer talks to somebody else's service has a lane of its own (outbox.slow): however long that takes, nobody else waits.
 -- A row whose consumer fails waits a while, longer each time, with the rows of its key behind it; others pass. One that has failed
--- twelve times over some six minutes is parked: it waits for an operator (`kasma outbox`), and the rows behind it go on. While a
+-- twelve times over some six minutes, or of which its consumer says that it is wrong in itself (an error of status 400), is parked: it
+-- waits for an operator (`kasma outbox`), and the rows behind it go on. While a
 -- store is away, its topics wait as a whole and nothing counts as a failure.
 local mongo = require("core.mongo")
 local metrics = require("core.metrics")
@@ -226,7 +227,7 @@ local function hold(row, why)
     end
     entry.tries = entry.tries + 1
     entry.until_ms = monotonic_ms() + math.min(60000, 250 * 2 ^ math.min(entry.tries, 10))
-    local gone = entry.tries >= TRIES
+    local gone = entry.tries >= TRIES or errors.is(why) and why.status == 400
     if entry.tries == 1 or gone then
         log[gone and "error" or "warn"](gone and "outbox row is parked" or "outbox row could not be delivered", { topic = row.topic,
             key = row.key, id = row.id, tenant = row.tenant_key, tries = entry.tries, error = describe(why) })

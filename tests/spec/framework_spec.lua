@@ -12,6 +12,7 @@ local db = require("kasma.db")
 local due = require("kasma.due")
 local errors = require("kasma.errors")
 local idempotency = require("kasma.idempotency")
+local queues = require("kasma.jobs_queue")
 local outbox = require("kasma.outbox")
 
 local function scope() return { tenant = "s" .. crypto.random_hex(6), app = "MASTER", actor_id = uuid.v7(), actor_kind = "user" } end
@@ -92,6 +93,20 @@ describe("the outbox", function()
         drain()
         assert.same({ 2, 1 }, seen)
         assert.equal(0, #outbox.list{ tenant = s.tenant })
+    end)
+
+    it("parks a job that no queue takes at once, and the jobs of its queue go on", function()
+        drain()
+        local s, queue = scope(), "spec-" .. uuid.v4()
+        db.pipeline(s.tenant, { outbox.job(s, queue, "wrong", {}, { priority = -1 }), outbox.job(s, queue, "right", { n = 1 }) })
+        drain()
+        assert.equal(1, queues.counts(queue).waiting)
+        local left = outbox.list{ tenant = s.tenant }
+        assert.equal(1, #left)
+        assert.is_truthy(left[1].parked_at)
+        assert.is_truthy(left[1].error:find("priority", 1, true))
+        assert.is_true(outbox.drop(left[1].id))
+        queues.drain(queue)
     end)
 
     it("parks a row whatever bytes its failure is told in, and marks its neighbours", function()

@@ -26,6 +26,29 @@ describe("a form", function()
         assert.equal("none7", templates.fill("{{#empty}}x{{/empty}}{{^empty}}none{{/empty}}{{user.id}}{{gone}}{{lines}}", vars, false))
         assert.equal("yes", templates.fill("{{#secret}}yes{{/secret}}{{#gone}}no{{/gone}}", vars, false))
         assert.equal("a open", templates.fill("a {{#secret}}open", vars, false))
+        assert.equal("{s}{{ no name}}{{}}{{", templates.fill("{{{secret}}}{{ no name}}{{}}{{", vars, false))
+        assert.equal("[s]", templates.fill("[{{#secret}}{{#user}}{{/secret}}{{secret}}]", vars, false))
+        assert.equal("{{/gone}}", templates.fill("{{/gone}}", vars, false))
+    end)
+
+    it("is read in time, whatever its author wrote, and refused when its sections lie too deep", function()
+        local vars, size = { number = "n", lines = { {}, {} } }, 262144
+        for _, piece in ipairs{ "{{", "{{ ", "{{#", "{{#number}}", "{{^gone}}", "{{#lines}}", "{{number}}", "}}", "{{#number}}{{/number}}",
+            "<", "<!--", "<style", "<style>", "<b> ", " <br>", "&", "&amp;", "<p></", " " } do
+            local text = piece:rep(size / #piece)
+            pcall(templates.fill, text, vars, true)
+            assert.equal("string", type(message.text_of(text)))
+        end
+        assert.equal("{{" .. (" "):rep(size), templates.fill("{{" .. (" "):rep(size), vars, false))
+        local deep = ("{{#number}}"):rep(11)
+        assert.has_error(function() templates.fill(deep, vars, false) end)
+        assert.equal("x", templates.fill(("{{#number}}"):rep(9) .. "x", vars, false))
+        local scope = tenant("en")
+        for _, form in ipairs{ { html = deep }, { subject = deep }, { text = deep } } do
+            local _, err = pcall(mails.put_form, scope, { template = "invitation", locale = "en", subject = form.subject or "s",
+                html = form.html or "h", text = form.text })
+            assert.equal("bad_form", err.code)
+        end
     end)
 
     it("is the shop's own before the shipped one, and its default language before English", function()
@@ -40,6 +63,10 @@ describe("a form", function()
         assert.equal("Own vi", mail.form(scope.tenant, "invitation", "en").subject)
         assert.truthy(mail.form(tenant("en").tenant, "invitation", "en").subject:find("You are invited", 1, true))
         assert.equal(404, select(2, pcall(mails.put_form, scope, { template = "nope", locale = "en", subject = "s", html = "h" })).status)
+        -- A locale with a country is served by what there is in its language.
+        local english = tenant("en")
+        mails.put_form(english, { template = "invitation", locale = "vi", subject = "Own too", html = "<p>v</p>" })
+        assert.equal("Own too", mail.form(english.tenant, "invitation", "vi-VN").subject)
         assert.is_true(mails.drop_form(scope, "invitation", "vi"))
     end)
 

@@ -14,7 +14,8 @@ kasma outbox park ID
 kasma outbox drop ID
 
 status counts what waits, per topic, and what is parked. A row that could not be delivered is tried twelve times over some six
-minutes, then parked: the rows behind it go on, it waits for retry or drop. park takes a row out of the relay's way by hand.
+minutes, then parked (at once when it is wrong in itself): the rows behind it go on, it waits for retry or drop. park takes a row
+out of the relay's way by hand.
 
   kasma outbox list --parked
   kasma outbox retry --all --topic job

@@ -56,6 +56,8 @@ end
 ---@return table row
 function M.put_form(scope, input)
     known(input.template)
+    local problem = templates.problem(input.subject) or templates.problem(input.html) or templates.problem(input.text or "")
+    if problem then errors.bad_request{ message = problem, code = "bad_form" } end
     local statements = { store.put_form{ tenant_key = scope.tenant, app_key = scope.app, id = uuid.v7(), template = input.template,
         locale = input.locale, subject = input.subject, html = input.html, text = input.text or "", is_active = input.isActive ~= false,
         updated_by = scope.actor_kind == "user" and scope.actor_id or nil, now = time.iso(time.now()) } }
