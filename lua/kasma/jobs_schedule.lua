@@ -70,6 +70,12 @@ if slot then
   end
   take_out(pending)
 end
+-- A run that still waits and that no scheduler knows of, as where the scheduler was lost, gives way; one that is taken or done does not.
+local function taken(at)
+  local id = slot_id(at)
+  if call('HGET', p .. id, 'rjk') == sid and call('EXISTS', p .. id .. ':lock') == 0 then take_out(id) end
+  return call('EXISTS', p .. id) == 1
+end
 local ms = tonumber(ARGV[3])
 if h.every then
   local every = tonumber(h.every)
@@ -80,11 +86,11 @@ if h.every then
     ms = a < ms and a + every or a
   end
   h.offset = h.offset or fmt(ms % every)
-  if call('EXISTS', p .. slot_id(ms)) == 1 then ms = ms + every end
-  if call('EXISTS', p .. slot_id(ms)) == 1 then return -11 end
+  if taken(ms) then ms = ms + every end
+  if taken(ms) then return -11 end
 else
   h.offset = h.offset or '0'
-  if call('EXISTS', p .. slot_id(ms)) == 1 then return -10 end
+  if taken(ms) then return -10 end
 end
 call('DEL', rk)
 for name, value in pairs(h) do call('HSET', rk, name, value) end

@@ -197,6 +197,18 @@ describe("a job scheduler", function()
         assert.equal(2, redis.call("ZCARD", jobs.base(q) .. "repeat"))
     end)
 
+    it("that was lost while its run waits is set again, with one run", function()
+        local q = fresh()
+        for id, spec in pairs{ e = { every = 3600000, startDate = time.now() + 60000 }, p = { pattern = "0 3 * * *" } } do
+            local first = schedule.upsert(q, id, spec)
+            for _ = 1, 3 do
+                redis.call("ZREM", jobs.base(q) .. "repeat", id)
+                assert.equal(first, schedule.upsert(q, id, spec))
+            end
+        end
+        assert.equal(2, queues.counts(q).delayed)
+    end)
+
     it("of which thousands fall due in the same moment each run once, and plan one run each", function()
         local q, count = fresh(), 1500 -- more than one call promotes
         local prefix = jobs.base(q)
