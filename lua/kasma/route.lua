@@ -329,7 +329,9 @@ local function settle_tenant(ctx, decl, identity)
     local row = tenants.by_key(tenant)
     if not row or not row.is_active then unavailable_tenant() end
     ctx.tenant = row.tenant_key
-    if wanted_app then
+    if wanted_app == tenants.DEFAULT then
+        app = wanted_app    -- no app in particular: what answers say where there is none
+    elseif wanted_app then
         local found = tenants.app(wanted_app)
         if not found or not found.is_active or found.tenant_key ~= ctx.tenant then unavailable_tenant() end
         app = found.app_key

@@ -131,6 +131,69 @@ describe("an access key", function()
     end)
 end)
 
+describe("the platform's metrics", function()
+    it("are shown outside the machine to a key of the platform that has the scope, and to no tenant's", function()
+        local platform, tenant = support.platform(), support.tenant()
+        local away = support.outside().headers
+        local function status(secret)
+            return bearer(secret, away):get("/metrics").status
+        end
+        assert.equal(401, support.client(away):get("/metrics").status)
+        assert.equal(401, status(key_of(tenant, { scopes = { "*" } }).secret))
+        assert.equal(401, tenant.owner:get("/metrics", away).status)
+        local master = { key = "MASTER" }
+        for scope, expected in pairs{ ["metrics.read"] = 200, ["users.read"] = 401 } do
+            local key = key_of(master, { scopes = { scope } }, platform)
+            assert.equal(expected, status(key.secret), scope)
+            must(platform:post("/tenants/MASTER/keys/" .. key.id .. "/revoke"), 200)
+        end
+    end)
+end)
+
+describe("what an answer names", function()
+    local tenant = support.tenant()
+
+    it("can be asked for in the next request: no app in particular, one's own id in any case, an origin as browsers write it", function()
+        local shopper = support.shopper(tenant)
+        local plain = { ["X-App-Kasma-Id"] = "MASTER" }
+        assert.same({ tenant.key, "MASTER" }, { must(shopper:get("/auth/me", plain), 200).user.tenant_key,
+            shopper:get("/auth/me", plain).json.user.app_key })
+        assert.equal(403, shopper:get("/auth/me", { ["X-App-Kasma-Id"] = support.tenant().app }).status)
+        for _, path in ipairs{ "", "/roles" } do
+            assert.equal(200, shopper:get("/users/" .. shopper.user.id:upper() .. path).status)
+        end
+        local app = must(tenant.owner:post("/apps/" .. tenant.app .. "/update",
+            { allowed_origins = { "https://Shop.Example:8443" } }), 200).app
+        assert.same({ "https://shop.example:8443" }, { unpack(app.allowed_origins) })
+    end)
+
+    it("is the host's app after a change of tenant that names none", function()
+        local host = support.unique("ctx") .. ".test"
+        local shop = support.tenant{ hostnames = { host } }
+        local shopper = support.shopper(shop)
+        shopper.headers = {}
+        assert.equal("MASTER", must(shopper:post("/auth/context", { tenant_key = shop.key }), 200).app_key)
+        assert.equal(shop.app, must(shopper:post("/auth/context", { tenant_key = shop.key }, { Host = host }), 200).app_key)
+        assert.equal("MASTER", must(shopper:post("/auth/context", { tenant_key = shop.key, app_key = "MASTER" }, { Host = host }),
+            200).app_key)
+    end)
+
+    it("of a module is its key and its name, each said once", function()
+        local platform = support.platform()
+        local key = support.unique("m")
+        local function make(body) return platform:post("/registry/modules", body) end
+        assert.same({ 400, { "property display_name should not exist" } },
+            told(make{ key = key, name = "Name", display_name = "Other" }))
+        assert.equal(400, make{ name = key }.status)
+        local made = must(make{ name = key, display_name = "Name" }).module
+        assert.same({ key, "Name" }, { made.key, made.name })
+    end)
+
+    it("is nothing of sessions where a key asks", function()
+        assert.equal(404, bearer(key_of(tenant).secret):post("/auth/logout-all").status)
+    end)
+end)
+
 describe("a token shown to another service", function()
     local tenant, other = support.tenant(), support.tenant()
     local asking = bearer(key_of(tenant, { scopes = { "auth.introspect" } }).secret)

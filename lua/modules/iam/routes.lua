@@ -226,6 +226,8 @@ route.post("/auth/logout-all", {
     access = "user", account = true, restricted = true, tag = "auth", idempotent = false, no_store = true, status = 200,
     returns = Said,
     handler = function(ctx)
+        -- A key has no sessions: an answer that all have ended would be untrue.
+        if ctx.user.kind ~= "user" then errors.not_found("Session not found") end
         iam.logout_all(ctx.scope, ctx.user.id)
         signed_out(ctx)
         return { success = true, message = "Logged out from all sessions" }
@@ -289,7 +291,9 @@ route.post("/auth/context", {
             errors.forbidden{ message = "You do not belong to this tenant", code = "not_a_member" }
         end
         local app = ctx.body.app_key
-        if app then
+        local host = not app and tenants.by_host(ctx.req:header("host"))
+        if host and host.tenant_key == row.tenant_key then app = host.app_key end
+        if app and app ~= tenants.DEFAULT then
             local found = tenants.app(app)
             if not found or not found.is_active or found.tenant_key ~= row.tenant_key then
                 errors.forbidden{ message = "Tenant is not available", code = "tenant_unavailable" }

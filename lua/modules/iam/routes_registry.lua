@@ -41,7 +41,8 @@ route.post("/registry/modules", {
         local body = ctx.body
         -- The published collection sends name and display_name where the key and the name are meant.
         local key, name = body.key, body.name
-        if not key and body.display_name then key, name = body.name, body.display_name end
+        if key and body.display_name then errors.validation{ "property display_name should not exist" } end
+        if body.display_name then key, name = body.name, body.display_name end
         if not key or key == "" then errors.validation{ "key should not be empty" } end
         return { success = true, module = registry.create_module(ctx.scope, { key = key, name = name, description = body.description,
             dependencies = body.dependencies }) }

@@ -192,7 +192,7 @@ route.post("/users", {
 })
 
 local Id = { id = schema.uuid() }
-local function is_self(ctx) return ctx.req.params.id == ctx.user.id end
+local function is_self(ctx) return ctx.req.params.id:lower() == ctx.user.id end
 
 route.get("/users/:id", {
     summary = "A user of the tenant",

@@ -63,12 +63,16 @@ for _, path in ipairs{ "/health/ready", "/readyz" } do
 end
 
 route.get("/metrics", {
-    summary = "Metrics for Prometheus", bare = true, process = true, content_type = "text/plain",
+    summary = "Metrics for Prometheus", bare = true, process = true,
+    returns = { [200] = { description = "Prometheus text", content_type = "text/plain" },
+        [401] = { description = "neither the machine itself nor a key of the platform with `metrics.read`" } },
     handler = function(req)
-        -- From outside the machine only with a secret key that has the scope metrics.read.
+        -- From outside the machine only with a secret key of the platform's own tenant that has the scope metrics.read: the figures are
+        -- of all tenants, and each of them makes keys with all scopes of its own.
         if not web.is_loopback(web.client_ip(req)) then
             local ok, identity = pcall(auth.identify, req)
-            if not ok or not identity or identity.kind ~= "key" or not access.allows(identity.scopes, "metrics.read") then
+            if not ok or not identity or identity.kind ~= "key" or identity.tenant_key ~= tenants.DEFAULT
+                or not access.allows(identity.scopes, "metrics.read") then
                 return req:respond(401, JSON, '{"message":"Access token required","error":"Unauthorized","statusCode":401}')
             end
         end
@@ -219,7 +223,7 @@ route.post("/admin/clock", {
     end,
 })
 
-route.permission("metrics.read", "Read the metrics from outside the machine (key)")
+route.permission("metrics.read", "Read the metrics from outside the machine (key of MASTER)")
 route.permission("tenants.switch", "Work in a tenant without being its member (platform)")
 route.permission("queues.read", "See queues and jobs")
 route.permission("queues.write", "Pause queues, retry and remove jobs")

@@ -161,7 +161,8 @@ route.get("/apps", {
 })
 
 local Kind = schema.enum({ "storefront", "backoffice", "mobile", "service" })
-local Origins = schema.array(schema.string{ max = 255, pattern = "^https?://[%w.:%[%]-]+$" }, { max = 50 })
+-- In the form in which browsers say them.
+local Origins = schema.array(schema.string{ max = 255, pattern = "^https?://[%w.:%[%]-]+$", fold = true }, { max = 50 })
 local Hosts = schema.array(schema.string{ max = 253, pattern = "^[%w.-]+$", fold = true }, { max = 50, unique = true })
 
 route.post("/apps", {
