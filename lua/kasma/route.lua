@@ -446,12 +446,44 @@ local function principal(ctx)
     return token and ("cart:" .. token) or nil
 end
 
+-- `METHOD path` however it is written: a path has no case, and /api before it or a slash behind it say nothing.
+local function plain_name(method, path)
+    path = path:lower():gsub("^/api/", "/"):gsub("/+$", "")
+    return method:upper() .. " " .. path
+end
+
+local function is_called(decl, entry)
+    local method, path = entry:match("^%s*(%a+)%s+(/%S*)%s*$")
+    local name = method and plain_name(method, path)
+    if not name then return false end
+    if plain_name(decl.method, decl.path) == name then return true end
+    for _, alias in ipairs(decl.aliases or {}) do
+        if plain_name(decl.method, alias) == name then return true end
+    end
+    return false
+end
+
 local function required_key(ctx, decl)
-    local list = settings.get(ctx.tenant, "idempotency.required")
-    if #list == 0 then return false end
-    local name = decl.method .. " " .. decl.path
-    for _, entry in ipairs(list) do
-        if entry == name then return true end
+    for _, entry in ipairs(settings.get(ctx.tenant, "idempotency.required")) do
+        if is_called(decl, entry) then return true end
+    end
+    return false
+end
+
+--- Whether `METHOD path` is a route that takes an idempotency key: one that is declared (parameters as it names them), or a shop's own
+--- under /x/.
+---@param entry string
+---@return boolean
+function M.takes_key(entry)
+    local method, path = entry:match("^%s*(%a+)%s+(/%S*)%s*$")
+    if not method then return false end
+    local name = plain_name(method, path)
+    for _, decl in ipairs(routes) do
+        if not SAFE[decl.method] and decl.idempotent ~= false and not decl.bare then
+            if is_called(decl, entry) then return true end
+            local mounted = decl.resolve and decl.path:match("^(.-)%*")
+            if mounted and name:find(plain_name(decl.method, mounted) .. "/", 1, true) == 1 then return true end
+        end
     end
     return false
 end

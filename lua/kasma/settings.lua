@@ -20,6 +20,7 @@ local M = {}
 ---@field max number|nil
 ---@field nullable boolean|nil
 ---@field pattern string|nil
+---@field allows (fun(item: any): boolean)|nil what else an item of a list has to be
 ---@field prefix boolean|nil the key is the beginning of a family (`blog.`)
 
 local declared, by_key, prefixes = {}, {}, {}
@@ -82,6 +83,7 @@ checks.list = function(value, s)
     if type(value) ~= "table" or (next(value) ~= nil and value[1] == nil) or #value > (s.max or 200) then return false end
     for _, item in ipairs(value) do
         if not checks[s.item or "text"](item, { min = s.item_min, max = s.item_max }) then return false end
+        if s.allows and not s.allows(item) then return false end
     end
     return #value >= (s.min or 0)
 end

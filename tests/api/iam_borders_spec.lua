@@ -323,6 +323,27 @@ describe("an idempotency key", function()
         assert.equal(201, make(one.owner, name, { ["X-Idempotency-Key"] = ("k"):rep(255), ["Idempotency-Key"] = ("k"):rep(255) }).status)
     end)
 
+    it("is demanded where the tenant says so, and a route that takes none is no setting", function()
+        local tenant = support.tenant()
+        local path = "/tenants/" .. tenant.key .. "/update"
+        local function demand(...) return tenant.owner:post(path, { settings = { ["idempotency.required"] = json.array{ ... } } }) end
+        for _, entry in ipairs{ "POST /nope", "GET /roles", "POST /auth/login", "roles", "POST roles", "POST /x" } do
+            assert.equal(400, demand(entry).status, entry)
+        end
+        must(demand("POST /roles", "post /api/Tenants/:tenant_key/Keys/create/", "POST /x/my/route"), 200)
+        local missing = { 400, "X-Idempotency-Key header is required for write operations" }
+        local function without(where, body) return tenant.owner:post(where, body) end
+        local role = { code = "R", role_key = "r1", display_name = "R" }
+        support.eventually(function() return without("/roles", {}).json.code == "idempotency_key" end)
+        local key = { name = "k", key_type = "publishable" }
+        for _, way in ipairs{ "/roles", "/api/ROLES/" } do assert.same(missing, told(without(way, role)), way) end
+        assert.same(missing, told(without("/tenants/" .. tenant.key .. "/keys/create", key)))
+        assert.equal(201, make(tenant.owner, "r1").status)
+        assert.equal(201, without("/permissions", { permission_key = "custom.free" }).status)
+        -- Who may not is told that, and nothing of keys.
+        assert.equal(403, support.shopper(tenant):post("/roles", role).status)
+    end)
+
     it("of a guest is bound to the cart, and of nobody to nothing", function()
         local shop, product = shop_of.simple(5)
         local function add(client) return client:post("/sales/cart/add", { productId = product, quantity = 1 },

@@ -30,7 +30,7 @@ settings.declare("iam", {
     { key = "auth.password_min_length", type = "int", min = 6, max = 128, default = 6, help = "shortest password" },
     { key = "auth.password_classes", type = "int", min = 0, max = 4, default = 0, help = "kinds of characters demanded" },
     { key = "auth.password_breached_check", type = "bool", default = false, help = "refuse passwords of the breached list" },
-    { key = "idempotency.required", type = "list", item = "text", default = {},
+    { key = "idempotency.required", type = "list", item = "text", default = {}, allows = route.takes_key,
         help = "routes (`METHOD path`) where the key is mandatory" },
 })
 
