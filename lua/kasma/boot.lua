@@ -62,9 +62,13 @@ function M.load_for_rules()
     end
 end
 
+-- Each once: a queue that is named twice is not served twice.
 local function names_of(text)
-    local names = {}
-    for name in tostring(text or ""):gmatch("[^,%s]+") do names[#names + 1] = name end
+    local names, seen = {}, {}
+    for name in tostring(text or ""):gmatch("[^,%s]+") do
+        if not seen[name] then names[#names + 1] = name end
+        seen[name] = true
+    end
     return names
 end
 
@@ -99,21 +103,30 @@ local function start_handlers(file)
     log.info("own handlers are served", { queues = table.concat(queues, " "), file = file })
 end
 
+-- The queues of the product that are asked for. A name of none would be served by nobody, and nobody would know.
+local function queues_served()
+    local all, known = jobs.queues(), {}
+    for _, queue in ipairs(all) do known[queue] = true end
+    local wanted = names_of(config.get("KASMA_QUEUES"))
+    for _, queue in ipairs(wanted) do
+        if not known[queue] then
+            error(("KASMA_QUEUES: nothing here handles %s; there are %s (handlers of your own: --handlers)"):format(queue,
+                table.concat(all, ", ")), 0)
+        end
+    end
+    return #wanted > 0 and wanted or all
+end
+
 local function start_loops(role)
+    local queues = role ~= "serve" and queues_served() or {}
     sched.spawn(function() invalidate.start() end)
     sched.spawn(function()
         clock.start()
-        heartbeat.start(role, role ~= "serve" and jobs.queues() or {})
+        heartbeat.start(role, queues)
     end)
     if role == "serve" then return end
     sched.spawn(outbox.run_relay)
     sched.spawn(due.run_sweeper)
-    local wanted = {}
-    for _, name in ipairs(names_of(config.get("KASMA_QUEUES"))) do wanted[name] = true end
-    local queues = {}
-    for _, queue in ipairs(jobs.queues()) do
-        if next(wanted) == nil or wanted[queue] then queues[#queues + 1] = queue end
-    end
     work_on(queues)
     schedules.start()
 end

@@ -146,7 +146,7 @@ function M.run_sweeper()
         local ok, why = pcall(hold_and_sweep)
         if not ok and not sched.stopping() then
             log.warn("sweeper begins anew", { error = type(why) == "table" and tostring(why.message or why.kind) or tostring(why) })
-            sched.sleep(500)
+            if not sched.sleep(500) then return end
         end
     end
 end

@@ -561,7 +561,7 @@ function M.run_relay()
         local ok, why = pcall(hold_and_relay)
         if not ok and not sched.stopping() then
             log.warn("outbox relay begins anew", { error = describe(why) })
-            sched.sleep(500)
+            if not sched.sleep(500) then return end
         end
     end
 end

@@ -104,6 +104,22 @@ describe("the queues of the platform", function()
         for _, id in ipairs{ "long", "middling" } do assert.equal(0, queues.remove(q, id)) end
     end)
 
+    it("show another program's job whatever it holds", function()
+        local p = jobs.base(q)
+        redis.call("HSET", p .. "odd", "name", "n\255", "data", '{"a":"\255"}', "opts", "{x", "failedReason", "\255x", "stacktrace",
+            "[1,{}", "returnvalue", "\254", "progress", "x", "delay", "y", "priority", "z", "atm", "q", "parent", "[]", "parentKey", "x")
+        redis.call("HSET", p .. "bare", "name", "y")
+        redis.call("RPUSH", p .. "wait", "odd", "bare")
+        redis.call("RPUSH", p .. "odd:logs", "\255\254")
+        local page = status(200, staff:get(base .. "/jobs"))
+        local one = status(200, staff:get(base .. "/jobs/odd")).job
+        local bare = status(200, staff:get(base .. "/jobs/bare")).job
+        for _, id in ipairs{ "odd", "bare" } do status(200, staff:post(base .. "/jobs/" .. id .. "/remove")) end
+        assert.equal("bare", page.data[1].id)
+        assert.same({ "n\239\191\189", "{x", "waiting" }, { one.name, one.opts, one.state })
+        assert.same({ "y", "waiting" }, { bare.name, bare.state })
+    end)
+
     it("take jobs, many, flows and schedulers from outside", function()
         assert.same({ "one" }, status(201, staff:post(base .. "/jobs/add", { name = "a", data = { n = 1 },
             opts = { jobId = "one", delay = 3600000, attempts = 3, backoff = { type = "exponential", delay = 3000 } } })).ids)

@@ -10,7 +10,8 @@ local READ, WRITE = { platform = "queues.read" }, { platform = "queues.write" }
 
 local Name = schema.string{ not_empty = true, max = 200 }:describe("Name of a queue, without a colon"):example("mail-queue")
 local JobId = schema.string{ not_empty = true, max = 500 }:example("order-1042-confirmation")
-local Job = schema.object({ id = schema.string(), name = schema.string(), state = schema.string(), timestamp = schema.integer(),
+local Job = schema.object({ id = schema.string(), name = schema.string(), state = schema.string(),
+    timestamp = schema.integer():optional():describe("When it was made; another program's job may have none"),
     attemptsMade = schema.integer(), omitted = schema.map(schema.integer()):optional()
         :describe("JSON that is too long to be shown: field and its bytes") }, { name = "QueueJob", open = true })
 local Counts = schema.object({ waiting = schema.integer(), active = schema.integer(), delayed = schema.integer(),
