@@ -194,6 +194,28 @@ describe("what an answer names", function()
     end)
 end)
 
+describe("the module registry", function()
+    it("keeps what a module needs, also when it is taken out in the moment in which the module is put in", function()
+        local platform, tenant = support.platform(), support.tenant()
+        local core, sales = support.unique("core"), support.unique("sales")
+        must(platform:post("/registry/modules", { key = core, name = "Core" }))
+        must(platform:post("/registry/modules", { key = sales, name = "Sales", dependencies = { core } }))
+        local function put(family, module)
+            return tenant.owner:post("/registry", { app_family_key = family, tenant_key = tenant.key, module_key = module })
+        end
+        for round = 1, 15 do
+            local family = "family" .. round
+            local row = must(put(family, core)).registry
+            local answers = support.parallel{
+                function() return tenant.owner:copy():post("/registry/" .. row.id .. "/update", { is_active = false }) end,
+                function() return put(family, sales) end,
+            }
+            table.sort(answers, function(a, b) return a.status < b.status end)
+            assert.same({ 201, 400 }, { answers[1].status, answers[2].status }, "round " .. round)
+        end
+    end)
+end)
+
 describe("a token shown to another service", function()
     local tenant, other = support.tenant(), support.tenant()
     local asking = bearer(key_of(tenant, { scopes = { "auth.introspect" } }).secret)

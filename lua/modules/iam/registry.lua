@@ -87,14 +87,13 @@ function M.list(tenant, app_family)
     return json.array(rows)
 end
 
--- The pair's rows, held until the transaction ends.
+-- The active modules of a pair, whose rows are held until the transaction ends. Read by a statement of its own after the lock: the one
+-- that waits for the lock does not see what was installed meanwhile.
 local function held_rows(tx, tenant, family)
+    tx:query("select 1 from registries where tenant_key = $1 and app_family_key = $2 order by id for update", tenant, family)
     local active = {}
-    for _, row in ipairs(tx:query("select " .. REGISTRY .. " from registries where tenant_key = $1 and app_family_key = $2 "
-        .. "order by id for update",
-        tenant, family)) do
-        if row.is_active then active[row.module_key] = row end
-    end
+    for _, row in ipairs(tx:query("select " .. REGISTRY .. " from registries where tenant_key = $1 and app_family_key = $2 and is_active",
+        tenant, family)) do active[row.module_key] = row end
     return active
 end
 
@@ -145,6 +144,7 @@ function M.update(scope, id, input)
         if not found then errors.not_found("Registry not found") end
         local active = held_rows(tx, scope.tenant, found.app_family_key)
         local needs = dependencies_of_all(function(sql) return tx:query(sql) end)
+        found.is_active = active[found.module_key] ~= nil
         if input.is_active == true and not found.is_active then check_dependencies(needs, active, found.module_key) end
         if input.is_active == false and found.is_active then
             local dependents = {}
