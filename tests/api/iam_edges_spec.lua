@@ -1,6 +1,7 @@
 -- The numbered edge cases of platform and IAM over HTTP.
 local json = require("core.json")
 local route = require("kasma.route")
+local command = require("api.command")
 local shop_of = require("api.shop")
 local support = require("api.support")
 
@@ -59,8 +60,11 @@ describe("edge case", function()
     it("7: pages are whole numbers from 1, and no longer than 100 rows", function()
         assert.equal(400, tenant.owner:get("/users?page=0").status)
         assert.equal(400, tenant.owner:get("/users?page=abc").status)
-        local answer = tenant.owner:get("/users?limit=1000")
-        assert.same({ 200, 100 }, { answer.status, answer.json.limit })
+        local many, lines = support.tenant(), {}
+        for i = 1, 101 do lines[i] = json.encode{ email = support.unique("n") .. "@example.test", email_verified = true } end
+        assert.equal(0, (command.run("user import - --tenant " .. many.key, nil, table.concat(lines, "\n") .. "\n")))
+        local answer = many.owner:get("/users?limit=1000")
+        assert.same({ 200, 100, 100, 102 }, { answer.status, answer.json.limit, #answer.json.data, answer.json.total })
     end)
 
     it("8: a page that is a fraction or given twice is told so", function()
