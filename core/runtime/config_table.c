@@ -138,6 +138,56 @@ static const char *is_network_list(const char *text) {
                                                      : "must be at most 64 addresses or networks with commas between";
 }
 
+/* Whether all parts of a list with commas or blanks between are taken by `one`. */
+static bool every_part(const char *text, bool (*one)(const char *part)) {
+    char part[512];
+    for (text += strspn(text, ", \t"); *text; text += strspn(text, ", \t")) {
+        size_t len = strcspn(text, ", \t");
+        if (len >= sizeof part) return false;
+        memcpy(part, text, len);
+        part[len] = '\0';
+        if (!one(part)) return false;
+        text += len;
+    }
+    return true;
+}
+
+/* Scheme, host and perhaps a port, as browsers send it. */
+static bool is_origin(const char *text) {
+    const char *host = strncmp(text, "https://", 8) == 0 ? text + 8 : strncmp(text, "http://", 7) == 0 ? text + 7 : "";
+    return *host && !strpbrk(host, "/?#*@") && strcspn(host, "ABCDEFGHIJKLMNOPQRSTUVWXYZ") == strlen(host);
+}
+
+static const char *is_origin_list(const char *text) {
+    return every_part(text, is_origin) ? NULL
+                                       : "must be origins as browsers send them, https://shop.example, with commas "
+                                         "between: small letters, no path, no last slash";
+}
+
+static bool is_redis_url(const char *text) {
+    return is_redis(text) == NULL;
+}
+
+static const char *is_redis_list(const char *text) {
+    return every_part(text, is_redis_url) ? NULL : "must be redis:// URLs with commas between";
+}
+
+static const char *is_email(const char *text) {
+    const char *at = strchr(text, '@');
+    return at && at != text && at[1] && !strchr(at + 1, '@') && !strpbrk(text, ", \t") ? NULL
+                                                                                       : "must be an e-mail address";
+}
+
+/* <name>=<milliseconds> */
+static bool is_period(const char *text) {
+    size_t name = strcspn(text, "="), digits = text[name] ? strspn(text + name + 1, "0123456789") : 0;
+    return name > 0 && digits > 0 && digits <= 9 && !text[name + 1 + digits];
+}
+
+static const char *is_period_list(const char *text) {
+    return every_part(text, is_period) ? NULL : "must be <name>=<milliseconds> with commas between";
+}
+
 static const char *is_queue_prefix(const char *text) {
     return *text && strlen(text) <= 64 && !strpbrk(text, ": \t\n") ? NULL
                                                                    : "must be 1 to 64 bytes without colon or blank";
@@ -279,7 +329,8 @@ const struct setting config_table[] = {
     TEXT("POSTGRES_SYNCHRONIZE", NULL, "ignored; migrations are made by `kasma migrate`"),
     TEXT("MONGO_SYNCHRONIZE", NULL, "ignored; indexes are made by `kasma migrate`"),
     NEEDED("REDIS_URL", "REDIS_STORAGE_URL", is_redis, "Redis: sessions, queues, locks, cache"),
-    TEXT("REDLOCK_NODES", NULL, "URLs of the servers of a distributed lock, with commas; unset: REDIS_URL"),
+    CHECKED("REDLOCK_NODES", NULL, is_redis_list,
+            "URLs of the servers of a distributed lock, with commas; unset: REDIS_URL"),
     TEXT("REDIS_HOST", NULL, "Redis of the queues, when it is another one"),
     INT("REDIS_PORT", "6379", 1, 65535, "its port"),
     SECRET("REDIS_PASSWORD", NULL, "its password"),
@@ -306,10 +357,10 @@ const struct setting config_table[] = {
            "bearer token that /metrics asks for; unset: loopback and private peers only"),
     CHECKED("PASSWORD_ARGON2", "19456,2,1", is_argon2, "memory KiB, passes, lanes (always 1) of new password hashes"),
     INT("PASSWORD_QUEUE", "64", 1, 10000, "password checks that may wait or run: 503 beyond"),
-    TEXT("BOOTSTRAP_ADMIN_EMAIL", NULL, "first platform owner, who gets a one-time code"),
+    CHECKED("BOOTSTRAP_ADMIN_EMAIL", NULL, is_email, "first platform owner, who gets a one-time code"),
     BOOL("AUTH_REDIS_COMPAT", "off", "also write the session keys of the former backend"),
     CHECKED("TRUSTED_PROXIES", NULL, is_network_list, "addresses whose X-Forwarded-For is believed, with commas"),
-    TEXT("CORS_ORIGINS", NULL, "origins allowed beside the apps' own, with commas"),
+    CHECKED("CORS_ORIGINS", NULL, is_origin_list, "origins allowed beside the apps' own, with commas"),
     CHECKED("PUBLIC_URL", NULL, is_http, "how clients reach this server, for links in mails and pages"),
     TEXT("RATE_LIMITS", "default", "default, off, or a file"),
     BOOL("RATE_LIMIT_LOOPBACK", "off", "limit loopback peers outside production too"),
@@ -323,7 +374,8 @@ const struct setting config_table[] = {
     INT("BULLMQ_LAYOUT", "5", 5, 6, "queue layout written on pause"),
     INT("WORKER_CONCURRENCY", "8", 1, 1000, "jobs of a queue at once"),
     INT("WORK_NICE", "5", 0, 19, "how far job workers stand back behind `serve` for the processor; nice(1)"),
-    TEXT("SCHEDULES", NULL, "own periods of schedules, outside production: name=milliseconds, with commas"),
+    CHECKED("SCHEDULES", NULL, is_period_list,
+            "own periods of schedules, outside production: name=milliseconds, with commas"),
 
     TEXT("MAIL_HOST", NULL, "SMTP server; unset: .eml files in MAIL_DIR, refused in production"),
     INT("MAIL_PORT", "587", 1, 65535, "its port"),

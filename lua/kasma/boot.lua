@@ -136,6 +136,7 @@ function M.start(role)
     local own = role == "work" and config.get("KASMA_HANDLERS")
     if own and own ~= "" then return start_handlers(own) end
     require("kasma.tokens").load()
+    require("kasma.ratelimit").load()
     local names = M.load()
     if role ~= "work" or config.get("WORK_METRICS_PORT") ~= 0 then route.mount(role) end
     start_loops(role)

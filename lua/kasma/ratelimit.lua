@@ -2,7 +2,7 @@
 -- the number of live workers: no round trip. The sign-in rules ask Redis in line, by a sliding window in one script, and
 -- fall back to buckets at half the limit when Redis is away (they fail closed).
 -- Outside production peers on loopback are exempt unless RATE_LIMIT_LOOPBACK=1; RATE_LIMITS=off switches all off; a file
--- named there (JSON {rule: {limit, window_s}}) replaces figures.
+-- named there (JSON {rule: {limit, window_s}}) replaces figures of RULES.
 local config = require("core.config")
 local crypto = require("core.crypto")
 local json = require("core.json")
@@ -15,6 +15,8 @@ local policy = require("kasma.policy")
 local web = require("kasma.web")
 
 local M = {}
+
+local FILE_MAX = 65536
 
 local RULES = {
     ip = { limit = 600, window_s = 60 },
@@ -46,22 +48,44 @@ elseif ARGV[5] == '1' then
 end
 return {used, wait}]]
 
-local mode, loopback_exempt
-local function load_mode()
-    mode = tostring(config.get("RATE_LIMITS") or "default")
-    loopback_exempt = config.env() ~= "production" and config.get("RATE_LIMIT_LOOPBACK") ~= true
-    if mode == "off" or mode == "default" then return end
-    local file, why = io.open(mode, "r")
-    if not file then error("RATE_LIMITS names a file that cannot be read: " .. tostring(why)) end
-    local rules = json.decode(file:read("*a"))
+local function whole(value) return type(value) == "number" and value >= 1 and value <= 1e9 and value % 1 == 0 end
+
+-- The figures of a file; raises with all that is wrong with them.
+local function figures_of(path)
+    local file, why = io.open(path, "r")
+    if not file then error("RATE_LIMITS: " .. tostring(why), 0) end
+    local text = file:read(FILE_MAX + 1) or ""
     file:close()
-    for name, rule in pairs(rules or {}) do RULES[name] = { limit = rule.limit, window_s = rule.window_s } end
+    local rules = #text <= FILE_MAX and json.decode(text)
+    if type(rules) ~= "table" then error("RATE_LIMITS: " .. path .. " holds no JSON object of rules", 0) end
+    local wrong = {}
+    for name, rule in pairs(rules) do
+        if not RULES[name] then
+            wrong[#wrong + 1] = tostring(name) .. " is no rule"
+        elseif type(rule) ~= "table" or not whole(rule.limit) or not whole(rule.window_s) then
+            wrong[#wrong + 1] = name .. " needs limit and window_s, whole numbers from 1"
+        end
+    end
+    table.sort(wrong)
+    if #wrong > 0 then error(("RATE_LIMITS: %s: %s"):format(path, table.concat(wrong, "; ")), 0) end
+    return rules
+end
+
+local mode, loopback_exempt
+
+--- Reads the limits. Called at start, so that a file that cannot be taken stops it: nobody is left with other limits than they wrote.
+function M.load()
+    local wanted = tostring(config.get("RATE_LIMITS") or "default")
+    local own = wanted ~= "off" and wanted ~= "default" and figures_of(wanted) or {}
+    for name, rule in pairs(own) do RULES[name] = { limit = rule.limit, window_s = rule.window_s } end
+    loopback_exempt = config.env() ~= "production" and config.get("RATE_LIMIT_LOOPBACK") ~= true
+    mode = wanted
 end
 
 ---@param address string client's address
 ---@return boolean
 function M.applies(address)
-    if not mode then load_mode() end
+    if not mode then M.load() end
     if mode == "off" then return false end
     return not (loopback_exempt and web.is_loopback(address))
 end
@@ -70,7 +94,7 @@ end
 ---@param req table
 ---@return string|nil address when it is
 function M.address_of(req)
-    if not mode then load_mode() end
+    if not mode then M.load() end
     if mode == "off" then return nil end
     local address = web.client_ip(req)
     if loopback_exempt and web.is_loopback(address) then return nil end

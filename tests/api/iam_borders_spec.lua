@@ -475,6 +475,26 @@ describe("an ETag", function()
 end)
 
 describe("a server with narrow limits", function()
+    it("does not start on a file of limits that it cannot take, and says all that is wrong", function()
+        local name = os.tmpname()
+        local function started_on(text)
+            local file = assert(io.open(name, "w"))
+            file:write(text)
+            file:close()
+            local ok, answer = pcall(support.server, { RATE_LIMITS = name })
+            if ok then answer.stop() end
+            return not ok and answer or "it started"
+        end
+        local said = started_on(json.encode{ ip = { limit = 20 }, users = { limit = 1, window_s = 1 }, key = { limit = 0, window_s = 60 } })
+        assert.matches("ip needs limit and window_s, whole numbers from 1; key needs limit and window_s, whole numbers from 1; "
+            .. "users is no rule", said, 1, true)
+        assert.matches("holds no JSON object of rules", started_on("ip = 20"), 1, true)
+        os.remove(name)
+        local ok, why = pcall(support.server, { RATE_LIMITS = name })
+        assert.is_false(ok)
+        assert.matches("RATE_LIMITS: " .. name, why, 1, true)
+    end)
+
     it("counts a secret key by its key, and everybody else by address", function()
         local tenant = support.tenant()
         local key = key_of(tenant)

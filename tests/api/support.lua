@@ -217,16 +217,17 @@ function M.server(env)
     local log = os.tmpname()
     local pid = command(("env %s /proc/%s/exe serve >%s 2>&1 </dev/null & echo $!"):format(table.concat(words, " "), own_pid(), log))
     local server = { url = "http://127.0.0.1:" .. port, log = log }
+    local function ended() return command("kill -0 " .. pid .. " 2>/dev/null && echo alive") == "" end
     function server.stop()
         os.execute("kill -TERM " .. pid .. " 2>/dev/null")
-        M.eventually(function() return command("kill -0 " .. pid .. " 2>/dev/null && echo alive") == "" end, 60)
+        M.eventually(ended, 60)
         os.remove(log)
     end
-    local ok = pcall(M.eventually, function()
+    local ok, ready = pcall(M.eventually, function()
         local answer = http.request{ method = "GET", url = server.url .. "/readyz", timeout_ms = 2000 }
-        return answer and answer.status == 200
+        return answer and answer.status == 200 and "ready" or ended() and "ended"
     end, 90)
-    if not ok then
+    if not ok or ready == "ended" then
         local text = command("tail -5 " .. log)
         server.stop()
         error("the server did not start: " .. text, 2)

@@ -238,6 +238,32 @@ ALONE(test_all_problems_at_once) {
     assert_int_equal(lines, sizeof expected / sizeof *expected);
 }
 
+/* Lists and addresses that would be taken and then match nothing. */
+ALONE(test_lists_are_judged) {
+    static const char *const cases[][4] = {
+        {"CORS_ORIGINS", "must be origins", "https://shop.example/", "shop.example"},
+        {"CORS_ORIGINS", "must be origins", "https://Shop.example", "https://a.example,*"},
+        {"REDLOCK_NODES", "must be redis://", "http://10.0.0.1", "redis://10.0.0.1,10.0.0.2"},
+        {"BOOTSTRAP_ADMIN_EMAIL", "must be an e-mail address", "ann", "ann@a.example, bob@a.example"},
+        {"SCHEDULES", "must be <name>=<milliseconds>", "otp-cleanup", "otp-cleanup=1s"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        for (size_t bad = 2; bad < 4; bad++) {
+            char text[128];
+            assert_true(snprintf(text, sizeof text, "%s %s", cases[i][0], cases[i][1]) > 0);
+            set(cases[i][0], cases[i][bad]);
+            buf_clear(&problems);
+            assert_false(load());
+            assert_problem(text);
+            assert_int_equal(unsetenv(cases[i][0]), 0);
+        }
+    set("CORS_ORIGINS", "https://shop.example, http://localhost:3000");
+    set("REDLOCK_NODES", "redis://10.0.0.1:6379,redis://:word@10.0.0.2,unix:///run/redis");
+    set("BOOTSTRAP_ADMIN_EMAIL", "ann@a.example");
+    set("SCHEDULES", "otp-cleanup=1000,user-purge=5000");
+    assert_true(load());
+}
+
 ALONE(test_published_secrets) {
     static const char *const published[] = {
         "your-256-bit-secret-your-256-bit-secret", "please-CHANGE-ME-before-you-go-live-now",
@@ -352,6 +378,7 @@ int main(void) {
         cmocka_unit_test(test_second_names),
         cmocka_unit_test(test_second_names_that_differ),
         cmocka_unit_test(test_all_problems_at_once),
+        cmocka_unit_test(test_lists_are_judged),
         cmocka_unit_test(test_published_secrets),
         cmocka_unit_test(test_environment_names),
         cmocka_unit_test(test_kasma_env_goes_first),
