@@ -192,6 +192,7 @@ end
 local REFUSED = { [-5] = "The parent job does not exist", [-7] = "The job belongs to another parent" }
 
 local function refuse(code)
+    if code == -12 then bad("A job cannot be above itself") end
     errors.conflict{ message = REFUSED[code] or "The job was refused", code = code == -5 and "no_parent" or "other_parent" }
 end
 

@@ -256,8 +256,14 @@ for at = 1, #ARGV, 14 do
     if not fresh[job.parent_key] and call('EXISTS', job.parent_key) == 0 then return -5 end
     local other = job.id ~= '' and call('HGET', p .. job.id, 'parentKey')
     if other and other ~= job.parent_key and call('EXISTS', other) == 1 then return -7 end
+    -- One that is there may stand above its new parent: each would wait for the other.
+    local above, steps = job.id ~= '' and call('EXISTS', p .. job.id) == 1 and job.parent_key, 0
+    while above and steps < 1000 do
+      if above == p .. job.id then return -12 end
+      above, steps = fresh[above] or call('HGET', above, 'parentKey'), steps + 1
+    end
   end
-  if job.id ~= '' then fresh[p .. job.id] = true end
+  if job.id ~= '' then fresh[p .. job.id] = job.parent_key ~= '' and job.parent_key or call('HGET', p .. job.id, 'parentKey') or '' end
   jobs[#jobs + 1] = job
   numbers[p] = (numbers[p] or 0) + 1
 end
@@ -272,7 +278,6 @@ local met = 0
 for i = 1, #keys, 1000 do met = met + call('EXISTS', unpack(keys, i, math.min(i + 999, #keys))) end
 local seen = {}
 gather()
-
 -- A job that is there already: the parent that asks for it takes it over when it has none.
 local function meet(job, id)
   local p, key = job.p, job.p .. id

@@ -227,6 +227,14 @@ describe("a flow", function()
         assert.equal("other_parent", error_of(jobs.add_bulk, q, { child("C", "P1"), child("C", "P2") }).code)
         assert.equal("bad_job", error_of(jobs.add, q, "p", {}, { jobId = "P1", parent = { id = "P1", queue = key } }).code)
         assert.same({ {}, {} }, { hash(q, "C"), redis.call("SMEMBERS", jobs.base(q) .. "P1:dependencies") })
+        -- Nor by two calls.
+        jobs.add_flow(node("Y", node("R")))
+        for _, circle in ipairs{ node("R", node("Y")), node("R", node("M", node("Y"))) } do
+            assert.equal("bad_job", error_of(jobs.add_flow, circle).code)
+        end
+        assert.same({ {}, {}, "Y" }, { redis.call("SMEMBERS", jobs.base(q) .. "R:dependencies"), hash(q, "M"),
+            json.decode(hash(q, "R").parent).id })
+        assert.equal(0, queues.remove(q, "Y"))
         -- The same child twice under one parent is one child.
         assert.same({ "C", "C" }, jobs.add_bulk(q, { child("C", "P1"), child("C", "P1") }))
         assert.same({ jobs.base(q) .. "C" }, redis.call("SMEMBERS", jobs.base(q) .. "P1:dependencies"))
