@@ -84,8 +84,10 @@ return {last, 0, out}]]
 local kinds = {}
 
 --- Registers a kind of channel. `authorize(who, id)` says who may listen to `<kind>:<id>`; it may ask a store.
+--- `own`: the right lies in who one is, and lasts as long as the connection; any other may end while it is used, and is asked for again
+--- when roles have changed.
 ---@param kind string
----@param options {authorize: fun(who: kasma.Who, id: string): boolean}
+---@param options {authorize: fun(who: kasma.Who, id: string): boolean, own: boolean|nil}
 function M.channel(kind, options)
     assert(kind:find("^%l[%l_:]*%l$") and options.authorize, "hub.channel needs a kind and authorize")
     kinds[kind] = options
@@ -107,6 +109,14 @@ function M.is_channel(channel) return parse(channel) ~= nil end
 function M.has_kind(channel)
     local kind = parse(channel)
     return kind ~= nil and kinds[kind] ~= nil
+end
+
+--- Whether the right to a channel lies in who one is.
+---@param channel string
+---@return boolean
+function M.is_own(channel)
+    local kind = parse(channel)
+    return kind ~= nil and kinds[kind] ~= nil and kinds[kind].own == true
 end
 
 --- Whether somebody may listen to a channel now. Raises when a store that must be asked is away.
@@ -430,6 +440,7 @@ function M.subscribers(tenant, app, channel)
 end
 
 local REVOKED = "rt_revoke"
+M.REVOKED = REVOKED -- the word that says so, for who must look again
 
 --- Ends a user's subscription to a channel in every process, at once: for whoever was a member and is none any more.
 ---@param tenant string

@@ -351,6 +351,77 @@ describe("realtime", function()
         end)
     end)
 
+    describe("rights that a role grants", function()
+        -- A member who may read rules by a role of the shop's own, and listens to them.
+        local function reader(expires_at)
+            local user = support.user(shop, "customer", { user_type = "TENANT_0" })
+            local key = "r" .. user.user.id:gsub("-", "")
+            local role = shop.owner:post("/roles", { code = key, role_key = key, display_name = key, permission_keys = { "rules.read" } })
+            assert.equal(201, role.status, role.body)
+            local id = role.json.role.id
+            local given = shop.owner:post("/users/" .. user.user.id .. "/roles/assign", { role_id = id, expires_at = expires_at })
+            assert.equal(201, given.status, given.body)
+            local stream, _, status = sockets.events(URL, "/rules/stream", as(user))
+            open[#open + 1] = stream
+            assert.equal(200, status)
+            stream:event("subscribed")
+            return user, id, stream
+        end
+
+        it("end what is listened to when the role loses the permission", function()
+            local user, id, stream = reader()
+            local _, _, other = reader()
+            local own = websocket(user)
+            own:subscribe(notices_of(user))
+            assert.equal(200, shop.owner:post("/roles/" .. id .. "/permissions/remove", { permission_key = "rules.read" }).status)
+            assert.equal("revoked", stream:event("unsubscribed").data.reason)
+            -- What is one's own goes on, and so does another's right.
+            publish(shop, notices_of(user), "notice.new", { n = 1 })
+            assert.equal(1, own:hear{ type = "event" }.payload.n)
+            assert.equal(201, shop.owner:post("/rules/create", { key = "k" .. id:sub(1, 8), hook = "promotion", name = "k",
+                source = 'return { hook = "promotion", name = "k", run = function() return nil end }' }).status)
+            assert.equal("saved", other:event("saved").event)
+            stream:poll()
+            assert.is_nil(stream.input:find("saved", 1, true))
+        end)
+
+        it("end when the role was taken from its holder, or its time is over", function()
+            local user, id, stream = reader()
+            assert.equal(200, shop.owner:post("/users/" .. user.user.id .. "/roles/remove", { role_id = id }).status)
+            assert.equal("revoked", stream:event("unsubscribed").data.reason)
+            local platform = support.platform()
+            local ends = require("core.time").iso(require("core.time").now() + 300000)
+            local _, _, timed = reader(ends)
+            local _, _, lasting = reader()
+            local ok, why = pcall(function()
+                support.advance(platform, 301)
+                assert.equal("revoked", timed:event("unsubscribed").data.reason)
+                lasting:poll()
+                assert.is_nil(lasting.input:find("revoked", 1, true))
+            end)
+            support.sign_in(platform)
+            support.real_time(platform)
+            if not ok then error(why, 0) end
+        end)
+
+        it("end with the account: locked, or deleted", function()
+            for _, act in ipairs{ function(id) return shop.owner:post("/users/" .. id .. "/update", { is_locked = true }) end,
+                function(id) return shop.owner:post("/users/" .. id .. "/delete") end } do
+                local user = support.shopper(shop)
+                local socket, stream = websocket(user), events(user)
+                socket:subscribe(notices_of(user))
+                stream:event("subscribed")
+                local answer = act(user.user.id)
+                assert.is_true(answer.status < 300, answer.body)
+                assert.equal(1008, (socket:closed()))
+                sockets.eventually(function()
+                    stream:poll()
+                    return stream.eof
+                end, 10, "the stream's end")
+            end
+        end)
+    end)
+
     describe("bounds", function()
         it("keep ten connections a user: the oldest gives way", function()
             local user = support.shopper(shop)

@@ -1,6 +1,8 @@
 -- Connections to the hub: one object per WebSocket or event stream, without a coroutine of its own. It knows who is behind it,
 -- until when that holds and what it listens to. What ends a right ends the connection or the subscription at once: a session
--- that ends, a key that is revoked, a membership that is taken away, a tenant that is closed, a token that expires.
+-- that ends, a key that is revoked, a membership or a role that is taken away or whose time is over, a tenant that is closed, a
+-- token that expires. A right that ends between the question and the subscription is seen too: whoever subscribes while a word of
+-- changed rights comes in is asked about once more.
 local config = require("core.config")
 local crypto = require("core.crypto")
 local json = require("core.json")
@@ -32,6 +34,8 @@ local ROOM = 262144 -- bytes queued above which a replay waits
 local TICKET_MS = 30000
 
 local connections, connection_count = {}, 0
+local changes = 0 -- words of changed rights that have come in
+local check_again
 
 ---@class kasma.Connection
 ---@field id string
@@ -78,6 +82,7 @@ local function enter(connection)
     -- when it is back.
     local ok, holds = pcall(auth.still, connection.who.identity)
     if ok and not holds then connection:close(1008, connection.who.identity.kind == "key" and "key ended" or "session ended") end
+    if changes ~= connection.seen then check_again(function(c) return c == connection end) end
 end
 
 --- Which of these users have a connection open, in any process.
@@ -192,6 +197,18 @@ local function belongs(who)
     return mine.member or access.allows(mine.platform, "tenants.switch")
 end
 
+-- Until when the roles hold by which it listens to what is not its own: the first end among them.
+local function note_end(connection)
+    local who, until_ms = connection.who, nil
+    for channel in pairs(connection.channels) do
+        if not hub.is_own(channel) and who.identity.kind == "user" then
+            until_ms = access.of(who.tenant, who.user_id).until_ms
+            break
+        end
+    end
+    connection.roles_end = until_ms
+end
+
 local function welcome(connection, identity)
     connection.who = who_of(connection.tenant, connection.app, identity)
     connection.expires_at = identity.expires_at
@@ -211,7 +228,7 @@ end
 
 local function new(ctx, kind)
     return setmetatable({ id = uuid.v7(), kind = kind, tenant = ctx.tenant, app = ctx.app, channels = {}, channel_count = 0,
-        opened_us = time.mono() }, Connection)
+        opened_us = time.mono(), seen = changes }, Connection)
 end
 
 local function opened(connection, socket)
@@ -273,6 +290,7 @@ function handlers.subscribe(connection, frame_)
         return connection:fail(429, "Too many channels", channel)
     end
     if not hub.has_kind(channel) then return connection:fail(403, M.unknown_channel.message, channel) end
+    local seen = changes
     local ok, allowed = pcall(hub.may, connection.who, channel)
     if not ok then return connection:fail(503, "Service temporarily unavailable", channel) end
     if not allowed then return connection:fail(403, "Forbidden resource", channel) end
@@ -282,6 +300,8 @@ function handlers.subscribe(connection, frame_)
         connection.channel_count = connection.channel_count + 1
     end
     hub.subscribe(connection, channel, since)
+    pcall(note_end, connection)
+    if changes ~= seen then check_again(function(c) return c == connection end) end
 end
 
 function handlers.unsubscribe(connection, frame_)
@@ -355,9 +375,9 @@ local function wanted_channels(who, text)
     return list
 end
 
-local function event_stream(ctx, app, order, first)
+local function event_stream(ctx, app, order, first, seen)
     local connection = new(ctx, "events")
-    connection.app = app
+    connection.app, connection.seen = app, seen
     connection.identity, connection.order, connection.positions = ctx.user, order, {}
     local positions = {}
     local last_id = ctx.req:header("last-event-id") or ctx.query.lastEventId
@@ -378,6 +398,7 @@ local function event_stream(ctx, app, order, first)
             self.channel_count = self.channel_count + 1
             hub.subscribe(self, channel, positions[channel])
         end
+        sched.spawn(pcall, note_end, self)
         if first then sched.spawn(first, socket) end
     end
     return heartbeat({ state = connection, opened = open, closed = closed }, EVENTS_PING_MS)
@@ -388,9 +409,10 @@ end
 ---@return table
 function M.events(ctx)
     check_origin(ctx)
-    local who = who_of(ctx.tenant, ctx.app, ctx.user)
+    local who, seen = who_of(ctx.tenant, ctx.app, ctx.user), changes
     local me = ctx.user.id
-    return event_stream(ctx, ctx.app, wanted_channels(who, ctx.query.channels or ("notice:user:" .. me .. ",feed:user:" .. me)))
+    local order = wanted_channels(who, ctx.query.channels or ("notice:user:" .. me .. ",feed:user:" .. me))
+    return event_stream(ctx, ctx.app, order, nil, seen)
 end
 
 --- The same for a route of another module, which says what is listened to. What ends a session or a right ends it as well.
@@ -399,7 +421,8 @@ end
 ---@return table
 function M.stream(ctx, o)
     check_origin(ctx)
-    return event_stream(ctx, o.app, wanted_channels(who_of(ctx.tenant, o.app, ctx.user), table.concat(o.channels, ",")), o.first)
+    local who, seen = who_of(ctx.tenant, o.app, ctx.user), changes
+    return event_stream(ctx, o.app, wanted_channels(who, table.concat(o.channels, ",")), o.first, seen)
 end
 
 -- Tickets: what a browser puts into a URL, where a token would be written into logs. One use, thirty seconds.
@@ -460,7 +483,7 @@ invalidate.on("rt_close", function(id)
 end)
 
 -- Still a member, and of every channel? Asked when something of it has changed.
-local function check_again(test)
+function check_again(test)
     local list = {}
     for connection in pairs(connections) do
         if connection.who and test(connection) then list[#list + 1] = connection end
@@ -481,6 +504,7 @@ local function check_again(test)
                         connection:revoked(channel)
                     end
                 end
+                pcall(note_end, connection)
             else
                 log.warn("a connection's rights could not be looked at", { error = tostring(still) })
             end
@@ -488,7 +512,23 @@ local function check_again(test)
     end)
 end
 
+for _, word in ipairs{ "access_user", "access_tenant", hub.REVOKED } do
+    invalidate.on(word, function() changes = changes + 1 end)
+end
+
 invalidate.on("access_user", function(user_id) check_again(function(c) return c.who.user_id == user_id end) end)
+
+local function listens_by_right(connection)
+    for channel in pairs(connection.channels) do
+        if not hub.is_own(channel) then return true end
+    end
+    return false
+end
+
+-- A role of the tenant grants something else now: that concerns only what is listened to by a right that a role may grant.
+invalidate.on("access_tenant", function(tenant)
+    check_again(function(c) return c.who.tenant == tenant and listens_by_right(c) end)
+end)
 
 -- Any setting of a tenant says this word: only whether it is open matters here.
 invalidate.on("tenant", function(tenant)
@@ -524,6 +564,7 @@ local function check_credentials()
 end
 
 invalidate.on_gap(function()
+    changes = changes + 1
     check_again(function() return true end)
     sched.spawn(function()
         local ok, why = pcall(check_credentials)
@@ -538,6 +579,9 @@ local function sweep()
             if mono - connection.opened_us > AUTH_MS * 1000 then connection:close(1008, "not authenticated") end
         elseif connection.expires_at and connection.expires_at <= now then
             connection:close(1008, "token expired")
+        elseif connection.roles_end and connection.roles_end <= now then
+            connection.roles_end = nil -- noted anew by the look
+            check_again(function(c) return c == connection end)
         end
     end
 end
@@ -554,7 +598,7 @@ function M.count() return connection_count end
 
 -- Channels that belong to one user; the other kinds are registered by their modules.
 for _, kind in ipairs{ "notice:user", "feed:user", "order:user" } do
-    hub.channel(kind, { authorize = function(who, id) return who.identity.kind == "user" and who.user_id == id end })
+    hub.channel(kind, { own = true, authorize = function(who, id) return who.identity.kind == "user" and who.user_id == id end })
 end
 
 return M
