@@ -332,7 +332,23 @@ function compilers.enum(self)
     end
 end
 
-function compilers.any() return function(value) return value end end
+-- A NUL is in no text that PostgreSQL keeps, not even within a document.
+local function has_nul(value)
+    if type(value) == "string" then return find(value, "%z") ~= nil end
+    if type(value) ~= "table" then return false end
+    for key, member in pairs(value) do
+        if has_nul(key) or has_nul(member) then return true end
+    end
+    return false
+end
+
+function compilers.any(self)
+    local opts = self.opts or {}
+    return function(value, prefix, name, errs)
+        if has_nul(value) then complain(errs, opts, "string", prefix, name, " must not hold NUL characters") end
+        return value
+    end
+end
 
 -- An array's scalar items share one message, `each value in tags must be a string`; those of objects name their index.
 function compilers.array(self, query)

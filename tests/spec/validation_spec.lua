@@ -98,6 +98,19 @@ describe("validation", function()
         assert.same({ "q must be an integer number" }, messages(s, { q = 1.5, p = 1, t = "" }))
     end)
 
+    it("takes any value but one that holds a NUL, however deep", function()
+        local free = schema.object{ meta = schema.any():optional() }
+        for _, value in ipairs{ 1, true, "text", { 1, "two" }, { a = { b = "c" } } } do
+            local clean, errs = schema.check(free, { meta = value })
+            assert.is_nil(errs)
+            assert.same(value, clean.meta)
+        end
+        for _, value in ipairs{ "a\0", { "x", { y = "\0" } }, { ["k\0"] = 1 } } do
+            local _, errs = schema.check(free, { meta = value })
+            assert.same({ "meta must not hold NUL characters" }, errs)
+        end
+    end)
+
     it("takes money as number or decimal text, unchanged", function()
         local s = schema.object{ price = schema.money() }
         assert.same({ price = "10.50" }, schema.check(s, { price = "10.50" }))
