@@ -535,6 +535,12 @@ local function candidate_tenant(req)
     return host and host.tenant_key
 end
 
+-- Whether the caller is known by what a browser carries by itself: a session, or a guest's cart.
+local function by_cookie(req, identity)
+    if identity then return identity.via == "cookie" end
+    return req:cookie("cart_token") ~= nil and not req:header("x-cart-token")
+end
+
 -- Runs the steps; answers status, shared headers, text. Raises.
 local function run(ctx, decl)
     local req = ctx.req
@@ -569,7 +575,7 @@ local function run(ctx, decl)
 
     settle_tenant(ctx, decl, identity)
     local unsafe = not SAFE[decl.method]
-    if unsafe and identity and identity.via == "cookie" and web.is_cross_site(req) and web.is_cross_site(req, ctx.app) then
+    if unsafe and by_cookie(req, identity) and web.is_cross_site(req) and web.is_cross_site(req, ctx.app) then
         errors.forbidden{ message = "Cross-site request refused", code = "cross_site" }
     end
     if decl.resolve then

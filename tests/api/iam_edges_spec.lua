@@ -274,6 +274,29 @@ describe("in production", function()
         assert.equal(200, ask("/auth/logout", allowed, tenant.headers).status)
     end)
 
+    it("a page that another tenant lets in signs nobody in here, and writes into no guest's cart", function()
+        local other, theirs = support.tenant(), "https://third.example"
+        shop_of.must(other.owner:post("/apps/" .. other.app .. "/update", { allowed_origins = { theirs } }), 200)
+        local c = support.client(tenant.headers)
+        c.url = server.url
+        local right = { identifier = tenant.owner.user.email, password = tenant.owner.user.password }
+        assert.equal(403, c:post("/auth/login", right, { Origin = theirs }).status)
+        assert.equal(403, c:post("/auth/verify-otp", { identifier = right.identifier, code = "000000", type = "LOGIN" },
+            { Origin = theirs }).status)
+        assert.same({}, c.cookies)
+        local product = shop_of.product(tenant, { name = "Mug", price = 5 })
+        local item = { productId = product, quantity = 1 }
+        assert.equal(201, c:post("/sales/cart/add", item, { Origin = allowed }).status)
+        assert.is_string(c.cookies.cart_token)
+        assert.equal(403, c:post("/sales/cart/add", item, { Origin = theirs }).status)
+        assert.equal(403, c:post("/sales/cart/clear", {}, { Origin = foreign }).status)
+        local token = c.cookies.cart_token
+        local plain = support.client(tenant.headers)
+        plain.url = server.url
+        assert.equal(201, plain:post("/sales/cart/add", item, { Origin = foreign, ["X-Cart-Token"] = token }).status)
+        assert.equal(200, c:post("/auth/login", right, { Origin = allowed }).status)
+    end)
+
     it("a key names the app whose origins may read", function()
         local key = shop_of.must(tenant.owner:post("/tenants/" .. tenant.key .. "/keys/create", { name = "shop",
             key_type = "publishable", app_key = tenant.app })).key

@@ -54,11 +54,17 @@ local function signed_in(ctx, tokens, body)
 end
 
 -- A page of another origin that signs its visitor in, on an account of its own choice, would read what they then do there. It can send
--- forms and text without asking first; JSON and headers of ours it cannot.
+-- forms and text without asking first; JSON and headers of ours only if it is some tenant's page: then this tenant must let it in.
 local function own_page(ctx)
-    local kind = ctx.req:header("content-type") or ""
-    if kind:lower():find("^%s*application/json") then return end
-    if web.is_cross_site(ctx.req) then errors.forbidden{ message = "Cross-site request refused", code = "cross_site" } end
+    local req = ctx.req
+    local kind = req:header("content-type") or ""
+    if kind:lower():find("^%s*application/json") then
+        local origin = req:header("origin")
+        if not origin or not tenants.origin_known(origin) then return end
+    end
+    if web.is_cross_site(req) and web.is_cross_site(req, ctx.app) then
+        errors.forbidden{ message = "Cross-site request refused", code = "cross_site" }
+    end
 end
 
 -- What a cookie alone can do is for the pages of the session's own tenant.
