@@ -150,6 +150,23 @@ describe("the chain of the audit", function()
         assert.same({ "extra nil " .. doc._id }, (found(other)))
     end)
 
+    it("is proven to its end whatever stands in a document", function()
+        local shop = trail()
+        local doc, other = at(shop, 4), at(shop, 6)
+        mongo.delete("audit_log", { _id = doc._id })
+        local copy = {}
+        for key, value in pairs(doc) do copy[key] = value end
+        copy._id = support.unique("no id of ours ")
+        mongo.insert("audit_log", copy)
+        mongo.update("audit_log", { _id = other._id }, { ["$set"] = { actor = 5, entity = "x", created_at = false, body = 7,
+            prev_hash = {} } })
+        local words, report = found(shop)
+        -- Once by its own text, once by its index row.
+        assert.same({ "altered 4 " .. copy._id, "altered 6 " .. other._id, "altered 6 " .. other._id, "extra 4 " .. copy._id,
+            "missing nil " .. doc._id }, words)
+        assert.equal(report.head, report.events)
+    end)
+
     it("is told by the command, with the exit status", function()
         local shop = trail()
         local run = command.run
@@ -192,6 +209,64 @@ describe("retention of the audit", function()
         assert.equal(head, report.trimmed)
         mongo.delete("audit_log", { tenant_key = shop.key, seq = head + 1 })
         assert.equal(2, #found(shop))
+    end)
+
+    -- Events of forty days ago, whose index rows nothing protects any more.
+    local function forty_days_old()
+        time.set_shift(-40 * 86400000)
+        local made, shop = pcall(trail, 12)
+        time.set_shift(0)
+        assert(made, shop)
+        return shop, db.one(shop.key, "select seq from audit_heads where tenant_key = $1", shop.key).seq
+    end
+
+    local function documents(shop)
+        return #mongo.find("audit_log", { tenant_key = shop.key }, { limit = 1000, projection = { seq = 1 } })
+    end
+
+    local function nothing_goes(shop, head)
+        assert.same({ 0, 0 }, { service.trim(shop.key, 400) })
+        assert.equal(head, db.one(shop.key, "select count(*)::int as n from audit_index where tenant_key = $1", shop.key).n)
+        assert.equal(head, documents(shop))
+    end
+
+    it("is not made to remove what is still to be kept by whoever ages it in MongoDB", function()
+        local shop, head = forty_days_old()
+        for seq = 1, head do
+            mongo.update("audit_log", { tenant_key = shop.key, seq = seq }, { ["$set"] = { created_at = "2020-01-01T00:00:00.000Z" } })
+        end
+        nothing_goes(shop, head)
+        assert.equal(head, select(2, found(shop)).altered / 2) -- each by its text and by its index row
+    end)
+
+    it("is not made to by an aged event that is whole in itself, nor by one of an id that nobody wrote", function()
+        for _, id in ipairs{ false, "00dc6acf-ac00-7000-8000-" .. crypto.random_hex(6) } do
+            local shop, head = forty_days_old()
+            local doc = at(shop, head)
+            local text = json.decode(doc.body)
+            text.created_at, text._id = "2020-01-01T00:00:00.000Z", id or doc._id
+            local body = audit.canonical(text)
+            mongo.delete("audit_log", { _id = doc._id })
+            doc._id, doc.created_at, doc.body = text._id, text.created_at, body
+            doc.hash = audit.chain_hash{ prev_hash = doc.prev_hash, seq = head, body = body }
+            -- In a place by itself, behind a hole: what stands before it says nothing about it.
+            mongo.delete("audit_log", { tenant_key = shop.key, seq = head - 1 })
+            mongo.insert("audit_log", doc)
+            assert.same({ 0, 0 }, { service.trim(shop.key, 400) })
+            assert.equal(head, db.one(shop.key, "select count(*)::int as n from audit_index where tenant_key = $1", shop.key).n)
+            assert.equal(head - 1, documents(shop))
+        end
+    end)
+
+    it("goes past a damaged event to what PostgreSQL knows to be old", function()
+        local shop, head = forty_days_old()
+        mongo.delete("audit_log", { tenant_key = shop.key, seq = 3 })
+        mongo.update("audit_log", { tenant_key = shop.key, seq = 5 }, { ["$set"] = { body = "{}" } })
+        service.trim(shop.key, 30)
+        assert.equal(0, documents(shop))
+        assert.equal(0, db.one(shop.key, "select count(*)::int as n from audit_index where tenant_key = $1", shop.key).n)
+        assert.equal(head, db.one(shop.key, "select trimmed_seq from audit_heads where tenant_key = $1", shop.key).trimmed_seq)
+        assert.same({}, (found(shop)))
     end)
 end)
 

@@ -104,7 +104,8 @@ end
 
 -- What the index row and the document say of the same event.
 local function disagrees(doc, row)
-    local actor, entity = doc.actor or {}, doc.entity or {}
+    local actor = type(doc.actor) == "table" and doc.actor or {}
+    local entity = type(doc.entity) == "table" and doc.entity or {}
     if not same(doc.action, row.action) then return "action" end
     if not same(doc.outcome, row.outcome) then return "outcome" end
     if not same(actor.id, row.actor_id) then return "actor" end
@@ -234,11 +235,7 @@ local function find_extra(report, head)
             if not chained and not left then ids[#ids + 1] = is_text(doc._id) and doc._id or tostring(doc._id) end
             after = doc._id
         end
-        local uuids = {}
-        for _, id in ipairs(ids) do
-            if id:find("^%x%x%x%x%x%x%x%x%-%x%x%x%x%-%x%x%x%x%-%x%x%x%x%-%x%x%x%x%x%x%x%x%x%x%x%x$") then uuids[#uuids + 1] = id end
-        end
-        local rows = store.index_of(report.tenant, uuids)
+        local rows = store.index_of(report.tenant, ids)
         for _, id in ipairs(ids) do
             if not rows[id] then note(report, "extra", nil, id, "stands at no place of the chain") end
         end
@@ -279,6 +276,32 @@ end
 ---@return boolean
 function M.is_tenant(tenant) return require("kasma.tenant").by_key(tenant) ~= nil end
 
+-- The last of some places at the beginning of the chain whose event is older than its time. That a document says so is not enough:
+-- whoever can write to MongoDB would have the trail removed by ageing it. It must hold at its place, say what its text says, and be
+-- as old by PostgreSQL's index row; without a row (its partition is gone) it must hang on the trimmed end by an unbroken chain. The
+-- first event that is young ends the search; what is missing or damaged is passed over, and is old when a later one is.
+local function old_end(tenant, head, first, last, before)
+    local at, ids = {}, {}
+    for _, doc in ipairs(store.at_places(tenant, first, last)) do
+        local seq = tonumber(doc.seq)
+        at[seq] = at[seq] or {}
+        table.insert(at[seq], doc)
+        if is_text(doc._id) then ids[#ids + 1] = doc._id end
+    end
+    local rows, found, expected = store.index_of(tenant, ids), nil, head.trimmed_hash
+    for seq = first, last do
+        local docs = at[seq]
+        local doc = docs and docs[choose(docs, seq, expected)]
+        local row = doc and rows[doc._id]
+        local sound = doc and holds(doc, seq) and differing(doc) == nil
+        local linked = sound and doc.prev_hash == expected
+        expected = linked and doc.hash or nil
+        if row and time.parse(row.created_at) >= time.parse(before) or linked and doc.created_at >= before then break end
+        if sound and doc.created_at < before and (row or linked) then found = doc end
+    end
+    return found
+end
+
 --- Removes what is older than its time: documents with their index rows from the beginning of the chain, rows that no document
 --- belongs to, and sign-ins. The beginning is moved first, so that a crash leaves documents too many, never too few; those are
 --- removed by the next run.
@@ -292,16 +315,9 @@ function M.trim(tenant, keep_days)
     local head = store.head(tenant)
     while head and head.trimmed_seq < head.seq and not sched.stopping() do
         local first = head.trimmed_seq + 1
-        local docs = store.at_places(tenant, first, math.min(first + STEP - 1, head.seq))
-        local last, ids = nil, {}
-        for _, doc in ipairs(docs) do
-            if is_text(doc.created_at) and doc.created_at < before and is_text(doc.hash) then
-                if not last or tonumber(doc.seq) > tonumber(last.seq) then last = doc end
-                if is_text(doc._id) then ids[#ids + 1] = doc._id end
-            end
-        end
-        if not last or not store.trim(tenant, head.trimmed_seq, tonumber(last.seq), last.hash, ids) then break end
-        head.trimmed_seq = tonumber(last.seq)
+        local last = old_end(tenant, head, first, math.min(first + STEP - 1, head.seq), before)
+        if not last or not store.trim(tenant, head.trimmed_seq, tonumber(last.seq), last.hash) then break end
+        head.trimmed_seq, head.trimmed_hash = tonumber(last.seq), last.hash
         documents = documents + store.remove_documents(tenant, first, head.trimmed_seq)
     end
     if head and head.trimmed_seq > 0 then

@@ -8,6 +8,7 @@ local time = require("core.time")
 local db = require("kasma.db")
 local errors = require("kasma.errors")
 local null = require("kasma.null")
+local schema = require("kasma.schema")
 
 local M = {}
 
@@ -183,10 +184,13 @@ end
 ---@param ids string[]
 ---@return table<string, table>
 function M.index_of(tenant, ids)
-    local found = {}
-    if #ids == 0 then return found end
+    local found, own = {}, {}
+    for _, id in ipairs(ids) do
+        if schema.is_uuid(id) then own[#own + 1] = id end -- what stands in a document store is anybody's word
+    end
+    if #own == 0 then return found end
     for _, row in ipairs(db.read(tenant, "select " .. EVENT .. " from audit_index where tenant_key = $1 and id = any($2::uuid[])", tenant,
-        pg.array(ids))) do
+        pg.array(own))) do
         found[row.id] = row
     end
     return found
@@ -214,22 +218,15 @@ end
 
 -- Retention ------------------------------------------------------------------------------------------------------------------
 
---- Moves the beginning of the chain and removes the index rows that lay before it; false when somebody else moved it.
+--- Moves the beginning of the chain; false when somebody else moved it.
 ---@param tenant string
 ---@param from integer where it began
 ---@param seq integer the last one removed
 ---@param hash string
----@param ids string[]
 ---@return boolean
-function M.trim(tenant, from, seq, hash, ids)
-    return db.transaction(tenant, function(tx)
-        local moved = tx:query([[update audit_heads set trimmed_seq = $3, trimmed_hash = $4
-          where tenant_key = $1 and trimmed_seq = $2]], tenant, from, seq, hash).affected == 1
-        if moved and #ids > 0 then
-            tx:query("delete from audit_index where tenant_key = $1 and id = any($2::uuid[])", tenant, pg.array(ids))
-        end
-        return moved
-    end)
+function M.trim(tenant, from, seq, hash)
+    return db.query(tenant, [[update audit_heads set trimmed_seq = $3, trimmed_hash = $4 where tenant_key = $1 and trimmed_seq = $2]],
+        tenant, from, seq, hash).affected == 1
 end
 
 ---@param tenant string
