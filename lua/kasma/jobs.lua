@@ -22,6 +22,7 @@ local scripts = require("kasma.jobs_scripts")
 local M = {}
 
 local PRIORITY_MAX, DELAY_MAX_MS = 2097151, 3155760000000 -- a hundred years
+local JOB_ARGS = 7 -- of a job to scripts.add
 local COUNT_MAX = 2147483647 -- of an option that counts
 local BULK = 200 -- jobs of one script call: longer ones would hold up everybody else's commands
 local FLOW_MAX = 1000
@@ -89,7 +90,7 @@ local function has_own_key(id)
 end
 
 local function check_id(id)
-    if id == nil then return "" end
+    if id == nil then return nil end
     id = tostring(id)
     if id == "" or #id > 500 or id:find("^%-?%d+$") or id:sub(1, 2) == "0:" then
         bad("A job's id must not be a number: " .. id:sub(1, 80))
@@ -146,21 +147,21 @@ function M.stored(opts)
     return stored
 end
 
-local function dedup_of(de)
-    if de == nil then return "" end
+local function check_deduplication(de)
+    if de == nil then return nil end
     if type(de) ~= "table" or type(de.id) ~= "string" or de.id == "" then bad("deduplication must be {id, ttl, extend, replace}") end
     whole(de.ttl, "deduplication.ttl", DELAY_MAX_MS)
-    return json.encode(de)
+    return de
 end
 
--- The arguments of one job for scripts.add, appended to args. Answers how many bytes its data and options are.
-local function describe(args, key_number, name, data, opts, once, parent, waits)
+-- The arguments of one job for scripts.add, appended to args. `more` is what few jobs have: key, asker, waits; what is found here goes in
+-- as well. Answers how many bytes the job's data and options are.
+local function describe(args, name, data, opts, more, parent)
     if type(name) ~= "string" or #name > 1000 then bad("A job's name must be a text of up to 1000 characters") end
     local stored = M.stored(opts)
     local text = data == nil and "{}" or json.encode(data)
     if stored.sizeLimit and #text > stored.sizeLimit then bad("The job's data is larger than its sizeLimit") end
     if #text > DATA_MAX then bad("A job's data must be at most 8 MB as JSON; keep what is larger elsewhere and name it") end
-    local parent_key, parent_text = "", ""
     parent = parent or stored.parent
     if parent then
         if type(parent) ~= "table" or type(parent.id) ~= "string" or type(parent.queue) ~= "string" then
@@ -170,21 +171,23 @@ local function describe(args, key_number, name, data, opts, once, parent, waits)
         local ours = parent.queue:sub(1, #prefix) == prefix and pcall(base, parent.queue:sub(#prefix + 1))
         if not ours or not has_own_key(parent.id) then bad("parent names no job: " .. (parent.queue .. ":" .. parent.id):sub(1, 80)) end
         stored.parent = { id = parent.id, queue = parent.queue }
-        parent_key = parent.queue .. ":" .. parent.id
+        more.parent_key = parent.queue .. ":" .. parent.id
         local of_parent = { id = parent.id, queueKey = parent.queue }
         for _, flag in ipairs{ "fpof", "cpof", "idof", "rdof" } do
             if stored[flag] then of_parent[flag] = true end
         end
-        parent_text = json.encode(of_parent)
+        more.parent = json.encode(of_parent)
     end
+    more.id = check_id(stored.jobId) or more.id
+    more.dedup = check_deduplication(stored.de)
+    more.lifo = stored.lifo or nil
     local n = #args
-    args[n + 1], args[n + 2], args[n + 3], args[n + 4], args[n + 5] = key_number, check_id(stored.jobId), name, text, json.encode(stored)
-    args[n + 6] = ("%.0f"):format(stored.timestamp and whole(stored.timestamp, "timestamp", 2 ^ 43) or time.now())
-    args[n + 7] = ("%.0f"):format(whole(stored.delay, "delay", DELAY_MAX_MS))
-    args[n + 8] = ("%.0f"):format(whole(stored.priority, "priority", PRIORITY_MAX))
-    args[n + 9], args[n + 10] = stored.lifo and "1" or "0", once or ""
-    args[n + 11], args[n + 12], args[n + 13], args[n + 14] = parent_key, parent_text, dedup_of(stored.de), waits and "1" or "0"
-    return #text + #args[n + 5]
+    args[n + 1], args[n + 2], args[n + 3] = name, text, json.encode(stored)
+    args[n + 4] = ("%.0f"):format(stored.timestamp and whole(stored.timestamp, "timestamp", 2 ^ 43) or time.now())
+    args[n + 5] = ("%.0f"):format(whole(stored.delay, "delay", DELAY_MAX_MS))
+    args[n + 6] = ("%.0f"):format(whole(stored.priority, "priority", PRIORITY_MAX))
+    args[n + 7] = next(more) and json.encode(more) or ""
+    return #text + #args[n + 3]
 end
 
 -- Adding -------------------------------------------------------------------------------------------------------------------
@@ -197,10 +200,10 @@ local function refuse(code)
 end
 
 -- The script knows the families that stand in Redis, not those that one call would make: a job that waits for itself, or for whom two
--- parents wait, of whom one would wait for ever. `asked`: the parents by the jobs of this call; args end with the job.
-local function check_parent(asked, prefix, args)
-    local id, parent_key = args[#args - 12], args[#args - 3]
-    if id == "" or parent_key == "" then return end
+-- parents wait, of whom one would wait for ever. `asked`: the parents by the jobs of this call; `more` of the job.
+local function check_parent(asked, prefix, more)
+    local id, parent_key = more.id, more.parent_key
+    if not id or not parent_key then return end
     local key, above = prefix .. id, parent_key
     while above do
         if above == key then bad("A job cannot be above itself: " .. id:sub(1, 80)) end
@@ -297,12 +300,12 @@ end
 ---@return string job id; of a duplicate that of the job that is there
 function M.add(queue, name, data, opts, once)
     local prefix = base(queue)
-    local args = {}
-    local bytes = describe(args, 1, name, data, opts or {}, once)
-    check_parent({}, prefix, args)
+    local args, more = {}, { asker = once }
+    local bytes = describe(args, name, data, opts or {}, more)
+    check_parent({}, prefix, more)
     introduce(prefix)
     -- A parent may refuse its child, which must not touch the neighbours.
-    if args[11] ~= "" then return tostring(run_add({ prefix }, args)[1]) end
+    if more.parent_key then return tostring(run_add({ prefix }, args)[1]) end
     return add_together(prefix, args, bytes)
 end
 
@@ -314,9 +317,10 @@ function M.add_bulk(queue, list)
     local prefix = base(queue)
     local calls, args, bytes, asked = {}, {}, 0, {}
     for i, job in ipairs(list) do
-        bytes = bytes + describe(args, 1, job.name, job.data, job.opts or {}, job.once)
-        check_parent(asked, prefix, args)
-        if #args == BULK * 14 or bytes >= CALL_BYTES or i == #list then
+        local more = { asker = job.once }
+        bytes = bytes + describe(args, job.name, job.data, job.opts or {}, more)
+        check_parent(asked, prefix, more)
+        if #args == BULK * JOB_ARGS or bytes >= CALL_BYTES or i == #list then
             calls[#calls + 1] = args
             args, bytes = {}, 0
         end
@@ -345,21 +349,16 @@ local function flow_node(work, node, parent, depth)
     end
     local opts = {}
     for key, value in pairs(node.opts or {}) do opts[key] = value end
-    opts.jobId = opts.jobId or uuid.v4()
     if parent then opts.parent = nil end
     local children = node.children or {}
-    describe(work.args, work.numbers[prefix], node.name, node.data, opts, nil, parent, #children > 0)
-    check_parent(work.asked, prefix, work.args)
-    -- The generated id is no option of the job.
-    if not (node.opts and node.opts.jobId) then
-        local stored = json.decode(work.args[#work.args - 9])
-        stored.jobId = nil
-        work.args[#work.args - 9] = json.encode(stored)
-    end
-    local made = { id = opts.jobId, queue = node.queueName }
+    -- A generated id is no option of the job.
+    local more = { key = work.numbers[prefix], id = not opts.jobId and uuid.v4() or nil, waits = #children > 0 or nil }
+    describe(work.args, node.name, node.data, opts, more, parent)
+    check_parent(work.asked, prefix, more)
+    local made = { id = more.id, queue = node.queueName }
     for i, child in ipairs(children) do
         made.children = made.children or {}
-        made.children[i] = flow_node(work, child, { id = opts.jobId, queue = (prefix:gsub(":$", "")) }, depth + 1)
+        made.children[i] = flow_node(work, child, { id = more.id, queue = (prefix:gsub(":$", "")) }, depth + 1)
     end
     return made
 end

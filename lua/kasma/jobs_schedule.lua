@@ -40,7 +40,7 @@ local function plan(h, ms, count)
   call('ZADD', p .. 'repeat', ms, sid)
   call('HSET', rk, 'ic', count)
   insert(p, id, { name = h.name or '', data = h.data or '{}', opts = cjson.encode(opts), timestamp = now, delay = delay,
-    priority = tonumber(opts.priority) or 0, lifo = opts.lifo, parent_key = '', parent = '', rjk = sid })
+    priority = tonumber(opts.priority) or 0, lifo = opts.lifo, rjk = sid })
   return id
 end
 local function take_out(id)

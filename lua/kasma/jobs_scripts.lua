@@ -183,24 +183,24 @@ local function deduplicate(p, d, id, job, now)
     local held = p .. 'dn:' .. d.id
     call('DEL', held)
     call('HSET', held, 'name', job.name, 'data', job.data, 'opts', job.opts, 'jid', id)
-    if job.parent_key ~= '' then
+    if job.parent_key then
       call('HSET', held, 'pk', job.parent_key, 'pd', job.parent, 'pdk', job.parent_key .. ':dependencies')
     end
-    if job.rjk ~= '' then call('HSET', held, 'rjk', job.rjk) end
+    if job.rjk then call('HSET', held, 'rjk', job.rjk) end
   end
   if d.extend and ttl > 0 then call('PEXPIRE', key, ttl) end
   tell(owner, id)
   return owner
 end
 
--- job: name, data, opts (texts), timestamp, delay, priority, lifo, parent_key, parent (text or ''), deid, rjk, waits.
+-- job: name, data, opts (texts), timestamp, delay, priority; where there is one, lifo, parent_key, parent (text), deid, rjk, waits.
 local function insert(p, id, job)
   local key = p .. id
   call('HSET', key, 'name', job.name, 'data', job.data, 'opts', job.opts, 'timestamp', job.timestamp, 'delay', job.delay, 'priority',
     job.priority)
-  if job.parent_key ~= '' then call('HSET', key, 'parentKey', job.parent_key, 'parent', job.parent) end
+  if job.parent_key then call('HSET', key, 'parentKey', job.parent_key, 'parent', job.parent) end
   if job.deid then call('HSET', key, 'deid', job.deid) end
-  if job.rjk ~= '' then call('HSET', key, 'rjk', job.rjk) end
+  if job.rjk then call('HSET', key, 'rjk', job.rjk) end
   event(p, 'added', 'jobId', id, 'name', job.name)
   local delay = tonumber(job.delay)
   if job.waits then
@@ -212,7 +212,7 @@ local function insert(p, id, job)
     push(p, id, tonumber(job.priority), job.lifo)
     event(p, 'waiting', 'jobId', id)
   end
-  if job.parent_key ~= '' then call('SADD', job.parent_key .. ':dependencies', key) end
+  if job.parent_key then call('SADD', job.parent_key .. ':dependencies', key) end
 end
 
 -- What dn: holds is added when its owner ends.
@@ -230,8 +230,7 @@ local function end_deduplication(p, id, deid, now)
   call('SET', key, next_id)
   call('INCR', p .. 'id')
   insert(p, next_id, { name = v[1], data = v[2] or '{}', opts = v[3] or '{}', timestamp = now, delay = tonumber(opts.delay) or 0,
-    priority = tonumber(opts.priority) or 0, lifo = opts.lifo, parent_key = v[5] or '', parent = v[6] or '', rjk = v[7] or '',
-    deid = deid })
+    priority = tonumber(opts.priority) or 0, lifo = opts.lifo, parent_key = v[5], parent = v[6] or '', rjk = v[7], deid = deid })
 end
 
 local function in_parts(command, key, list)
@@ -242,46 +241,48 @@ local function in_parts(command, key, list)
 end
 ]]
 
--- KEYS: prefixes. ARGV: groups of 14: number of the prefix, id or '', name, data, opts, timestamp, delay, priority, lifo, asker or '',
--- parent's key or '', parent or '', deduplication or '', 1 = waits for children. Answers the ids, or one negative code and nothing done.
+-- KEYS: prefixes. ARGV: groups of 7: name, data, opts, timestamp, delay, priority, and '' or what else there is, as JSON: {key: number of
+-- the prefix if not the first, id, lifo, asker, parent_key, parent (text), dedup, waits: for children}. Answers the ids, or one negative
+-- code and nothing done.
 M.add = M.common .. [[
-local jobs, numbers, keys = {}, {}, {}
+local jobs, prefixes, ids, numbers, keys = {}, {}, {}, {}, {}
 local fresh = {}
-for at = 1, #ARGV, 14 do
-  local p = KEYS[tonumber(ARGV[at])]
-  local job = { p = p, id = ARGV[at + 1], name = ARGV[at + 2], data = ARGV[at + 3], opts = ARGV[at + 4], timestamp = ARGV[at + 5],
-    delay = ARGV[at + 6], priority = ARGV[at + 7], lifo = ARGV[at + 8] == '1', asker = ARGV[at + 9], parent_key = ARGV[at + 10],
-    parent = ARGV[at + 11], dedup = ARGV[at + 12] ~= '' and decode(ARGV[at + 12]), waits = ARGV[at + 13] == '1', rjk = '' }
-  if job.parent_key ~= '' then
+for at = 1, #ARGV, 7 do
+  local more = ARGV[at + 6]
+  local job = more == '' and {} or cjson.decode(more)
+  local p = KEYS[job.key or 1]
+  job.name, job.data, job.opts, job.timestamp, job.delay, job.priority = unpack(ARGV, at, at + 5)
+  if job.parent_key then
     if not fresh[job.parent_key] and call('EXISTS', job.parent_key) == 0 then return -5 end
-    local other = job.id ~= '' and call('HGET', p .. job.id, 'parentKey')
+    local other = job.id and call('HGET', p .. job.id, 'parentKey')
     if other and other ~= job.parent_key and call('EXISTS', other) == 1 then return -7 end
     -- One that is there may stand above its new parent: each would wait for the other.
-    local above, steps = job.id ~= '' and call('EXISTS', p .. job.id) == 1 and job.parent_key, 0
+    local above, steps = job.id and call('EXISTS', p .. job.id) == 1 and job.parent_key, 0
     while above and steps < 1000 do
       if above == p .. job.id then return -12 end
       above, steps = fresh[above] or call('HGET', above, 'parentKey'), steps + 1
     end
   end
-  if job.id ~= '' then fresh[p .. job.id] = job.parent_key ~= '' and job.parent_key or call('HGET', p .. job.id, 'parentKey') or '' end
-  jobs[#jobs + 1] = job
+  if job.id then fresh[p .. job.id] = job.parent_key or call('HGET', p .. job.id, 'parentKey') or '' end
+  local n = #jobs + 1
+  jobs[n], prefixes[n] = job, p
   numbers[p] = (numbers[p] or 0) + 1
 end
 -- A number for each job, whether it takes it as its id or not.
 for p, n in pairs(numbers) do numbers[p] = call('INCRBY', p .. 'id', n) - n end
 for i, job in ipairs(jobs) do
-  numbers[job.p] = numbers[job.p] + 1
-  if job.id == '' then job.id = string.format('%.0f', numbers[job.p]) end
-  keys[i] = job.p .. job.id
+  local p = prefixes[i]
+  numbers[p] = numbers[p] + 1
+  ids[i] = job.id or string.format('%.0f', numbers[p])
+  keys[i] = p .. ids[i]
 end
 local met = 0
 for i = 1, #keys, 1000 do met = met + call('EXISTS', unpack(keys, i, math.min(i + 999, #keys))) end
 local seen = {}
 gather()
 -- A job that is there already: the parent that asks for it takes it over when it has none.
-local function meet(job, id)
-  local p, key = job.p, job.p .. id
-  if job.parent_key ~= '' and call('HGET', key, 'parentKey') ~= job.parent_key then
+local function meet(p, id, key, job)
+  if job.parent_key and call('HGET', key, 'parentKey') ~= job.parent_key then
     local parent = decode(job.parent)
     call('HSET', key, 'parentKey', job.parent_key, 'parent', job.parent)
     if call('ZSCORE', p .. 'completed', id) then
@@ -294,27 +295,24 @@ local function meet(job, id)
   event(p, 'duplicated', 'jobId', id)
 end
 
-local ids = {}
 for i, job in ipairs(jobs) do
-  local p = job.p
-  local before = job.asker ~= '' and call('GET', p .. 'ob:' .. job.asker)
+  local p, id, key = prefixes[i], ids[i], keys[i]
+  local before = job.asker and call('GET', p .. 'ob:' .. job.asker)
   if before then
     ids[i] = before
   else
-    local id = job.id
-    if (met > 0 or seen[keys[i] ]) and call('EXISTS', keys[i]) == 1 then
-      meet(job, id)
+    if (met > 0 or seen[key]) and call('EXISTS', key) == 1 then
+      meet(p, id, key, job)
     else
       local owner
       if job.dedup and job.dedup.id then
         owner = deduplicate(p, job.dedup, id, job, tonumber(job.timestamp))
         job.deid = job.dedup.id
       end
-      if owner then id = owner else insert(p, id, job) end
+      if owner then ids[i] = owner else insert(p, id, job) end
     end
-    if job.asker ~= '' then call('SET', p .. 'ob:' .. job.asker, id, 'PX', 86400000) end
-    seen[keys[i] ] = true
-    ids[i] = id
+    if job.asker then call('SET', p .. 'ob:' .. job.asker, ids[i], 'PX', 86400000) end
+    seen[key] = true
   end
 end
 flush()
