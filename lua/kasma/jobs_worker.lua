@@ -18,6 +18,7 @@ local uuid = require("core.uuid")
 local errors = require("kasma.errors")
 local log = require("kasma.log")
 local jobs = require("kasma.jobs")
+local cycle = require("kasma.jobs_cycle")
 local scripts = require("kasma.jobs_scripts")
 
 local M = {}
@@ -195,14 +196,13 @@ end
 
 local function job_of(self, id, values, token)
     local fields = {}
-    for i, name in ipairs(scripts.FIELDS) do
+    for i, name in ipairs(cycle.FIELDS) do
         local value = values[i]
         if type(value) == "string" then fields[name] = value end
     end
     local job = setmetatable({ id = id, token = token, queue = self.queue, name = fields.name or "",
         attempts_made = tonumber(fields.atm) or 0, attempts_started = (tonumber(fields.ats) or 0) + 1,
-        stalled = tonumber(fields.stc) or 0, timestamp = tonumber(fields.timestamp), scheduler = fields.rjk,
-        parent_key = fields.parentKey, broken = fields.defa,
+        scheduler = fields.rjk, parent_key = fields.parentKey, broken = fields.defa,
         plain = not fields.parentKey and not fields.deid and id:find("^%d+$") ~= nil }, Job)
     local ok, data = pcall(json.decode, fields.data or "{}")
     local good, opts = pcall(json.decode, fields.opts or "{}")
@@ -304,7 +304,7 @@ function Worker:cycle(told, take)
     local args = { text(now), text(self.lock_ms), self.name or "", text(limiter.max), text(limiter.duration), text(take), token,
         METRIC_POINTS, minute == self.minute and "0" or "1" }
     add_ends(args, entries, told)
-    local answer, err = redis.eval(scripts.cycle, { self.prefix }, args, true)
+    local answer, err = redis.eval(cycle.script, { self.prefix }, args, true)
     self.asked, self.telling = self.asked - take, self.telling - told
     if type(answer) ~= "table" or answer.err then
         -- What was to be told is told again; if it had been, the script answers that it is not ours.

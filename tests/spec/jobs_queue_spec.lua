@@ -391,7 +391,7 @@ describe("a queue under a dashboard", function()
         take(q, "w", 6)
         local function ended(what, ms, new, ...)
             local args = { ("%.0f"):format(ms), "30000", "", "", "", "0", "w:0", "10", new, what, "w:0", "", "", "", "1", ... }
-            return redis.eval(require("kasma.jobs_scripts").cycle, { base }, args)
+            return redis.eval(require("kasma.jobs_cycle").script, { base }, args)
         end
         ended("completed", now, "1", "1", "null", "")
         ended("failed", now + 1, "0", "2", "no", "1", "")
@@ -525,6 +525,25 @@ describe("a trap of queues:", function()
                 assert.same({ "1", "2", "3", "4" }, ids(q, "waiting"))
             end
         end
+    end)
+
+    it("a broken key leaves its job active where few ends are told, too", function()
+        local q = fresh()
+        for _ = 1, 6 do jobs.add(q, "a") end
+        assert.equal(6, #take(q, "w", 6))
+        local active = jobs.base(q) .. "active"
+        redis.call("SET", jobs.base(q) .. "2", "x")
+        local answer = support.cycle(q, "w", "0", nil, "retry", "w:0", "", "", "", "2", "2", "no", "0", "", "1", "no", "0", "")
+        assert.matches("WRONGTYPE", answer[1][1])
+        assert.equal(0, answer[1][2])
+        assert.same({ "2", "6", "5", "4", "3" }, redis.call("LRANGE", active, "0", "-1"))
+        redis.call("SET", jobs.base(q) .. "6", "x")
+        answer = support.cycle(q, "w", "0", nil, "retry", "w:0", "", "", "", "4", "6", "no", "0", "", "5", "no", "0", "", "3", "no", "0",
+            "", "4", "no", "0", "")
+        assert.matches("WRONGTYPE", table.remove(answer[1], 1))
+        assert.same({ 0, 0, 0 }, answer[1])
+        assert.same({ "2", "6" }, redis.call("LRANGE", active, "0", "-1"))
+        assert.same({ "1", "5", "3", "4" }, ids(q, "waiting"))
     end)
 
     it("a rule of keeping that makes no sense costs no neighbour its place", function()

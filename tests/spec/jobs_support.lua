@@ -3,6 +3,7 @@ local crypto = require("core.crypto")
 local redis = require("core.redis")
 local time = require("core.time")
 local jobs = require("kasma.jobs")
+local between = require("kasma.jobs_cycle")
 local scripts = require("kasma.jobs_scripts")
 
 local M = { eventually = require("spec.waiting") }
@@ -29,7 +30,7 @@ end
 
 -- One call of the script, with groups of ends as it takes them.
 local function cycle(queue, worker, take, now, ...)
-    local answer = redis.eval(scripts.cycle, { jobs.base(queue) }, { ("%.0f"):format(now or time.now()), "30000", "", "", "", take,
+    local answer = redis.eval(between.script, { jobs.base(queue) }, { ("%.0f"):format(now or time.now()), "30000", "", "", "", take,
         worker .. ":0", "0", "0", ... })
     if type(answer) ~= "table" or answer.err then error("cycle: " .. tostring(answer and answer.err)) end
     return answer
@@ -42,7 +43,7 @@ function M.take(queue, worker, n, now)
     local taken = cycle(queue, worker, n or 1, now)[2]
     for i = 1, #taken, 2 do
         local job = { id = taken[i] }
-        for k, name in ipairs(scripts.FIELDS) do job[name] = taken[i + 1][k] end
+        for k, name in ipairs(between.FIELDS) do job[name] = taken[i + 1][k] end
         list[#list + 1] = job
     end
     return list
