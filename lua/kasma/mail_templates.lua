@@ -48,6 +48,7 @@ end
 
 -- A form is up to 256 KiB of somebody's own writing: what reads it takes time in proportion to its length, whatever stands in it.
 local NAME_MAX, DEPTH_MAX = 200, 10
+local PARTS_MAX, BYTES_MAX = 200000, 8 * 1048576 -- of one mail that is filled in: long lists in long forms
 
 -- The next `{{name}}`, `{{#name}}` or `{{^name}}` from `at` to `last`: where it begins and ends, its mark, its name.
 local function next_mark(text, at, last)
@@ -85,13 +86,19 @@ local function parse(text, at, last, depth)
     return parts
 end
 
+local function add(out, text)
+    out.n, out.bytes = out.n + 1, out.bytes + #text
+    if out.n > PARTS_MAX or out.bytes > BYTES_MAX then error("the mail is larger than its form may make it", 0) end
+    out[out.n] = text
+end
+
 local function fill(out, parts, vars, escape)
     for _, part in ipairs(parts) do
         local value = type(part) == "table" and look_up(vars, part.name)
         if type(part) == "string" then
-            out[#out + 1] = part
+            add(out, part)
         elseif not part.mark then
-            out[#out + 1] = shown(value, escape)
+            add(out, shown(value, escape))
         else
             local list = type(value) == "table"
             local there = list and next(value) ~= nil or not list and value ~= nil and value ~= false and value ~= ""
@@ -108,13 +115,13 @@ local function fill(out, parts, vars, escape)
 end
 
 --- Fills a form in. It is read once from left to right: what a variable holds is never read as a form itself. Raises text when its
---- sections lie too deep in one another.
+--- sections lie too deep in one another, or what comes of it is larger than 8 MiB.
 ---@param text string
 ---@param vars table
 ---@param escape boolean true: the form is HTML
 ---@return string
 function M.fill(text, vars, escape)
-    local out = {}
+    local out = { n = 0, bytes = 0 }
     fill(out, parse(text, 1, #text, 1), vars, escape)
     return table.concat(out)
 end

@@ -43,6 +43,14 @@ describe("a form", function()
         local deep = ("{{#number}}"):rep(11)
         assert.has_error(function() templates.fill(deep, vars, false) end)
         assert.equal("x", templates.fill(("{{#number}}"):rep(9) .. "x", vars, false))
+        local lines = {}
+        for i = 1, 5000 do lines[i] = { n = i } end
+        for _, inside in ipairs{ ("x"):rep(200000), ("{{n}}"):rep(40000), ("{{#gone}}{{/gone}}"):rep(14000) } do
+            local ok, why = pcall(templates.fill, "{{#lines}}" .. inside .. "{{/lines}}", { lines = lines }, true)
+            assert.is_false(ok)
+            assert.equal("the mail is larger than its form may make it", why)
+        end
+        assert.equal(5000, select(2, templates.fill("{{#lines}}<li>{{n}}</li>{{/lines}}", { lines = lines }, true):gsub("<li>", "")))
         local scope = tenant("en")
         for _, form in ipairs{ { html = deep }, { subject = deep }, { text = deep } } do
             local _, err = pcall(mails.put_form, scope, { template = "invitation", locale = "en", subject = form.subject or "s",
