@@ -1,5 +1,33 @@
 -- Mails as staff see and shape them, over HTTP.
+local command = require("api.command")
 local support = require("api.support")
+local db = require("kasma.db")
+local mail = require("kasma.mail")
+local outbox = require("kasma.outbox")
+
+describe("kasma mail and kasma outbox", function()
+    it("print what there is as JSON, and say what word is wrong", function()
+        local shop = support.tenant()
+        local scope = { tenant = shop.key, app = "MASTER" }
+        mail.send(scope, { to = "cli@example.test", template = "account-exists", key = "cli", locale = "en" })
+        local row = outbox.row(scope, "spec-cli", "k", { n = 1 })
+        db.pipeline(shop.key, { row })
+        local listed = command.json("mail list " .. shop.key .. " --to cli@example.test --json")
+        assert.same({ 1, "cli@example.test", "account-exists" }, { #listed, listed[1].recipient, listed[1].template })
+        assert.equal(listed[1].id, command.json("mail show " .. shop.key .. " " .. listed[1].id .. " --json").id)
+        assert.equal(0, #command.json("mail suppressed " .. shop.key .. " cli@example.test --json"))
+        assert.equal(0, (command.run("outbox park " .. row[4])))
+        local waits = command.json("outbox list --parked --tenant " .. shop.key .. " --json")
+        assert.same({ 1, row[4], "spec-cli" }, { #waits, waits[1].id, waits[1].topic })
+        assert.is_number(command.json("outbox status --json").parked)
+        assert.equal(1, command.json("outbox show " .. row[4] .. " --json").payload.n)
+        assert.equal(0, (command.run("outbox drop " .. row[4])))
+        for _, words in ipairs{ "mail list " .. shop.key .. " --limit -5", "mail list " .. shop.key .. " --limit x",
+            "mail list " .. shop.key .. " --state odd", "outbox list --limit 0", "outbox odd" } do
+            assert.equal(2, (command.run(words)), words)
+        end
+    end)
+end)
 
 describe("the mails of a shop", function()
     local shop, customer

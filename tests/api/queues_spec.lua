@@ -1,5 +1,6 @@
 -- Job queues over HTTP and on the command line: what platform staff sees and does, and nobody else.
 local json = require("core.json")
+local command = require("api.command")
 local redis = require("core.redis")
 local support = require("api.support")
 local jobs = require("kasma.jobs")
@@ -172,6 +173,18 @@ describe("the queues of the platform", function()
         status(400, staff:post(base .. "/clean", { state = "active" }))
         assert.equal(0, status(200, staff:post(base .. "/clean", { state = "failed" })).removed)
         assert.equal(0, status(200, staff:post(base .. "/retry-failed", {})).retried)
+    end)
+
+    it("are not cleaned of jobs that run", function()
+        local p = jobs.base(q)
+        redis.call("HSET", p .. "runs", "name", "x", "timestamp", "1")
+        redis.call("LPUSH", p .. "active", "runs")
+        for _, state in ipairs{ "active", "waiting-children", "odd" } do
+            status(400, staff:post(base .. "/clean", { state = state }))
+            assert.equal(2, (command.run("queues clean " .. q .. " --state " .. state)))
+        end
+        assert.is_true(queues.has(q, "runs"))
+        redis.call("DEL", p .. "runs", p .. "active")
     end)
 
     it("leave a trace of every change", function()

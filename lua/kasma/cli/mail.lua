@@ -2,6 +2,7 @@
 local json = require("core.json")
 local uuid = require("core.uuid")
 local args_of = require("kasma.cli.args")
+local given = require("kasma.cli.given")
 
 local M = {}
 
@@ -22,7 +23,7 @@ test hands one mail to the mail server now and prints what it said.
 
 local function print_rows(rows, as_json)
     if as_json then
-        io.stdout:write(json.encode(json.array(rows)), "\n")
+        given.print_rows(rows)
         return
     end
     for _, row in ipairs(rows) do
@@ -35,8 +36,9 @@ local commands = {}
 
 function commands.list(args)
     local store = require("modules.mail.store")
-    print_rows(store.messages(args[1], { state = args.state, template = args.template, recipient = args.to }, nil,
-        math.min(tonumber(args.limit) or 50, 1000)), args.json)
+    local state = given.one_of(args.state, "state", { "queued", "sending", "sent", "failed", "suppressed" })
+    print_rows(store.messages(args[1], { state = state, template = args.template, recipient = args.to }, nil,
+        given.number(args.limit, "limit", 50, 1, 1000)), args.json)
 end
 
 function commands.show(args)
@@ -51,7 +53,7 @@ end
 
 function commands.suppressed(args)
     local rows = require("modules.mail.service").suppressions_of(args[1], args[2])
-    if args.json then return io.stdout:write(json.encode(json.array(rows)), "\n") end
+    if args.json then return given.print_rows(rows) end
     for _, row in ipairs(rows) do io.stdout:write(("%-12s %s  %s\n"):format(row.reason, row.created_at:sub(1, 19), row.source or "")) end
     if #rows == 0 then io.stdout:write("mails go to this address\n") end
 end
@@ -87,8 +89,9 @@ function M.run(words)
         commands[command](args)
     end)
     if ok then return 0 end
-    io.stderr:write("kasma mail: ", tostring(why), "\n")
-    return 1
+    local usage = type(why) == "table" and why.usage
+    io.stderr:write("kasma mail: ", usage or tostring(why), "\n")
+    return usage and 2 or 1
 end
 
 return M

@@ -1,6 +1,7 @@
 -- kasma outbox: what waits for its delivery and what nobody could deliver.
 local json = require("core.json")
 local args_of = require("kasma.cli.args")
+local given = require("kasma.cli.given")
 local outbox = require("kasma.outbox")
 
 local M = {}
@@ -35,8 +36,8 @@ end
 
 function commands.list(args)
     local rows = outbox.list{ tenant = args.tenant, topic = args.topic, parked = args.parked,
-        limit = math.max(1, math.min(tonumber(args.limit) or 50, 1000)) }
-    if args.json then return io.stdout:write(json.encode(json.array(rows)), "\n") end
+        limit = given.number(args.limit, "limit", 50, 1, 1000) }
+    if args.json then return given.print_rows(rows) end
     for _, row in ipairs(rows) do
         io.stdout:write(("%s  %-16s %-24s %s  x%d%s%s\n"):format(row.id, row.tenant_key, row.topic, row.created_at:sub(1, 19), row.attempts,
             row.parked_at and "  parked" or "", row.error and ("  " .. row.error:gsub("\n.*", "")) or ""))
@@ -91,8 +92,9 @@ function M.run(words)
     end
     local ok, why = pcall(commands[command], args)
     if ok then return 0 end
-    io.stderr:write("kasma outbox: ", tostring(why), "\n")
-    return 1
+    local usage = type(why) == "table" and why.usage
+    io.stderr:write("kasma outbox: ", usage or tostring(why), "\n")
+    return usage and 2 or 1
 end
 
 return M

@@ -1,5 +1,6 @@
 -- kasma queues: looks at the job queues and moves jobs.
 local args_of = require("kasma.cli.args")
+local given = require("kasma.cli.given")
 
 local M = {}
 
@@ -17,7 +18,8 @@ kasma queues COMMAND [QUEUE] [ID] [--json]
   promote QUEUE ID                        a delayed job runs now
   remove QUEUE ID                         with its children; with --scheduler, ID is a scheduler
   drain QUEUE [--delayed]                 removes what waits
-  clean QUEUE --state S [--older-than S]  removes jobs of a state, older than so many seconds; --limit N at most (1000)
+  clean QUEUE --state S [--older-than S]  removes jobs of a state, older than so many seconds; --limit N at most (1000);
+                                          not of active and waiting-children
 
 States: active, completed, delayed, failed, paused, prioritized, waiting, waiting-children.
 Ends with 0, 1 when it failed, 2 on wrong use, 4 when the job's state forbids it, 5 when a store cannot be reached.
@@ -160,7 +162,8 @@ function commands.drain(service, args)
 end
 
 function commands.clean(service, args)
-    local n = service.clean(scope, args[2], { state = state_of(args), grace = number(args["older-than"], 0, 1e9) * 1000,
+    local state = given.one_of(state_of(args), "state", { "completed", "failed", "waiting", "paused", "delayed", "prioritized" })
+    local n = service.clean(scope, args[2], { state = state, grace = number(args["older-than"], 0, 1e9) * 1000,
         limit = number(args.limit, 1000, 1e9) })
     return out(args, { removed = n }, n .. " jobs removed")
 end

@@ -1,6 +1,7 @@
 -- kasma webhooks: endpoints of a tenant, what was sent to them, sending again.
 local json = require("core.json")
 local args_of = require("kasma.cli.args")
+local given = require("kasma.cli.given")
 
 local M = {}
 
@@ -36,7 +37,7 @@ local function id_of(text)
 end
 
 local function lines(rows, as_json, format)
-    if as_json then return io.stdout:write(json.encode(json.array(rows)), "\n") end
+    if as_json then return given.print_rows(rows) end
     for _, row in ipairs(rows) do io.stdout:write(format(row), "\n") end
 end
 
