@@ -188,7 +188,24 @@ describe("notices", function()
         wish{ notice_type = "SYSTEM", in_app = true }
         create(shop, user)
         assert.equal(2, list(user).json.total)
+        -- Each wish stands alone: by mail, and not in the app.
+        local writer = support.shopper(shop)
+        assert.equal(201, writer:post("/api/social/notices/preferences", { rows = { { notice_type = "SYSTEM", in_app = false,
+            email = true } } }).status)
+        assert.equal(201, create(shop, writer, { title = "By mail alone" }).status)
+        assert.matches("By mail alone", support.eventually(function() return support.mail_to(writer.user.email) end, 20), 1, true)
+        assert.equal(0, list(writer).json.total)
         assert.equal(400, wish{ notice_type = "WEATHER" }.status)
+    end)
+
+    it("are mailed to those who wish it, whoever tells them", function()
+        local user = support.shopper(shop)
+        assert.equal(201, user:post("/api/social/notices/preferences", { rows = { { notice_type = "SYSTEM", email = true } } }).status)
+        local statements = {}
+        notices.append(statements, { tenant = shop.key, app = shop.app }, { recipient_id = user.user.id, notice_type = "SYSTEM",
+            title = "Told by a module", body = "without an address" })
+        db.pipeline(shop.key, statements)
+        assert.matches("Told by a module", support.eventually(function() return support.mail_to(user.user.email) end, 20), 1, true)
     end)
 
     it("note devices; a token belongs to who signed in on it last", function()

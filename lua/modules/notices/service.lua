@@ -136,11 +136,39 @@ end
 ---@field reference_type "POST"|"COMMENT"|"GROUP"|"USER"|nil
 ---@field reference_id string|nil
 ---@field metadata table|nil flat
----@field email string|nil the recipient's address, for those who wish mail
+---@field email string|nil the recipient's address, where the caller has it at hand
 ---@field here boolean|nil never by the remote notice service
 ---@field id string|nil of the notice, where it comes out of the caller's key; the caller sees first that it is not there
 
---- Appends the statements of a notice to the caller's pipeline. Answers its id, or nil when the recipient wants none of that type.
+-- What the remote notice service is sent of one, as the channels say that its recipient wishes.
+local function append_forward(statements, scope, notice, wish, id)
+    local told = {}
+    for name, value in pairs(notice.metadata or {}) do told[name] = value end
+    told.social_notice_id, told.notice_type = wish.in_app and id or null, notice.notice_type
+    told.reference_type, told.reference_id = notice.reference_type or null, notice.reference_id or null
+    for _, channel in ipairs{ wish.in_app and "IN_APP" or false, wish.push and "PUSH" or false } do
+        if channel then
+            statements[#statements + 1] = outbox.row(scope, "notice.forward", notice.recipient_id, { type = channel,
+                title = notice.title, content = notice.body, userId = notice.recipient_id, metadata = told })
+        end
+    end
+    return wish.in_app or wish.push
+end
+
+local function append_mail(statements, scope, notice, id)
+    local address = notice.email
+    if not address then
+        local user = iam.user(notice.recipient_id)
+        address = user and user.status == "active" and user.email
+    end
+    if not address then return false end
+    mail.append(statements, scope, { to = address, template = "notice", key = "notice:" .. id, user_id = notice.recipient_id,
+        vars = { title = notice.title, body = notice.body } })
+    return true
+end
+
+--- Appends the statements of a notice to the caller's pipeline: in the app, by mail, by the remote notice service, each as its recipient
+--- wishes. Answers its id, or nil when the recipient wants none of that type.
 ---@param statements table[]
 ---@param scope Scope
 ---@param notice kasma.Notice
@@ -148,25 +176,22 @@ end
 function M.append(statements, scope, notice)
     local kind = notice.notice_type
     local wish = preferences:get(preference_key(scope, notice.recipient_id))[kind] or DEFAULT
-    if not wish.in_app then return nil end
-    local id, now = notice.id or uuid.v7(), time.iso(time.now())
-    statements[#statements + 1] = store.insert{ tenant_key = scope.tenant, app_key = scope.app, id = id,
-        recipient_id = notice.recipient_id, actor_id = notice.actor_id, notice_type = kind, title = notice.title, body = notice.body,
-        reference_type = notice.reference_type, reference_id = notice.reference_id, metadata = notice.metadata, created_at = now }
-    hub.append(statements, scope, "notice:user:" .. notice.recipient_id, "notice.new", { notice = { id = id, notice_type = kind,
-        title = notice.title, body = notice.body, actor_id = notice.actor_id or null, reference_type = notice.reference_type or null,
-        reference_id = notice.reference_id or null, metadata = notice.metadata or null, created_at = now } })
-    if remote.url("NOTI_SERVICE_URL") and not notice.here then
-        for _, channel in ipairs{ "IN_APP", "PUSH" } do
-            statements[#statements + 1] = outbox.row(scope, "notice.forward", notice.recipient_id, { type = channel, title = notice.title,
-                content = notice.body, userId = notice.recipient_id, metadata = { social_notice_id = id, notice_type = kind,
-                    reference_type = notice.reference_type or null, reference_id = notice.reference_id or null } })
-        end
-    elseif wish.email and notice.email then
-        mail.append(statements, scope, { to = notice.email, template = "notice", key = "notice:" .. id, user_id = notice.recipient_id,
-            vars = { title = notice.title, body = notice.body } })
+    local id, now, told = notice.id or uuid.v7(), time.iso(time.now()), wish.in_app
+    if wish.in_app then
+        statements[#statements + 1] = store.insert{ tenant_key = scope.tenant, app_key = scope.app, id = id,
+            recipient_id = notice.recipient_id, actor_id = notice.actor_id, notice_type = kind, title = notice.title, body = notice.body,
+            reference_type = notice.reference_type, reference_id = notice.reference_id, metadata = notice.metadata, created_at = now }
+        hub.append(statements, scope, "notice:user:" .. notice.recipient_id, "notice.new", { notice = { id = id, notice_type = kind,
+            title = notice.title, body = notice.body, actor_id = notice.actor_id or null,
+            reference_type = notice.reference_type or null, reference_id = notice.reference_id or null,
+            metadata = notice.metadata or null, created_at = now } })
     end
-    return id
+    if remote.url("NOTI_SERVICE_URL") and not notice.here then
+        told = append_forward(statements, scope, notice, wish, id) or told
+    elseif wish.email then
+        told = append_mail(statements, scope, notice, id) or told
+    end
+    return told and id or nil
 end
 
 outbox.slow("notice.forward", function(row)
