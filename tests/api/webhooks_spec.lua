@@ -101,6 +101,29 @@ describe("webhook endpoints", function()
         end
     end)
 
+    it("hear of a stock row by its own id, and what lies there", function()
+        local db, events = require("kasma.db"), require("kasma.events")
+        local home = support.tenant()
+        local product = home.owner:post("/api/ecommerce/products/create", { name = "Tea", slug = "tea", price = 1000 }).json.productId
+        local function adjust(quantity)
+            local answer = home.owner:post("/api/logistics/inventory/adjust", { warehouseId = home.warehouse_id, productId = product,
+                quantity = quantity, reason = "count" })
+            assert.equal(201, answer.status, answer.body)
+        end
+        adjust(5)
+        adjust(-2)
+        local stock = db.one(home.key, "select id from warehouse_inventory where tenant_key = $1 and product_id = $2", home.key, product)
+        local rows = db.read(home.key, "select id, key, payload from outbox where tenant_key = $1 and topic = 'event' "
+            .. "and payload->>'name' = 'stock.changed' order by seq", home.key)
+        assert.equal(2, #rows)
+        for i, on_hand in ipairs{ 5, 3 } do
+            local data = events.data_of(rows[i])
+            assert.same({ stock.id, product, home.warehouse_id, on_hand, 0, on_hand },
+                { data.id, data.productId, data.warehouseId, data.onHand, data.reserved, data.available })
+            assert.is_nil(events.problems(rows[i]))
+        end
+    end)
+
     it("send nothing again that is not theirs", function()
         assert.equal(404, shop.owner:post("/webhooks/deliveries/018f6d2e-7a41-7c11-9d7b-0d1f2c3b4a59/redeliver").status)
         assert.equal(404, shop.owner:post("/webhooks/deliveries/redeliver",

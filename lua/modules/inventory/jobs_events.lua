@@ -4,7 +4,5 @@ local events = require("kasma.events")
 
 local uuid, count = schema.uuid(), schema.integer()
 
-events.declare("stock.changed", { of = "stock row", when = "a movement or an order's claim commits", data = { productId = uuid,
-    variantId = uuid:nullable():optional(), warehouseId = uuid:nullable():optional(), onHand = count:optional(),
-    reserved = count:optional(), available = count:optional(),
-    delta = count:optional(), kind = schema.string():optional() } })
+events.declare("stock.changed", { of = "stock row", when = "a movement commits", data = { productId = uuid, variantId = uuid:nullable(),
+    warehouseId = uuid, onHand = count, reserved = count, available = count, delta = count, kind = schema.string() } })

@@ -6,7 +6,6 @@ local db = require("kasma.db")
 local errors = require("kasma.errors")
 local hooks = require("kasma.hooks")
 local locks = require("kasma.locks")
-local outbox = require("kasma.outbox")
 local settings = require("kasma.settings")
 local buffers = require("modules.inventory.buffers")
 local store = require("modules.inventory.store")
@@ -53,8 +52,8 @@ local function append_change(statements, scope, c)
     statements[#statements + 1] = store.add_quantity(c)
     statements[#statements + 1] = store.insert_movement(c)
     if c.variant_id then statements[#statements + 1] = store.project_variant(scope.tenant, c.variant_id, c.now) end
-    statements[#statements + 1] = outbox.event(scope, "stock.changed", c.product_id, { productId = c.product_id,
-        variantId = c.variant_id, warehouseId = c.warehouse_id, delta = c.delta, kind = c.kind })
+    c.hops = scope.hops
+    statements[#statements + 1] = store.changed_event(c)
 end
 
 --- Appends the statements of a RECEIVE movement into the tenant's default warehouse: the initial stock of a new variant.

@@ -2,6 +2,7 @@
 -- stock_reserve (modules.inventory.reservations). Functions that change something give a statement for the caller's pipeline.
 local json = require("core.json")
 local pg = require("core.pg")
+local uuid = require("core.uuid")
 local db = require("kasma.db")
 
 local M = {}
@@ -59,6 +60,21 @@ function M.insert_movement(m)
       where i.tenant_key = $1 and i.warehouse_id = $2 and i.product_id = $3 and i.variant_id is not distinct from $4]],
         m.tenant_key, m.warehouse_id, m.product_id, m.variant_id or null, m.app_key, m.id, m.delta, m.kind, m.reason or null,
         m.reference or null, m.ref_type, m.ref_id, m.actor_id or null, m.now }
+end
+
+--- The event that tells of the row as it is after the change; stands behind it in the same transaction.
+---@param c table tenant_key, app_key, warehouse_id, product_id, variant_id, delta, kind, hops, now
+---@return table statement
+function M.changed_event(c)
+    return { [[insert into outbox (tenant_key, app_key, id, topic, key, payload, created_at)
+      select i.tenant_key, $5, $6, 'event', i.id::text, jsonb_strip_nulls(jsonb_build_object('hops', $7::int))
+        || jsonb_build_object('name', 'stock.changed', 'data', jsonb_build_object('productId', i.product_id, 'variantId', i.variant_id,
+          'warehouseId', i.warehouse_id, 'onHand', i.quantity, 'reserved', i.reserved_quantity, 'available', i.available_quantity,
+          'delta', $8::int, 'kind', $9::text)), $10::timestamptz
+      from warehouse_inventory i
+      where i.tenant_key = $1 and i.warehouse_id = $2 and i.product_id = $3 and i.variant_id is not distinct from $4]],
+        c.tenant_key, c.warehouse_id, c.product_id, c.variant_id or null, c.app_key, uuid.v7(), c.hops or null, c.delta, c.kind, c.now,
+        outbox = true }
 end
 
 function M.select_row(tenant, warehouse_id, product_id, variant_id)
