@@ -12,6 +12,7 @@ local json = require("core.json")
 local time = require("core.time")
 local access = require("kasma.access")
 local body = require("kasma.body")
+local policy = require("kasma.policy")
 local text = require("kasma.text")
 local web = require("kasma.web")
 
@@ -114,13 +115,41 @@ function Context.now(self)
     return now
 end
 
+local function role_keys(ctx)
+    local keys = {}
+    for i, role in ipairs(ctx.access and ctx.access.roles or {}) do keys[i] = role.role_key end
+    return keys
+end
+
+--- Whether the tenant's rules leave the caller a permission that they hold; asked once a request and permission.
+---@param self kasma.Context
 ---@param permission string
----@return boolean true when the caller holds it in this tenant
+---@return boolean
+function M.left_by_rules(self, permission)
+    local said = self.ruled
+    if not said then
+        said = {}
+        self.ruled = said
+    end
+    if said[permission] == nil then
+        said[permission] = policy.allows(self.scope, { user = self.user, role_keys = role_keys(self) }, permission, self.req.params,
+            self.method)
+    end
+    return said[permission]
+end
+
+---@param permission string
+---@return boolean true when the caller holds it in this tenant, and no rule of the tenant takes it away
 function Context.may(self, permission)
     local user = self.user
     if not user then return false end
-    if user.kind == "key" then return access.allows(user.scopes, permission) end
-    return self.access ~= nil and access.allows(self.access.permissions, permission)
+    local held
+    if user.kind == "key" then
+        held = access.allows(user.scopes, permission)
+    else
+        held = self.access ~= nil and access.allows(self.access.permissions, permission)
+    end
+    return held and M.left_by_rules(self, permission)
 end
 
 --- The grants that the caller may hand on.

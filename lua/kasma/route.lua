@@ -379,12 +379,6 @@ local function name_tenant(ctx, decl, value)
     if not app or app.tenant_key ~= row.tenant_key then ctx.app = tenants.DEFAULT end
 end
 
-local function role_keys(ctx)
-    local keys = {}
-    for i, role in ipairs(ctx.access and ctx.access.roles or {}) do keys[i] = role.role_key end
-    return keys
-end
-
 local function check_permission(ctx, decl)
     local user = ctx.user
     if user.restricted and not decl.restricted then
@@ -400,9 +394,7 @@ local function check_permission(ctx, decl)
     else
         allowed = ctx.access and access.allows(ctx.access.permissions, permission)
     end
-    if allowed and not decl.platform_only then
-        allowed = policy.allows(ctx.scope, { user = user, role_keys = role_keys(ctx) }, permission, ctx.req.params, ctx.method)
-    end
+    if allowed and not decl.platform_only then allowed = context.left_by_rules(ctx, permission) end
     if not allowed and not (decl.access.unless and decl.access.unless(ctx)) then
         ctx.denied = permission
         errors.forbidden("Forbidden resource")

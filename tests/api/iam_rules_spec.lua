@@ -9,6 +9,7 @@ local cache = require("kasma.cache")
 local iam = require("modules.iam.service")
 local role_store = require("modules.iam.store_roles")
 local users = require("modules.iam.users")
+local shop_of = require("api.shop")
 local support = require("api.support")
 
 local epoch = 0
@@ -246,5 +247,30 @@ describe("a published rule of sign-in that runs for ever", function()
             return support.client(tenant.headers):post("/auth/login", { identifier = shopper.user.email,
                 password = shopper.user.password }).status == 200
         end)
+    end)
+end)
+
+describe("a published rule of permissions", function()
+    it("holds wherever the permission decides, in the gate and in what a route shows to its holders", function()
+        local shop, product = shop_of.simple(5)
+        local buyer = shop_of.buyer(shop, product, 1, support.shopper(shop))
+        local order = shop_of.must(shop_of.checkout(buyer)).orders[1].id
+        local staff = support.user(shop, "order_manager")
+        local secret = shop_of.must(shop.owner:post("/tenants/" .. shop.key .. "/keys/create", { name = "ci", key_type = "secret",
+            scopes = { "orders.read", "customers.read" } })).key.secret
+        local key = support.client{ Authorization = "Bearer " .. secret }
+        local function details(c) return c:post("/sales/orders/details", { id = order }).status end
+        assert.same({ 201, 201, 201 }, { details(staff), details(key), details(buyer) })
+        local source = [[return { hook = "rbac.extra_check", name = "Night", run = function(input)
+            return { allow = input.subject.permission ~= "orders.read" }
+        end }]]
+        shop_of.must(shop.owner:post("/rules/create", { key = "night", hook = "rbac.extra_check", name = "Night", source = source }))
+        shop_of.must(shop.owner:post("/rules/night/publish", { revision = 1, note = "go" }))
+        support.eventually(function() return details(staff) == 404 and details(key) == 404 end)
+        -- One's own order asks for no permission, and another permission is as it was.
+        assert.same({ 404, 404, 201 }, { details(staff), details(key), details(buyer) })
+        assert.equal(201, key:post("/customers/details", { userId = buyer.user.id }).status)
+        shop_of.must(shop.owner:post("/rules/night/disable", { reason = "day" }))
+        support.eventually(function() return details(staff) == 201 and details(key) == 201 end)
     end)
 end)
