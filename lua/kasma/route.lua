@@ -54,6 +54,7 @@ local M = {}
 ---@field body_type string|nil media type of a streamed body; default application/octet-stream
 ---@field strict boolean|nil public route on which a bad credential is 401 all the same
 ---@field account boolean|nil the caller's own account: reachable without membership
+---@field ends_session boolean|nil ends a session and opens nothing: answered for a tenant that is switched off too
 ---@field restricted boolean|nil reachable with a session that may only set a password
 ---@field named_tenant "params"|"body"|"query"|nil the route names another tenant, in `tenant_key`
 ---@field no_store boolean|nil
@@ -327,7 +328,10 @@ local function settle_tenant(ctx, decl, identity)
         if host then tenant, app = host.tenant_key, host.app_key else tenant = tenants.DEFAULT end
     end
     local row = tenants.by_key(tenant)
-    if not row or not row.is_active then unavailable_tenant() end
+    if not row or not row.is_active then
+        if not decl.ends_session then unavailable_tenant() end
+        row, app, wanted_app = tenants.by_key(tenants.DEFAULT), nil, nil
+    end
     ctx.tenant = row.tenant_key
     if wanted_app == tenants.DEFAULT then
         app = wanted_app    -- no app in particular: what answers say where there is none

@@ -103,6 +103,27 @@ describe("a tenant that is switched off", function()
     end)
 end)
 
+describe("a session on a tenant that is switched off", function()
+    it("opens nothing and can be ended, with and without the tenant's headers", function()
+        local platform, gone = support.platform(), support.tenant()
+        local people = {}
+        for i = 1, 5 do people[i] = support.shopper(gone) end
+        must(platform:post("/tenants/" .. gone.key .. "/update", { is_active = false }), 200)
+        support.eventually(function() return people[1]:get("/auth/me").status == 403 end)
+        for i, person in ipairs(people) do
+            local before = person:copy()
+            if i % 2 == 0 then person.headers = {} end
+            if i > 4 then person.cookies.access_token = nil end -- by the refresh token alone
+            assert.equal(403, before:get("/users/me").status)
+            assert.equal(200, person:post(i > 2 and i < 5 and "/auth/logout-all" or "/auth/logout").status, "person " .. i)
+            assert.equal(0, db.one(nil, [[select count(*)::int as n from auth_sessions where user_id = $1 and revoked_at is null]],
+                person.user.id).n)
+            assert.equal(401, before:get("/auth/me").status)
+        end
+        assert.equal(401, support.guest(gone):post("/auth/logout").status)
+    end)
+end)
+
 describe("a publishable key", function()
     local mine, theirs = support.tenant(), support.tenant()
     local function shop_at(key, headers)

@@ -208,7 +208,7 @@ route.post("/auth/introspect", {
 
 route.post("/auth/logout", {
     summary = "End the session",
-    access = "public", tag = "auth", idempotent = false, no_store = true, status = 200,
+    access = "public", ends_session = true, tag = "auth", idempotent = false, no_store = true, status = 200,
     returns = Said,
     handler = function(ctx)
         local who = ctx.user or ctx.stranger
@@ -229,7 +229,7 @@ route.post("/auth/logout", {
 
 route.post("/auth/logout-all", {
     summary = "End all sessions of the caller",
-    access = "user", account = true, restricted = true, tag = "auth", idempotent = false, no_store = true, status = 200,
+    access = "user", account = true, ends_session = true, tag = "auth", idempotent = false, no_store = true, status = 200,
     returns = Said,
     handler = function(ctx)
         -- A key has no sessions: an answer that all have ended would be untrue.
