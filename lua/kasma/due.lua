@@ -2,7 +2,7 @@
 -- transaction. One sweeper in the cluster looks every second for rows that fell due by the business clock and runs their
 -- kind's handler, one transaction each. A handler locks its subject, sees that it is due, acts, and deletes or moves the row
 -- last; a row that comes twice finds nothing to do. One whose handler fails is moved on a minute and holds up no other, and a slow one
--- holds up only the end of its batch.
+-- holds up only the end of its batch: one that has not ended after two minutes is cut off, and has failed.
 --
 --     due.handler("sales.order_expiry", function(tenant, id, due_at) orders.expire(tenant, id) end)
 --     statements[#statements + 1] = due.put(scope, "sales.order_expiry", order.id, expires_ms)
@@ -18,13 +18,15 @@ local log = require("kasma.log")
 local M = {}
 
 local LOCK = 7205002
-local BATCH, AT_ONCE, PERIOD_MS, RETRY_MS = 200, 8, 1000, 60000
+local BATCH, AT_ONCE, PERIOD_MS, RETRY_MS, LONGEST_MS = 200, 8, 1000, 60000, 120000
+local CLOSE_US = 5000 -- the deadline's clock and this one may differ by so much
 
 local handlers = {}
 
 ---@param kind string `<area>.<what>`
 ---@param fn fun(tenant: string, id: string, due_at: string)
-function M.handler(kind, fn) handlers[kind] = fn end
+---@param longest_ms integer|nil after which it is cut off (two minutes)
+function M.handler(kind, fn, longest_ms) handlers[kind] = { fn = fn, longest_ms = longest_ms or LONGEST_MS } end
 
 --- Inserts the row or moves it.
 ---@param scope Scope
@@ -84,10 +86,17 @@ local ran = metrics.counter("kasma_due_work_total", "Rows of due_work that fell 
 local behind
 
 local function run(row)
-    local fn = handlers[row.kind]
+    local handler = handlers[row.kind]
     local ok, why
-    if fn then
-        ok, why = pcall(fn, row.tenant_key, row.id, row.due_at)
+    if handler then
+        -- The limit is a task's: one of its own, or the row could not be moved on after it.
+        ok, why = pcall(sched.parallel, { function()
+            local begun = time.mono()
+            sched.deadline(handler.longest_ms)
+            handler.fn(row.tenant_key, row.id, row.due_at)
+            -- One that swallows the error of the wait that was cut has not done its work either.
+            if time.mono() - begun >= handler.longest_ms * 1000 - CLOSE_US and not sched.sleep(1) then error("it took too long", 0) end
+        end })
     else
         ok, why = false, "nobody handles this kind"
     end

@@ -131,7 +131,9 @@ describe("the outbox", function()
     it("sends again what was sent since a time, each once, and forgets what was sent before one", function()
         local s, other, seen = scope(), scope(), {}
         outbox.consumer("spec.again", function(rows)
-            for _, row in ipairs(rows) do seen[#seen + 1] = row.tenant_key .. row.payload.n end
+            for _, row in ipairs(rows) do
+                if row.tenant_key == s.tenant or row.tenant_key == other.tenant then seen[#seen + 1] = row.tenant_key .. row.payload.n end
+            end
         end)
         outbox.consumer("spec.others", function() end)
         for n = 1, 3 do
@@ -259,6 +261,27 @@ describe("due work", function()
         due.sweep_once()
         assert.equal(1, ran)
         db.pipeline(s.tenant, { due.drop(s.tenant, "spec.bad", bad) })
+    end)
+
+    it("that never ends is cut off and moved on, and holds up no other", function()
+        local s, id = scope(), uuid.v7()
+        local ran = {}
+        due.handler("spec.endless", function()
+            ran[#ran + 1] = "endless"
+            if sched.sleep(86400000) then ran[#ran + 1] = "ended" end
+        end, 50)
+        due.handler("spec.next", function(tenant, what)
+            ran[#ran + 1] = "next"
+            db.pipeline(tenant, { due.drop(tenant, "spec.next", what) })
+        end)
+        local now = time.now()
+        db.pipeline(s.tenant, { due.put(s, "spec.endless", id, now - 2), due.put(s, "spec.next", uuid.v7(), now - 1) })
+        due.sweep_once()
+        table.sort(ran)
+        assert.same({ "endless", "next" }, ran)
+        local row = db.one(s.tenant, "select due_at from due_work where tenant_key = $1 and id = $2", s.tenant, id)
+        assert.is_true(time.parse(row.due_at) > now)
+        db.pipeline(s.tenant, { due.drop(s.tenant, "spec.endless", id) })
     end)
 end)
 
