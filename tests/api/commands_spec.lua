@@ -1,7 +1,9 @@
 -- What an operator types: doctor, tenant create, user create-admin; what they say and how they end.
 local json = require("core.json")
 local pg = require("core.pg")
+local config = require("core.config")
 local redis = require("core.redis")
+local catalogue = require("api.catalogue")
 local command = require("api.command")
 local shop_of = require("api.shop")
 local support = require("api.support")
@@ -182,6 +184,32 @@ describe("a command", function()
         os.remove(name)
         assert.matches("^kasma %d", output)
         assert.equal("", said)
+    end)
+end)
+
+describe("a database in which nothing was migrated", function()
+    local name = "empty_" .. support.unique("d")
+    local env = {}
+    setup(function()
+        catalogue.psql("owner", "create database " .. name)
+        for _, setting in ipairs{ "DATABASE_URL", "DATABASE_OWNER_URL", "DATABASE_SYSTEM_URL" } do
+            env[setting] = (config.get(setting):gsub("^(%w+://[^/]+/)[^?]*", "%1" .. name))
+        end
+    end)
+    teardown(function() catalogue.psql("owner", "drop database " .. name .. " with (force)") end)
+
+    it("is told as that, with what to type, by the doctor once and by each command", function()
+        local found, status, report = visit("--group postgres", env)
+        assert.equal(2, status)
+        assert.equal("fail", found["postgres.migrations"].state)
+        assert.matches("kasma migrate", found["postgres.migrations"].hint, 1, true)
+        assert.equal(1, report.failed)
+        assert.equal(0, report.warnings)
+        for _, words in ipairs{ "tenant create acme", "user create-admin ann@acme.example" } do
+            local code, text, said = run(words, env)
+            assert.same({ 1, "" }, { code, text }, words)
+            assert.matches("is not migrated .*: run kasma migrate", said)
+        end
     end)
 end)
 

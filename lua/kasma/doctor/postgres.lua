@@ -294,6 +294,8 @@ local function indexes(d, read)
         { effect = "a search looks at all tenants", hint = "create index .. using gin (tenant_key, ..)" })
 end
 
+-- What can be said of a database in which nothing was migrated; the others would report its consequences.
+local EMPTY_CHECKS = { version, roles, connections, transactions, replication, clock }
 local CHECKS = { version, roles, policies, history, row_security, migrations, connections, transactions, bloat, replication, clock,
     partitions, prepared, indexes }
 
@@ -306,7 +308,12 @@ function M.run(d)
             report.why(why)), { effect = "everything but /health answers 503",
                 hint = "systemctl status postgresql; kasma config print DATABASE_URL" })
     end
-    for _, check in ipairs(CHECKS) do
+    local migrated = read("select to_regclass('public.schema_migrations') is not null as there")[1].there
+    if not migrated then
+        d:fail("migrations", "the database holds no tables of Kasma: nothing was migrated", { effect = "everything but /health answers 500",
+            hint = "kasma migrate (or another DATABASE_URL: kasma config print DATABASE_URL)" })
+    end
+    for _, check in ipairs(migrated and CHECKS or EMPTY_CHECKS) do
         local done, reason = pcall(check, d, read)
         if not done then d:warn("unknown", "could not be looked at: " .. report.why(reason)) end
     end
