@@ -382,8 +382,13 @@ describe("a body", function()
                         local answer = world.staff:request(method, path, body)
                         -- A route that runs under the tenant that its body names has no such tenant.
                         local refused = decl.named_tenant and place.name == "tenant_key" and 403 or 400
-                        assert.equal(refused, answer.status, ("%s %s %s: %d %s"):format(method, decl.path, place.text, answer.status,
-                            answer.body))
+                        local what = ("%s %s %s: %d %s"):format(method, decl.path, place.text, answer.status, answer.body)
+                        -- What may be anything is refused where it would be written, and may be passed over.
+                        if place.node.kind == "any" then
+                            assert.is_true(answer.status < 500, what)
+                        else
+                            assert.equal(refused, answer.status, what)
+                        end
                         places = places + 1
                     end
                 end
