@@ -435,6 +435,45 @@ describe("failed sign-ins", function()
         assert.equal(429, (login(tenant, support.unique("x") .. "@example.test", "wrong-one", client)).status)
     end)
 
+    it("are counted where a password is changed too, and end the session of who guesses", function()
+        local tenant = support.tenant()
+        local shopper = support.shopper(tenant)
+        local key = "rl:login:" .. crypto.sha256(shopper.user.email)
+        local thief = support.outside(tenant.headers)
+        for name, value in pairs(shopper.cookies) do thief.cookies[name] = value end
+        local function change(client, current)
+            return told(client:post("/users/me/change-password", { current_password = current, new_password = "brand-new-9" }))
+        end
+        for _ = 1, 5 do assert.same({ 400, "Current password is incorrect" }, change(thief, "wrong-one")) end
+        assert.equal(429, change(thief, "wrong-one")[1])
+        assert.equal(429, change(thief, shopper.user.password)[1], "nor the right one during the wait")
+        assert.equal(429, (login(tenant, shopper.user.email, shopper.user.password, support.outside(tenant.headers))).status)
+        assert.equal(5, must(tenant.owner:get("/users/" .. shopper.user.id .. "/lockout"), 200).lockout.failures)
+        assert.equal(200, thief:get("/auth/me").status)
+        for _ = 6, 20 do
+            redis.call("HDEL", key, "last") -- the wait is over
+            assert.equal(400, change(thief, "wrong-one")[1])
+        end
+        assert.equal(401, thief:get("/auth/me").status)
+        assert.equal("suspended", must(tenant.owner:get("/users/" .. shopper.user.id .. "/lockout"), 200).lockout.status)
+        assert.equal(20, db.one(tenant.key, [[select count(*)::int as n from audit_auth_log where tenant_key = $1 and user_id = $2
+          and action = 'PASSWORD_CHANGE_FAILED']], tenant.key, shopper.user.id).n)
+    end)
+
+    it("where a password is changed are no more than five however many come at once, and are forgotten with the right one", function()
+        local tenant = support.tenant()
+        local shopper = support.shopper(tenant)
+        local client = support.outside(tenant.headers)
+        for name, value in pairs(shopper.cookies) do client.cookies[name] = value end
+        local body = { current_password = "wrong-one", new_password = "brand-new-9" }
+        for _ = 1, 4 do assert.equal(400, client:post("/users/me/change-password", body).status) end
+        must(client:post("/users/me/change-password", { current_password = shopper.user.password, new_password = "brand-new-8" }), 200)
+        local calls = {}
+        for i = 1, 20 do calls[i] = function() return client:copy():post("/users/me/change-password", body) end end
+        local statuses = shop_of.statuses(support.parallel(calls))
+        assert.same({ 5, 15 }, { statuses[400], statuses[429] })
+    end)
+
     it("do not tell by the answer whether an account is locked", function()
         local tenant = support.tenant()
         local shopper = support.shopper(tenant)

@@ -81,7 +81,7 @@ route.post("/users/me/change-password", {
     },
     returns = Said,
     handler = function(ctx)
-        iam.change_password(ctx.scope, ctx.user, ctx.body)
+        iam.change_password(ctx.scope, ctx.user, ctx.body, { ip = ctx.ip() })
         return { success = true, message = "Password changed successfully" }
     end,
 })

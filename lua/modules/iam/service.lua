@@ -244,9 +244,10 @@ local function status_event(scope, user, to, reason)
     return outbox.event(scope, "user.status_changed", user.id, { from = user.status, to = to, reason = reason })
 end
 
-local function login_failed(scope, client, email, user, reason)
+-- A wrong password is counted and put on record, wherever it was asked for; the twentieth of a day suspends the account.
+local function password_failed(scope, client, email, user, action, reason)
     failures.note(email, client.ip)
-    local statements = { audit.auth_row(scope, { action = "LOGIN_FAILED", user_id = user and user.id,
+    local statements = { audit.auth_row(scope, { action = action, user_id = user and user.id,
         target = user and ("user:" .. user.id) or ("email:" .. email), metadata = { reason = reason } }) }
     if user and user.status == "active" and failures.must_suspend(email) then
         local now = time.now()
@@ -263,6 +264,10 @@ local function login_failed(scope, client, email, user, reason)
     else
         db.pipeline(scope.tenant, statements)
     end
+end
+
+local function login_failed(scope, client, email, user, reason)
+    password_failed(scope, client, email, user, "LOGIN_FAILED", reason)
     errors.unauthorized{ message = "Invalid credentials", code = "invalid_credentials" }
 end
 
@@ -572,22 +577,35 @@ function M.reset_password(scope, input, client)
     failures.clear(user.email)
 end
 
---- Changes the caller's password and ends all other sessions.
+-- Raises 400 unless the password is the user's. Somebody who got hold of a session alone guesses here as well as at the sign-in, so that
+-- both count as one: the same waits, and the same suspension, which ends that session too.
+local function check_current(scope, user, password, hash, client)
+    failures.begin(user.email, client.ip)
+    local ok, right = pcall(passwords.verify, password, hash)
+    if ok and not right then
+        password_failed(scope, client, user.email, user, "PASSWORD_CHANGE_FAILED", "invalid_password")
+        errors.bad_request{ message = "Current password is incorrect", code = "current_password" }
+    end
+    failures.done(user.email, client.ip)
+    if not ok then error(right, 0) end
+end
+
+--- Changes the caller's password and ends all other sessions. Raises 429 after failures as a sign-in does.
 ---@param scope Scope
 ---@param identity kasma.Identity
 ---@param input {current_password: string|nil, new_password: string}
-function M.change_password(scope, identity, input)
+---@param client kasma.Client
+function M.change_password(scope, identity, input, client)
     local user = M.user(identity.id)
     local credential = user and store.credential(user.id)
     if not credential then errors.not_found("Credential not found") end
     local recovered = identity.restricted
     if not recovered or input.current_password then
-        if not passwords.verify(input.current_password or "", credential.password) then
-            errors.bad_request{ message = "Current password is incorrect", code = "current_password" }
-        end
+        check_current(scope, user, input.current_password or "", credential.password, client)
     end
     local session = identity.session_id and store.session(identity.session_id)
     set_password(scope, user, input.new_password, "PASSWORD_CHANGED", not recovered and session and session.family_id or nil)
+    failures.clear(user.email)
 end
 
 -- Tokens ---------------------------------------------------------------------------------------------------------------------
