@@ -1,8 +1,11 @@
 -- Which tenants and apps there are, and which one a host name means. Platform rows, cached for at most a second.
 local config = require("core.config")
+local sched = require("core.sched")
 local cache = require("kasma.cache")
 local db = require("kasma.db")
+local errors = require("kasma.errors")
 local invalidate = require("kasma.invalidate")
+local log = require("kasma.log")
 
 local M = {}
 
@@ -35,6 +38,34 @@ function M.each(fn)
             after = row.tenant_key
         end
     until #rows < 500
+end
+
+local GIVE_UP = 5
+
+--- The same for the work of an hour or a night, until the process stops: a tenant whose turn fails costs the others nothing. It is logged,
+--- and when all had their turn the whole fails, so that it is seen and tried again. Where a store is away for several in a row, it is for
+--- all, and the rest wait for the next time.
+---@param work string what is done, for the log
+---@param fn fun(key: string)
+function M.sweep(work, fn)
+    local failed, first, away = {}, nil, 0
+    M.each(function(key)
+        local ok, why = pcall(fn, key)
+        if ok then
+            away = 0
+        else
+            failed[#failed + 1] = key
+            first = first or why
+            away = errors.is_unavailable(why) and away + 1 or 0
+            log.warn("a tenant's turn failed", { work = work, tenant = key, error = tostring(why) })
+        end
+        return away < GIVE_UP and not sched.stopping()
+    end)
+    if away >= GIVE_UP then error(first, 0) end
+    if failed[1] then
+        error(("%s failed for %d tenant(s) (%s%s): %s"):format(work, #failed, table.concat(failed, ", ", 1, math.min(#failed, 5)),
+            #failed > 5 and ", ..." or "", tostring(first)), 0)
+    end
 end
 
 --- The form of every tenant key; what does not fit is no tenant.

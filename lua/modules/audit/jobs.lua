@@ -3,6 +3,7 @@ local config = require("core.config")
 local metrics = require("core.metrics")
 local log = require("kasma.log")
 local schedules = require("kasma.schedules")
+local all_tenants = require("kasma.tenant")
 local audit = require("modules.audit.service")
 
 local function keep_days() return tonumber(config.get("AUDIT_RETENTION_DAYS")) or 400 end
@@ -13,7 +14,7 @@ local broken
 local function verify_chains()
     broken = broken or metrics.gauge("kasma_audit_chain_findings", "What the last proof of the audit chains found wrong", {})
     local tenants, events, findings = 0, 0, 0
-    audit.each_tenant(function(tenant)
+    local whole, why = pcall(all_tenants.sweep, "audit-verify-chain", function(tenant)
         local report = audit.verify(tenant, keep_days())
         tenants, events = tenants + 1, events + report.events
         if not report.ok then
@@ -23,12 +24,13 @@ local function verify_chains()
         end
     end)
     broken:set(findings)
+    if not whole then error(why, 0) end
     return { tenants = tenants, events = events, findings = findings }
 end
 
 local function trim()
     local documents, rows = 0, 0
-    audit.each_tenant(function(tenant)
+    all_tenants.sweep("audit-retention", function(tenant)
         local d, r = audit.trim(tenant, keep_days())
         documents, rows = documents + d, rows + r
     end)

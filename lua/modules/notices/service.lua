@@ -289,18 +289,14 @@ end
 --- Removes what is old enough, tenant by tenant and in batches.
 ---@return integer removed
 function M.prune()
-    local removed, last = 0, ""
-    repeat
-        local rows = store.tenants(last)
-        for _, row in ipairs(rows) do
-            last = row.tenant_key
-            repeat
-                local now = time.now()
-                local gone = store.prune(last, time.iso(now - READ_DAYS * DAY_MS), time.iso(now - ANY_DAYS * DAY_MS), BATCH)
-                removed = removed + gone
-            until gone < BATCH or sched.stopping()
-        end
-    until #rows == 0 or sched.stopping()
+    local removed = 0
+    tenants.sweep("notice-retention", function(tenant)
+        repeat
+            local now = time.now()
+            local gone = store.prune(tenant, time.iso(now - READ_DAYS * DAY_MS), time.iso(now - ANY_DAYS * DAY_MS), BATCH)
+            removed = removed + gone
+        until gone < BATCH or sched.stopping()
+    end)
     return removed
 end
 

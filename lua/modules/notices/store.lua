@@ -123,10 +123,4 @@ function M.prune(tenant, read_before, any_before, limit)
       order by created_at limit $4)]], tenant, read_before, any_before, limit).affected
 end
 
----@param after string
----@return table[] rows tenant_key, in order
-function M.tenants(after)
-    return db.read(nil, "select tenant_key from tenants where tenant_key > $1 order by tenant_key limit 500", after)
-end
-
 return M

@@ -3,7 +3,7 @@
 -- documents of a dropped partition could not be found any more.
 local sched = require("core.sched")
 local time = require("core.time")
-local audit = require("modules.audit.service")
+local tenants = require("kasma.tenant")
 local store = require("modules.rules.store")
 
 local M = {}
@@ -38,7 +38,7 @@ end
 ---@return table sums
 function M.run()
     local sums = { previews = 0, runs = 0, failures = 0, hours = 0 }
-    audit.each_tenant(function(tenant)
+    tenants.sweep("rules-retention", function(tenant)
         for name, n in pairs(M.of(tenant, time.now())) do sums[name] = sums[name] + n end
     end)
     return sums

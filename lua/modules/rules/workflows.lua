@@ -304,12 +304,11 @@ end
 ---@return integer removed
 function M.prune()
     local removed = 0
-    tenants.each(function(tenant)
+    tenants.sweep("workflow-cleanup", function(tenant)
         repeat
             local gone = store.prune(tenant, time.iso(time.now() - KEEP_MS), PRUNE_BATCH)
             removed = removed + gone
         until gone < PRUNE_BATCH or sched.stopping()
-        return not sched.stopping()
     end)
     return removed
 end

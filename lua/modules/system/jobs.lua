@@ -7,6 +7,7 @@ local db = require("kasma.db")
 local outbox = require("kasma.outbox")
 local schedules = require("kasma.schedules")
 local start = require("kasma.start")
+local tenants = require("kasma.tenant")
 local cart = require("modules.cart.service")
 
 local HOUR_MS, DAY_MS = 3600000, 86400000
@@ -15,24 +16,19 @@ local M = {}
 
 local IDEMPOTENCY = [[delete from idempotency_records where tenant_key = $1 and scope_hash in (select scope_hash
   from idempotency_records where tenant_key = $1 and expires_at < $2::timestamptz limit $3)]]
-local BATCH, TENANTS = 1000, 500
+local BATCH = 1000
 
 -- What belongs to tenants is removed tenant by tenant and in batches: no row security is passed by, and no lock is held long. Each is
 -- asked for what has run out by now: over many tenants this takes minutes, in which a shifted clock may go back.
 local function of_tenants()
-    local last = ""
-    repeat
-        local rows = db.read(nil, "select tenant_key from tenants where tenant_key > $1 order by tenant_key limit " .. TENANTS, last)
-        for _, row in ipairs(rows) do
-            last = row.tenant_key
-            repeat
-                local gone = db.query(last, IDEMPOTENCY, last, time.iso(time.now()), BATCH).affected
-            until gone < BATCH or sched.stopping()
-            repeat
-                local gone = cart.prune(last, time.iso(time.now()), BATCH)
-            until gone < BATCH or sched.stopping()
-        end
-    until #rows < TENANTS or sched.stopping()
+    tenants.sweep("idempotency-cleanup", function(tenant)
+        repeat
+            local gone = db.query(tenant, IDEMPOTENCY, tenant, time.iso(time.now()), BATCH).affected
+        until gone < BATCH or sched.stopping()
+        repeat
+            local gone = cart.prune(tenant, time.iso(time.now()), BATCH)
+        until gone < BATCH or sched.stopping()
+    end)
 end
 
 schedules.declare{ name = "idempotency-cleanup", every = HOUR_MS, run = of_tenants }

@@ -1,5 +1,4 @@
 -- What webhooks do beside requests: they hear events, try what falls due, forget what is old.
-local sched = require("core.sched")
 local time = require("core.time")
 local due = require("kasma.due")
 local outbox = require("kasma.outbox")
@@ -14,10 +13,7 @@ due.handler(webhooks.KIND, dispatch.due)
 
 schedules.declare{ name = "webhooks-cleanup", every = 86400000, run = function()
     local removed = 0
-    tenants.each(function(tenant)
-        removed = removed + webhooks.prune(tenant, time.now())
-        return not sched.stopping()
-    end)
+    tenants.sweep("webhooks-cleanup", function(tenant) removed = removed + webhooks.prune(tenant, time.now()) end)
     return { removed = removed }
 end }
 
