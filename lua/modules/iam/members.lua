@@ -20,7 +20,7 @@ local M = {}
 
 M.already = errors.declare{ code = "already_member", status = 409, message = "User is a member already" }
 M.last_owner = errors.declare{ code = "last_owner", status = 409, message = "The last active owner of a tenant stays",
-    cause = "nobody else holds a role with all permissions", cure = "make another user an owner first" }
+    cause = "nobody else holds a role with all permissions that has no end", cure = "make another user an owner first" }
 
 M.outranked = errors.declare{ code = "outranked", status = 403, message = "The user may do more than you",
     cause = "a role of the user grants what the caller lacks", cure = "ask somebody who holds those permissions" }
@@ -41,37 +41,62 @@ local function find_user(input)
     errors.bad_request{ message = { "user_id or email should not be empty" }, code = "validation" }
 end
 
--- Raises 409 when the tenant would be left without an active owner.
+-- Raises 409 when the tenant would be left without an active owner, or with none but those whose role ends.
 local function keep_an_owner(tenant, user_id)
-    local owners = role_store.owners(tenant, time.iso(time.now()))
-    if #owners == 1 and owners[1].user_id == user_id then M.last_owner() end
+    local going, others, lasting = nil, 0, false
+    for _, owner in ipairs(role_store.owners(tenant, time.iso(time.now()))) do
+        if owner.user_id == user_id then
+            going = owner
+        else
+            others, lasting = others + 1, lasting or owner.lasting
+        end
+    end
+    if going and (others == 0 or (going.lasting and not lasting)) then M.last_owner() end
 end
 
 -- One at a time in a process: each holds one connection and asks for another, and as many of them as the pool has would wait for ever.
 local one_at_a_time
 
---- Runs fn, which takes rights or the account from a user, unless a tenant would be left without an active owner (409). The tenants' rows
---- are held meanwhile: of two owners who remove each other at once, one stays.
----@param user_id string who is about to go
----@param tenants string[]|nil these tenants; nil = all that the user belongs to
----@param fn fun(): any
----@return any what fn answers
-function M.keeping_owners(user_id, tenants, fn)
+-- Runs fn while the rows of tenants are held, which all that may take an owner away goes through: of two who do so at once, the second
+-- counts the owners when the first is done. `check` gets those rows first and raises what stands against it.
+local function holding(lock, check, fn)
     local result
     one_at_a_time = one_at_a_time or sched.semaphore(1)
     one_at_a_time:acquire()
     local ok, why = pcall(db.transaction, nil, function(tx)
-        local held = tx:query(unpack(role_store.lock_tenants_of(user_id)))
-        for _, row in ipairs(held) do
-            local concerned = tenants == nil
-            for _, tenant in ipairs(tenants or {}) do concerned = concerned or tenant == row.tenant_key end
-            if concerned then keep_an_owner(row.tenant_key, user_id) end
-        end
+        check(tx:query(unpack(lock)))
         result = fn()
     end)
     one_at_a_time:release()
     if not ok then error(why, 0) end
     return result
+end
+
+--- Runs fn, which takes rights or the account from a user, unless a tenant would be left without an active owner (409): of two owners who
+--- remove each other at once, one stays.
+---@param user_id string who is about to go
+---@param tenants string[]|nil these tenants; nil = all that the user belongs to
+---@param fn fun(): any
+---@return any what fn answers
+function M.keeping_owners(user_id, tenants, fn)
+    return holding(role_store.lock_tenants_of(user_id), function(held)
+        for _, row in ipairs(held) do
+            local concerned = tenants == nil
+            for _, tenant in ipairs(tenants or {}) do concerned = concerned or tenant == row.tenant_key end
+            if concerned then keep_an_owner(row.tenant_key, user_id) end
+        end
+    end, fn)
+end
+
+--- The same for what takes all permissions (`*`) from a role, and so its owners from the tenant.
+---@param tenant string
+---@param role_id string
+---@param fn fun(): any
+---@return any what fn answers
+function M.keeping_owners_without(tenant, role_id, fn)
+    return holding(role_store.lock_tenant(tenant), function()
+        if not role_store.owner_beside(tenant, role_id, time.iso(time.now())) then M.last_owner() end
+    end, fn)
 end
 
 local function invitation(statements, place, user_id, email)

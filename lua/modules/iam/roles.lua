@@ -111,11 +111,10 @@ function M.delete(scope, held, id)
     local role = existing(scope, id)
     if role.is_system then M.is_system() end
     within(held, role)
-    if role_store.holders(scope.tenant, id) > 0 then M.in_use() end
-    local statements = { role_store.delete_role(scope.tenant, id) }
+    local statements = role_store.delete_role(scope.tenant, id)
     audit.append(statements, scope, { action = "roles.delete", entity_type = "role", entity_id = id,
         before = { role_key = role.role_key } })
-    db.pipeline(scope.tenant, statements)
+    errors.state({ KS409 = M.in_use }, db.pipeline, scope.tenant, statements)
 end
 
 -- Key of a permission, by its id too.
@@ -160,11 +159,11 @@ function M.revoke(scope, held, id, input)
     local found = false
     for _, had in ipairs(role.permission_keys or {}) do found = found or had == key end
     if not found then errors.not_found("Permission not found") end
-    if key == "*" and not role_store.owner_beside(scope.tenant, id, time.iso(time.now())) then members.last_owner() end
     local statements = { role_store.delete_grant(scope.tenant, id, key) }
     audit.append(statements, scope, { action = "roles.permissions.remove", entity_type = "role", entity_id = id,
         before = { permission = key } })
-    db.pipeline(scope.tenant, statements)
+    local function take_away() db.pipeline(scope.tenant, statements) end
+    if key == "*" then members.keeping_owners_without(scope.tenant, id, take_away) else take_away() end
     access.changed_tenant(scope.tenant)
 end
 

@@ -57,16 +57,17 @@ function M.update_role(tenant, id, c, now)
       where tenant_key = $1 and id = $2]], tenant, id, c.display_name or null, c.code or null, now }
 end
 
+--- Deletes a role that nobody holds; raises KS409 when somebody does. Whoever gives it in the same moment waits for the first of these
+--- statements, or this waits for them.
 ---@param tenant string
 ---@param id string
----@return table statement
-function M.delete_role(tenant, id) return { "delete from roles where tenant_key = $1 and id = $2 and not is_system", tenant, id } end
-
----@param tenant string
----@param id string
----@return integer
-function M.holders(tenant, id)
-    return db.one(tenant, "select count(*)::int as n from user_roles where tenant_key = $1 and role_id = $2", tenant, id).n
+---@return table[] statements
+function M.delete_role(tenant, id)
+    return {
+        { "select 1 from roles where tenant_key = $1 and id = $2 for update", tenant, id },
+        { "select kasma_must(not exists (select from user_roles where tenant_key = $1 and role_id = $2), 'KS409')", tenant, id },
+        { "delete from roles where tenant_key = $1 and id = $2 and not is_system", tenant, id },
+    }
 end
 
 ---@param g table tenant_key, app_key, id, role_id, permission_key, now
@@ -137,14 +138,15 @@ end
 --- Active owners of a tenant (holders of a role that grants everything).
 ---@param tenant string
 ---@param now string
----@return table[] {user_id}
+---@return table[] {user_id, lasting} lasting: what makes them an owner has no end
 function M.owners(tenant, now)
-    return db.read(tenant, [[select distinct x.user_id from user_roles x
+    return db.read(tenant, [[select x.user_id, bool_or(x.expires_at is null) as lasting from user_roles x
         join role_permissions p on p.tenant_key = x.tenant_key and p.role_id = x.role_id and p.permission_key = '*'
         join users u on u.id = x.user_id
         join user_tenants m on m.user_id = x.user_id and m.tenant_key = x.tenant_key and m.status = 'active'
       where x.tenant_key = $1 and (x.expires_at is null or x.expires_at > $2::timestamptz)
-        and u.status = 'active' and not u.is_locked and u.deleted_at is null limit 100]], tenant, now)
+        and u.status = 'active' and not u.is_locked and u.deleted_at is null
+      group by x.user_id order by lasting desc, x.user_id limit 100]], tenant, now)
 end
 
 --- Active members of a tenant whose roles there grant one of these.
@@ -161,19 +163,22 @@ function M.holders_of(tenant, grants, now)
         and u.status = 'active' and not u.is_locked and u.deleted_at is null order by x.user_id limit 100]], tenant, pg.array(grants), now)
 end
 
---- Whether an active owner is left when this role grants everything no more, or whether it makes no owner.
+--- Whether an active owner is left when this role grants everything no more (one whose role has no end, where this role makes such), or
+--- whether it makes no owner.
 ---@param tenant string
 ---@param role_id string
 ---@param now string
 ---@return boolean
 function M.owner_beside(tenant, role_id, now)
-    return db.one(tenant, [[select exists (select from user_roles x
+    return db.one(tenant, [[with owner as (select x.role_id = $2 as by_this, x.expires_at is null as lasting from user_roles x
         join role_permissions p on p.tenant_key = x.tenant_key and p.role_id = x.role_id and p.permission_key = '*'
         join users u on u.id = x.user_id
         join user_tenants m on m.user_id = x.user_id and m.tenant_key = x.tenant_key and m.status = 'active'
-      where x.tenant_key = $1 and x.role_id <> $2 and (x.expires_at is null or x.expires_at > $3::timestamptz)
+      where x.tenant_key = $1 and (x.expires_at is null or x.expires_at > $3::timestamptz)
         and u.status = 'active' and not u.is_locked and u.deleted_at is null)
-      or not exists (select from user_roles x where x.tenant_key = $1 and x.role_id = $2) as yes]], tenant, role_id, now).yes
+      select case when exists (select from owner where by_this and lasting) then exists (select from owner where not by_this and lasting)
+        else exists (select from owner where not by_this) or not exists (select from owner where by_this) end as yes]],
+        tenant, role_id, now).yes
 end
 
 --- Held until the transaction ends, so that two who take owners away do not pass each other.
@@ -183,6 +188,10 @@ function M.lock_tenants_of(user_id)
     return { [[select t.tenant_key from tenants t where t.tenant_key in (select m.tenant_key from user_tenants m where m.user_id = $1
       and m.status = 'active') order by t.tenant_key for update]], user_id }
 end
+
+---@param tenant string
+---@return table statement
+function M.lock_tenant(tenant) return { "select tenant_key from tenants where tenant_key = $1 for update", tenant } end
 
 --- Held by the process that makes the first owner.
 ---@return table statement
