@@ -627,6 +627,48 @@ describe("members", function()
         assert.equal(4, must(tenant.owner:get("/tenants/" .. tenant.key .. "/members"), 200).total)
     end)
 
+    it("who are removed keep no secret that works, unless the tenant says so", function()
+        local tenant, other = support.tenant(), support.tenant()
+        local path = "/tenants/" .. tenant.key .. "/members/remove"
+        local function opens(secret) return bearer(secret):get("/users").status == 200 end
+        local admin = support.user(tenant, "tenant_admin")
+        local theirs = key_of(tenant, { name = "erp" }, admin)
+        local public = key_of(tenant, { name = "shop", key_type = "publishable", scopes = {} }, admin)
+        local taken_over = key_of(tenant, { name = "ci" }, admin)
+        local renewed = must(tenant.owner:post("/tenants/" .. tenant.key .. "/keys/" .. taken_over.id .. "/rotate",
+            { grace_seconds = 0 })).key
+        local ours = key_of(tenant, { name = "own" })
+        -- A member of another tenant too, with a key there.
+        must(other.owner:post("/tenants/" .. other.key .. "/members/add", { email = admin.user.email }))
+        must(admin:post("/auth/login", { identifier = admin.user.email, password = admin.user.password }, other.headers), 200)
+        must(other.owner:post("/users/" .. admin.user.id .. "/roles/assign", { role_id = other.role_ids.tenant_admin }))
+        local elsewhere = must((support.eventually(function()
+            local answer = admin:post("/tenants/" .. other.key .. "/keys/create", { name = "there", key_type = "secret",
+                scopes = { "users.read" } }, other.headers)
+            return answer.status == 201 and answer
+        end))).key
+        for _, key in ipairs{ theirs, renewed, ours, elsewhere } do assert.is_true(opens(key.secret)) end
+        local answer = must(tenant.owner:post(path, { user_id = admin.user.id }), 200)
+        assert.same({ { id = theirs.id, owned_key = theirs.owned_key, name = "erp", last4 = theirs.last4, revoked = true } },
+            { unpack(answer.keys) })
+        support.eventually(function() return not opens(theirs.secret) end)
+        for _, key in ipairs{ renewed, ours, elsewhere } do assert.is_true(opens(key.secret), key.name) end
+        local active = {}
+        for _, key in ipairs(must(tenant.owner:get("/tenants/" .. tenant.key .. "/keys"), 200).data) do active[key.id] = key.is_active end
+        assert.same({ true, false }, { active[public.id], active[theirs.id] })
+    end)
+
+    it("whose keys the shop still needs leave them, by name", function()
+        local tenant = support.tenant()
+        local admin = support.user(tenant, "tenant_admin")
+        local key = key_of(tenant, { name = "erp" }, admin)
+        local answer = must(tenant.owner:post("/tenants/" .. tenant.key .. "/members/remove", { user_id = admin.user.id,
+            revokeKeys = false }), 200)
+        assert.same({ key.id, false }, { answer.keys[1].id, answer.keys[1].revoked })
+        assert.equal(200, bearer(key.secret):get("/users").status)
+        assert.equal(403, admin:get("/users").status)
+    end)
+
     it("who are invited accept by signing in", function()
         local tenant = support.tenant()
         local stranger = support.shopper(support.tenant())

@@ -3,6 +3,7 @@
 -- An account is its person's. A tenant's staff adds by id only whom the tenant knows already (a former member, somebody who signed in on
 -- it); everybody else is invited by e-mail and is a member when they sign in on the tenant or choose it. Platform staff adds at once.
 local crypto = require("core.crypto")
+local json = require("core.json")
 local sched = require("core.sched")
 local time = require("core.time")
 local uuid = require("core.uuid")
@@ -10,7 +11,9 @@ local access = require("kasma.access")
 local audit = require("kasma.audit")
 local db = require("kasma.db")
 local errors = require("kasma.errors")
+local invalidate = require("kasma.invalidate")
 local mail = require("kasma.mail")
+local null = require("kasma.null")
 local roles = require("kasma.roles")
 local passwords = require("modules.iam.passwords")
 local store = require("modules.iam.store")
@@ -147,24 +150,41 @@ function M.add(scope, input, platform)
     return join(scope, user)
 end
 
+--- Ends a membership. The secret keys that the member made end with it: whoever made a key has seen its secret. Publishable keys, which
+--- hold none, and what others made or rotated since go on.
 ---@param scope Scope
 ---@param grants table<string, boolean> of the caller
----@param input {user_id: string|nil, email: string|nil}
+---@param input {user_id: string|nil, email: string|nil, revoke_keys: boolean} false: the keys are named and go on
+---@return table[] keys {id, owned_key, name, last4, revoked}
 function M.remove(scope, grants, input)
     local user = find_user(input)
     local known = user and store.membership(user.id, scope.tenant)
     if not known or known.status == "removed" then errors.not_found("User not found") end
     M.check_reach(scope.tenant, grants, user.id)
+    local keys, now = nil, time.iso(time.now())
     M.keeping_owners(user.id, { scope.tenant }, function()
-        local statements = {
-            store.put_membership{ id = uuid.v7(), user_id = user.id, tenant_key = scope.tenant, status = "removed",
-                now = time.iso(time.now()) },
-            role_store.delete_holdings(scope.tenant, user.id),
-        }
-        audit.append(statements, scope, { action = "members.remove", entity_type = "user", entity_id = user.id })
-        db.pipeline(scope.tenant, statements)
+        db.transaction(scope.tenant, function(tx)
+            keys = json.array({})
+            local names = json.array({})
+            for i, key in ipairs(tx:query(unpack(store.secret_keys_by(scope.tenant, user.id, now, input.revoke_keys)))) do
+                keys[i] = { id = key.id, owned_key = key.owned_key, name = key.name, last4 = key.last4 or null,
+                    revoked = input.revoke_keys }
+                names[i] = key.owned_key
+            end
+            local statements = {
+                store.put_membership{ id = uuid.v7(), user_id = user.id, tenant_key = scope.tenant, status = "removed", now = now },
+                role_store.delete_holdings(scope.tenant, user.id),
+            }
+            audit.append(statements, scope, { action = "members.remove", entity_type = "user", entity_id = user.id,
+                after = { [input.revoke_keys and "keys_revoked" or "keys_kept"] = names } })
+            tx:at_commit(statements)
+        end)
     end)
     access.changed_user(user.id)
+    for _, key in ipairs(keys) do
+        if key.revoked then invalidate.send("key", key.owned_key) end
+    end
+    return keys
 end
 
 --- The statements that make somebody the first owner of a new tenant: a user (pending, if unknown), membership, role and a mail. An

@@ -320,6 +320,22 @@ function M.revoke_keys_of(user_id, now)
       where created_by = $1 and revoked_at is null returning owned_key]], user_id, now }
 end
 
+--- The secret keys of a tenant that a user made and that work, so that their secrets are known to them; with `revoke` they end.
+---@param tenant string
+---@param user_id string
+---@param now string
+---@param revoke boolean
+---@return table statement {id, owned_key, name, last4}
+function M.secret_keys_by(tenant, user_id, now, revoke)
+    local which = [[ where tenant_key = $1 and created_by = $2 and key_type = 'secret' and is_active and revoked_at is null
+      and (expires_at is null or expires_at > $3::timestamptz)]]
+    if not revoke then
+        return { "select id, owned_key, name, last4 from access_keys" .. which .. " order by id limit 500", tenant, user_id, now }
+    end
+    return { "update access_keys set revoked_at = $3::timestamptz, is_active = false, updated_at = $3::timestamptz" .. which
+        .. " returning id, owned_key, name, last4", tenant, user_id, now }
+end
+
 --- Tenants that the account ever belonged to or signed in on.
 ---@param user_id string
 ---@return string[]

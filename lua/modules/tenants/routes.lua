@@ -123,6 +123,8 @@ route.get("/tenants/:tenant_key/members", {
     end,
 })
 
+local MemberKey = schema.object({ id = schema.uuid(), owned_key = schema.string(), name = schema.string(),
+    last4 = schema.string():nullable(), revoked = schema.boolean() }, { name = "MemberKey" })
 local Member = schema.object{ user_id = schema.uuid():optional(), email = schema.email():optional() }
 
 route.post("/tenants/:tenant_key/members/add", {
@@ -139,17 +141,16 @@ route.post("/tenants/:tenant_key/members/add", {
 })
 
 route.post("/tenants/:tenant_key/members/remove", {
-    summary = "End a membership",
+    summary = "End a membership, and the secret keys that the member made",
     access = { permission = "tenants.members" },
     tag = "tenants",
     named_tenant = "params",
     status = 200,
-    body = Member:copy(),
-    returns = { [200] = answer{}, [403] = members.outranked, [409] = members.last_owner },
-    handler = function(ctx)
-        members.remove(ctx.scope, ctx.grants(), ctx.body)
-        return { success = true }
-    end,
+    body = schema.object{ user_id = schema.uuid():optional(), email = schema.email():optional(),
+        revoke_keys = schema.boolean():alias("revokeKeys"):default(true)
+            :describe("false: secret keys that the member made go on; the answer names them") },
+    returns = { [200] = answer{ keys = schema.array(MemberKey) }, [403] = members.outranked, [409] = members.last_owner },
+    handler = function(ctx) return { success = true, keys = members.remove(ctx.scope, ctx.grants(), ctx.body) } end,
 })
 
 route.get("/apps", {
