@@ -9,6 +9,7 @@ local time = require("core.time")
 local db = require("kasma.db")
 local route = require("kasma.route")
 local secrets = require("kasma.secrets")
+local sessions = require("modules.iam.sessions")
 local totp = require("modules.iam.totp")
 local arranged = require("api.arranged")
 local shop_of = require("api.shop")
@@ -102,6 +103,24 @@ describe("a refresh token", function()
         redis.call("DEL", "auth:rtn:" .. crypto.sha256(tab.cookies.refresh_token))
         assert.equal(401, tab:post("/auth/refresh").status)
         assert.equal(200, shopper:get("/auth/me").status)
+        assert.equal(200, shopper:post("/auth/refresh").status)
+    end)
+
+    it("whose old handle Redis brings back opens nothing once that is seen, and nobody is signed out", function()
+        local shopper, other = support.shopper(tenant), support.shopper(tenant)
+        local stale, key = shopper:copy(), "auth:at:" .. crypto.sha256(shopper.cookies.access_token)
+        local entry = redis.call("GET", key)
+        local sid = json.decode(entry).sid
+        for _, client in ipairs{ shopper, other } do assert.equal(200, client:post("/auth/refresh").status) end
+        -- As after the death of a Redis that had not yet written that the handle is dropped.
+        redis.call("DEL", "sess:revoked:" .. sid)
+        redis.call("SET", key, entry, "PX", "1800000")
+        assert.equal(200, stale:get("/auth/me").status)
+        sessions.drop_exchanged()
+        assert.equal(401, stale:get("/auth/me").status)
+        assert.is_string(redis.call("GET", "sess:revoked:" .. sid))
+        assert.equal(0, sessions.drop_exchanged(), "what Redis remembers is left alone")
+        for _, client in ipairs{ shopper, other } do assert.equal(200, client:get("/auth/me").status) end
         assert.equal(200, shopper:post("/auth/refresh").status)
     end)
 

@@ -1,9 +1,12 @@
 -- What IAM does beside requests: mails of codes, profiles that could not be written at once; and its settings.
 local config = require("core.config")
+local sched = require("core.sched")
 local time = require("core.time")
 local uuid = require("core.uuid")
 local ended = require("kasma.ended")
+local invalidate = require("kasma.invalidate")
 local jobs = require("kasma.jobs")
+local log = require("kasma.log")
 local mail = require("kasma.mail")
 local outbox = require("kasma.outbox")
 local roles = require("kasma.roles")
@@ -72,6 +75,17 @@ end)
 
 start.add("ended sessions", function(role)
     if role ~= "work" then ended.start(sessions.token_life_ms()) end
+end)
+
+start.add("exchanged sessions", function(role)
+    if role == "serve" then return end
+    -- Beside what else is done about a gap: this may take a while. Redis gone again meanwhile: its return is the next gap.
+    local function look()
+        local ok, why = pcall(sessions.drop_exchanged)
+        if not ok then log.warn("handles of exchanged sessions are looked at when Redis is back", { error = tostring(why) }) end
+    end
+    invalidate.on_gap(function() sched.spawn(look) end)
+    sessions.drop_exchanged()
 end)
 
 start.add("first owner", function(role)

@@ -22,6 +22,7 @@ local store = require("modules.iam.store")
 local M = {}
 
 M.ACCESS_COOKIE_S = 1800
+local EXCHANGED_PAGE = 500
 local ACCESS_MS, REFRESH_MS, FAMILY_MS, OVERLAP_MS, RESTRICTED_MS = 1800000, 604800000, 2592000000, 10000, 600000
 
 local function duration_ms(text, default)
@@ -199,6 +200,34 @@ end
 --- Drops the handles of what ended of a user's sessions lately, once more: what could not be dropped in the act itself goes now.
 ---@param user_id string
 function M.drop_ended(user_id) drop_handles(store.sessions_ended(user_id, time.iso(time.now() - handle_ms()))) end
+
+-- The least uuid v7 of a millisecond.
+local function first_id(ms)
+    local hex = ("%012x"):format(ms)
+    return hex:sub(1, 8) .. "-" .. hex:sub(9) .. "-7000-8000-000000000000"
+end
+
+--- Drops the handles of sessions that were exchanged lately, where Redis has forgotten that it was told to: it was away, and may have come
+--- back with what it held before. (Sessions that ended are known beside it: kasma/ended.lua.)
+---@return integer dropped
+function M.drop_exchanged()
+    local dropped, after = 0, first_id(math.max(0, time.now() - handle_ms()))
+    repeat
+        local rows, lost = store.sessions_exchanged(after, EXCHANGED_PAGE), {}
+        local asks = {}
+        for i, row in ipairs(rows) do asks[i] = { "EXISTS", "sess:revoked:" .. row.id } end
+        for i, there in ipairs(asks[1] and errors.check(redis.pipeline(asks)) or {}) do
+            after = rows[i].fresh_id
+            if there == 0 then
+                rows[i].rotated = true
+                lost[#lost + 1] = rows[i]
+            end
+        end
+        drop_handles(lost)
+        dropped = dropped + #lost
+    until #rows < EXCHANGED_PAGE or sched.stopping()
+    return dropped
+end
 
 M.reused = errors.declare{ code = "refresh_invalid", status = 401, message = "Invalid or expired refresh token",
     cause = "the refresh token is unknown, expired, revoked or was used before", cure = "sign in again" }

@@ -599,6 +599,15 @@ function M.sessions_ended(user_id, since)
       order by coalesce(revoked_at, rotated_at) desc limit 1000]], user_id, since)
 end
 
+--- Sessions that were exchanged for fresh ones, in the order of those: their ids tell the time, so that this reads a range of the key.
+---@param after string id of a fresh session
+---@param limit integer
+---@return table[] {id, access_token, refresh_token, family_id, fresh_id}
+function M.sessions_exchanged(after, limit)
+    return db.query(nil, [[select p.id, p.access_token, p.refresh_token, p.family_id, s.id as fresh_id from auth_sessions s
+      join auth_sessions p on p.id = s.parent_id where s.id > $1::uuid order by s.id limit $2]], after, limit)
+end
+
 ---@param user_id string
 ---@param now string
 ---@return table[] live sessions, newest first
