@@ -658,6 +658,27 @@ describe("members", function()
         assert.same({ true, false }, { active[public.id], active[theirs.id] })
     end)
 
+    it("who make a key in the moment of their removal have none that works", function()
+        local tenant = support.tenant()
+        local path = "/tenants/" .. tenant.key
+        for i = 1, 8 do
+            local admin = support.user(tenant, "tenant_admin")
+            local key = key_of(tenant, { name = "old" }, admin)
+            support.parallel{
+                function()
+                    if i % 2 == 0 then return admin:post(path .. "/keys/" .. key.id .. "/rotate", { grace_seconds = 60 }) end
+                    return admin:post(path .. "/keys/create", { name = "new", key_type = "secret", scopes = { "users.read" } })
+                end,
+                function()
+                    if i > 4 then return must(tenant.owner:post("/users/" .. admin.user.id .. "/delete"), 200) end
+                    return must(tenant.owner:post(path .. "/members/remove", { user_id = admin.user.id }), 200)
+                end,
+            }
+            assert.equal(0, db.one(nil, [[select count(*)::int as n from access_keys where tenant_key = $1 and created_by = $2
+              and revoked_at is null]], tenant.key, admin.user.id).n)
+        end
+    end)
+
     it("whose keys the shop still needs leave them, by name", function()
         local tenant = support.tenant()
         local admin = support.user(tenant, "tenant_admin")

@@ -67,11 +67,23 @@ local function insert(scope, k, made)
         time.iso(time.now()) }
 end
 
--- Who made a key is on record as one who may see and rotate it.
-local function holder(scope, owned_key)
-    return { [[insert into user_access_keys (tenant_key, app_key, id, user_id, owned_key, created_at, updated_at)
+-- Who made a key is on record as one who may see and rotate it. A key that is made in the moment in which its maker's membership ends is
+-- not made, or ends with it.
+local function append_holder(statements, scope, owned_key)
+    if scope.actor_kind ~= "user" then return end
+    table.insert(statements, 1, store.member_stands(scope.actor_id, scope.tenant))
+    statements[#statements + 1] = { [[insert into user_access_keys (tenant_key, app_key, id, user_id, owned_key, created_at, updated_at)
       values ($1, $2, $3, $4, $5, $6::timestamptz, $6::timestamptz)]], scope.tenant, scope.app, uuid.v7(), scope.actor_id, owned_key,
         time.iso(time.now()) }
+end
+
+local LEFT = { status = 403, message = "You do not belong to this tenant", code = "not_a_member" }
+
+-- The row of a new key, of the results of its transaction.
+local function made_row(results)
+    for _, rows in ipairs(results) do
+        if rows[1] and rows[1].owned_key then return rows[1] end
+    end
 end
 
 local function shown(row, made)
@@ -98,10 +110,10 @@ function M.create(scope, held, input)
     local statements = { insert(scope, { app_key = app, key_type = input.key_type, name = input.name,
         scopes = input.key_type == "secret" and scopes or {}, allowed_ips = input.allowed_ips or {}, expires_at = input.expires_at },
             made) }
-    if scope.actor_kind == "user" then statements[2] = holder(scope, made.owned_key) end
+    append_holder(statements, scope, made.owned_key)
     audit.append(statements, scope, { action = "keys.create", entity_type = "access_key", entity_id = made.owned_key,
         after = { name = input.name, key_type = input.key_type, scopes = json.array(scopes) } })
-    return shown(db.pipeline(scope.tenant, statements)[1][1], made)
+    return shown(made_row(errors.state({ KS403 = LEFT }, db.pipeline, scope.tenant, statements)), made)
 end
 
 local function existing(scope, id)
@@ -150,12 +162,12 @@ function M.rotate(scope, held, id, grace_s)
     local made = mint(row.key_type, tenants.by_key(scope.tenant).is_test)
     local statements = { insert(scope, { app_key = row.app_key, key_type = row.key_type, name = row.name, scopes = row.scopes or {},
         allowed_ips = row.allowed_ips or {}, expires_at = row.expires_at }, made), ending(scope, row, grace_s) }
-    if scope.actor_kind == "user" then statements[3] = holder(scope, made.owned_key) end
+    append_holder(statements, scope, made.owned_key)
     audit.append(statements, scope, { action = "keys.rotate", entity_type = "access_key", entity_id = row.owned_key,
         after = { new = made.owned_key } })
-    local results = errors.state({ KS409 = M.changed }, db.pipeline, scope.tenant, statements)
+    local results = errors.state({ KS409 = M.changed, KS403 = LEFT }, db.pipeline, scope.tenant, statements)
     invalidate.send("key", row.owned_key)
-    return shown(results[1][1], made)
+    return shown(made_row(results), made)
 end
 
 --- Who made a key.

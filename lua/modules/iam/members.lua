@@ -164,6 +164,9 @@ function M.remove(scope, grants, input)
     local keys, now = nil, time.iso(time.now())
     M.keeping_owners(user.id, { scope.tenant }, function()
         db.transaction(scope.tenant, function(tx)
+            -- First what a key in the making waits for.
+            tx:query(unpack(store.put_membership{ id = uuid.v7(), user_id = user.id, tenant_key = scope.tenant, status = "removed",
+                now = now }))
             keys = json.array({})
             local names = json.array({})
             for i, key in ipairs(tx:query(unpack(store.secret_keys_by(scope.tenant, user.id, now, input.revoke_keys)))) do
@@ -171,10 +174,7 @@ function M.remove(scope, grants, input)
                     revoked = input.revoke_keys }
                 names[i] = key.owned_key
             end
-            local statements = {
-                store.put_membership{ id = uuid.v7(), user_id = user.id, tenant_key = scope.tenant, status = "removed", now = now },
-                role_store.delete_holdings(scope.tenant, user.id),
-            }
+            local statements = { role_store.delete_holdings(scope.tenant, user.id) }
             audit.append(statements, scope, { action = "members.remove", entity_type = "user", entity_id = user.id,
                 after = { [input.revoke_keys and "keys_revoked" or "keys_kept"] = names } })
             tx:at_commit(statements)

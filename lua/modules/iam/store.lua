@@ -320,6 +320,17 @@ function M.revoke_keys_of(user_id, now)
       where created_by = $1 and revoked_at is null returning owned_key]], user_id, now }
 end
 
+--- First in a transaction that leaves something with a member: raises KS403 when the membership has ended. What ends it in the same moment
+--- waits, or this waits for it. The platform's staff need no membership.
+---@param user_id string
+---@param tenant string
+---@return table statement
+function M.member_stands(user_id, tenant)
+    return { [[with held as (select status from user_tenants where user_id = $1 and tenant_key = $2 for share)
+      select kasma_must(coalesce((select status <> 'removed' from held), true)
+        or exists (select from platform_role_holders where user_id = $1), 'KS403')]], user_id, tenant }
+end
+
 --- The secret keys of a tenant that a user made and that work, so that their secrets are known to them; with `revoke` they end.
 ---@param tenant string
 ---@param user_id string

@@ -282,14 +282,17 @@ local function remove(scope, user, reason)
     local id, now = user.id, time.iso(time.now())
     local tenants, keys = store.tenants_ever(id), nil
     members.keeping_owners(id, nil, function()
-        local statements = { store.delete_user(id, now), store.set_credentials(id, false, now), store.revoke_keys_of(id, now) }
-        for _, statement in ipairs(store.end_memberships(id, now)) do statements[#statements + 1] = statement end
+        local statements = store.end_memberships(id, now)
+        statements[#statements + 1] = store.revoke_keys_of(id, now)
+        local at = #statements
+        statements[#statements + 1] = store.delete_user(id, now)
+        statements[#statements + 1] = store.set_credentials(id, false, now)
         statements[#statements + 1] = role_store.delete_holdings(scope.tenant, id)
         audit.append(statements, scope, { action = reason == "self" and "users.delete_self" or "users.delete", entity_type = "user",
             entity_id = id })
         statements[#statements + 1] = outbox.event(scope, "user.status_changed", id, { from = user.status, to = "deleted",
             reason = reason })
-        keys = sessions.revoke(scope, "user", id, "deleted", statements)[3]
+        keys = sessions.revoke(scope, "user", id, "deleted", statements)[at]
     end)
     for _, key in ipairs(keys) do invalidate.send("key", key.owned_key) end
     -- Without the membership the roles of the other tenants grant nothing; they go in a transaction of each.
