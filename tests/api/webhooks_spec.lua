@@ -124,6 +124,39 @@ describe("webhook endpoints", function()
         end
     end)
 
+    it("hear of each session that ends by its own id", function()
+        local db, events = require("kasma.db"), require("kasma.events")
+        local home = support.tenant()
+        local user = support.shopper(home)
+        local function again()
+            local copy = user:copy()
+            copy.user = user.user
+            support.sign_in(copy)
+            return copy
+        end
+        local function id_of(client) return client:get("/auth/me").json.user.session_id end
+        local function told()
+            local found = {}
+            for _, row in ipairs(db.read(home.key, "select id, key, payload from outbox where tenant_key = $1 and topic = 'event' "
+                .. "and payload->>'name' = 'session.revoked' order by seq", home.key)) do
+                local data = events.data_of(row)
+                found[#found + 1] = data.id .. " " .. data.userId .. " " .. data.reason
+            end
+            table.sort(found)
+            return found
+        end
+        local second, third = again(), again()
+        local first_id, second_id, third_id = id_of(user), id_of(second), id_of(third)
+        assert.truthy(first_id and second_id and third_id)
+        assert.equal(200, second:post("/auth/logout").status)
+        assert.same({ second_id .. " " .. user.user.id .. " logout" }, told())
+        assert.equal(200, user:post("/auth/logout-all").status)
+        local wanted = { second_id .. " " .. user.user.id .. " logout", first_id .. " " .. user.user.id .. " logout_all",
+            third_id .. " " .. user.user.id .. " logout_all" }
+        table.sort(wanted)
+        assert.same(wanted, told())
+    end)
+
     it("send nothing again that is not theirs", function()
         assert.equal(404, shop.owner:post("/webhooks/deliveries/018f6d2e-7a41-7c11-9d7b-0d1f2c3b4a59/redeliver").status)
         assert.equal(404, shop.owner:post("/webhooks/deliveries/redeliver",

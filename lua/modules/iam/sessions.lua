@@ -179,13 +179,21 @@ function M.revoke(scope, by, value, reason, also, except)
     local user = by == "user" and value or scope.actor_id
     local statements = { store.revoke_sessions(by, value, reason, time.iso(time.now()), except) }
     for _, statement in ipairs(also or {}) do statements[#statements + 1] = statement end
-    if user then table.insert(statements, 1, store.hold_user(user)) end
     if user then
-        statements[#statements + 1] = outbox.event(scope, "session.revoked", user, { userId = user, reason = reason })
+        table.insert(statements, 1, store.hold_user(user))
         statements[#statements + 1] = outbox.row(scope, "sessions", user, { user_id = user })
     end
-    local results = db.pipeline(scope.tenant, statements)
-    if user then table.remove(results, 1) end
+    local results = db.transaction(scope.tenant, function(tx)
+        local rows, told = tx:pipeline(statements), {}
+        if user then table.remove(rows, 1) end
+        for _, row in ipairs(rows[1]) do
+            if row.head then
+                told[#told + 1] = outbox.event(scope, "session.revoked", row.id, { userId = row.user_id, reason = reason })
+            end
+        end
+        if told[1] then tx:at_commit(told) end
+        return rows
+    end)
     local dropped, why = pcall(drop_handles, results[1])
     if not dropped then
         -- The act is done. While Redis is away its handles open nothing; the outbox drops them when it is back.

@@ -587,7 +587,7 @@ function M.user_stands(user_id, version)
       select kasma_must(coalesce((select token_version = $2 from held), false), 'KS409')]], user_id, version }
 end
 
---- Ends sessions; answers their ids and access token hashes.
+--- Ends sessions; answers their ids and access token hashes. `head`: not one that was exchanged for a fresh one before.
 ---@param by "id"|"user"|"family"
 ---@param value string
 ---@param reason string
@@ -598,7 +598,7 @@ function M.revoke_sessions(by, value, reason, now, except)
     local column = by == "user" and "user_id" or by == "family" and "family_id" or "id"
     return { "update auth_sessions set revoked_at = $3::timestamptz, revoke_reason = $2, updated_at = $3::timestamptz where " .. column
         .. " = $1 and revoked_at is null and ($4::uuid is null or family_id <> $4::uuid) and expires_at > $3::timestamptz "
-        .. "returning id, access_token, refresh_token, family_id", value, reason, now, except or null }
+        .. "returning id, user_id, access_token, refresh_token, family_id, rotated_at is null as head", value, reason, now, except or null }
 end
 
 ---@param user_id string
