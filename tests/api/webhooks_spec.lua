@@ -157,6 +157,25 @@ describe("webhook endpoints", function()
         assert.same(wanted, told())
     end)
 
+    it("hear who put a rule live or switched it off, which version, and why", function()
+        local db, events = require("kasma.db"), require("kasma.events")
+        local home = support.tenant()
+        assert.equal(201, home.owner:post("/rules/create", { key = "told", hook = "promotion", name = "Told",
+            source = 'return { hook = "promotion", name = "Told", run = function() return nil end }' }).status)
+        assert.equal(201, home.owner:post("/rules/told/publish", { revision = 1, note = "for tea" }).status)
+        assert.equal(201, home.owner:post("/rules/told/disable", { reason = "season over" }).status)
+        local rows = db.read(home.key, "select id, key, payload from outbox where tenant_key = $1 and topic = 'event' "
+            .. "and payload->>'name' like 'rule.%' order by seq", home.key)
+        local told = {}
+        for i, row in ipairs(rows) do
+            local data = events.data_of(row)
+            told[i] = { row.payload.name, data.key, data.hook, data.version, data.actorId, data.reason }
+        end
+        local owner = home.owner.user.id
+        assert.same({ { "rule.published", "told", "promotion", 1, owner, "for tea" },
+            { "rule.disabled", "told", "promotion", 1, owner, "season over" } }, told)
+    end)
+
     it("send nothing again that is not theirs", function()
         assert.equal(404, shop.owner:post("/webhooks/deliveries/018f6d2e-7a41-7c11-9d7b-0d1f2c3b4a59/redeliver").status)
         assert.equal(404, shop.owner:post("/webhooks/deliveries/redeliver",

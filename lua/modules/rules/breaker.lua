@@ -54,8 +54,8 @@ function M.open(scope, run, failure)
         if run.by_callers and row.opens_today > M.TOLD_A_DAY then return tx:at_commit{ store.count_failure(failure) } end
         local off = row.state == "off"
         local statements = { store.count_failure(failure), store.bump(own, iso),
-            outbox.event(own, off and "rule.off" or "rule.breaker_opened", run.rule_id, { key = row.key, version = run.number,
-                message = run.message, line = run.line, opensToday = row.opens_today }) }
+            outbox.event(own, off and "rule.off" or "rule.breaker_opened", run.rule_id, { key = row.key, hook = run.hook,
+                version = run.number, message = run.message, line = run.line, opensToday = row.opens_today }) }
         for _, user_id in ipairs(staff) do
             local told = notice(row, run)
             told.recipient_id = user_id

@@ -11,6 +11,7 @@ local due = require("kasma.due")
 local errors = require("kasma.errors")
 local hooks = require("kasma.hooks")
 local catalogue = require("kasma.hooks_catalogue")
+local null = require("kasma.null")
 local outbox = require("kasma.outbox")
 local settings = require("kasma.settings")
 local text = require("kasma.text")
@@ -205,7 +206,8 @@ function M.make_live(scope, rule, o, report)
                 published_by = o.published_by or scope.actor_id, approved_by = o.approved_by, now = now },
             store.activate(scope.tenant, rule.id, number, priority, name, now),
             store.bump(scope, now),
-            outbox.event(scope, "rule.published", rule.id, { key = rule.key, hook = rule.hook, version = number }),
+            outbox.event(scope, "rule.published", rule.id, { key = rule.key, hook = rule.hook, version = number,
+                actorId = scope.actor_id or null, reason = o.note or null }),
         }
         if rule.hook == "promotion" then
             statements[#statements + 1] = promotions.put_script(scope, { id = rule.id, name = name, priority = priority }, now)
@@ -445,7 +447,8 @@ end
 function M.set_state(scope, rule, state, reason, version)
     local now = time.iso(time.now())
     local enabled = state == "active" and store.version(scope.tenant, rule.id, rule.active_version)
-    local statements = { store.bump(scope, now), outbox.event(scope, "rule." .. state, rule.id, { key = rule.key, reason = reason }) }
+    local statements = { store.bump(scope, now), outbox.event(scope, "rule." .. state, rule.id, { key = rule.key, hook = rule.hook,
+        version = rule.active_version or null, actorId = scope.actor_id or null, reason = reason or null }) }
     if rule.hook == "promotion" then
         statements[#statements + 1] = promotions.set_script_state(scope.tenant, rule.id, state == "active", now)
     end
