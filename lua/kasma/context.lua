@@ -6,12 +6,13 @@
 --   ctx.scope      {tenant, app, actor_id, ...}: what services take as their first argument (who acts, for which tenant)
 --   ctx.user       identity of the caller or nil (a guest); ctx.access its roles and permissions in this tenant
 --   ctx.params, ctx.query, ctx.body   validated, converted, defaults filled in
---   ctx.may("x.write"), ctx.ip(), ctx.user_agent(), ctx.now(), ctx.cart_token(), ctx.set_header(..), ctx.set_cookie(..),
---   ctx.read(max), ctx.lines(max): functions bound to the request, called with a dot
+--   ctx.may("x.write"), ctx.need("x.write"), ctx.ip(), ctx.user_agent(), ctx.now(), ctx.cart_token(), ctx.set_header(..),
+--   ctx.set_cookie(..), ctx.read(max), ctx.lines(max): functions bound to the request, called with a dot
 local json = require("core.json")
 local time = require("core.time")
 local access = require("kasma.access")
 local body = require("kasma.body")
+local errors = require("kasma.errors")
 local policy = require("kasma.policy")
 local text = require("kasma.text")
 local web = require("kasma.web")
@@ -150,6 +151,14 @@ function Context.may(self, permission)
         held = self.access ~= nil and access.allows(self.access.permissions, permission)
     end
     return held and M.left_by_rules(self, permission)
+end
+
+--- Refuses a caller who may not, as the gate does: 403, and a record of the denial.
+---@param permission string
+function Context.need(self, permission)
+    if Context.may(self, permission) then return end
+    self.denied = permission
+    errors.forbidden("Forbidden resource")
 end
 
 --- The grants that the caller may hand on.

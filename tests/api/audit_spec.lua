@@ -5,6 +5,7 @@ local mongo = require("core.mongo")
 local time = require("core.time")
 local uuid = require("core.uuid")
 local command = require("api.command")
+local shop_of = require("api.shop")
 local support = require("api.support")
 local audit = require("kasma.audit")
 local db = require("kasma.db")
@@ -300,6 +301,38 @@ describe("GET /audit/logs", function()
         assert.equal(25, #list("action=test.step&limit=1000").data)
         for _, bad in ipairs{ "cursor=zzz", "limit=0", "limit=x", "from=yesterday", "actor_id=7", "colour=red" } do
             assert.equal(400, shop.owner:get("/audit/logs?" .. bad).status, bad)
+        end
+    end)
+end)
+
+describe("the audit of what is personal", function()
+    it("tells which staff read whom, and who was denied, in the gate and behind it", function()
+        local shop, product = shop_of.simple(5)
+        local one, other = shop_of.buyer(shop, product, 1, support.shopper(shop)), support.shopper(shop)
+        shop_of.must(shop_of.checkout(one))
+        local function rows(actor)
+            local list = {}
+            for i, row in ipairs(db.read(shop.key, [[select action, entity_id, outcome from audit_index where tenant_key = $1
+              and actor_id = $2 and (outcome = 'denied' or action like '%.read') order by id]], shop.key, actor.user.id)) do
+                list[i] = ("%s %s %s"):format(row.action, row.entity_id or "-", row.outcome)
+            end
+            table.sort(list)
+            return list
+        end
+        local customer = one:post("/customers/details").json.id
+        assert.same({}, rows(one))
+        assert.equal(200, shop.owner:get("/users").status)
+        assert.equal(200, shop.owner:get("/users/" .. one.user.id).status)
+        assert.equal(201, shop.owner:post("/customers/details", { userId = one.user.id }).status)
+        assert.same({ "customers.read " .. customer .. " ok", "users.read " .. one.user.id .. " ok", "users.read list ok" },
+            rows(shop.owner))
+        assert.equal(403, other:get("/users").status)
+        assert.equal(403, other:post("/customers/details", { userId = one.user.id }).status)
+        assert.equal(403, other:post("/customers/update", { tags = { "vip" } }).status)
+        local denied = rows(other)
+        assert.equal(3, #denied)
+        for i, permission in ipairs{ "customers.read", "customers.write", "users.read" } do
+            assert.matches(permission .. " .*denied$", denied[i])
         end
     end)
 end)

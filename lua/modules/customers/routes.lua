@@ -1,5 +1,5 @@
 -- Customers of a shop as HTTP sees them: a buyer reads their own and says whether the shop may write to them; staff keeps groups and tags.
-local errors = require("kasma.errors")
+local audit = require("kasma.audit")
 local null = require("kasma.null")
 local route = require("kasma.route")
 local schema = require("kasma.schema")
@@ -25,7 +25,7 @@ end
 -- Whether the caller asks about themselves; anybody else needs the permission.
 local function is_own(ctx, permission)
     local own = not ctx.body.id and (not ctx.body.userId or ctx.body.userId == ctx.user.id)
-    if not own and not ctx.may(permission) then errors.forbidden("Forbidden resource") end
+    if not own then ctx.need(permission) end
     return own
 end
 
@@ -33,8 +33,10 @@ route.post("/customers/details", {
     summary = "A customer; the caller's own without an id", access = "user", module = "sales", tag = "customers", no_store = true,
     body = schema.object(Which), returns = { [201] = Customer },
     handler = function(ctx)
-        is_own(ctx, "customers.read")
-        return body_of(customers.details(ctx.tenant, ctx.body.id or ctx.body.userId or ctx.user.id))
+        local own = is_own(ctx, "customers.read")
+        local row = customers.details(ctx.tenant, ctx.body.id or ctx.body.userId or ctx.user.id)
+        if not own then audit.write(ctx.scope, { action = "customers.read", entity_type = "customer", entity_id = row.id }) end
+        return body_of(row)
     end,
 })
 
@@ -46,7 +48,7 @@ route.post("/customers/update", {
     returns = { [201] = Customer },
     handler = function(ctx)
         local own = is_own(ctx, "customers.write")
-        if own and (ctx.body.groups or ctx.body.tags) and not ctx.may("customers.write") then errors.forbidden("Forbidden resource") end
+        if own and (ctx.body.groups or ctx.body.tags) then ctx.need("customers.write") end
         return body_of(customers.update(ctx.scope, { id = ctx.body.id, user_id = ctx.body.userId or ctx.user.id }, ctx.body))
     end,
 })

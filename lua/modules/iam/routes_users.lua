@@ -186,7 +186,7 @@ route.post("/users", {
     returns = { [201] = One, [409] = users.user_exists, [403] = { users.escalation, users.ceiling } },
     handler = function(ctx)
         -- Giving roles is a right of its own.
-        if #(ctx.body.role_ids or {}) > 0 and not ctx.may("users.roles") then errors.forbidden("Forbidden resource") end
+        if #(ctx.body.role_ids or {}) > 0 then ctx.need("users.roles") end
         return { success = true, user = users.create(ctx.scope, caller(ctx), ctx.body) }
     end,
 })
