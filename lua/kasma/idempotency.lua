@@ -37,6 +37,10 @@ M.reused = errors.declare{ code = "idempotency_reuse", status = 409,
     cause = "The key was used for another request", cure = "Use a new key" }
 M.in_progress = errors.declare{ code = "in_progress", status = 409, message = "Request is being processed. Please retry.",
     cause = "The first request with this key has not ended", cure = "Retry after a second with the same key and body" }
+M.not_kept = errors.declare{ code = "idempotency_answer", status = 409,
+    message = "The request with this key was processed; its answer was too large to be kept. Please read the result.",
+    cause = "The answer of the first request was over 1 MiB",
+    cure = "Read what it made or changed by GET; sent with a new key it would be done again" }
 
 local DONE = [[
 local now = redis.call('GET', KEYS[1])
@@ -150,6 +154,7 @@ function M.claim_redis(state)
         elseif entry then
             if entry.f ~= state.fingerprint then M.reused() end
             if entry.s == "d" then
+                if entry.large then M.not_kept() end
                 local body = crypto.unbase64(entry.body)
                 if entry.sealed then body = crypto.open(sealing(state), body, state.scope_hash) end
                 if body then return replay(entry.code, entry.ct, body) end
@@ -177,9 +182,15 @@ function M.finish_redis(state, status, content_type, body)
     if not state.held then return end
     state.held = false
     local entry = ""
-    if status and #(body or "") <= BODY_MAX then
-        entry = json.encode{ s = "d", f = state.fingerprint, t = state.token, code = status, ct = content_type or "",
-            sealed = true, body = crypto.base64(crypto.seal(sealing(state), body or "", state.scope_hash)), exp = time.now() + KEEP_MS }
+    if status then
+        local done = { s = "d", f = state.fingerprint, t = state.token, code = status, exp = time.now() + KEEP_MS }
+        if #(body or "") <= BODY_MAX then
+            done.ct, done.sealed = content_type or "", true
+            done.body = crypto.base64(crypto.seal(sealing(state), body or "", state.scope_hash))
+        else
+            done.large = true -- the key stays taken: what was done is not done again
+        end
+        entry = json.encode(done)
     end
     redis.eval(DONE, { redis_key(state) }, { state.token, entry, tostring(KEEP_MS) })
 end

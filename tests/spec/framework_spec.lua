@@ -4,6 +4,7 @@ local crypto = require("core.crypto")
 local json = require("core.json")
 local mongo = require("core.mongo")
 local pg = require("core.pg")
+local redis = require("core.redis")
 local sched = require("core.sched")
 local time = require("core.time")
 local uuid = require("core.uuid")
@@ -343,6 +344,30 @@ describe("idempotency in the transaction", function()
         idempotency.finish(second, second.idempotency, true, 409, "application/json", "{}")
         local third = request(s, "k", "b")
         assert.equal(409, idempotency.claim(third, third.idempotency).status)
+    end)
+end)
+
+describe("idempotency in Redis", function()
+    local function state_of(s, key)
+        local ctx = { tenant = s.tenant, app = s.app, method = "POST", id = "r", route = "/x", req = { path = "/x", query = "" } }
+        return idempotency.start(ctx, key, "user:" .. s.actor_id, "body")
+    end
+
+    it("keeps a key whose answer was too large to be kept: nothing is done twice", function()
+        local s = scope()
+        for _, size in ipairs{ 1048576, 1048577 } do
+            local key = "k" .. size
+            local first = state_of(s, key)
+            assert.is_nil(idempotency.claim_redis(first))
+            idempotency.finish_redis(first, 201, "application/json", ("x"):rep(size))
+            if size <= 1048576 then
+                assert.equal(size, #idempotency.claim_redis(state_of(s, key)).body)
+            else
+                local err = raised(idempotency.claim_redis, state_of(s, key))
+                assert.same({ 409, "idempotency_answer" }, { err.status, err.code })
+            end
+            redis.call("DEL", "idem:" .. first.scope_hash)
+        end
     end)
 end)
 
