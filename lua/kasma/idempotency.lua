@@ -49,6 +49,8 @@ local entry = cjson.decode(now)
 if entry.t ~= ARGV[1] then return 0 end
 if ARGV[2] == '' then redis.call('DEL', KEYS[1]) else redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) end
 return 1]]
+-- An entry that is over, as long as it is the one that was read: in its place may stand the claim of somebody who saw it too.
+local DROP = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
 local EXTEND = [[
 local now = redis.call('GET', KEYS[1])
 if now and cjson.decode(now).t == ARGV[1] then redis.call('PEXPIRE', KEYS[1], ARGV[2]) return 1 end
@@ -150,7 +152,7 @@ function M.claim_redis(state)
         local text = redis.call("GET", key)
         local entry = type(text) == "string" and json.decode(text) or nil
         if entry and entry.s == "d" and entry.exp <= now then
-            redis.call("DEL", key)
+            redis.eval(DROP, { key }, { text })
         elseif entry then
             if entry.f ~= state.fingerprint then M.reused() end
             if entry.s == "d" then

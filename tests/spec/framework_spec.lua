@@ -369,6 +369,32 @@ describe("idempotency in Redis", function()
             redis.call("DEL", "idem:" .. first.scope_hash)
         end
     end)
+
+    it("that is over is taken once, also by two who saw it at the same time", function()
+        local s = scope()
+        local old, first, second = state_of(s, "k"), state_of(s, "k"), state_of(s, "k")
+        local key = "idem:" .. old.scope_hash
+        assert.is_nil(idempotency.claim_redis(old))
+        idempotency.finish_redis(old, 201, "application/json", "{}")
+        local entry = json.decode(redis.call("GET", key))
+        entry.exp = time.now() - 1
+        redis.call("SET", key, json.encode(entry))
+        -- While the first looks at the old entry, the second takes its place.
+        local call, went = redis.call, nil
+        redis.call = function(command, ...)
+            local answer, err = call(command, ...)
+            if command == "GET" then
+                redis.call = call
+                went = { pcall(idempotency.claim_redis, second) }
+            end
+            return answer, err
+        end
+        local ok, why = pcall(idempotency.claim_redis, first)
+        redis.call = call
+        assert.same({ true, nil, true }, { went[1], went[2], second.held })
+        assert.same({ false, "in_progress" }, { ok, type(why) == "table" and why.code })
+        call("DEL", key)
+    end)
 end)
 
 describe("the audit", function()
