@@ -6,33 +6,82 @@ local M = {}
 
 -- Addresses ------------------------------------------------------------------------------------------------------------
 
-local function v4_number(text)
-    local a, b, c, d = text:match("^(%d+)%.(%d+)%.(%d+)%.(%d+)$")
-    if not a then return nil end
-    if tonumber(a) > 255 or tonumber(b) > 255 or tonumber(c) > 255 or tonumber(d) > 255 then return nil end
-    return ((tonumber(a) * 256 + tonumber(b)) * 256 + tonumber(c)) * 256 + tonumber(d)
+local function v4_groups(text)
+    local bytes = { text:match("^(%d+)%.(%d+)%.(%d+)%.(%d+)$") }
+    if #bytes == 0 then return nil end
+    for i, byte in ipairs(bytes) do
+        if #byte > 3 or tonumber(byte) > 255 or byte:find("^0%d") then return nil end
+        bytes[i] = tonumber(byte)
+    end
+    return { bytes[1] * 256 + bytes[2], bytes[3] * 256 + bytes[4] }
 end
 
--- The eight groups of an IPv6 address, or nil.
-local function v6_groups(text)
+-- The 16-bit groups of a part of an IPv6 address, whose last four bytes may be written as an IPv4 address; or nil.
+local function groups_of(part)
+    local list = {}
+    if part == "" then return list end
+    for group in (part .. ":"):gmatch("([^:]*):") do
+        if list.ended then return nil end
+        local last = v4_groups(group)
+        if last then
+            list[#list + 1], list[#list + 2], list.ended = last[1], last[2], true
+        elseif group:find("^%x%x?%x?%x?$") then
+            list[#list + 1] = tonumber(group, 16)
+        else
+            return nil
+        end
+    end
+    return list
+end
+
+-- An address as 16-bit groups: two of IPv4, eight of IPv6. `::ffff:a.b.c.d` is the IPv4 address (mapped = true: it had 96 bits before
+-- it). Nil: it is none.
+local function address_groups(text)
+    local v4 = v4_groups(text)
+    if v4 then return v4, false end
     if not text:find(":", 1, true) then return nil end
     local head, tail = text:match("^(.-)::(.*)$")
-    local function groups(part)
-        local list = {}
-        for group in part:gmatch("[^:]+") do
-            if not group:find("^%x%x?%x?%x?$") then return nil end
-            list[#list + 1] = tonumber(group, 16)
-        end
-        return list
-    end
-    local left = groups(head or text)
-    local right = head and groups(tail) or {}
-    if not left or not right then return nil end
-    if head then
-        while #left + #right < 8 do left[#left + 1] = 0 end
-    end
+    local left, right = groups_of(head or text), groups_of(tail or "")
+    if not left or not right or (head and (left.ended or #left + #right > 7)) then return nil end
+    while head and #left + #right < 8 do left[#left + 1] = 0 end
     for _, value in ipairs(right) do left[#left + 1] = value end
-    return #left == 8 and left or nil
+    if #left ~= 8 then return nil end
+    for i = 1, 6 do
+        if left[i] ~= (i == 6 and 0xffff or 0) then return left, false end
+    end
+    return { left[7], left[8] }, true
+end
+
+-- The groups of a network and how many of their bits count, which is less than none for a prefix that ends before a mapped address.
+local function network_groups(text)
+    local base, digits = text:match("^(.-)/(%d%d?%d?)$")
+    local groups, mapped = address_groups(base or text)
+    if not groups then return nil end
+    local bits = digits and tonumber(digits) - (mapped and 96 or 0) or #groups * 16
+    if bits > #groups * 16 then return nil end
+    return groups, bits
+end
+
+-- How much of a group lies beyond the first `left` bits.
+local function beyond(left) return left >= 16 and 1 or left <= 0 and 65536 or 2 ^ (16 - left) end
+
+--- The one form in which an address or a network (`10.0.0.0/8`, `::1`) is kept; `::ffff:a.b.c.d` is the IPv4 address.
+---@param text string
+---@return string|nil network nil: it is none
+---@return string|nil why
+function M.network(text)
+    local groups, bits = network_groups(text)
+    if not groups then return nil, "is none" end
+    for i, group in ipairs(groups) do
+        if group % beyond(bits - (i - 1) * 16) ~= 0 then return nil, "has bits set beyond its prefix" end
+    end
+    if bits < 0 then return nil, "has bits set beyond its prefix" end
+    local form = #groups == 2 and "%d.%d.%d.%d/%d" or "%x:%x:%x:%x:%x:%x:%x:%x/%d"
+    if #groups == 2 then
+        groups = { math.floor(groups[1] / 256), groups[1] % 256, math.floor(groups[2] / 256), groups[2] % 256 }
+    end
+    groups[#groups + 1] = bits
+    return form:format(unpack(groups))
 end
 
 --- True when the address lies in the network (`10.0.0.0/8`, `::1`, `fd00::/8`).
@@ -40,21 +89,12 @@ end
 ---@param network string
 ---@return boolean
 function M.in_network(address, network)
-    local base, bits = network:match("^(.-)/(%d+)$")
-    base, bits = base or network, tonumber(bits)
-    local a, b = v4_number(address), v4_number(base)
-    if a and b then
-        local size = 2 ^ (32 - math.min(bits or 32, 32))
-        return math.floor(a / size) == math.floor(b / size)
-    end
-    local x, y = v6_groups(address), v6_groups(base)
-    if not x or not y then return false end
-    local left = math.min(bits or 128, 128)
-    for i = 1, 8 do
-        if left <= 0 then return true end
-        local size = left >= 16 and 1 or 2 ^ (16 - left)
-        if math.floor(x[i] / size) ~= math.floor(y[i] / size) then return false end
-        left = left - 16
+    local a = address_groups(address)
+    local b, bits = network_groups(network)
+    if not a or not b or #a ~= #b then return false end
+    for i = 1, #a do
+        local size = beyond(bits - (i - 1) * 16)
+        if math.floor(a[i] / size) ~= math.floor(b[i] / size) then return false end
     end
     return true
 end
@@ -73,8 +113,8 @@ function M.is_loopback(address) return address == "::1" or address:sub(1, 4) == 
 ---@param address string
 ---@return string
 function M.limit_subject(address)
-    local groups = v6_groups(address)
-    if not groups then return address end
+    local groups = address_groups(address)
+    if not groups or #groups == 2 then return address end
     return ("%x:%x:%x:%x::/64"):format(groups[1], groups[2], groups[3], groups[4])
 end
 

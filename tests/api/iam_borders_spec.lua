@@ -157,6 +157,35 @@ describe("a publishable key", function()
     end)
 end)
 
+describe("an access key", function()
+    local tenant = support.tenant()
+
+    it("is bound to networks in one form, however they are written, and not to what is none", function()
+        local key = key_of(tenant, { allowed_ips = { "::ffff:198.51.100.7", "::FFFF:203.0.113.0/120", "2001:DB8:0::1/128", "192.0.2.1" } })
+        assert.same({ "198.51.100.7/32", "203.0.113.0/24", "2001:db8::1/128", "192.0.2.1/32" }, { unpack(key.allowed_ips) })
+        local function from(address) return bearer(key.secret, { ["X-Forwarded-For"] = address }):get("/users").status end
+        assert.same({ 200, 200, 200, 200, 200, 401, 401 }, { from("198.51.100.7"), from("::ffff:198.51.100.7"), from("203.0.113.9"),
+            from("2001:db8::1"), from("192.0.2.1"), from("198.51.100.8"), from("2001:db8::2") })
+        local path = "/tenants/" .. tenant.key .. "/keys/create"
+        local none = "each value in allowed_ips must be an IP address or a network: '%s' is none"
+        local beyond = "each value in allowed_ips must be an IP address or a network: '%s' has bits set beyond its prefix"
+        for entry, text in pairs{ ["10.0.0.300"] = none, ["10.0.0"] = none, ["10.0.0.0/33"] = none, ["10.0.0.0/"] = none,
+            ["010.0.0.1"] = none, ["::/129"] = none, ["1:2:3"] = none, ["1:::2"] = none, ["1::2::3"] = none, ["1:2:3:4:5:6:7:8::"] = none,
+            [":1::"] = none, ["fe80::1%eth0"] = none, ["shop.example.test"] = none, [""] = none, ["::ffff:1.2.3.4/129"] = none,
+            ["1.2.3.4::"] = none, ["10.0.0.5/8"] = beyond, ["2001:db8::1/32"] = beyond, ["::ffff:10.0.0.5/104"] = beyond,
+            ["::ffff:10.0.0.0/64"] = beyond } do
+            local answer = tenant.owner:post(path, { name = "n", key_type = "secret", scopes = {}, allowed_ips = { "10.0.0.1", entry } })
+            assert.same({ 400, { text:format(entry) } }, { answer.status, answer.json.message }, entry)
+        end
+        -- What was stored before as it was written.
+        local old = key_of(tenant, {})
+        db.query(nil, "update access_keys set allowed_ips = '{::ffff:198.51.100.7/128}' where tenant_key = $1 and id = $2", tenant.key,
+            old.id)
+        assert.same({ 200, 401 }, { bearer(old.secret, { ["X-Forwarded-For"] = "198.51.100.7" }):get("/users").status,
+            bearer(old.secret, { ["X-Forwarded-For"] = "198.51.100.8" }):get("/users").status })
+    end)
+end)
+
 describe("a bearer of two words", function()
     it("is refused, whatever cookie stands beside it; an empty one is none", function()
         local mine = support.tenant()

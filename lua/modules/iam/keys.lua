@@ -16,6 +16,7 @@ local null = require("kasma.null")
 local outbox = require("kasma.outbox")
 local roles = require("kasma.roles")
 local tenants = require("kasma.tenant")
+local web = require("kasma.web")
 local store = require("modules.iam.store")
 local role_store = require("modules.iam.store_roles")
 local tenant_roles = require("modules.iam.roles")
@@ -92,6 +93,20 @@ local function shown(row, made)
     return view
 end
 
+-- The networks that a key is bound to, each in the one form in which they are kept and compared.
+local function networks(list)
+    local kept, wrong = {}, {}
+    for i, entry in ipairs(list or {}) do
+        local network, why = web.network(entry)
+        kept[i] = network
+        if not network then
+            wrong[#wrong + 1] = ("each value in allowed_ips must be an IP address or a network: '%s' %s"):format(entry, why)
+        end
+    end
+    if wrong[1] then errors.validation(wrong) end
+    return kept
+end
+
 ---@param scope Scope
 ---@param held table<string, boolean>
 ---@param input table name, key_type, app_key, scopes, expires_at, allowed_ips (body of the route)
@@ -103,12 +118,13 @@ function M.create(scope, held, input)
     if input.expires_at and time.parse(input.expires_at) <= time.now() then
         errors.validation{ "expires_at must lie in the future" }
     end
+    local allowed = networks(input.allowed_ips)
     local app = input.app_key or scope.app
     local known = tenants.app(app)
     if app ~= tenants.DEFAULT and (not known or known.tenant_key ~= scope.tenant) then errors.not_found("App not found") end
     local made = mint(input.key_type, tenants.by_key(scope.tenant).is_test)
     local statements = { insert(scope, { app_key = app, key_type = input.key_type, name = input.name,
-        scopes = input.key_type == "secret" and scopes or {}, allowed_ips = input.allowed_ips or {}, expires_at = input.expires_at },
+        scopes = input.key_type == "secret" and scopes or {}, allowed_ips = allowed, expires_at = input.expires_at },
             made) }
     append_holder(statements, scope, made.owned_key)
     audit.append(statements, scope, { action = "keys.create", entity_type = "access_key", entity_id = made.owned_key,

@@ -95,7 +95,7 @@ route.get("/registry/access", {
 
 local Key = schema.object({ id = schema.uuid(), owned_key = schema.string(), key_type = schema.string(), name = schema.string() },
     { name = "AccessKey", open = true })
-local Network = schema.string{ max = 50, pattern = "^[%x.:]+/?%d*$" }
+local Network = schema.string{ max = 50 }:describe("an IP address or a network, such as 10.0.0.0/8 or 2001:db8::/32")
 
 route.get("/tenants/:tenant_key/keys", {
     summary = "Access keys of a tenant, without secrets",
