@@ -317,6 +317,25 @@ describe("a key", function()
     end)
 end)
 
+describe("a member", function()
+    it("whom six add at once is added once", function()
+        local tenant, platform = support.tenant(), support.platform()
+        local path = "/tenants/" .. tenant.key .. "/members/"
+        local person = support.user(support.tenant(), "customer")
+        local function add(client, body) return client:post(path .. "add", body) end
+        local body = { user_id = person.user.id }
+        for _, client in ipairs{ platform, tenant.owner } do
+            local calls = {}
+            for i = 1, 6 do calls[i] = function() return add(client, body) end end
+            assert.same({ [201] = 1, [409] = 5 }, shop_of.statuses(support.parallel(calls)))
+            assert.same({ 409, "User is a member already" }, told(add(client, body)))
+            must(tenant.owner:post(path .. "remove", body), 200)
+        end
+        assert.equal(2, db.one(tenant.key, [[select count(*)::int as n from audit_index where tenant_key = $1 and action = 'members.add'
+          and entity_id = $2]], tenant.key, person.user.id).n)
+    end)
+end)
+
 describe("an idempotency key", function()
     local one, other = support.tenant(), support.tenant()
     local function make(client, name, headers)

@@ -107,11 +107,12 @@ local function invitation(statements, place, user_id, email)
         key = ("invitation:%s:%s:%d"):format(place.tenant, user_id, math.floor(time.now() / 86400000)) })
 end
 
+-- Of several who add somebody at once one does, and an invitation takes nobody back who has just become a member.
 local function join(scope, user)
-    local statements = { store.put_membership{ id = uuid.v7(), user_id = user.id, tenant_key = scope.tenant, status = "active",
+    local statements = { store.enter_membership{ id = uuid.v7(), user_id = user.id, tenant_key = scope.tenant, status = "active",
         now = time.iso(time.now()) } }
     audit.append(statements, scope, { action = "members.add", entity_type = "user", entity_id = user.id })
-    db.pipeline(scope.tenant, statements)
+    errors.state({ KS409 = M.already }, db.pipeline, scope.tenant, statements)
     access.changed_user(user.id)
     return { user_id = user.id, status = "active" }
 end
@@ -123,11 +124,11 @@ local function invite(scope, email, user)
     if not user then
         statements[1] = store.insert_user{ id = id, email = email, user_type = "GENERAL_0", status = "pending", now = now }
     end
-    statements[#statements + 1] = store.put_membership{ id = uuid.v7(), user_id = id, tenant_key = scope.tenant, status = "invited",
+    statements[#statements + 1] = store.enter_membership{ id = uuid.v7(), user_id = id, tenant_key = scope.tenant, status = "invited",
         now = now }
     invitation(statements, scope, id, email)
     audit.append(statements, scope, { action = "members.invite", entity_type = "user", entity_id = id })
-    db.pipeline(scope.tenant, statements)
+    errors.state({ KS409 = M.already }, db.pipeline, scope.tenant, statements)
     return { user_id = id, status = "invited" }
 end
 

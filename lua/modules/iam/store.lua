@@ -271,6 +271,16 @@ function M.put_membership(m)
         updated_at = excluded.updated_at]], m.id, m.user_id, m.tenant_key, m.status, m.now }
 end
 
+--- The same for somebody who is no active member: KS409 when they are one.
+---@param m {id: string, user_id: string, tenant_key: string, status: "active"|"invited", now: string}
+---@return table statement
+function M.enter_membership(m)
+    local put = M.put_membership(m)
+    put[1] = "with done as (" .. put[1] .. " where t.status <> 'active' returning 1) "
+        .. "select kasma_must((select count(*) from done) = 1, 'KS409')"
+    return put
+end
+
 --- Whether the tenant may know of the account: a membership of whatever state, or a sign-in on it.
 ---@param user_id string
 ---@param tenant string
