@@ -668,7 +668,7 @@ local function not_found(req)
     local origin = req:header("origin")
     if req.method == "OPTIONS" and origin and req:header("access-control-request-method") then return web.preflight(req, origin) end
     local ctx = context.new(req, { path = "" })
-    write(ctx, 404, JSON_HEADERS, error_text(ctx, errors.new(404, ("Cannot %s %s"):format(req.method, req.path))))
+    write(ctx, 404, JSON_HEADERS, error_text(ctx, errors.new(404, ("Cannot %s %s"):format(req.method, req.target))))
 end
 
 local function mount(decl)

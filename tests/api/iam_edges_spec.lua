@@ -48,6 +48,11 @@ describe("edge case", function()
         local answer = c:request("DELETE", "/auth/login")
         assert.same({ 404, "Cannot DELETE /auth/login", "Not Found", 404 }, { answer.status, answer.json.message, answer.json.error,
             answer.json.statusCode })
+        -- The address as it was sent, with its query.
+        answer = c:get("/Nope/?page=2&q=a%20b")
+        assert.same({ 404, "Cannot GET /Nope/?page=2&q=a%20b" }, { answer.status, answer.json.message })
+        answer = c:get("/api/x/nope?page=2")
+        assert.same({ 404, "Cannot GET /api/x/nope?page=2" }, { answer.status, answer.json.message })
     end)
 
     it("5: paths know no case and no last slash", function()

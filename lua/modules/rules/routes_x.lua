@@ -107,7 +107,7 @@ local function run(ctx, set, rule, plan)
         settled = settled_of(caller),
         key = once and ("route:%s:%s"):format(rule.id, once) or nil })
     check_outcome(told)
-    if answer == nil then errors.not_found{ message = ("Cannot %s %s"):format(ctx.method, ctx.req.path) } end
+    if answer == nil then errors.not_found{ message = ("Cannot %s %s"):format(ctx.method, ctx.req.target) } end
     return answer_of(ctx, plan, answer)
 end
 
@@ -152,7 +152,7 @@ local function resolve(ctx)
             return declaration(rule, plan, function(c) return run(c, set, rule, plan) end)
         end
     end
-    return errors.not_found{ message = ("Cannot %s %s"):format(ctx.method, ctx.req.path) }
+    return errors.not_found{ message = ("Cannot %s %s"):format(ctx.method, ctx.req.target) }
 end
 
 for _, method in ipairs{ "get", "post", "put", "patch", "delete" } do

@@ -210,7 +210,7 @@ route.post("/admin/clock", {
     body = schema.object{ now = schema.date():optional():nullable(), advance = schema.number{ positive = true, max = 1e10 }:optional() },
     returns = { [201] = schema.object{ now = schema.date(), shift_ms = schema.integer() } },
     handler = function(ctx)
-        if config.env() == "production" then errors.not_found("Cannot POST " .. ctx.req.path) end
+        if config.env() == "production" then errors.not_found("Cannot POST " .. ctx.req.target) end
         local body = ctx.body
         if body.now == nil and body.advance == nil then errors.validation{ "now or advance should not be empty" } end
         local change = {}
