@@ -74,6 +74,8 @@ static bool unexpected(struct decoder *d, const unsigned char *at) {
         return error_set(d->err, ERR_INVALID, "Unexpected number in JSON at position %zu", pos);
     size_t n = utf8_len(at, d->end);
     if (n == 0) return error_set(d->err, ERR_INVALID, "Invalid UTF-8 in JSON at position %zu", pos);
+    if (n == 3 && memcmp(at, "\xEF\xBB\xBF", 3) == 0) /* which nobody sees */
+        return error_set(d->err, ERR_INVALID, "Unexpected byte order mark in JSON at position %zu", pos);
     if (*at == 0) return error_set(d->err, ERR_INVALID, "Unexpected token \\u0000 in JSON at position %zu", pos);
     return error_set(d->err, ERR_INVALID, "Unexpected token %.*s in JSON at position %zu", (int)n, (const char *)at,
                      pos);

@@ -55,6 +55,11 @@ describe("edge case", function()
         assert.same({ 404, "Cannot GET /api/x/nope?page=2" }, { answer.status, answer.json.message })
     end)
 
+    it("1 again: a byte order mark before the JSON is named, for nobody sees one", function()
+        local answer = c:request("POST", "/auth/login", "\239\187\191{}", typed("application/json"))
+        assert.same({ 400, "Unexpected byte order mark in JSON at position 0" }, { answer.status, answer.json.message })
+    end)
+
     it("5: paths know no case and no last slash", function()
         local answer = c:get("/HEALTH/")
         assert.same({ 200, "OK" }, { answer.status, answer.body })

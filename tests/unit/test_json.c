@@ -225,12 +225,13 @@ static void errors_name_the_token_and_its_place(void **state) {
     REFUSED("1.x", "Unexpected token x in JSON at position 2");
     REFUSED("-", "Unexpected end of JSON input");
     REFUSED("+1", "Unexpected token + in JSON at position 0");
+    REFUSED("\xEF\xBB\xBF{}", "Unexpected byte order mark in JSON at position 0");
+    REFUSED("[\xEF\xBB\xBF]", "Unexpected byte order mark in JSON at position 1");
     REFUSED(".5", "Unexpected token . in JSON at position 0");
     REFUSED("NaN", "Unexpected token N in JSON at position 0");
     REFUSED("'a'", "Unexpected token ' in JSON at position 0");
     REFUSED("[\"\xF0\x9F\x98\x80\", x]", "Unexpected token x in JSON at position 7");
     REFUSED("\xE2\x82\xAC", "Unexpected token \xE2\x82\xAC in JSON at position 0");
-    REFUSED("\xEF\xBB\xBF{}", "Unexpected token \xEF\xBB\xBF in JSON at position 0");
     REFUSED("/* c */ 1", "Unexpected token / in JSON at position 0");
     refused("1\0", 2, "Unexpected token \\u0000 in JSON at position 1");
 }
