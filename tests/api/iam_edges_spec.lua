@@ -60,6 +60,15 @@ describe("edge case", function()
         assert.same({ 400, "Unexpected byte order mark in JSON at position 0" }, { answer.status, answer.json.message })
     end)
 
+    it("the clock is set or moved on, not both in one call", function()
+        local platform = support.platform()
+        for _, now in ipairs{ "2030-01-01T00:00:00.000Z", json.null } do
+            local answer = platform:post("/admin/clock", { now = now, advance = 5 })
+            if answer.status == 201 then support.real_time(platform) end
+            assert.same({ 400, { "now and advance must not be sent together" } }, { answer.status, answer.json.message })
+        end
+    end)
+
     it("5: paths know no case and no last slash", function()
         local answer = c:get("/HEALTH/")
         assert.same({ 200, "OK" }, { answer.status, answer.body })

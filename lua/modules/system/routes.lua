@@ -213,6 +213,7 @@ route.post("/admin/clock", {
         if config.env() == "production" then errors.not_found("Cannot POST " .. ctx.req.target) end
         local body = ctx.body
         if body.now == nil and body.advance == nil then errors.validation{ "now or advance should not be empty" } end
+        if body.now ~= nil and body.advance ~= nil then errors.validation{ "now and advance must not be sent together" } end
         local change = {}
         if body.advance then
             change.advance_s = body.advance
