@@ -11,6 +11,7 @@ local uuid = require("core.uuid")
 local audit = require("kasma.audit")
 local db = require("kasma.db")
 local errors = require("kasma.errors")
+local outbox = require("kasma.outbox")
 local inventory = require("modules.inventory.service")
 local store = require("modules.catalog.store")
 local tenants = require("kasma.tenant")
@@ -222,11 +223,13 @@ function M.create_product(scope, input)
                 reference = v.sku })
         end
     end
+    local variant_ids, fields = json.array({}), json.array({})
+    for i, v in ipairs(variants) do variant_ids[i] = v.id end
+    for name in pairs(input) do fields[#fields + 1] = name end
+    table.sort(fields)
+    statements[#statements + 1] = outbox.event(scope, "product.changed", product.id, { variantIds = variant_ids, fields = fields })
     audit.append(statements, scope, { action = "PRODUCT_CREATED", entity_type = "product", entity_id = product.id, after = input })
     errors.unique(TAKEN, db.pipeline, scope.tenant, statements)
-
-    local variant_ids = {}
-    for i, v in ipairs(variants) do variant_ids[i] = v.id end
     return product.id, variant_ids
 end
 
@@ -330,10 +333,14 @@ end
 ---@param scope Scope
 ---@param id string
 function M.delete_product(scope, id)
-    local statements = { store.delete_product(scope.tenant, id, time.iso(time.now())), store.refresh_search(scope.tenant, id) }
-    audit.append(statements, scope, { action = "PRODUCT_DELETED", entity_type = "product", entity_id = id })
-    if not store.product(scope.tenant, id) then errors.not_found{ message = "Product not found" } end
-    db.pipeline(scope.tenant, statements)
+    db.transaction(scope.tenant, function(tx)
+        local row = tx:query(unpack(store.delete_product(scope.tenant, id, time.iso(time.now()))))[1]
+        if not row then errors.not_found{ message = "Product not found" } end
+        local last = { store.refresh_search(scope.tenant, id),
+            outbox.event(scope, "product.deleted", id, { variantIds = json.array(row.variant_ids), fields = json.array({}) }) }
+        audit.append(last, scope, { action = "PRODUCT_DELETED", entity_type = "product", entity_id = id })
+        tx:at_commit(last)
+    end)
 end
 
 return M

@@ -254,9 +254,12 @@ function M.refresh_search(tenant, product_id)
     return { "select product_search_refresh($1, $2::uuid[])", tenant, pg.array{ product_id } }
 end
 
+--- Answers the ids of its variants; no row when the product is not there or is deleted already.
 function M.delete_product(tenant, id, now)
-    return { [[update products set deleted_at = $3, is_active = false, version = version + 1, updated_at = $3
-      where tenant_key = $1 and id = $2 and deleted_at is null returning id]], tenant, id, now }
+    return { [[update products p set deleted_at = $3, is_active = false, version = version + 1, updated_at = $3
+      where p.tenant_key = $1 and p.id = $2 and p.deleted_at is null returning coalesce((select json_agg(v.id order by v.position, v.id)
+        from product_variants v where v.tenant_key = $1 and v.product_id = $2 and v.deleted_at is null), '[]'::json) as variant_ids]],
+        tenant, id, now }
 end
 
 -- Rich content: immutable revisions in MongoDB, of which the product's row names the live one -----------------------------------------

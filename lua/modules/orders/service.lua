@@ -95,12 +95,11 @@ end
 
 --- Money that came when its orders were given up, or their stock was: it is booked, and staff looks at it unless `revive` succeeds.
 local function apply_late(tx, tenant, orders, payment, input, now)
-    tx:pipeline{
-        payments.move_statement{ tenant_key = tenant, id = payment.id, status = "CAPTURED", captured_minor = payment.amount_minor,
-            transaction_id = input.transactionId, now = now },
-        store.move_tenders(tenant, payment.checkout_id, "held", "captured", now),
-        store.move_tenders(tenant, payment.checkout_id, "released", "captured", now),
-    }
+    local list = payments.move_statements(payment, { status = "CAPTURED", transaction_id = input.transactionId,
+        reason = "paid_after_expiry", now = now })
+    list[#list + 1] = store.move_tenders(tenant, payment.checkout_id, "held", "captured", now)
+    list[#list + 1] = store.move_tenders(tenant, payment.checkout_id, "released", "captured", now)
+    tx:pipeline(list)
     mark_review(tx, tenant, orders, payment, input, "paid_after_expiry", now, true)
     return { applied = false, reason = "paid_after_expiry" }
 end
@@ -118,8 +117,7 @@ local function apply_paid(tx, tenant, orders, payment, input, held, now)
     tx:query(unpack(reservations.confirm_statement(tenant, ids)))
     -- A hold of a checkout ends for all its rows at once: what is not confirmed now was late.
     if reservations.any_lapsed(tx, tenant, ids) then return apply_late(tx, tenant, orders, payment, input, now) end
-    local list = { payments.move_statement{ tenant_key = tenant, id = payment.id, status = "CAPTURED",
-        captured_minor = payment.amount_minor, transaction_id = input.transactionId, now = now } }
+    local list = payments.move_statements(payment, { status = "CAPTURED", transaction_id = input.transactionId, now = now })
     local verdicts = workflow.ask_all(tx, held, orders, after_payment, SYSTEM)
     local function to(order) return verdicts[order.id].allow and after_payment(order) or order.status end
     for _, order in ipairs(orders) do
@@ -140,8 +138,8 @@ end
 local function apply_failed(tx, tenant, orders, payment, input, now)
     local list = {}
     if OPEN_PAYMENT[payment.status] then
-        list[1] = payments.move_statement{ tenant_key = tenant, id = payment.id, status = FAILED[input.status:upper()], captured_minor = 0,
-            now = now }
+        list = payments.move_statements(payment, { status = FAILED[input.status:upper()], transaction_id = input.transactionId,
+            reason = input.status, now = now })
     end
     local touched = {}
     for _, order in ipairs(orders) do
@@ -311,8 +309,8 @@ local function expire(tx, tenant, checkout_id, held, now)
     for _, statement in ipairs(reservations.release_statements(tenant, checkout_id, ids)) do list[#list + 1] = statement end
     for _, payment in ipairs(rows) do
         if OPEN_PAYMENT[payment.status] then
-            list[#list + 1] = payments.move_statement{ tenant_key = tenant, id = payment.id, status = "EXPIRED", captured_minor = 0,
-                now = now }
+            local moved = payments.move_statements(payment, { status = "EXPIRED", reason = "expired", now = now })
+            for _, statement in ipairs(moved) do list[#list + 1] = statement end
         end
     end
     for _, order in ipairs(pending) do
