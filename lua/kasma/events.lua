@@ -3,6 +3,8 @@
 -- beside `id`, which is always the entity's id. Never a name, mail address, phone or street.
 --
 --     events.declare("order.paid", { of = "order", when = "the payment status becomes paid", data = { checkoutId = schema.uuid() } })
+local json = require("core.json")
+local null = require("kasma.null")
 local schema = require("kasma.schema")
 
 local M = {}
@@ -72,12 +74,36 @@ function M.data_of(row)
     return data
 end
 
+local CUSTOM_MAX = 65536 -- bytes of JSON
+
+--- What is wrong with an event of a shop's own, whose data no schema says: nil: nothing.
+---@param name any
+---@param data any
+---@return string|nil
+function M.custom_problem(name, data)
+    if type(name) ~= "string" or not M.is_custom(name) then
+        return ("'%s' is no name for an event: small letters, digits, _ and dots"):format(tostring(name):sub(1, 80))
+    end
+    if type(data) ~= "table" or data == null then return "a table of data is expected" end
+    local ok, text = pcall(json.encode, data)
+    if not ok then return "the data is more than JSON can say" end
+    if text:find("^%[") and text ~= "[]" then return "the data is a list; a table with names is expected" end
+    if #text > CUSTOM_MAX then return ("%d bytes of JSON; %d at most"):format(#text, CUSTOM_MAX) end
+    return nil
+end
+
 --- What is wrong with a row of the outbox as an event; nil: nothing.
 ---@param row table
 ---@return string[]|nil
 function M.problems(row)
     local name = row.payload.name
-    if type(name) == "string" and name:find("^custom%.") then return nil end
+    if type(name) == "string" and name:find("^custom%.") then
+        local problem = M.custom_problem(name, row.payload.data)
+        if not problem and (type(row.key) ~= "string" or #row.key < 1 or #row.key > 200) then
+            problem = "the id of what the event is about has 1 to 200 bytes"
+        end
+        return problem and { problem } or nil
+    end
     local event = events[name]
     if not event then return { tostring(name) .. " is not in the catalogue" } end
     local _, problems = schema.check(event.schema, M.data_of(row))

@@ -378,4 +378,22 @@ describe("what rules cause by what rules have caused", function()
         assert.is_true(call("events.emit", shop, 1, "custom.more", {}))
         assert.is_true(call("events.emit", other, 2, "custom.more", {}))
     end)
+
+    it("tell only what is an event: a name of small letters, data with names, no more than 64 KiB", function()
+        local shop = support.tenant()
+        local c = capabilities.get("events.emit")
+        local function refused(...)
+            local ok, why = pcall(c.fn, { scope = { tenant = shop.key, app = shop.app, actor_kind = "system" }, tenant = shop.key,
+                rule = { id = "x" }, needs = {}, calls = { [c.needs] = 1 }, call = 1 }, ...)
+            return not ok and tostring(type(why) == "table" and why.refused or why)
+        end
+        assert.matches("is a list", refused("packed", { "a", "b" }), 1, true)
+        assert.matches("is no name for an event", refused("Packed", {}), 1, true)
+        assert.matches("a table of data is expected", refused("packed", "text"), 1, true)
+        assert.matches("65536 at most", refused("packed", { text = ("x"):rep(65536) }), 1, true)
+        assert.is_false(refused("packed", {}))
+        local row = db.one(shop.key, "select payload->>'name' as name from outbox where tenant_key = $1 and topic = 'event' "
+            .. "and payload->>'name' like 'custom.%'", shop.key)
+        assert.equal("custom.packed", row.name)
+    end)
 end)

@@ -75,11 +75,9 @@ capabilities.declare("events.emit", { needs = "events", limit = 10, writes = "ke
     signature = "(name: string, data?: table): boolean|nil, string|nil", fn = function(ctx, name, data)
     if type(name) ~= "string" then capabilities.refuse("events.emit: the name of an event is expected") end
     if name:sub(1, 7) ~= "custom." then name = "custom." .. name end
-    if not events.is_custom(name) then
-        capabilities.refuse(("events.emit: '%s' is no name for an event: small letters, digits, _ and dots"):format(name:sub(1, 80)))
-    end
     data = data or {}
-    check_data("events.emit", data)
+    local problem = events.custom_problem(name, data)
+    if problem then capabilities.refuse("events.emit: " .. problem) end
     if not may_go_on(ctx.scope) then return nil, "too_many" end
     local entity = ctx.scope.entity
     if data.id ~= nil and (type(data.id) ~= "string" or #data.id < 1 or #data.id > 200) then
