@@ -31,10 +31,11 @@ local invalidate = require("kasma.invalidate")
 local log = require("kasma.log")
 local outbox = require("kasma.outbox")
 local remote = require("kasma.remote")
+local texts = require("kasma.text")
 
 local M = {}
 
-local KEEP, KEEP_MS, PAYLOAD_MAX, BUFFER_MAX = "200", "600000", 65536, 1000
+local KEEP, KEEP_MS, PAYLOAD_MAX, EVENT_MAX, BUFFER_MAX = "200", "600000", 65536, 200, 1000
 
 ---@class kasma.Who
 ---@field tenant string
@@ -144,13 +145,23 @@ end
 
 -- Publishing ---------------------------------------------------------------------------------------------------------------
 
+-- Services name their events as they like (`orderUpdated`, `order:updated`, `order updated`): any line of text. Not what would end the
+-- line of an event stream.
+local function is_event_name(name)
+    return type(name) == "string" and name ~= "" and #name <= EVENT_MAX and not name:find("[%z\1-\31\127]") and texts.is_plain(name)
+end
+
+-- A blank ends the name on the wire.
+local function wire_name(name) return (name:gsub("[% ]", { ["%"] = "%25", [" "] = "%20" })) end
+local function name_of(wire) return (wire:gsub("%%(2[05])", { ["20"] = " ", ["25"] = "%" })) end
+
 -- What goes over the wire behind the id. Raises 400 or 413 for what cannot be an event.
 local function encode(channel, event, payload)
     if not parse(channel) then errors.validation{ "channel is not valid" } end
-    if type(event) ~= "string" or #event > 64 or not event:find("^%l[%l%d_.]*$") then errors.validation{ "event is not valid" } end
-    local text = json.encode(payload)
-    if #text > PAYLOAD_MAX then errors.raise(413, { message = "payload is too large" }) end
-    return ('%s "channel":"%s","event":"%s","payload":%s,"ts":%d'):format(event, channel, event, text, time.now())
+    if not is_event_name(event) then errors.validation{ "event is not valid" } end
+    local body = json.encode(payload)
+    if #body > PAYLOAD_MAX then errors.raise(413, { message = "payload is too large" }) end
+    return ('%s "channel":"%s","event":%s,"payload":%s,"ts":%d'):format(wire_name(event), channel, json.encode(event), body, time.now())
 end
 
 --- Sends an event to everybody who listens to the channel, in all processes. Raises 503 when Redis is away.
@@ -251,8 +262,9 @@ end
 
 -- The text that went over the wire -> a message for any number of sockets.
 local function message_of(id, text)
-    local event, body = text:match("^(%S+) (.*)$")
+    local event, body = text:match("^([^ ]+) (.*)$")
     if not event then return nil end
+    event = name_of(event)
     if id == "-" then return push.message('{"type":"event",' .. body .. "}", event) end
     return push.message('{"type":"event","id":"' .. id .. '",' .. body .. "}", event)
 end

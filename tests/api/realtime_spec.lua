@@ -462,6 +462,18 @@ describe("realtime", function()
             assert.equal(1013, (slow:closed()))
         end)
 
+        it("hand on an event under whatever name its service gives it", function()
+            local socket = websocket(shopper)
+            socket:subscribe(notices_of(shopper))
+            for _, name in ipairs{ "orderUpdated", "ORDER_UPDATED", "order:updated", "order-updated", "order/updated", "Order updated",
+                "100% off 20%20", 'say "hi" \\', "đơn hàng" } do
+                publish(shop, notices_of(shopper), name, { name = name })
+                local heard = socket:hear{ type = "event" }
+                assert.same({ name, name }, { heard.event, heard.payload.name })
+            end
+            socket:close()
+        end)
+
         it("refuse an event that is too large, and one of no channel", function()
             local function status(body)
                 body.tenant_key, body.app_key = shop.key, shop.app
@@ -469,7 +481,9 @@ describe("realtime", function()
             end
             assert.equal(413, status{ channel = notices_of(shopper), event = "notice.new", payload = { text = ("x"):rep(70000) } })
             assert.equal(400, status{ channel = "no channel", event = "notice.new" })
-            assert.equal(400, status{ channel = notices_of(shopper), event = "Bad Name" })
+            for _, name in ipairs{ "", "two\nlines", "nul\0", ("x"):rep(201) } do
+                assert.equal(400, status{ channel = notices_of(shopper), event = name })
+            end
             assert.equal(400, status{ channel = notices_of(shopper), event = "notice.new", more = 1 })
         end)
     end)

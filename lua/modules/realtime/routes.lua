@@ -53,7 +53,7 @@ route.post("/api/socket/publish", {
         tenant_key = schema.string{ not_empty = true, max = 63 },
         app_key = schema.string{ max = 63 }:optional(),
         channel = schema.string{ not_empty = true, max = 200 },
-        event = schema.string{ not_empty = true, max = 64 },
+        event = schema.string{ not_empty = true, max = 200 }:describe("any line of text"),
         payload = schema.any():optional(),
     },
     returns = schema.object({ success = schema.boolean(), id = schema.string() }),
