@@ -24,7 +24,8 @@ describe("notices", function()
     it("are written for a service, listed newest first with every member, and counted", function()
         local user = support.shopper(shop)
         for n = 1, 3 do
-            local made = create(shop, user, { title = "n" .. n, metadata = { orderId = "o" .. n, total = 7 } })
+            local made = create(shop, user, { title = "n" .. n,
+                metadata = { orderId = "o" .. n, total = 7, gift = false, note = json.null } })
             assert.equal(201, made.status, made.body)
             assert.is_true(made.json.success)
             assert.matches("^%x+%-", made.json.id)
@@ -41,7 +42,7 @@ describe("notices", function()
         assert.equal(user.user.id, first.recipient_id)
         assert.equal(shop.key, first.tenant_key)
         assert.equal(shop.app, first.app_key)
-        assert.same({ orderId = "o3", total = 7 }, first.metadata)
+        assert.same({ orderId = "o3", total = 7, gift = false, note = json.null }, first.metadata)
         assert.is_false(first.is_read)
         for _, name in ipairs{ "actor_id", "reference_type", "reference_id", "read_at", "group_key" } do
             assert.equal(json.null, first[name])
@@ -167,6 +168,10 @@ describe("notices", function()
         assert.equal(400, create(shop, user, { title = ("x"):rep(256) }).status)
         assert.equal(400, create(shop, user, { type = "PIGEON" }).status)
         assert.equal(400, create(shop, user, { more = 1 }).status)
+        local nested = create(shop, user, { metadata = { fine = 1, order = { id = "o1" }, lines = json.array({ 1 }) } })
+        assert.equal(400, nested.status)
+        assert.same({ "metadata.lines must be a string, a number, a boolean or null",
+            "metadata.order must be a string, a number, a boolean or null" }, nested.json.message)
         assert.equal(401, support.client(shop.headers):get("/api/social/notices").status)
         assert.equal(0, list(user).json.total)
     end)
@@ -183,7 +188,11 @@ describe("notices", function()
         local text = support.eventually(function() return support.mail_to(user.user.email) end, 20)
         assert.matches("By mail too <b>", text, 1, true)
         wish{ notice_type = "SYSTEM", in_app = false }
-        assert.equal(201, create(shop, user).status)
+        assert.same({ success = true, id = json.null }, create(shop, user).json) -- by mail: there is no row to name
+        wish{ notice_type = "SYSTEM", in_app = false, push = false, email = false }
+        local unwanted = create(shop, user)
+        assert.equal(201, unwanted.status)
+        assert.same({ success = true, id = json.null }, unwanted.json)
         assert.equal(1, list(user).json.total)
         wish{ notice_type = "SYSTEM", in_app = true }
         create(shop, user)

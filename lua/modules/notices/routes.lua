@@ -1,5 +1,6 @@
 -- Notices as HTTP sees them.
 local json = require("core.json")
+local null = require("kasma.null")
 local route = require("kasma.route")
 local schema = require("kasma.schema")
 local notices = require("modules.notices.service")
@@ -90,10 +91,13 @@ route.post("/api/notification/create", {
         type = schema.enum{ "IN_APP", "PUSH", "SYSTEM" }:default("IN_APP"),
         userId = schema.uuid{ on_bad = 404, what = "User" },
         templateId = schema.string{ max = 255 }:optional():describe("taken and not used: templates are the sender's"),
-        metadata = schema.map(schema.any(), { max = 50 }):optional(),
+        metadata = schema.map(schema.any(), { max = 50 }):optional():describe("flat: texts, numbers, booleans and null"),
         channels = schema.array(schema.string{ max = 50 }, { max = 20 }):optional(),
         priority = schema.string{ max = 50 }:optional(),
     },
-    returns = schema.object({ success = schema.boolean(), id = schema.uuid() }),
-    handler = function(ctx) return json.object({ "success", "id" }, { success = true, id = notices.create(ctx.scope, ctx.body) }) end,
+    returns = schema.object({ success = schema.boolean(),
+        id = schema.uuid():nullable():describe("null where the recipient wants no such notice in the app") }),
+    handler = function(ctx)
+        return json.object({ "success", "id" }, { success = true, id = notices.create(ctx.scope, ctx.body) or null })
+    end,
 })

@@ -173,6 +173,7 @@ end
 ---@param scope Scope
 ---@param notice kasma.Notice
 ---@return string|nil id
+---@return boolean kept whether the id is that of a row: who wants a notice by mail alone has none in the app
 function M.append(statements, scope, notice)
     local kind = notice.notice_type
     local wish = preferences:get(preference_key(scope, notice.recipient_id))[kind] or DEFAULT
@@ -191,7 +192,7 @@ function M.append(statements, scope, notice)
     elseif wish.email then
         told = append_mail(statements, scope, notice, id) or told
     end
-    return told and id or nil
+    return told and id or nil, wish.in_app
 end
 
 outbox.slow("notice.forward", function(row)
@@ -201,19 +202,31 @@ outbox.slow("notice.forward", function(row)
         ["X-User-Id"] = row.payload.userId }, row.payload, "the notice service")
 end)
 
---- A notice that a service of the platform asks for.
+-- Clients read metadata as texts, numbers and booleans side by side.
+local function check_flat(metadata)
+    local problems = {}
+    for name, value in pairs(metadata or {}) do
+        if type(value) == "table" and value ~= null then
+            problems[#problems + 1] = "metadata." .. name .. " must be a string, a number, a boolean or null"
+        end
+    end
+    table.sort(problems)
+    if #problems > 0 then errors.validation(problems) end
+end
+
+--- A notice that a service of the platform asks for. Raises 400 where its metadata is not flat, 404 for who is no member.
 ---@param scope Scope
 ---@param input {title: string, content: string, userId: string, metadata: table|nil, type: string, templateId: string|nil}
----@return string id
+---@return string|nil id of the notice in the app; nil when the recipient wants none there, which is no failure of who asked
 function M.create(scope, input)
+    check_flat(input.metadata)
     local user = iam.user(input.userId)
     if not user or not access.of(scope.tenant, user.id).member then errors.not_found{ message = "User not found" } end
     local statements = {}
-    local id = M.append(statements, scope, { recipient_id = user.id, notice_type = "SYSTEM", title = input.title, body = input.content,
-        metadata = input.metadata, email = user.email, here = true })
+    local id, kept = M.append(statements, scope, { recipient_id = user.id, notice_type = "SYSTEM", title = input.title,
+        body = input.content, metadata = input.metadata, email = user.email, here = true })
     if #statements > 0 then db.pipeline(scope.tenant, statements) end
-    -- Who wants no notices of the system gets none, which is no failure of the service that asked.
-    return id or uuid.v7()
+    return kept and id or nil
 end
 
 --- Tells a member of the tenant something, once however often it is said under the same id.
