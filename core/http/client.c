@@ -95,6 +95,22 @@ bool http_address_public(const struct sockaddr *address) {
     return public_v6(v6.sin6_addr.s6_addr);
 }
 
+bool http_host_address(struct str host, bool *open) {
+    char text[256]; /* as long as a name may be: octal numbers may begin with any number of zeros */
+    struct in_addr v4;
+    struct in6_addr v6;
+    if (!host.len || host.len >= sizeof text || memchr(host.at, 0, host.len)) return false;
+    memcpy(text, host.at, host.len);
+    text[host.len] = 0;
+    if (inet_pton(AF_INET6, text, &v6) == 1) {
+        *open = public_v6(v6.s6_addr);
+        return true;
+    }
+    if (strpbrk(text, " \t\r\n\v\f") || inet_aton(text, &v4) == 0) return false; /* inet_aton stops at a blank */
+    *open = public_v4(ntohl(v4.s_addr));
+    return true;
+}
+
 /* ---- one request's callbacks ---- */
 
 static curl_socket_t on_open(void *data, curlsocktype purpose, struct curl_sockaddr *address) {

@@ -63,5 +63,8 @@ void http_client_close(void);
 
 /* True for an address that anybody may be sent to. */
 bool http_address_public(const struct sockaddr *address);
+/* True when `host` is an address and no name, in any form that a connection would take it in: IPv4 in decimal, octal or
+ * hex and of one to four parts, IPv6 without its brackets. Sets *open: whether anybody may be sent there. */
+bool http_host_address(struct str host, bool *open);
 
 #endif

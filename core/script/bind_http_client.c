@@ -6,6 +6,8 @@
  * answer's status; 0 until its first bytes were read stream:close() ends it. At most 4 MiB wait unread: who is slower
  * than that gets an error.
  *
+ * is_public(host) -> whether anybody may be sent to this address, in whatever form it is written | nil: no address.
+ *
  * `form` is sent urlencoded. A header that comes several times is joined with ", ", set-cookie with line breaks.
  * `follow` is true (5 redirects) or their number. `cut`: a body above max_bytes is cut off there and is no error. */
 #include <lauxlib.h>
@@ -316,8 +318,21 @@ static int l_stream(lua_State *L) {
     return s->call ? 1 : task_fail(L, &err);
 }
 
+static int l_is_public(lua_State *L) {
+    struct str host;
+    bool open;
+    host.at = luaL_checklstring(L, 1, &host.len);
+    if (http_host_address(host, &open)) {
+        lua_pushboolean(L, open);
+    } else {
+        lua_pushnil(L);
+    }
+    return 1;
+}
+
 int luaopen_core_http_client(lua_State *L) {
-    static const luaL_Reg functions[] = {{"request", l_request}, {"stream", l_stream}, {NULL, NULL}};
+    static const luaL_Reg functions[] = {
+        {"request", l_request}, {"stream", l_stream}, {"is_public", l_is_public}, {NULL, NULL}};
     static const luaL_Reg methods[] = {
         {"read", l_read}, {"status", l_status}, {"close", l_close}, {"__gc", l_stream_gc}, {NULL, NULL}};
     if (luaL_newmetatable(L, STREAM)) {

@@ -1,5 +1,9 @@
 -- Webhook endpoints over HTTP: who may set them, what they may be, and whose they are. Deliveries: tests/faults/test_webhooks.
+local time = require("core.time")
+local uuid = require("core.uuid")
+local db = require("kasma.db")
 local support = require("api.support")
+local store = require("modules.webhooks.store")
 
 local URL = "https://hooks.shop.example.org/kasma"
 
@@ -39,6 +43,26 @@ describe("webhook endpoints", function()
         assert.truthy(messages{ headers = { ["X-A"] = "1\r\nX-B: 2" } }:find("one line", 1, true))
         assert.equal(400, create{ events = {} }.status)
         assert.equal(400, create{ name = "" }.status)
+    end)
+
+    it("refuse an address that is not public, however it is written, when they are made and when they are changed", function()
+        local made = create().json
+        for _, host in ipairs{ "127.0.0.1", "10.0.0.1", "192.168.1.1", "100.64.0.1", "169.254.169.254", "127.1", "2130706433", "0x7f000001",
+            "0177.0.0.1", "0x7f.1", "127.0.0.1.", "0.0.0.0", ("0"):rep(60) .. "177.0.0.1", "[::1]", "[::ffff:127.0.0.1]",
+            "[::ffff:7f00:1]", "[64:ff9b::a00:1]", "[2002:7f00:1::]", "[fe80::1]", "[fd00:ec2::254]", "[::7F00:1]" } do
+            local url = "https://" .. host .. ":8443/x"
+            local answer = create{ url = url }
+            assert.equal(400, answer.status, host)
+            assert.matches("url must lead to a public address", answer.json.message[1], 1, true)
+            assert.equal(400, shop.owner:post("/webhooks/endpoints/" .. made.id .. "/update", { url = url }).status, host)
+        end
+        for _, host in ipairs{ "999.1.1.1", "4294967296", "1.2.3.4.5", "shop.1", "[1:2]", "[::zz]" } do
+            assert.equal(400, create{ url = "https://" .. host .. "/" }.status, host)
+        end
+        for _, host in ipairs{ "8.8.8.8", "134744072", "[2606:4700::1111]", "1.shop.vn" } do
+            assert.equal(201, create{ url = "https://" .. host .. "/" }.status, host)
+        end
+        assert.equal(URL, shop.owner:get("/webhooks/endpoints/" .. made.id).json.url)
     end)
 
     it("show their secret once, and belong to their tenant", function()
@@ -102,7 +126,7 @@ describe("webhook endpoints", function()
     end)
 
     it("hear of a stock row by its own id, and what lies there", function()
-        local db, events = require("kasma.db"), require("kasma.events")
+        local events = require("kasma.events")
         local home = support.tenant()
         local product = home.owner:post("/api/ecommerce/products/create", { name = "Tea", slug = "tea", price = 1000 }).json.productId
         local function adjust(quantity)
@@ -125,7 +149,7 @@ describe("webhook endpoints", function()
     end)
 
     it("hear of each session that ends by its own id", function()
-        local db, events = require("kasma.db"), require("kasma.events")
+        local events = require("kasma.events")
         local home = support.tenant()
         local user = support.shopper(home)
         local function again()
@@ -158,7 +182,7 @@ describe("webhook endpoints", function()
     end)
 
     it("hear who put a rule live or switched it off, which version, and why", function()
-        local db, events = require("kasma.db"), require("kasma.events")
+        local events = require("kasma.events")
         local home = support.tenant()
         assert.equal(201, home.owner:post("/rules/create", { key = "told", hook = "promotion", name = "Told",
             source = 'return { hook = "promotion", name = "Told", run = function() return nil end }' }).status)
@@ -174,6 +198,39 @@ describe("webhook endpoints", function()
         local owner = home.owner.user.id
         assert.same({ { "rule.published", "told", "promotion", 1, owner, "for tea" },
             { "rule.disabled", "told", "promotion", 1, owner, "season over" } }, told)
+    end)
+
+    it("list what was sent from a moment to a moment, in either order, and how many there are", function()
+        local home = support.tenant()
+        local made = home.owner:post("/webhooks/endpoints/create", { name = "w", url = URL, events = { "order.paid" } }).json
+        local began, all = time.now(), {}
+        local function at(n) return time.iso(began - (5 - n) * 60000) end
+        for n = 1, 5 do -- nothing makes them fall due, so that they stay as they are
+            local row = db.query(home.key, unpack(store.insert_delivery{ tenant_key = home.key, app_key = home.app, id = uuid.v7(),
+                endpoint_id = made.id, event_id = uuid.v7(), event = "order.paid", entity_key = "o" .. n, sequence = n, round = 0, try = 1,
+                due_at = at(n), request = { body = "{}" }, now = at(n) }))[1]
+            all[row.id] = n
+        end
+        local function ids(query)
+            local answer = home.owner:get("/webhooks/deliveries?" .. query)
+            assert.equal(200, answer.status, answer.body)
+            local list = {}
+            for i, row in ipairs(answer.json) do list[i] = all[row.id] end
+            return list, answer.headers["x-total-count"], answer.headers["x-next-cursor"]
+        end
+        assert.same({ { 5, 4, 3, 2, 1 }, "5" }, { ids("") })
+        assert.same({ { 1, 2, 3, 4, 5 }, "5" }, { ids("sort=createdAt") })
+        assert.same({ { 5, 4, 3 }, "3" }, { ids("createdAt[gte]=" .. at(3)) })
+        assert.same({ { 3, 2, 1 }, "3" }, { ids("createdAt%5Blte%5D=" .. at(3)) })
+        assert.same({ { 2, 3, 4 }, "3" }, { ids("sort=createdAt&createdAt[gte]=" .. at(2) .. "&createdAt[lte]=" .. at(4)) })
+        local page, total, cursor = ids("sort=createdAt&limit=2")
+        assert.same({ { 1, 2 }, "5" }, { page, total })
+        assert.same({ { 3, 4, 5 }, "5" }, { ids("sort=createdAt&limit=4&cursor=" .. cursor) })
+        assert.same({ {}, "0" }, { ids("state=sent") })
+        for _, bad in ipairs{ "sort=url", "createdAt[gte]=yesterday", "createdAt[gt]=" .. at(1), "createdAt=" .. at(1) } do
+            assert.equal(400, home.owner:get("/webhooks/deliveries?" .. bad).status, bad)
+        end
+        assert.equal("0", shop.owner:get("/webhooks/deliveries?endpointId=" .. made.id).headers["x-total-count"])
     end)
 
     it("send nothing again that is not theirs", function()

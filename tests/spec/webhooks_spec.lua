@@ -10,6 +10,7 @@ local db = require("kasma.db")
 local events = require("kasma.events")
 local outbox = require("kasma.outbox")
 local schema = require("kasma.schema")
+local retry_after = require("modules.webhooks.retry_after")
 local sign = require("modules.webhooks.sign")
 local store = require("modules.webhooks.store")
 local target = require("modules.webhooks.target")
@@ -41,6 +42,28 @@ describe("a signature", function()
         assert.same({ second }, webhooks.secrets_of(changed, time.now() + 86400001))
         assert.is_nil(changed.secret_enc:find(second, 1, true))
         assert.equal(2, select(2, sign.headers({ second, first }, "msg_1", 1, "{}")["webhook-signature"]:gsub("v1,", "")))
+    end)
+end)
+
+describe("a Retry-After", function()
+    -- Sun, 06 Nov 1994 08:49:37 GMT, less two minutes
+    local now = 784111777000 - 120000
+
+    it("is read as seconds or as a date of any of HTTP's forms", function()
+        assert.equal(90000, retry_after.ms(" 90 ", now))
+        assert.equal(0, retry_after.ms("0", now))
+        for _, text in ipairs{ "Sun, 06 Nov 1994 08:49:37 GMT", "Sunday, 06-Nov-94 08:49:37 GMT", "Sun Nov  6 08:49:37 1994" } do
+            assert.equal(120000, retry_after.ms(text, now), text)
+        end
+        assert.equal(0, retry_after.ms("Sun, 06 Nov 1994 08:40:00 GMT", now))
+        -- A year of two digits is at most fifty ahead.
+        assert.is_true(retry_after.ms("Sunday, 06-Nov-44 08:49:37 GMT", now) > 0)
+        assert.equal(0, retry_after.ms("Sunday, 06-Nov-45 08:49:37 GMT", now))
+        for _, text in ipairs{ "", "soon", "-5", "1.5", "9999999", "Mon, 31 Feb 1994 08:49:37 GMT", "Sun, 06 Abc 1994 08:49:37 GMT",
+            "Sun, 06 Nov 1994 25:49:37 GMT", "Sun, 06 Nov 1994 08:49:37 +0100", "1994-11-06T08:49:37Z", ("9"):rep(500) } do
+            assert.is_nil(retry_after.ms(text, now), text)
+        end
+        assert.is_nil(retry_after.ms(nil, now))
     end)
 end)
 
@@ -84,6 +107,12 @@ describe("the catalogue", function()
         assert.truthy(events.problems(row(s, "order.paid", uuid.v7(), { checkoutId = uuid.v7(), email = "a@b.test" })))
         assert.truthy(events.problems(row(s, "order.nothing", "k", {})))
         assert.is_nil(events.problems(row(s, "custom.anything", "k", { a = 1 })))
+        assert.is_nil(events.problems(row(s, "custom.anything", "k", {})))
+        for _, bad in ipairs{ row(s, "custom.", "k", {}), row(s, "custom.Big", "k", {}), row(s, "custom." .. ("x"):rep(100), "k", {}),
+            row(s, "custom.x", "k", { 1, 2 }), row(s, "custom.x", "k", "text"), row(s, "custom.x", "k", json.null), row(s, "custom.x", "k"),
+            row(s, "custom.x", "k", { a = ("x"):rep(65536) }), row(s, "custom.x", "", {}), row(s, "custom.x", ("k"):rep(201), {}) } do
+            assert.truthy(events.problems(bad), json.encode({ bad.payload.name, #bad.key }))
+        end
         -- What all tests of this database have written.
         local rows = assert(pg.pool("system"):read(nil, "select tenant_key, app_key, id, key, payload from outbox where topic = 'event' "
             .. "order by seq desc limit 5000"))

@@ -369,6 +369,26 @@ static void public_addresses_are_told_from_the_rest(void **state) {
     }
 }
 
+static void an_address_is_known_in_all_forms_and_a_name_is_none(void **state) {
+    (void)state;
+    static const char *const closed[] = {"127.1",  "2130706433", "0x7f000001",       "0177.0.0.1", "0X7F.0.0.1",
+                                         "10.256", "::1",        "::ffff:127.0.0.1", "fe80::1",    "000000177.0.0.1"};
+    static const char *const names[] = {
+        "",          "shop.vn", "1.2.3.4.5", "256.1.1.1", "4294967296", "1..2", "08.1.1.1",
+        "8.8.8.8 x", "[::1]",   ":::",       "dead.beef", "0xg",        "-1"};
+    bool open = false;
+    for (size_t i = 0; i < sizeof closed / sizeof *closed; i++) {
+        open = true;
+        if (!http_host_address(str_of(closed[i]), &open) || open) fail_msg("%s is an address here", closed[i]);
+    }
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        if (http_host_address(str_of(names[i]), &open)) fail_msg("%s is no address", names[i]);
+    }
+    assert_true(http_host_address(STR("134744072"), &open) && open);
+    assert_true(http_host_address(STR("2606:4700::1111"), &open) && open);
+    assert_false(http_host_address(str_n("8.8.8.8\0x", 9), &open));
+}
+
 static int start(void **state) {
     (void)state;
     (void)signal(SIGPIPE, SIG_IGN);
@@ -409,6 +429,7 @@ int main(void) {
         cmocka_unit_test(too_many_at_once_are_busy),
         cmocka_unit_test(a_request_for_public_addresses_never_reaches_this_machine),
         cmocka_unit_test(public_addresses_are_told_from_the_rest),
+        cmocka_unit_test(an_address_is_known_in_all_forms_and_a_name_is_none),
     };
     return cmocka_run_group_tests(tests, start, stop);
 }

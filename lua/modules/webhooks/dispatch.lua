@@ -14,6 +14,7 @@ local crash = require("kasma.crash")
 local db = require("kasma.db")
 local due = require("kasma.due")
 local log = require("kasma.log")
+local retry_after = require("modules.webhooks.retry_after")
 local sign = require("modules.webhooks.sign")
 local store = require("modules.webhooks.store")
 local target = require("modules.webhooks.target")
@@ -72,11 +73,6 @@ local function masked(headers, own)
     return shown
 end
 
-local function retry_after_ms(answer)
-    local text = answer.headers["retry-after"]
-    local n = text and text:match("^%s*(%d+)%s*$")
-    return n and #n <= 6 and tonumber(n) * 1000 or nil
-end
 
 --- Makes one try now. Answers what it came to; writes nothing.
 ---@param d table delivery row
@@ -98,7 +94,7 @@ function M.try(d, endpoint)
         headers = masked(headers, endpoint.headers or {}) } }
     if answer then
         outcome.status, outcome.answer = answer.status, answer.body
-        outcome.retry_after_ms = retry_after_ms(answer)
+        outcome.retry_after_ms = retry_after.ms(answer.headers["retry-after"], time.real())
         if answer.status < 200 or answer.status > 299 then outcome.error = "the receiver answered " .. answer.status end
     else
         outcome.error = err.message:find("not a public one", 1, true) and "address_not_public" or err.message

@@ -117,15 +117,21 @@ route.post("/webhooks/endpoints/:id/test", {
 
 route.get("/webhooks/deliveries", {
     summary = "Tries of webhooks, newest first; kept thirty days",
+    description = "`X-Total-Count` says how many fit the filter (`10000+` above that), `X-Next-Cursor` where the next page begins.",
     access = READ, tag = "webhooks", no_store = true,
     query = schema.object{ endpointId = schema.uuid():optional(), event = schema.string{ max = 100 }:optional(),
         eventId = schema.uuid():optional(), state = schema.enum({ "pending", "sent", "failed", "dead" }):optional(),
+        ["createdAt[gte]"] = schema.date():optional():describe("made then or later"),
+        ["createdAt[lte]"] = schema.date():optional():describe("made then or earlier"),
+        sort = schema.enum({ "-createdAt", "createdAt" }):default("-createdAt"):describe("the newest first, or the oldest"),
         cursor = schema.uuid():optional(), limit = schema.integer{ min = 1, cap = 500 }:default(50) },
     returns = schema.array(Delivery),
     handler = function(ctx)
         local q = ctx.query
-        local rows = webhooks.deliveries(ctx.tenant, { endpoint_id = q.endpointId, event = q.event, state = q.state, event_id = q.eventId },
-            q.cursor, q.limit)
+        local wanted = { endpoint_id = q.endpointId, event = q.event, state = q.state, event_id = q.eventId,
+            from = q["createdAt[gte]"], to = q["createdAt[lte]"] }
+        local rows = webhooks.deliveries(ctx.tenant, wanted, q.cursor, q.limit, q.sort == "createdAt")
+        ctx.set_header("X-Total-Count", webhooks.total(ctx.tenant, wanted))
         if #rows == q.limit then ctx.set_header("X-Next-Cursor", rows[#rows].id) end
         return list_of(rows, delivery_of)
     end,

@@ -57,7 +57,7 @@ local OURS = { host = true, connection = true, ["content-length"] = true, ["cont
 local function check(input)
     local problems = {}
     if input.url then
-        local _, problem = target.read(input.url)
+        local _, problem = target.read_new(input.url)
         problems[#problems + 1] = problem
     end
     for i, pattern in ipairs(input.events or {}) do
@@ -320,6 +320,17 @@ end
 -- Log and redelivery ---------------------------------------------------------------------------------------------------------
 
 M.deliveries = store.deliveries
+
+local COUNTED = 10000
+
+--- How many deliveries fit a filter, as lists tell it.
+---@param tenant string
+---@param f webhooks.Filter
+---@return string number, or "10000+"
+function M.total(tenant, f)
+    local n = store.count_deliveries(tenant, f, COUNTED + 1)
+    return n > COUNTED and COUNTED .. "+" or tostring(n)
+end
 
 ---@param tenant string
 ---@param id string

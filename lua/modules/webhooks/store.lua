@@ -175,17 +175,50 @@ function M.delivery(tenant, id)
     return db.one(tenant, "select " .. WHOLE .. " from webhook_deliveries d where d.tenant_key = $1 and d.id = $2", tenant, id)
 end
 
+local FILTER = [[ from webhook_deliveries d where d.tenant_key = $1
+  and ($2::uuid is null or d.endpoint_id = $2::uuid) and ($3::text is null or d.event = $3) and ($4::text is null or d.state = $4)
+  and ($5::uuid is null or d.event_id = $5::uuid) and ($6::timestamptz is null or d.created_at >= $6::timestamptz)
+  and ($7::timestamptz is null or d.created_at <= $7::timestamptz)]]
+
+local function filter(tenant, f)
+    return tenant, f.endpoint_id or null, f.event or null, f.state or null, f.event_id or null, f.from or null, f.to or null
+end
+
+local function page_sql(compare, order)
+    return "select " .. SHORT .. FILTER .. " and ($8::uuid is null or d.id " .. compare .. " $8::uuid) order by d.id " .. order
+        .. " limit $9"
+end
+local NEWEST_FIRST, OLDEST_FIRST = page_sql("<", "desc"), page_sql(">", "asc")
+
+---@class webhooks.Filter
+---@field endpoint_id string|nil
+---@field event string|nil
+---@field state string|nil
+---@field event_id string|nil
+---@field from string|nil ISO: created then or later
+---@field to string|nil ISO: created then or earlier
+
 ---@param tenant string
----@param f {endpoint_id: string|nil, event: string|nil, state: string|nil, event_id: string|nil}
----@param before string|nil id: older ones than this
+---@param f webhooks.Filter
+---@param after string|nil id of the last one of the page before
 ---@param limit integer
----@return table[] newest first
-function M.deliveries(tenant, f, before, limit)
-    return db.read(tenant, "select " .. SHORT .. [[ from webhook_deliveries d where d.tenant_key = $1
-      and ($2::uuid is null or d.endpoint_id = $2::uuid) and ($3::text is null or d.event = $3) and ($4::text is null or d.state = $4)
-      and ($5::uuid is null or d.event_id = $5::uuid) and ($6::uuid is null or d.id < $6::uuid)
-      order by d.id desc limit $7]], tenant, f.endpoint_id or null, f.event or null, f.state or null, f.event_id or null, before or null,
-        limit)
+---@param oldest_first boolean|nil
+---@return table[] in the order in which they were made, the newest first unless asked otherwise
+function M.deliveries(tenant, f, after, limit, oldest_first)
+    local words = { filter(tenant, f) }
+    words[8], words[9] = after or null, limit
+    return db.read(tenant, oldest_first and OLDEST_FIRST or NEWEST_FIRST, unpack(words, 1, 9))
+end
+
+--- How many fit a filter.
+---@param tenant string
+---@param f webhooks.Filter
+---@param most integer no more are counted
+---@return integer
+function M.count_deliveries(tenant, f, most)
+    local words = { filter(tenant, f) }
+    words[8] = most
+    return db.read(tenant, "select count(*)::int as n from (select 1" .. FILTER .. " limit $8) found", unpack(words, 1, 8))[1].n
 end
 
 --- Deliveries of an endpoint that ended without success and were not sent since, one for each event.

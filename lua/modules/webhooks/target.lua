@@ -3,6 +3,7 @@
 -- look leads nowhere. Redirects are not followed. What an operator lists in WEBHOOK_PRIVATE_HOSTS (host or host:port) may also be
 -- private and http: a receiver beside the server.
 local config = require("core.config")
+local http = require("core.http_client")
 
 local M = {}
 
@@ -28,6 +29,7 @@ end
 ---@class webhooks.Target
 ---@field url string
 ---@field private boolean listed by the operator: any address
+---@field host string in lower case, an IPv6 address without its brackets
 
 --- Reads a URL.
 ---@param url string
@@ -45,13 +47,31 @@ function M.read(url)
     if authority:sub(-1) == ":" then return nil, "url must name a port behind the colon" end
     port = port ~= "" and tonumber(port) or (scheme == "https" and 443 or 80)
     if port < 1 or port > 65535 then return nil, "url must name a port up to 65535" end
-    if listed(host, port) then return { url = url, private = true } end
+    local place = { url = url, private = listed(host, port), host = host:match("^%[(.*)%]$") or host:gsub("%.$", "") }
+    if place.private then return place end
     if scheme ~= "https" then return nil, "url must begin with https://" end
     if port ~= 443 and port < 1024 then return nil, "url must use port 443 or one from 1024 on" end
     -- Names that only mean something inside a network; addresses in figures are judged by the core.
     local literal = host:find("^%[") or host:find("^[%d.]+$") or host:find("^0x")
     if not literal and is_inside(host) then return nil, "url must name a public host" end
-    return { url = url, private = false }
+    return place
+end
+
+--- Reads a URL that is about to be set: as read does, and an address that is written out in it must be a public one. What is set already
+--- is judged by the core with each try, as any name is.
+---@param url string
+---@return webhooks.Target|nil, string|nil what is wrong with it
+function M.read_new(url)
+    local place, problem = M.read(url)
+    if not place or place.private then return place, problem end
+    local public = http.is_public(place.host)
+    if public == false then return nil, ("url must lead to a public address; %s is none"):format(place.host) end
+    -- What ends in figures and is no address is no name either.
+    local last = place.host:match("[^.:]+$") or ""
+    if public == nil and (place.host:find(":", 1, true) or last:find("^%d+$") or last:find("^0x%x*$")) then
+        return nil, "url must name a public host"
+    end
+    return place
 end
 
 return M
