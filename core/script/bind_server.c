@@ -7,6 +7,7 @@
 
 #include <lauxlib.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "http/decode.h"
 #include "http/file.h"
@@ -358,13 +359,19 @@ static int l_body(lua_State *L) {
     return 1;
 }
 
-/* The body decoded from where it lies: it does not become a Lua string. */
+/* The body decoded from where it lies: it does not become a Lua string. A byte order mark that an editor put before it
+   is no part of it, as in Node's body-parser. */
 static int l_json(lua_State *L) {
     struct request *r = live_slot(L)->r;
     if (request_streamed(r)) return task_refuse(L, ERR_INVALID, "stream", in_pieces);
     if (request_body_path(r)) return task_refuse(L, ERR_LIMIT, "spooled", "the body is in a file");
+    struct str body = request_body(r);
+    if (body.len >= 3 && memcmp(body.at, "\xEF\xBB\xBF", 3) == 0) {
+        body.at += 3;
+        body.len -= 3;
+    }
     struct error err = {0};
-    if (json_decode(L, request_body(r), &err)) return 1;
+    if (json_decode(L, body, &err)) return 1;
     return task_fail(L, &err);
 }
 

@@ -55,8 +55,11 @@ describe("edge case", function()
         assert.same({ 404, "Cannot GET /api/x/nope?page=2" }, { answer.status, answer.json.message })
     end)
 
-    it("1 again: a byte order mark before the JSON is named, for nobody sees one", function()
-        local answer = c:request("POST", "/auth/login", "\239\187\191{}", typed("application/json"))
+    it("1 again: a byte order mark before the JSON is passed over, and named anywhere else, for nobody sees one", function()
+        local body = '{"identifier":"nobody@example.test","password":"wrong-Password-1"}'
+        local answer = c:request("POST", "/auth/login", "\239\187\191" .. body, typed("application/json"))
+        assert.equal(401, answer.status)
+        answer = c:request("POST", "/auth/login", "\239\187\191\239\187\191" .. body, typed("application/json"))
         assert.same({ 400, "Unexpected byte order mark in JSON at position 0" }, { answer.status, answer.json.message })
     end)
 
