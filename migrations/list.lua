@@ -31,4 +31,5 @@ return {
     "0029_member_lists",
     "0030_ended_sessions",
     "0031_deactivation",
+    "0032_promotion_windows",
 }

@@ -2,6 +2,7 @@
 -- delivered: webhooks_spec, tests/faults/test_webhooks.
 local config = require("core.config")
 local json = require("core.json")
+local time = require("core.time")
 local db = require("kasma.db")
 local events = require("kasma.events")
 local shop_of = require("api.shop")
@@ -124,5 +125,133 @@ describe("the event of a payment", function()
         assert(ok, why)
         assert.same({ expected("payment.expired", order, session, checkout_id, "expired"),
             expected("payment.captured", order, session, checkout_id, "paid_after_expiry") }, told(shop.key, "payment", session.paymentId))
+    end)
+end)
+
+describe("the event of a promotion", function()
+    local PATH = "/marketing/promotions/"
+    local shop, platform
+
+    setup(function() shop, platform = support.tenant(), support.platform() end)
+
+    local function iso(in_seconds) return time.iso(time.now() + in_seconds * 1000) end
+
+    local function create(fields)
+        local body = { name = "Sale", type = "discount", value = 10, valueType = "percent" }
+        for name, value in pairs(fields or {}) do body[name] = value end
+        return must(shop.owner:post(PATH .. "create", body)).id
+    end
+
+    local function update(id, fields)
+        fields.id = id
+        must(shop.owner:post(PATH .. "update", fields))
+    end
+
+    local function remove(id) must(shop.owner:post(PATH .. "remove", { id = id })) end
+
+    local function names(id) return names_of(told(shop.key, "promotion", id)) end
+
+    -- Whether a moment waits for it.
+    local function waits(id)
+        return db.one(shop.key, "select due_at from due_work where tenant_key = $1 and kind = 'marketing.promotion_window' and id = $2",
+            shop.key, id) ~= nil
+    end
+
+    -- What holds a while from now.
+    local function at(seconds, fn)
+        support.advance(platform, seconds)
+        local ok, why = pcall(fn)
+        support.real_time(platform)
+        assert(ok, why)
+    end
+
+    it("tells that it begins when it is made, once, and that it ends when it is switched off, once", function()
+        local key = { ["Idempotency-Key"] = support.unique("k") }
+        local body = { name = "Sale", type = "discount", value = 10, valueType = "percent" }
+        local id = must(shop.owner:post(PATH .. "create", body, key)).id
+        assert.equal(id, must(shop.owner:post(PATH .. "create", body, key)).id)
+        update(id, { name = "Great sale" })
+        update(id, { isActive = true })
+        local calls = {}
+        for i = 1, 6 do calls[i] = function() return shop.owner:copy():post(PATH .. "remove", { id = id }) end end
+        assert.same({ [201] = 6 }, shop_of.statuses(support.parallel(calls)))
+        assert.same({ { event = "promotion.started", id = id, type = "discount", startDate = json.null, endDate = json.null },
+            { event = "promotion.ended", id = id, type = "discount", startDate = json.null, endDate = json.null } },
+            told(shop.key, "promotion", id))
+        update(id, { isActive = true })
+        update(id, { isActive = false })
+        assert.same({ "promotion.started", "promotion.ended", "promotion.started", "promotion.ended" }, names(id))
+        assert.is_false(waits(id))
+    end)
+
+    it("tells nothing of one that does not run", function()
+        local off, over, later = create{ isActive = false }, create{ startDate = iso(-7200), endDate = iso(-3600) },
+            create{ startDate = iso(3600) }
+        assert.same({ false, false, true }, { waits(off), waits(over), waits(later) })
+        update(over, { name = "Over" })
+        remove(later)
+        remove(off)
+        for _, id in ipairs{ off, over, later } do
+            assert.same({}, names(id))
+            assert.is_false(waits(id))
+        end
+    end)
+
+    it("tells a window that is moved over this moment or away from it", function()
+        local id = create{ startDate = iso(3600), endDate = iso(7200) }
+        assert.same({}, names(id))
+        update(id, { startDate = iso(-60) })
+        assert.same({ "promotion.started" }, names(id))
+        update(id, { endDate = iso(-30) })
+        assert.same({ "promotion.started", "promotion.ended" }, names(id))
+        assert.is_false(waits(id))
+    end)
+
+    it("tells its beginning and its end when they come", function()
+        local starts, ends = iso(3600), iso(7200)
+        local id = create{ type = "flash_sale", startDate = starts, endDate = ends }
+        at(3700, function()
+            support.eventually(function() return #names(id) > 0 end, 20)
+            assert.same({ { event = "promotion.started", id = id, type = "flash_sale", startDate = starts, endDate = ends } },
+                told(shop.key, "promotion", id))
+            assert.is_true(waits(id))
+        end)
+        at(7300, function()
+            support.eventually(function() return #names(id) > 1 end, 20)
+            assert.same({ "promotion.started", "promotion.ended" }, names(id))
+            support.eventually(function() return not waits(id) end, 20)
+        end)
+    end)
+
+    it("tells both of a window that passed before anybody looked", function()
+        local id = create{ startDate = iso(3600), endDate = iso(7200) }
+        at(9000, function()
+            support.eventually(function() return #names(id) > 1 end, 20)
+            assert.same({ "promotion.started", "promotion.ended" }, names(id))
+        end)
+    end)
+
+    it("tells in order also where an act comes before the sweeper", function()
+        local promotions = require("modules.promotions.service")
+        local id = create{ startDate = iso(3600), endDate = iso(7200) }
+        db.query(shop.key, "delete from due_work where tenant_key = $1 and kind = 'marketing.promotion_window' and id = $2", shop.key, id)
+        at(3700, function()
+            support.sign_in(shop.owner)
+            remove(id)
+            promotions.on_window(shop.key, id)
+            promotions.on_window(shop.key, id)
+        end)
+        support.sign_in(shop.owner)
+        assert.same({ "promotion.started", "promotion.ended" }, names(id))
+    end)
+
+    it("leaves one that follows a rule to the events of the rule", function()
+        local rule = shop_of.rule(shop, "promotion", "return nil")
+        assert.same({ "rule.published" }, names_of(told(shop.key, "rule")))
+        must(shop.owner:post("/rules/" .. rule .. "/disable", { reason = "over" }))
+        local id = told(shop.key, "rule")[1].id
+        update(id, { startDate = iso(-60), endDate = iso(3600) })
+        assert.same({}, names(id))
+        assert.is_false(waits(id))
     end)
 end)

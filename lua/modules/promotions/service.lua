@@ -5,9 +5,11 @@ local audit = require("kasma.audit")
 local bundles = require("modules.bundles.service")
 local catalog = require("modules.catalog.service")
 local db = require("kasma.db")
+local due = require("kasma.due")
 local errors = require("kasma.errors")
 local store = require("modules.promotions.store")
 local tenants = require("kasma.tenant")
+local window = require("modules.promotions.window")
 
 local M = {}
 
@@ -101,7 +103,8 @@ function M.create(scope, input)
     end
     local level = kind == "free_shipping" and "shipping" or kind ~= "discount" and "line" or input.level
         or (applicable == "all" and "order" or "line")
-    local row = { tenant_key = scope.tenant, app_key = scope.app, id = uuid.v7(), now = time.iso(time.now()), name = input.name,
+    local now_ms = time.now()
+    local row = { tenant_key = scope.tenant, app_key = scope.app, id = uuid.v7(), now = time.iso(now_ms), name = input.name,
         description = input.description, slug = input.slug, type = kind, value = value, value_type = meaning, currency = currency,
         applicable_to = applicable, target_ids = targets, level = level,
         min_order_value_minor = catalog.price("minOrderValue", input.minOrderValue, currency) or 0, min_quantity = input.minQuantity or 0,
@@ -116,6 +119,8 @@ function M.create(scope, input)
         max_units_per_customer = input.maxUnitsPerCustomer or 0, start_date = input.startDate, end_date = input.endDate,
         is_active = input.isActive ~= false, is_public = input.isPublic ~= false }
     local statements = { store.insert(row) }
+    window.append_act(statements, false, row, now_ms)
+    statements[#statements + 1] = window.wait(row, now_ms)
     audit.append(statements, scope, { action = "PROMOTION_CREATED", entity_type = "promotion", entity_id = row.id, after = input })
     return errors.unique({ promotions_slug = "slug_taken" }, db.pipeline, scope.tenant, statements)[1][1]
 end
@@ -181,9 +186,13 @@ function M.update(scope, input)
         row = store.lock(tx, scope.tenant, input.id)
         if not row then errors.not_found{ message = "Promotion not found" } end
         if input.version and input.version ~= row.version then M.version_conflict() end
+        local now_ms, last = time.now(), {}
+        local was = window.is_running(row, now_ms)
+        window.append_passed(last, row, now_ms)
         merge(row, input)
-        row = tx:pipeline{ store.update(row, time.iso(time.now())) }[1][1]
-        local last = {}
+        row = tx:pipeline{ store.update(row, time.iso(now_ms)) }[1][1]
+        window.append_act(last, was, row, now_ms)
+        last[#last + 1] = window.wait(row, now_ms)
         audit.append(last, scope, { action = "PROMOTION_UPDATED", entity_type = "promotion", entity_id = input.id, after = input })
         tx:at_commit(last)
     end)
@@ -193,10 +202,35 @@ end
 ---@param scope Scope
 ---@param id string
 function M.remove(scope, id)
-    if M.details(scope, id, false).type == "script" then M.script_row{ details = { ruleId = id } } end
-    local statements = { store.switch_off(scope.tenant, id, time.iso(time.now())) }
-    audit.append(statements, scope, { action = "PROMOTION_REMOVED", entity_type = "promotion", entity_id = id })
-    db.pipeline(scope.tenant, statements)
+    db.transaction(scope.tenant, function(tx)
+        local row = store.lock(tx, scope.tenant, id)
+        if not row then errors.not_found{ message = "Promotion not found" } end
+        if row.type == "script" then M.script_row{ details = { ruleId = id } } end
+        local now_ms, last = time.now(), {}
+        local was = window.is_running(row, now_ms)
+        last[1] = store.switch_off(scope.tenant, id, time.iso(now_ms))
+        window.append_passed(last, row, now_ms)
+        row.is_active = false
+        window.append_act(last, was, row, now_ms)
+        last[#last + 1] = window.wait(row, now_ms)
+        audit.append(last, scope, { action = "PROMOTION_REMOVED", entity_type = "promotion", entity_id = id })
+        tx:at_commit(last)
+    end)
+end
+
+--- Tells the beginning or end of a promotion that has come. Finds nothing to tell when it comes again.
+---@param tenant string
+---@param id string
+function M.on_window(tenant, id)
+    db.transaction(tenant, function(tx)
+        local row = store.lock(tx, tenant, id)
+        if not row then return tx:at_commit{ due.drop(tenant, window.KIND, id) } end
+        local now_ms = time.now()
+        local last = { store.put_told(tenant, id, time.iso(now_ms)) }
+        window.append_passed(last, row, now_ms)
+        last[#last + 1] = window.wait(row, now_ms)
+        tx:at_commit(last)
+    end)
 end
 
 return M

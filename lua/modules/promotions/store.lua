@@ -19,9 +19,9 @@ function M.insert(p)
       applicable_to, target_ids, level, min_order_value_minor, min_quantity, max_discount_minor, buy_qty, get_qty, get_discount_bps, scope,
       priority, stackable, exclusive, stop_after, include_bundled, exclusion_group, customer_groups, tier_ids, first_order_only, weekdays,
       hours_from, hours_to, usage_limit, per_customer_limit, budget_minor, max_units, max_units_per_customer, start_date, end_date,
-      is_active, is_public, created_at, updated_at)
+      is_active, is_public, created_at, updated_at, told_at)
       values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27,
-        $28, $29, $30, $31, $32, $33, $34, $35, $36, $37, $38, $39, $40, $41, $42, $42) returning ]] .. PROMOTION,
+        $28, $29, $30, $31, $32, $33, $34, $35, $36, $37, $38, $39, $40, $41, $42, $42, $42) returning ]] .. PROMOTION,
         p.tenant_key, p.app_key, p.id, p.name, p.description or null, p.slug or null, p.type, p.value, p.value_type, p.currency,
         p.applicable_to, pg.array(p.target_ids), p.level, p.min_order_value_minor, p.min_quantity, p.max_discount_minor, p.buy_qty,
         p.get_qty,
@@ -90,9 +90,10 @@ function M.set_script_state(tenant, rule_id, active, now)
 end
 
 ---@param tx table
----@return table|nil promotion, locked
+---@return table|nil promotion with told_at, locked
 function M.lock(tx, tenant, id)
-    return tx:query("select " .. PROMOTION .. " from promotions p where p.tenant_key = $1 and p.id = $2 for update", tenant, id)[1]
+    return tx:query("select " .. PROMOTION .. ", p.told_at from promotions p where p.tenant_key = $1 and p.id = $2 for update",
+        tenant, id)[1]
 end
 
 --- Writes what may be changed of a row that was locked.
@@ -101,7 +102,7 @@ function M.update(p, now)
         max_discount_minor = $8, priority = $9, stackable = $10, exclusive = $11, stop_after = $12, include_bundled = $13,
         exclusion_group = $14, customer_groups = $15, first_order_only = $16, weekdays = $17, hours_from = $18, hours_to = $19,
         usage_limit = $20, per_customer_limit = $21, budget_minor = $22, max_units = $23, max_units_per_customer = $24, start_date = $25,
-        end_date = $26, is_active = $27, is_public = $28, version = version + 1, updated_at = $29
+        end_date = $26, is_active = $27, is_public = $28, version = version + 1, updated_at = $29, told_at = $29
       where p.tenant_key = $1 and p.id = $2 returning ]] .. PROMOTION,
         p.tenant_key, p.id, p.name, p.description or null, p.value, p.min_order_value_minor, p.min_quantity, p.max_discount_minor,
         p.priority, p.stackable, p.exclusive, p.stop_after, p.include_bundled, p.exclusion_group or null, pg.array(p.customer_groups),
@@ -117,9 +118,15 @@ function M.given(tenant, id, since)
         tenant, id, since)[1]
 end
 
+--- Switches off a row that was locked.
 function M.switch_off(tenant, id, now)
-    return { [[update promotions set is_active = false, version = version + 1, updated_at = $3 where tenant_key = $1 and id = $2]],
-        tenant, id, now }
+    return { [[update promotions set is_active = false, version = version + 1, updated_at = $3, told_at = $3
+      where tenant_key = $1 and id = $2]], tenant, id, now }
+end
+
+--- Its beginning and end are told up to this moment.
+function M.put_told(tenant, id, now)
+    return { "update promotions set told_at = $3 where tenant_key = $1 and id = $2", tenant, id, now }
 end
 
 return M
