@@ -2,6 +2,7 @@
 local crypto = require("core.crypto")
 local migrate = require("kasma.migrate")
 local pg = require("core.pg")
+local catalogue = require("api.catalogue")
 
 local function file(version, text)
     return { version = version, name = ("%04d_x"):format(version), sql = text, sha256 = crypto.sha256(text) }
@@ -60,6 +61,33 @@ describe("a migration", function()
             assert.are.equal(f.sha256, rows[i].sha256)
             assert.is_true(rows[i].micros > 0 and rows[i].binary ~= "")
         end
+    end)
+end)
+
+describe("what stands when a migration comes", function()
+    -- The migration over a shop's rows, in a transaction that is taken back.
+    local function migrated(name, before, after)
+        local sql
+        for _, f in ipairs(migrate.files()) do if f.name == name then sql = f.sql end end
+        return catalogue.psql("owner", table.concat({ "begin; set local session_replication_role = replica;", before,
+            "set local role kasma_owner; set local search_path = public;", assert(sql), "reset role;", after, "rollback;" }, "\n"))
+    end
+
+    it("are promotions whose beginning and end are to be told", function()
+        local out = migrated("0032_promotion_windows", [[
+            alter table promotions drop column told_at;
+            delete from due_work where kind = 'marketing.promotion_window';
+            insert into promotions (tenant_key, id, name, type, currency, start_date, end_date, is_active, created_at, updated_at)
+              select 'windowed', ('00000000-0000-4000-8000-00000000000' || n)::uuid, n, kind, 'VND', now() + starts * interval '1 hour',
+                now() + ends * interval '1 hour', active, now(), now()
+              from (values ('1', 'discount', 1, 2, true), ('2', 'discount', -1, 2, true), ('3', 'discount', -2, -1, true),
+                ('4', 'discount', 1, 2, false), ('5', 'script', 1, 2, true), ('6', 'discount', null, null, true))
+                as p (n, kind, starts, ends, active);]], [[
+            select p.name, p.told_at is not null, d.due_at = p.start_date, d.due_at = p.end_date from promotions p
+              left join due_work d on d.tenant_key = p.tenant_key and d.id = p.id and d.kind = 'marketing.promotion_window'
+              where p.tenant_key = 'windowed' order by p.name;
+            select relname, relforcerowsecurity from pg_class where relname in ('promotions', 'due_work') order by 1;]])
+        assert.equal("1|t|t|f\n2|t|f|t\n3|t||\n4|t||\n5|f||\n6|t||\ndue_work|t\npromotions|t\n", out)
     end)
 end)
 
