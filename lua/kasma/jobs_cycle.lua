@@ -46,6 +46,11 @@ local function own(i, token)
     if call('EXISTS', keys[i]) == 0 then return -1 end
     return locks[i] and -6 or -2
   end
+  if not all_there and call('EXISTS', keys[i]) == 0 then
+    leave_active(ids[i])
+    call('DEL', lock_keys[i])
+    return -1
+  end
   if not leave_active(ids[i]) then return -3 end
   owned = i
   return 0
@@ -120,7 +125,12 @@ local function give_back(i, token)
   if code < 0 then return code end
   local priority = tonumber(call('HGET', keys[i], 'priority') or '') or 0
   event(p, 'waiting', 'jobId', ids[i], 'prev', 'active')
-  push(p, ids[i], priority, true)
+  if priority > 0 then
+    call('ZADD', p .. 'prioritized', priority * 4294967296, ids[i]) -- before all others of its priority
+    mark(p)
+  else
+    push(p, ids[i], 0, true)
+  end
   return 0
 end
 local function postpone(i, token, _, delay)
@@ -130,9 +140,9 @@ local function postpone(i, token, _, delay)
   delay_until(p, ids[i], now + tonumber(delay))
   return 0
 end
--- 1: there is nothing to wait for.
+-- 1: there is nothing to wait for, or what it waits for has failed it.
 local function await_children(i, token)
-  if call('SCARD', keys[i] .. ':dependencies') == 0 then return 1 end
+  if call('SCARD', keys[i] .. ':dependencies') == 0 or call('ZCARD', keys[i] .. ':unsuccessful') > 0 then return 1 end
   local code = own(i, token)
   if code < 0 then return code end
   event(p, 'waiting-children', 'jobId', ids[i], 'prev', 'active')
@@ -245,11 +255,11 @@ local function finish(i, token, value, extra, rule, trace)
   return 0
 end
 
--- A list of counts by the minute. A worker to which the minute is not new has turned both pages in it before.
+-- A list of counts by the minute. A worker to which the minute is not new has turned both pages in it before, but one that is begun.
 local function count_metrics(target, most, new_minute)
   if most <= 0 then return end
   local key = p .. 'metrics:' .. target
-  if ended[target] > 0 then call('HINCRBY', key, 'count', ended[target]) end
+  if ended[target] > 0 and call('HINCRBY', key, 'count', ended[target]) == ended[target] then new_minute = true end
   if not new_minute then return end
   local v = call('HMGET', key, 'prevTS', 'prevCount', 'count')
   local before = tonumber(v[3] or '0') - ended[target]
@@ -348,11 +358,23 @@ local wanted = tonumber(ARGV[6])
 local taken = {}
 local m = meta(p)
 local until_ms = 0
+-- What is not taken after all is served next, as before.
+local function put_back(ids, from, scores)
+  for i = #ids, from, -1 do
+    redis.pcall('LREM', p .. 'active', 1, ids[i])
+    if scores[ids[i] ] then
+      call('ZADD', p .. 'prioritized', scores[ids[i] ], ids[i])
+    else
+      call('RPUSH', p .. 'wait', ids[i])
+    end
+  end
+end
 -- Ids that are served next, up to n, put into active; and the scores of those that had one.
 local function next_ids(n)
   local ids, scores = call('RPOP', p .. 'wait', n) or {}, {}
   while #ids < n do
-    local first = call('ZPOPMIN', p .. 'prioritized', n - #ids)
+    local first = redis.pcall('ZPOPMIN', p .. 'prioritized', n - #ids)
+    if first.err then failure = first.err end
     if not first[1] then break end
     for i = 1, #first, 2 do
       ids[#ids + 1] = first[i]
@@ -360,19 +382,14 @@ local function next_ids(n)
     end
     if call('EXISTS', p .. 'prioritized') == 0 then call('DEL', p .. 'pc') end
   end
-  if #ids > 0 then in_parts('LPUSH', p .. 'active', ids) end
-  return ids, scores
-end
--- What this call has no room for is served next, as before.
-local function put_back(ids, from, scores)
-  for i = #ids, from, -1 do
-    call('LREM', p .. 'active', 1, ids[i])
-    if scores[ids[i] ] then
-      call('ZADD', p .. 'prioritized', scores[ids[i] ], ids[i])
-    else
-      call('RPUSH', p .. 'wait', ids[i])
+  if #ids > 0 then
+    local ok, why = pcall(in_parts, 'LPUSH', p .. 'active', ids)
+    if not ok then
+      put_back(ids, 1, scores)
+      error(why, 0)
     end
   end
+  return ids, scores
 end
 local bytes, full = 0, false
 local function take(n)
@@ -447,11 +464,11 @@ local function serve()
 end
 if wanted > 0 then attempt(serve) end
 if rare or delays then attempt(function() due = seldom().next_due(p) or 0 end) end
+flush_lists()
 if ended.completed + ended.failed > 0 and #taken == 0 and wanted > 0
   and call('EXISTS', p .. 'wait', p .. 'active', p .. 'prioritized') == 0 then
   event(p, 'drained')
 end
-flush_lists()
 -- Another worker looks after what is left; and after what falls due, where this one is busy now.
 local left = gathered.marks[p] or wanted == 0 or #taken == wanted * 2 or full
 gathered.marks[p] = nil

@@ -116,9 +116,10 @@ if not before then return -3 end
 call('HDEL', key, 'finishedOn', 'processedOn', 'failedReason', 'returnvalue', 'defa')
 if ARGV[3] == '1' then call('HDEL', key, 'atm', 'ats') end
 local v = call('HMGET', key, 'priority', 'parentKey', 'opts')
--- A parent that still waits, waits for this child again.
-if v[2] and call('EXISTS', v[2]) == 1 and call('HEXISTS', v[2], 'finishedOn') == 0 then
-  local was = call('HDEL', v[2] .. ':failed', key) + call('ZREM', v[2] .. ':unsuccessful', key)
+-- A parent that still waits, waits for this child again; and one that failed by it may do better when it is tried again itself.
+if v[2] and call('EXISTS', v[2]) == 1 then
+  local was = call('ZREM', v[2] .. ':unsuccessful', key)
+  if call('HEXISTS', v[2], 'finishedOn') == 0 then was = was + call('HDEL', v[2] .. ':failed', key) end
   if was > 0 then call('SADD', v[2] .. ':dependencies', key) end
 end
 push(p, id, LAYOUT == 6 and tonumber(v[1] or '') or 0, (decode(v[3]) or {}).lifo)
@@ -173,6 +174,7 @@ for _, one in ipairs(tree) do
   local state = state_of(jp, jid)
   if state == 'wait' or state == 'paused' or state == 'active' then
     call('LREM', jp .. state, 1, jid)
+    if state == 'active' then mark(jp) end -- there is room for another
   elseif state ~= 'unknown' then
     call('ZREM', jp .. state, jid)
   end

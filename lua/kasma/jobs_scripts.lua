@@ -46,9 +46,9 @@ end
 local function gather() gathered = { lists = {}, marks = {} } end
 local function flush_lists()
   for list, ids in pairs(gathered.lists) do
+    gathered.lists[list] = nil
     for i = 1, #ids, 1000 do call('LPUSH', list, unpack(ids, i, math.min(i + 999, #ids))) end
   end
-  gathered.lists = {}
 end
 local function flush()
   flush_lists()
@@ -161,8 +161,9 @@ local function remove_job(p, id, now)
   call('DEL', key, key .. ':lock', key .. ':logs', key .. ':dependencies', key .. ':processed', key .. ':failed', key .. ':unsuccessful')
 end
 
--- Nil: the job is to be added. Else it is a duplicate of the id answered.
-local function deduplicate(p, d, id, job, now)
+-- Nil: the job is to be added. Else it is a duplicate of the id answered; true beside it: one that is held back. `lost(parent key, parent)`
+-- hears of a parent whose child was held back and will not come any more.
+local function deduplicate(p, d, id, job, now, lost)
   local key = p .. 'de:' .. d.id
   local ttl = tonumber(d.ttl) or 0
   local function own()
@@ -185,14 +186,20 @@ local function deduplicate(p, d, id, job, now)
   end
   if d.keepLastIfActive and call('EXISTS', p .. owner .. ':lock') == 1 then
     local held = p .. 'dn:' .. d.id
+    local v = call('HMGET', held, 'pk', 'pd')
+    if v[1] then lost(v[1], decode(v[2])) end
     call('DEL', held)
     call('HSET', held, 'name', job.name, 'data', job.data, 'opts', job.opts, 'jid', id)
     if job.parent_key then
       call('HSET', held, 'pk', job.parent_key, 'pd', job.parent, 'pdk', job.parent_key .. ':dependencies')
     end
     if job.rjk then call('HSET', held, 'rjk', job.rjk) end
+    -- Its owner ends later than any time of the id, or what is held would never be added.
+    call('PERSIST', key)
+    tell(owner, id)
+    return owner, true
   end
-  if d.extend and ttl > 0 then call('PEXPIRE', key, ttl) end
+  if d.extend and ttl > 0 and call('EXISTS', p .. 'dn:' .. d.id) == 0 then call('PEXPIRE', key, ttl) end
   tell(owner, id)
   return owner
 end
@@ -233,6 +240,7 @@ local function end_deduplication(p, id, deid, now)
   if call('EXISTS', p .. next_id) == 1 then return end
   call('SET', key, next_id)
   call('INCR', p .. 'id')
+  if v[5] and call('EXISTS', v[5]) == 0 then v[5] = nil end -- its parent went meanwhile
   insert(p, next_id, { name = v[1], data = v[2] or '{}', opts = v[3] or '{}', timestamp = now, delay = tonumber(opts.delay) or 0,
     priority = tonumber(opts.priority) or 0, lifo = opts.lifo, parent_key = v[5], parent = v[6] or '', rjk = v[7], deid = deid })
 end
@@ -281,6 +289,9 @@ local met = 0
 for i = 1, #keys, 1000 do met = met + call('EXISTS', unpack(keys, i, math.min(i + 999, #keys))) end
 local seen = {}
 gather()
+-- Parents that are to be looked at when all their children are there: some may wait for nobody. Held back: a child that comes later.
+local parents, held_back, dropped = {}, {}, {}
+local function ask_parent(key, parent) parents[key] = parent end
 -- A job that is there already: the parent that asks for it takes it over when it has none.
 local function meet(p, id, key, job)
   if job.parent_key and call('HGET', key, 'parentKey') ~= job.parent_key then
@@ -288,7 +299,7 @@ local function meet(p, id, key, job)
     call('HSET', key, 'parentKey', job.parent_key, 'parent', job.parent)
     if call('ZSCORE', p .. 'completed', id) then
       call('HSET', job.parent_key .. ':processed', key, call('HGET', key, 'returnvalue') or 'null')
-      if call('SCARD', job.parent_key .. ':dependencies') == 0 then release_parent(parent, tonumber(job.timestamp)) end
+      ask_parent(job.parent_key, parent)
     else
       call('SADD', job.parent_key .. ':dependencies', key)
     end
@@ -298,6 +309,8 @@ end
 
 for i, job in ipairs(jobs) do
   local p, id, key = prefixes[i], ids[i], keys[i]
+  -- Of a duplicate with children only the children are added: they have nobody to tell.
+  if dropped[job.parent_key or ''] then job.parent_key, job.parent = nil, nil end
   local before = job.asker and call('GET', p .. 'ob:' .. job.asker)
   if before then
     ids[i] = before
@@ -307,14 +320,25 @@ for i, job in ipairs(jobs) do
     else
       local owner
       if job.dedup and job.dedup.id then
-        owner = deduplicate(p, job.dedup, id, job, tonumber(job.timestamp))
+        local held
+        owner, held = deduplicate(p, job.dedup, id, job, tonumber(job.timestamp), ask_parent)
         job.deid = job.dedup.id
+        if held and job.parent_key then held_back[job.parent_key] = true end
       end
-      if owner then ids[i] = owner else insert(p, id, job) end
+      if owner then
+        ids[i] = owner
+        if job.waits then dropped[key] = true end
+      else
+        insert(p, id, job)
+        if job.waits then ask_parent(key, { queueKey = string.sub(p, 1, -2), id = id }) end
+      end
     end
     if job.asker then call('SET', p .. 'ob:' .. job.asker, ids[i], 'PX', 86400000) end
     if job.id then seen[key] = true end
   end
+end
+for key, parent in pairs(parents) do
+  if not held_back[key] and call('SCARD', key .. ':dependencies') == 0 then release_parent(parent, tonumber(ARGV[4])) end
 end
 flush()
 return ids]]
@@ -340,7 +364,10 @@ if not call('SET', p .. 'stalled-check', ARGV[2], 'NX', 'PX', ARGV[1]) then retu
 local back = {}
 for _, id in ipairs(call('SMEMBERS', p .. 'stalled')) do
   local key = p .. id
-  if call('EXISTS', key .. ':lock') == 0 and call('LREM', p .. 'active', 1, id) > 0 and call('EXISTS', key) == 1 then
+  local freed = call('EXISTS', key .. ':lock') == 0 and call('LREM', p .. 'active', 1, id) > 0
+  if freed and call('EXISTS', key) == 0 then
+    mark(p) -- there is room for another
+  elseif freed then
     local count = call('HINCRBY', key, 'stc', 1)
     if count > 1 and call('HEXISTS', key, 'rjk') == 0 then call('HSET', key, 'defa', 'job stalled more than allowable limit') end
     call('RPUSH', wait_list(p), id)
