@@ -157,7 +157,13 @@ local function remove_job(p, id, now)
   local key = p .. id
   leave_parent(key, now)
   local deid = call('HGET', key, 'deid')
-  if deid and call('GET', p .. 'de:' .. deid) == id then call('DEL', p .. 'de:' .. deid, p .. 'dn:' .. deid) end
+  if deid and call('GET', p .. 'de:' .. deid) == id then
+    -- What it held back goes with it, and a parent does not wait for that.
+    local v = call('HMGET', p .. 'dn:' .. deid, 'pk', 'pd')
+    call('DEL', p .. 'de:' .. deid, p .. 'dn:' .. deid)
+    local parent = v[1] and call('SCARD', v[1] .. ':dependencies') == 0 and decode(v[2])
+    if parent then release_parent(parent, now) end
+  end
   call('DEL', key, key .. ':lock', key .. ':logs', key .. ':dependencies', key .. ':processed', key .. ':failed', key .. ':unsuccessful')
 end
 

@@ -11,7 +11,7 @@ local queues = require("kasma.jobs_queue")
 local scripts = require("kasma.jobs_scripts")
 local support = require("spec.jobs_support")
 
-local SEEDS, STEPS = { 1, 2, 281 }, 150
+local SEEDS, STEPS = { 1, 2, 3, 281, 617 }, 150
 local START_MS = 2000000000000
 local POINTS = "1440"
 local LIVING = { "wait", "paused", "prioritized", "delayed", "active", "waiting-children" }
