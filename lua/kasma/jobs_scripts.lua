@@ -298,6 +298,10 @@ gather()
 -- Parents that are to be looked at when all their children are there: some may wait for nobody. Held back: a child that comes later.
 local parents, held_back, dropped = {}, {}, {}
 local function ask_parent(key, parent) parents[key] = parent end
+local function lose_child(key, parent)
+  parents[key] = parent
+  held_back[key] = math.max(0, (held_back[key] or 0) - 1)
+end
 -- A job that is there already: the parent that asks for it takes it over when it has none.
 local function meet(p, id, key, job)
   if job.parent_key and call('HGET', key, 'parentKey') ~= job.parent_key then
@@ -327,9 +331,9 @@ for i, job in ipairs(jobs) do
       local owner
       if job.dedup and job.dedup.id then
         local held
-        owner, held = deduplicate(p, job.dedup, id, job, tonumber(job.timestamp), ask_parent)
+        owner, held = deduplicate(p, job.dedup, id, job, tonumber(job.timestamp), lose_child)
         job.deid = job.dedup.id
-        if held and job.parent_key then held_back[job.parent_key] = true end
+        if held and job.parent_key then held_back[job.parent_key] = (held_back[job.parent_key] or 0) + 1 end
       end
       if owner then
         ids[i] = owner
@@ -344,7 +348,7 @@ for i, job in ipairs(jobs) do
   end
 end
 for key, parent in pairs(parents) do
-  if not held_back[key] and call('SCARD', key .. ':dependencies') == 0 then release_parent(parent, tonumber(ARGV[4])) end
+  if (held_back[key] or 0) == 0 and call('SCARD', key .. ':dependencies') == 0 then release_parent(parent, tonumber(ARGV[4])) end
 end
 flush()
 return ids]]

@@ -139,6 +139,18 @@ describe("what was found by queues in every mixture", function()
         assert.same({ "P" }, ids(q, "waiting"))
     end)
 
+    it("a parent does not wait for a child held back in whose place another of the same flow is", function()
+        local q = fresh()
+        local de = { id = "d", keepLastIfActive = true }
+        jobs.add(q, "c", {}, { deduplication = { id = "d" } })
+        take(q, "w")
+        local middle = child(q, "M")
+        middle.children = { child(q, "first", { deduplication = de }) }
+        jobs.add_flow(parent_of(q, middle, child(q, "second", { deduplication = de })))
+        assert.same({ "M" }, ids(q, "waiting"))
+        assert.same({ "P" }, ids(q, "waiting-children"))
+    end)
+
     it("the children of a duplicate have no parent", function()
         local q = fresh()
         jobs.add(q, "c", {}, { deduplication = { id = "d" } })
