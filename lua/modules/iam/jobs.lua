@@ -79,10 +79,22 @@ end)
 
 start.add("exchanged sessions", function(role)
     if role == "serve" then return end
-    -- Beside what else is done about a gap: this may take a while. Redis gone again meanwhile: its return is the next gap.
+    -- Beside what else is done about a gap: this may take a while. The connection that tells of the gap may be back before those that
+    -- are asked then, so it is tried until it is done.
+    local looking, once_more = false, false
     local function look()
-        local ok, why = pcall(sessions.drop_exchanged)
-        if not ok then log.warn("handles of exchanged sessions are looked at when Redis is back", { error = tostring(why) }) end
+        once_more = true
+        if looking then return end
+        looking = true
+        while once_more do
+            once_more = false
+            local ok, why = pcall(sessions.drop_exchanged)
+            if not ok then
+                log.warn("handles of exchanged sessions are looked at again in a second", { error = tostring(why) })
+                once_more = sched.sleep(1000)
+            end
+        end
+        looking = false
     end
     invalidate.on_gap(function() sched.spawn(look) end)
     sessions.drop_exchanged()
