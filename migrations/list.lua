@@ -32,4 +32,5 @@ return {
     "0030_ended_sessions",
     "0031_deactivation",
     "0032_promotion_windows",
+    "0033_workflow_listeners_again",
 }

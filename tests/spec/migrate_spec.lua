@@ -89,6 +89,45 @@ describe("what stands when a migration comes", function()
             select relname, relforcerowsecurity from pg_class where relname in ('promotions', 'due_work') order by 1;]])
         assert.equal("1|t|t|f\n2|t|f|t\n3|t||\n4|t||\n5|f||\n6|t||\ndue_work|t\npromotions|t\n", out)
     end)
+
+    it("are runs of workflows that wait for an event", function()
+        local out = migrated("0033_workflow_listeners_again", [[
+            insert into workflow_runs (tenant_key, id, rule_id, version, event, event_id, entity_type, entity_id, awaits, listens, state,
+                started_at, finished_at, updated_at)
+              select tenant, ('00000000-0000-4000-8000-00000000000' || n)::uuid, '00000000-0000-4000-8000-0000000000aa', 1, 'order.placed',
+                ('00000000-0000-4000-8000-00000000001' || n)::uuid, 'order', n, awaits::text[], listens,
+                case when ended then 'done' else 'waiting' end, now(), case when ended then now() end, now()
+              from (values ('upgraded', '1', '{order.paid}', false, false), ('upgraded', '2', '{}', false, false),
+                ('upgraded', '3', '{order.paid}', true, false), ('upgraded-too', '4', '{order.paid,order.cancelled}', false, false),
+                ('upgraded-too', '5', '{order.paid}', false, true)) as r (tenant, n, awaits, listens, ended);]], [[
+            select tenant_key, entity_id, listens from workflow_runs where tenant_key in ('upgraded', 'upgraded-too') order by entity_id;
+            select relname, relforcerowsecurity from pg_class where relname = 'workflow_runs';]])
+        assert.equal("upgraded|1|t\nupgraded|2|f\nupgraded|3|t\nupgraded-too|4|t\nupgraded-too|5|t\nworkflow_runs|t\n", out)
+    end)
+end)
+
+describe("a migration that changes rows of tenants", function()
+    it("takes row security off the owner before and puts it back behind", function()
+        local forced, changes = {}, 0
+        for name in catalogue.psql("owner", "select relname from pg_class where relforcerowsecurity"):gmatch("[^\n]+") do
+            forced[name] = true
+        end
+        for _, f in ipairs(migrate.files()) do
+            local sql = "\n" .. f.sql
+            -- 0025 forgot it; 0033 does what it meant.
+            for _, verb in ipairs(f.version ~= 25 and { "update", "insert into", "delete from" } or {}) do
+                for at, name in sql:gmatch("()\n" .. verb .. " ([%w_]+)") do
+                    if forced[name] then
+                        local off = sql:find("\nalter table " .. name .. " no force row level security;", 1, true)
+                        local on = sql:find("\nalter table " .. name .. " force row level security;", at, true)
+                        assert.is_true(off ~= nil and off < at and on ~= nil, f.name .. " changes no row of " .. name)
+                        changes = changes + 1
+                    end
+                end
+            end
+        end
+        assert.is_true(changes >= 3)
+    end)
 end)
 
 describe("credentials", function()
