@@ -75,6 +75,13 @@ describe("parallel checkouts", function()
         end
     end)
 
+    it("answer lists that are empty as lists", function()
+        local shop, product = shop_of.simple(1)
+        local placed = must(shop_of.checkout(shop_of.buyer(shop, product))).orders[1]
+        assert.is_true(json.is_array(placed.couponCodes))
+        assert.equal(0, #placed.couponCodes)
+    end)
+
     it("never sell half a cart", function()
         local shop, first = shop_of.simple(6)
         local second = shop_of.product(shop, { name = "Shade", price = 50000 })

@@ -367,7 +367,7 @@ local function record_of(scope, c, index, group)
         discount_total_minor = sums.discount, shipping_total_minor = sums.shipping, tax_total_minor = sums.tax,
         before_rounding = sums.total,
         gift_card_total_minor = 0, wallet_total_minor = 0, paid_total_minor = 0, refunded_total_minor = 0, shipping_address = c.address,
-        billing_address = c.billing_address, notes = c.notes, coupon_codes = {}, placed_at = c.now,
+        billing_address = c.billing_address, notes = c.notes, coupon_codes = json.array({}), placed_at = c.now,
         paid_at = c.terms.payment_status == "paid" and c.now or nil, expires_at = c.terms.expires_at, version = 1, items = {} }
     for i, line in ipairs(group.lines) do
         local held = c.chosen[line.source_id or line.id] ~= nil
