@@ -1,4 +1,6 @@
--- The API document (OpenAPI 3.1), made from the route declarations: nothing is described twice.
+-- The API document (OpenAPI 3.1), made from the route declarations: nothing is described twice. It is the same text in every process,
+-- so that its ETag holds across workers and two versions can be compared: members go as declared where a schema says so, else by name.
+local json = require("core.json")
 local errors = require("kasma.errors")
 local schema = require("kasma.schema")
 
@@ -196,6 +198,33 @@ local function with_arrays(value)
     return value
 end
 
+-- What a reader looks for first; the rest goes by name.
+local RANK = {}
+for i, name in ipairs{ "openapi", "info", "servers", "tags", "paths", "components", "get", "post", "put", "patch", "delete", "$ref", "name",
+    "in", "title", "version", "type", "summary", "description", "operationId", "required", "security", "parameters", "requestBody",
+    "responses" } do RANK[name] = i end
+
+local function before(a, b)
+    local first, second = RANK[a] or math.huge, RANK[b] or math.huge
+    if first ~= second then return first < second end
+    return a < b
+end
+
+-- The same document, printed in one order.
+local function in_order(value)
+    if type(value) ~= "table" then return value end
+    local names = {}
+    for key, member in pairs(value) do
+        in_order(member)
+        if type(key) == "string" then names[#names + 1] = key end
+    end
+    if names[1] and not getmetatable(value) then
+        table.sort(names, before)
+        json.object(names, value)
+    end
+    return value
+end
+
 local sources = {}
 
 --- Names what a tenant has beside the declared routes: fn(scope) answers declarations, and a text that changes when they do.
@@ -234,7 +263,7 @@ function M.document(routes, info)
         end
     end
     table.sort(tags, function(a, b) return a.name < b.name end)
-    return with_arrays{
+    return in_order(with_arrays{
         openapi = "3.1.0",
         info = { title = info.title or "Kasma", version = info.version, description = "Commerce, content and learning for many tenants." },
         servers = { { url = "/" } },
@@ -256,7 +285,7 @@ function M.document(routes, info)
                 cookie = { type = "apiKey", ["in"] = "cookie", name = "access_token" },
             },
         },
-    }
+    })
 end
 
 return M

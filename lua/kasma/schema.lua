@@ -687,6 +687,7 @@ local has_json, json = pcall(require, "core.json")
 local array_meta = { __name = "array" }
 M.array_mark = has_json and json.array or function(list) return setmetatable(list, array_meta) end
 M.is_array = has_json and json.is_array or function(value) return getmetatable(value) == array_meta end
+local in_order = has_json and json.object or function(_, object) return object end
 
 -- JSON Schema (2020-12, as OpenAPI 3.1 takes it) -----------------------------------------------------------------------
 
@@ -719,9 +720,10 @@ local emitters = {
         return { anyOf = list }
     end,
     object = function(self, named)
-        local properties, required = {}, {}
+        local properties, required, names = {}, {}, {}
         for _, entry in ipairs(members_in_order(self.members)) do
             properties[entry.name] = emit(entry.schema, named)
+            names[#names + 1] = entry.name
             if not entry.schema.is_optional then required[#required + 1] = entry.name end
             for _, alias in ipairs(entry.schema.aliases or {}) do
                 local other = emit(entry.schema, named)
@@ -729,9 +731,10 @@ local emitters = {
                 other.deprecated = true
                 other.description = "alias of " .. entry.name
                 properties[alias] = other
+                names[#names + 1] = alias
             end
         end
-        local out = { type = "object", properties = properties, additionalProperties = self.opts.open and true or false }
+        local out = { type = "object", properties = in_order(names, properties), additionalProperties = self.opts.open and true or false }
         -- A member that has an alias may be absent under its own name.
         local strict = {}
         for _, name in ipairs(required) do

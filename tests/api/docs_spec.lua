@@ -1,5 +1,23 @@
 -- The API page: what it loads lies on this server, and nothing else of the folder is given out.
+local command = require("api.command")
 local support = require("api.support")
+
+describe("the API document", function()
+    it("is the same text in every process, so that its ETag holds and two versions can be compared", function()
+        local status, first, errors = command.run("openapi")
+        assert.equal(0, status, errors)
+        local _, second = command.run("openapi")
+        assert.is_true(#first > 100000)
+        assert.is_true(first == second, "two processes print two documents")
+    end)
+
+    it("shows members in the order of their declaration, and the parts of an operation in that of reading", function()
+        local _, text = command.run("openapi --area auth")
+        local login = text:match('"/auth/login":(%b{})')
+        assert.truthy(login:find('^{"post":{"tags":%["auth"%],"summary":"[^"]+","operationId":"auth%.postAuthLogin","security":'))
+        assert.truthy(login:find('"properties":{"identifier":{[^}]+},"password":{'))
+    end)
+end)
 
 describe("the API page", function()
     it("loads scripts and styles of this server alone, and its policy allows no others", function()

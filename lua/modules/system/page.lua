@@ -31,7 +31,7 @@ function M.render(areas)
     return table.concat{ '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Kasma API</title>',
         '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">',
         '<link rel="stylesheet" href="', link("swagger-ui.css"), '"><link rel="stylesheet" href="', link("page.css"), '"></head><body>',
-        '<header><h1>Kasma API</h1><a href="/openapi.json">openapi.json</a><a href="/api/docs/errors">error codes</a>',
+        '<header><h1>Kasma API</h1><a href="/openapi.json">openapi.json</a><a href="/api/docs?errors">error codes</a>',
         '<label>Area<select id="area">', table.concat(options), "</select></label></header>",
         "<noscript><p>This page needs scripts. The whole description is <a href=\"/openapi.json\">openapi.json</a>.</p></noscript>",
         '<main id="ui"></main><script src="', link("swagger-ui-bundle.js"), '"></script><script src="', link("page.js"), '"></script>',
