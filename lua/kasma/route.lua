@@ -87,6 +87,29 @@ function M.permission(key, description) permissions[key] = description end
 
 local SAFE = { GET = true, HEAD = true }
 
+-- Whether a page of another origin has no business with what its visitor's browser carries by itself. A session is for the pages of its
+-- own tenant. In another tenant that its person belongs to it serves that tenant's pages too, but not for the account, which is one over
+-- all tenants, and not for a tenant that the request names otherwise: its app is none of that tenant's then.
+local function is_foreign_page(ctx, decl)
+    local req, identity = ctx.req, ctx.user or ctx.stranger
+    if not identity then return web.is_cross_site(req) and web.is_cross_site(req, ctx.app) end
+    if not web.is_cross_site(req, web.app_of(req, identity)) then return false end
+    return web.is_cross_site(req, ctx.app) or (decl.account and ctx.tenant ~= identity.tenant_key)
+end
+
+-- Lets the pages read an answer whose app has let them in; one that was made for a cookie only those that the cookie is for.
+local function add_cors(ctx, headers, origin)
+    local user = ctx.user
+    if user and user.via == "cookie" then
+        local ok, foreign = pcall(is_foreign_page, ctx, ctx.decl)
+        if not ok or foreign then
+            headers["Vary"] = "Origin"
+            return
+        end
+    end
+    web.add_cors(ctx.req, headers, origin, ctx.app)
+end
+
 -- A body that is taken piece by piece is never there whole, so that nothing can be said about it before the handler has begun:
 -- neither validated nor compared with that of an earlier request of the same key.
 local function declare_stream(name, decl)
@@ -105,7 +128,7 @@ local function becomes(kind, open)
         local origin = req:header("origin")
         if kind == "events" and origin then
             options.headers = options.headers or {}
-            web.add_cors(req, options.headers, origin, ctx.app)
+            add_cors(ctx, options.headers, origin)
         end
         local socket, err = req[kind](req, options)
         if not socket then
@@ -182,7 +205,7 @@ local function write(ctx, status, fixed, body)
     if no_store then headers["Cache-Control"] = "no-store" end
     if own then for name, value in pairs(own) do headers[name] = value end end
     if cookies then headers["Set-Cookie"] = cookies end
-    if origin then web.add_cors(req, headers, origin, ctx.app) end
+    if origin then add_cors(ctx, headers, origin) end
     respond(req, status, headers, body)
 end
 
@@ -278,6 +301,8 @@ end
 local function unavailable_tenant() errors.forbidden{ message = "Tenant is not available", code = "tenant_unavailable" } end
 local function not_a_member() errors.forbidden{ message = "You do not belong to this tenant", code = "not_a_member" } end
 
+local function cross_site() errors.forbidden{ message = "Cross-site request refused", code = "cross_site" } end
+
 local SWITCH = "tenants.switch"
 
 -- Whether the caller may work in `tenant`: as itself (true), or as a guest (false, public routes only).
@@ -315,7 +340,8 @@ local function settle_tenant(ctx, decl, identity)
         if not wanted_app and type(query.app_key) == "string" then wanted_app = query.app_key end
     end
     local tenant, app
-    local by_key = identity and identity.kind == "key" and identity or published(req)
+    -- A key and a ticket of the realtime hub are for the tenant that they were made in.
+    local by_key = identity and (identity.kind == "key" or identity.via == "ticket") and identity or published(req)
     if by_key then
         tenant, app = by_key.tenant_key, by_key.app_key
         if wanted and wanted ~= tenant then not_a_member() end
@@ -571,9 +597,8 @@ local function run(ctx, decl)
 
     settle_tenant(ctx, decl, identity)
     local unsafe = not SAFE[decl.method]
-    if unsafe and by_cookie(req, identity) and web.is_cross_site(req) and web.is_cross_site(req, ctx.app) then
-        errors.forbidden{ message = "Cross-site request refused", code = "cross_site" }
-    end
+    local carried = unsafe and by_cookie(req, identity)
+    if carried and is_foreign_page(ctx, decl) then cross_site() end
     if decl.resolve then
         decl = decl.resolve(ctx)
         ctx.decl, ctx.route = decl, decl.path
@@ -591,7 +616,10 @@ local function run(ctx, decl)
     if decl.named_tenant then
         local source = decl.named_tenant == "params" and req.params or decl.named_tenant == "query" and req:query_table()
             or (type(ctx.parsed) == "table" and ctx.parsed) or {}
-        if ctx.user then name_tenant(ctx, decl, source.tenant_key) end
+        if ctx.user then
+            name_tenant(ctx, decl, source.tenant_key)
+            if carried and is_foreign_page(ctx, decl) then cross_site() end
+        end
     end
     if decl.module then modules_gate.check(ctx, decl.module) end
     if ctx.user then check_permission(ctx, decl) end
