@@ -114,6 +114,13 @@ static bool print_entry(const struct config_entry *e, bool origins) {
     return printf("%-26s %-40s %s%s\n", e->name, e->shown, e->origin, e->live ? ", HUP changes it" : "") >= 0;
 }
 
+static bool is_setting(const char *name) {
+    struct config_entry e;
+    for (size_t i = 0; config_entry(i, &e); i++)
+        if (strcmp(e.name, name) == 0) return true;
+    return false;
+}
+
 static int run_config(const struct words *words) {
     const char *what = words->count > 2 ? words->list[2] : "print";
     if (strcmp(what, "check") == 0) {
@@ -127,15 +134,20 @@ static int run_config(const struct words *words) {
         int said = fprintf(stderr, "kasma config: print or check, not %s\n", what);
         return said < 0 ? EX_IOERR : 2;
     }
-    bool origins = has_word(words, "--origins"), named = false, found = false;
-    for (int i = 3; i < words->count; i++) named = named || words->list[i][0] != '-';
+    bool origins = has_word(words, "--origins"), named = false, all_known = true;
+    for (int i = 3; i < words->count; i++) {
+        if (strcmp(words->list[i], "--origins") == 0) continue;
+        named = true;
+        if (is_setting(words->list[i])) continue;
+        all_known = false;
+        if (fprintf(stderr, "kasma config: there is no setting %s\n", words->list[i]) < 0) return EX_IOERR;
+    }
     struct config_entry e;
     for (size_t i = 0; config_entry(i, &e); i++) {
         if (named ? !has_word(words, e.name) : !origins && strcmp(e.origin, "unset") == 0) continue;
-        found = true;
         if (!print_entry(&e, origins)) return EX_IOERR;
     }
-    return found ? 0 : 2;
+    return all_known ? 0 : 2;
 }
 
 static int run_healthcheck(const struct words *words) {

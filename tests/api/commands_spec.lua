@@ -306,3 +306,59 @@ describe("kasma user create-admin", function()
         assert.equal(1, (run("user create-admin nobody")))
     end)
 end)
+
+describe("kasma user create", function()
+    it("gives an account that is there the role, and leaves its password, name and what it may hold elsewhere", function()
+        local first, second = support.tenant(), support.tenant()
+        local email = support.unique("both") .. "@example.test"
+        local made = command.json(("user create %s --tenant %s --role customer --name Both --json"):format(email, first.key))
+        assert.equal("GENERAL_0", made.userType)
+        local known, status = command.json(("user create %s --tenant %s --role catalog_manager --name Other --json"):format(email,
+            second.key))
+        assert.equal(0, status)
+        assert.same({ made.id, "TENANT_0", true, nil }, { known.id, known.userType, known.known, known.password })
+        -- What its type may hold never falls.
+        assert.equal("TENANT_0", command.json(("user create %s --tenant %s --role customer --json"):format(email, second.key)).userType)
+        assert.equal("Both", db.one(nil, "select display_name from users where id = $1", made.id).display_name)
+        local client = support.guest(second)
+        local answer = client:post("/auth/login", { identifier = email, password = made.password })
+        assert.truthy(answer.status == 200 or answer.json.requiresOtp, answer.body)
+
+        local exit, _, said = run(("user create %s --tenant %s --role customer --password-stdin"):format(email, second.key), nil,
+            "other-words-1")
+        assert.equal(1, exit)
+        assert.truthy(said:find("whose password stays", 1, true))
+    end)
+end)
+
+describe("a word that is wrong", function()
+    it("is named, and ends a command with 2 before anything is done", function()
+        for words, named in pairs{
+            ["config print PORT NO_SUCH_SETTING"] = "NO_SUCH_SETTING",
+            ["doctor --group money --tenant no-such-tenant"] = "no-such-tenant",
+            ["migrate --to soon"] = "soon",
+            ["queues tidy"] = "tidy",
+            ["queues show"] = "show needs a queue",
+            ["queues clean mail-queue"] = "--state",
+            ["outbox tidy"] = "tidy",
+            ["outbox drop 17"] = "17",
+            ["webhooks tidy"] = "tidy",
+            ["webhooks deliveries MASTER --state lost"] = "lost",
+            ["webhooks show MASTER 17"] = "17",
+            ["mail tidy"] = "tidy",
+            ["openapi --area nowhere"] = "nowhere",
+        } do
+            local exit, _, said = run(words)
+            assert.equal(2, exit, words)
+            assert.truthy(said:find(named, 1, true), words .. " said " .. said)
+        end
+    end)
+
+    it("among the members of a job on standard input adds nothing", function()
+        local queue = support.unique("words")
+        local exit, _, said = run("queues add " .. queue, nil, '{"name":"a","priority":1}')
+        assert.equal(2, exit)
+        assert.truthy(said:find("priority", 1, true))
+        assert.equal(1, (run("queues show " .. queue)))
+    end)
+end)

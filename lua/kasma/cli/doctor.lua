@@ -71,6 +71,10 @@ function M.run(words)
         wanted[name] = true
     end
     if args and args.tenant and not require("kasma.tenant").is_key(args.tenant) then bad = args.tenant .. " is no tenant's key" end
+    if args and args.tenant and not bad then
+        local asked, row = pcall(require("kasma.tenant").by_key, args.tenant)
+        if asked and not row then bad = "there is no tenant " .. args.tenant end
+    end
     if not args or bad or args[1] then
         io.stderr:write("kasma doctor: ", bad or (args[1] .. " is not known here"), "\n\n", M.usage)
         return 2

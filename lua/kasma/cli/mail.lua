@@ -11,7 +11,7 @@ kasma mail list TENANT [--state STATE] [--template NAME] [--to ADDRESS] [--limit
 kasma mail show TENANT ID [--json]
 kasma mail suppressed TENANT ADDRESS [--json]
 kasma mail allow TENANT ADDRESS
-kasma mail test ADDRESS [--tenant TENANT]
+kasma mail test ADDRESS
 
 list shows the newest mails first (STATE: queued, sending, sent, failed, suppressed); a mail that says sending for long was
 cut off between the mail server and its row. suppressed tells why nothing goes to an address, allow takes it off the list.
@@ -75,11 +75,12 @@ local NEEDS = { list = 1, show = 2, suppressed = 2, allow = 2, test = 1 }
 ---@return integer exit 0 done, 1 failed, 2 wrong use
 function M.run(words)
     local command = words[1]
-    local args, bad = args_of({ unpack(words, 2) }, { state = true, template = true, to = true, limit = true, tenant = true, json = false })
+    local args, bad = args_of({ unpack(words, 2) }, { state = true, template = true, to = true, limit = true, json = false })
     if command == "--help" then
         io.stdout:write(M.usage)
         return 0
     end
+    if command and not commands[command] then bad = command .. " is not known here" end
     if not commands[command or ""] or not args or #args ~= NEEDS[command] then
         io.stderr:write(bad and ("kasma mail: " .. bad .. "\n\n") or "", M.usage)
         return 2
@@ -89,9 +90,11 @@ function M.run(words)
         commands[command](args)
     end)
     if ok then return 0 end
-    local usage = type(why) == "table" and why.usage
-    io.stderr:write("kasma mail: ", usage or tostring(why), "\n")
-    return usage and 2 or 1
+    if type(why) == "table" and why.usage then
+        io.stderr:write("kasma mail: ", why.usage, "\n")
+        return 2
+    end
+    return require("kasma.cli.failure")("mail", why)
 end
 
 return M

@@ -70,6 +70,9 @@ function M.run(args)
         elseif word == "--to" and tonumber(args[i + 1]) then
             options.to = tonumber(args[i + 1])
             i = i + 1
+        elseif word == "--to" then
+            io.stderr:write("kasma migrate: --to needs the number of a migration", args[i + 1] and ", not " .. args[i + 1] or "", "\n")
+            return 2
         else
             io.stderr:write("kasma migrate: ", word, " is not known here\n\n", M.usage)
             return 2

@@ -24,6 +24,18 @@ function M.run(words)
         return 0
     end
     require("kasma.boot").load()
+    local areas, known = {}, {}
+    for _, decl in ipairs(require("kasma.route").all()) do
+        if not decl.hidden and not known[decl.tag] then
+            known[decl.tag] = true
+            areas[#areas + 1] = decl.tag
+        end
+    end
+    if args.area and not known[args.area] then
+        table.sort(areas)
+        io.stderr:write(("kasma openapi: there is no area %s; there are %s\n"):format(args.area, table.concat(areas, ", ")))
+        return 2
+    end
     local document = require("kasma.openapi").document(require("kasma.route").all(), { version = require("core.config").version,
         tag = args.area })
     io.stdout:write(require("core.json").encode(document), "\n")

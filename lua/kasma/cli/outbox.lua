@@ -45,7 +45,10 @@ function commands.list(args)
 end
 
 local function id_of(args)
-    if not require("kasma.schema").is_uuid(args[1]) then error("an ID is missing; kasma outbox list shows them", 0) end
+    if not args[1] then error({ usage = "an ID is missing; kasma outbox list shows them" }, 0) end
+    if not require("kasma.schema").is_uuid(args[1]) then
+        error({ usage = args[1] .. " is no ID of a row; kasma outbox list shows them" }, 0)
+    end
     return args[1]
 end
 
@@ -86,15 +89,18 @@ function M.run(words)
     if command:sub(1, 2) == "--" then command, first = "status", 1 end
     local args, bad = args_of({ unpack(words, first) }, { tenant = true, topic = true, limit = true, parked = false, all = false,
         json = false })
-    if not commands[command] or not args or #args > 1 then
+    if not commands[command] then bad = command .. " is not known here" end
+    if bad or not args or #args > 1 then
         io.stderr:write(bad and ("kasma outbox: " .. bad .. "\n\n") or "", M.usage)
         return 2
     end
     local ok, why = pcall(commands[command], args)
     if ok then return 0 end
-    local usage = type(why) == "table" and why.usage
-    io.stderr:write("kasma outbox: ", usage or tostring(why), "\n")
-    return usage and 2 or 1
+    if type(why) == "table" and why.usage then
+        io.stderr:write("kasma outbox: ", why.usage, "\n")
+        return 2
+    end
+    return require("kasma.cli.failure")("outbox", why)
 end
 
 return M

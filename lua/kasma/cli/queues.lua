@@ -32,6 +32,7 @@ Ends with 0, 1 when it failed, 2 on wrong use, 4 when the job's state forbids it
 
 local SHOWN = { "waiting", "active", "delayed", "prioritized", "failed", "completed", "paused", "waiting-children" }
 local INPUT_MAX = 16777216
+local MEMBERS = { name = true, data = true, opts = true, bulk = true, flow = true, scheduler = true }
 
 local scope = { tenant = "MASTER", app = "MASTER", actor_kind = "system" }
 
@@ -51,6 +52,7 @@ end
 
 local function state_of(args, default)
     local state = args.state or default
+    if not state then error({ usage = "--state is needed" }, 0) end
     for _, one in ipairs(SHOWN) do
         if one == state then return state end
     end
@@ -123,6 +125,11 @@ function commands.add(service, args)
     if type(input) ~= "table" then
         error({ usage = "standard input is no JSON object: " .. tostring(type(why) == "table" and why.message or why) }, 0)
     end
+    for name in pairs(input) do
+        if not MEMBERS[name] then
+            error({ usage = tostring(name) .. " is no member of a job: name, data and opts, or one of bulk, flow and scheduler" }, 0)
+        end
+    end
     local ids = service.add(scope, args[2], input, true)
     return out(args, { ids = json.array(ids) }, table.concat(ids, "\n"))
 end
@@ -182,6 +189,8 @@ function M.run(words)
     end
     local needs = args and NEEDS[args[1]]
     if needs == 3 and args.failed then needs = 2 end
+    if args and args[1] and not needs then bad = args[1] .. " is not known here" end
+    if needs and #args < needs then bad = ("%s needs %s"):format(args[1], needs == 3 and "a queue and an ID" or "a queue") end
     if not needs or #args < needs or #args > (args[1] == "show" and 3 or needs) then
         io.stderr:write(bad and ("kasma queues: " .. bad .. "\n\n") or "", M.usage)
         return 2

@@ -10,15 +10,17 @@ Makes the platform's roles, the modules and the roles of tenant MASTER; outside 
 hundred products, stock, taxes, shipping, promotions and users with random passwords, which are printed. What is there is
 left alone, so it can be run again.
 
-  --users-file PATH  keep the demo users' passwords here (mode 600), so that the next run prints the same
+  --users-file PATH  keep the demo users' passwords here (mode 600), so that the next run prints the same; a user who is not in the
+                     file gets a new one
 
   kasma seed --users-file var/demo-users
 ]]
 
 -- Lines `e-mail password role`.
 local function remembered(path)
+    if not path then return nil end
     local passwords = {}
-    local file = path and io.open(path, "r")
+    local file = io.open(path, "r")
     if not file then return passwords end
     for line in file:lines() do
         local email, password = line:match("^(%S+) (%S+)")
@@ -76,7 +78,9 @@ function M.run(args)
         io.stdout:write(require("core.json").encode(report), "\n")
     else
         io.stdout:write(("tenant demo: %d products\n"):format(report.products))
-        for _, p in ipairs(report.people) do io.stdout:write(("  %-24s %-22s %s\n"):format(p.email, p.password, p.role)) end
+        for _, p in ipairs(report.people) do
+            io.stdout:write(("  %-24s %-22s %s\n"):format(p.email, p.password or "(as it was)", p.role))
+        end
     end
     return 0
 end

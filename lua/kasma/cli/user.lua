@@ -9,8 +9,9 @@ kasma user create EMAIL --tenant KEY --role ROLE_KEY [--name NAME] [--password-s
 kasma user import FILE --tenant KEY [--dry-run] [--json]
 
 create-admin makes a platform owner, or makes an existing user one, and prints a one-time code with which they sign in and choose
-a password. create makes an active user with a role of a tenant, with a random password that is printed once. With
---password-stdin the password is read from standard input; it is never taken from the command line.
+a password. create makes an active user with a role of a tenant, with a random password that is printed once; an account that is there
+already gets the role, and keeps its password. With --password-stdin the password is read from standard input; it is never taken from
+the command line.
 
 Ends with 0 when it was done, 1 when not, 2 on wrong use, 5 when a store cannot be reached.
 
@@ -37,6 +38,7 @@ end
 
 local function print_user(report, admin)
     io.stdout:write(("%s  %s  %s%s\n"):format(report.id, report.email, report.userType, admin and ", platform owner" or ""))
+    if report.known then io.stdout:write("there was an account; it has the role, and signs in as before\n") end
     if report.password then io.stdout:write("password  ", report.password, "\n") end
     if report.code then require("kasma.cli.code")(report.email, report.code, report.codeSeconds) end
 end
@@ -53,6 +55,9 @@ local function make(words)
     if not require("kasma.schema").is_email(email) then error(email .. " is no e-mail address", 0) end
     local tenant = args.tenant or "MASTER"
     if not require("kasma.tenant").by_key(tenant) then error("there is no tenant " .. tenant, 0) end
+    if not admin and args["password-stdin"] and require("modules.iam.store").user_by_email(email) then
+        error(email .. " has an account already, whose password stays: leave --password-stdin out", 0)
+    end
     local password, random = password_of(args, admin)
     local users, roles = require("modules.iam.users"), require("modules.iam.store_roles")
     local scope = { tenant = tenant, app = "MASTER", actor_kind = "system" }
@@ -63,10 +68,11 @@ local function make(words)
     end
     local user_type = admin and "KASMA_0" or (#keys == 1 and keys[1] == "customer" and "GENERAL_0" or "TENANT_0")
     if admin then require("modules.iam.roles").ensure_platform() end
-    local user = users.provision(scope, { email = email, password = password, display_name = args.name, user_type = user_type,
+    local user, fresh = users.provision(scope, { email = email, password = password, display_name = args.name, user_type = user_type,
         role_keys = keys,
         platform_role = admin and "platform_owner" or nil })
-    local report = { id = user.id, email = user.email, userType = user.user_type, password = random and password or nil }
+    local report = { id = user.id, email = user.email, userType = user.user_type, password = random and fresh and password or nil,
+        known = not fresh and not admin or nil }
     if admin and not password then
         report.code, report.codeSeconds = require("modules.iam.otp").hand_over{ identifier = user.email, type = "FORGOT_PASSWORD",
             user_id = user.id }

@@ -32,7 +32,8 @@ local function service() return require("modules.webhooks.service") end
 local function scope_of(args) return { tenant = args[1], app = "MASTER", actor_kind = "system" } end
 
 local function id_of(text)
-    if not require("kasma.schema").is_uuid(text) then error("an ID is missing or malformed", 0) end
+    if not text then error({ usage = "an ID is missing" }, 0) end
+    if not require("kasma.schema").is_uuid(text) then error({ usage = text .. " is no ID" }, 0) end
     return text
 end
 
@@ -61,8 +62,9 @@ local function delivery_line(d)
 end
 
 function commands.deliveries(args)
-    local filter = { endpoint_id = args.endpoint and id_of(args.endpoint), event = args.event, state = args.state }
-    lines(service().deliveries(args[1], filter, nil, math.max(1, math.min(tonumber(args.limit) or 50, 1000))), args.json, delivery_line)
+    local filter = { endpoint_id = args.endpoint and id_of(args.endpoint), event = args.event,
+        state = given.one_of(args.state, "state", { "pending", "sent", "failed", "dead" }) }
+    lines(service().deliveries(args[1], filter, nil, given.number(args.limit, "limit", 50, 1, 1000)), args.json, delivery_line)
 end
 
 function commands.show(args)
@@ -123,8 +125,8 @@ end
 -- Not among the others: it needs no store where a server is named.
 local function listen(args)
     local port, path = tonumber(args.to or ""), args.path or "/"
-    if not port or port < 1 or port > 65535 or port % 1 ~= 0 then error("--to needs a port", 0) end
-    if path:sub(1, 1) ~= "/" or path:find("[%s%c]") then error("--path must begin with /", 0) end
+    if not port or port < 1 or port > 65535 or port % 1 ~= 0 then error({ usage = "--to needs a port" }, 0) end
+    if path:sub(1, 1) ~= "/" or path:find("[%s%c]") then error({ usage = "--path must begin with /" }, 0) end
     local secret = args.secret or require("modules.webhooks.sign").new_secret()
     if not secret:find("^whsec_[%w+/]+=*$") then error("a secret begins with whsec_ and is base64 behind it", 0) end
     local target = require("kasma.cli.rules.target").of{ tenant = args[1], profile = args.profile, insecure = args.insecure }
@@ -170,6 +172,7 @@ function M.run(words)
         to = true, path = true, secret = true, profile = true, insecure = false })
     local enough = args and (command == "redeliver" and #args == (args.endpoint and 1 or 2) or command == "listen" and #args <= 1
         or #args == NEEDS[command])
+    if command ~= "" and command ~= "listen" and not commands[command] then bad = command .. " is not known here" end
     if not enough or not (commands[command] or command == "listen") then
         io.stderr:write(bad and ("kasma webhooks: " .. bad .. "\n\n") or "", M.usage)
         return 2
@@ -181,8 +184,12 @@ function M.run(words)
         commands[command](args)
     end)
     if ok then return 0 end
-    io.stderr:write("kasma webhooks: ", type(why) == "table" and tostring(why.usage or why.message) or tostring(why), "\n")
-    return 1
+    if type(why) == "table" and why.usage then
+        io.stderr:write("kasma webhooks: ", why.usage, "\n")
+        return 2
+    end
+    if type(why) == "table" and not require("kasma.errors").is(why) then why = why.message end
+    return require("kasma.cli.failure")("webhooks", why)
 end
 
 return M

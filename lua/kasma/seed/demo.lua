@@ -220,23 +220,23 @@ end
 
 local function new_password() return crypto.base64url(crypto.random(15)) end
 
---- Makes the people that are missing. A password that is not among the remembered ones is made anew.
----@param passwords table<string, string> by e-mail, those of an earlier run
----@return { email: string, password: string, role: string }[]
+--- Makes the people that are missing. Where passwords are remembered, one that is not among them is made anew.
+---@param passwords table<string, string>|nil by e-mail, those of an earlier run; nil: whoever is there keeps theirs
+---@return { email: string, password: string|nil, role: string }[]
 local function people(passwords)
     local list = {}
     for i, person in ipairs(PEOPLE) do
         local email, name, role, kind = person[1], person[2], person[3], person[4]
         local now, statements = base.now(), {}
         local id = store.user(email)
-        local password = passwords[email]
+        local password = passwords and passwords[email]
         if not id then
             id = uuid.v7()
             for _, statement in ipairs(store.new_user({ id = id, email = email, name = name, type = kind }, now)) do
                 statements[#statements + 1] = statement
             end
         end
-        if not password or #statements > 0 then
+        if (passwords and not password) or #statements > 0 then
             password = password or new_password()
             local hash, err = crypto.password_hash(password)
             if not hash then error(err, 0) end
@@ -255,11 +255,11 @@ local function people(passwords)
 end
 
 ---@class SeedReport
----@field people { email: string, password: string, role: string }[]
+---@field people { email: string, password: string|nil, role: string }[]
 ---@field products integer
 
 --- Makes the demo shop, or what is missing of it.
----@param passwords table<string, string> by e-mail
+---@param passwords table<string, string>|nil by e-mail; nil: whoever is there keeps theirs
 ---@return SeedReport
 function M.run(passwords)
     if not store.has_tenant(TENANT) then tenant() end

@@ -445,25 +445,33 @@ function M.create(scope, caller, input)
     return M.view(store.user(id), scope, nil)
 end
 
---- An active user with a password, for the command line and for seeds: no code step.
+--- An active user with a password, for the command line: no code step. An account that is there already may be somebody's on other
+--- tenants: it becomes a member with these roles, and password, name, state and lock stay as they are. A platform's owner is set up anew:
+--- so the machine's operator gets in again.
 ---@param scope Scope
 ---@param input table email, password (nil: none that anybody knows), display_name, user_type, role_keys, platform_role (role key or nil)
 ---@return table user row
+---@return boolean fresh the account is new
 function M.provision(scope, input)
     local email, now = input.email:lower(), time.iso(time.now())
     local known = store.user_by_email(email)
     local id = known and known.id or uuid.v7()
     local statements = {}
-    if known then
+    if known and input.platform_role then
         statements[1] = store.update_user(id, { status = "active", is_locked = false, user_type = input.user_type,
             display_name = input.display_name }, now)
+    elseif known then
+        -- What may be held rises with the roles, and never falls.
+        if known.user_type:sub(1, 8) == "GENERAL_" and input.user_type:sub(1, 8) ~= "GENERAL_" then
+            statements[1] = store.update_user(id, { user_type = input.user_type }, now)
+        end
     else
         statements[1] = store.insert_user{ id = id, email = email, display_name = input.display_name, user_type = input.user_type,
             status = "active", verified = true, now = now }
         statements[#statements + 1] = outbox.event(scope, "user.created", id, { userType = input.user_type, status = "active" })
     end
     -- Without a password a new user has one that nobody knows, and an existing one keeps theirs.
-    if input.password or not known then
+    if not known or (input.password and input.platform_role) then
         statements[#statements + 1] = store.put_credential{ id = uuid.v7(), user_id = id,
             password = passwords.hash(input.password or crypto.random_hex(32)), now = now }
     end
@@ -482,7 +490,7 @@ function M.provision(scope, input)
         user_type = input.user_type, roles = json.array(input.role_keys or {}), platform_role = input.platform_role } })
     db.pipeline(scope.tenant, statements)
     access.changed_user(id)
-    return store.user(id)
+    return store.user(id), not known
 end
 
 -- Roles of a user ------------------------------------------------------------------------------------------------------------

@@ -153,7 +153,7 @@ return {
 
 function commands.new(args)
     local key = args[2]
-    if not key or not key:find("^[a-z0-9][a-z0-9_-]+$") then usage("a key of small letters, digits, _ and - is needed") end
+    if not key or not key:find("^[a-z0-9][a-z0-9_-]+$") then usage("a key of two or more small letters, digits, _ and - is needed") end
     local hook = args.hook or "promotion"
     if not require("kasma.hooks_catalogue").get(hook) then usage(hook .. " is no hook; see kasma rules hooks") end
     local base = (args.dir or ".") .. "/" .. key
