@@ -11,7 +11,8 @@
  * 08007 says that its COMMIT was on its way.
  *
  * Away: when a connection cannot be made and none stands, all that waits is answered unavailable, later calls are
- * refused at once, and one connection is tried again with growing pauses until the server is back. */
+ * refused at once, and one connection is tried again with growing pauses until the server is back. One that broke under
+ * a transaction whose holder has not rolled back yet is kept for the holder, and does not stand. */
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -184,13 +185,20 @@ static void went_down(struct pg_pool *p, const char *why) {
     loop_at_turn_end(&p->hook);
 }
 
+/* Whether there is a connection that may serve, or may come to. */
+static bool any_stands(const struct pg_pool *p) {
+    for (const struct member *m = p->members; m; m = m->next)
+        if (!m->tx || !pg_conn_broken(m->conn)) return true;
+    return false;
+}
+
 static void try_again(uv_timer_t *timer) {
     struct pg_pool *p = timer->data;
-    if (p->down && p->open == 0) open_member(p);
+    if (p->down && !any_stands(p)) open_member(p);
 }
 
 static void schedule_retry(struct pg_pool *p) {
-    if (p->closing || !p->down || p->open > 0) return;
+    if (p->closing || !p->down || any_stands(p)) return;
     int started = uv_timer_start(&p->retry, try_again, p->backoff_ms, 0);
     (void)started; /* an initialised timer that is not closing cannot fail */
 }
@@ -204,7 +212,7 @@ static void member_ready(void *data, const struct pg_error *err) {
         remove_member(m);
         int n = snprintf(why, sizeof why, "%.199s", copy.message);
         (void)n; /* cut where it is too long */
-        if (p->open == 0) {
+        if (!any_stands(p)) {
             went_down(p, why);
             schedule_retry(p);
         } else {
@@ -228,7 +236,7 @@ static void discard(struct member *m) {
     bool useful = m->ready && (m->sent_us || now_us() - m->since_us > PROBE_MS * UINT64_C(1000));
     remove_member(m);
     loop_at_turn_end(&p->hook);
-    if (p->open > 0 || p->closing) return;
+    if (p->closing || any_stands(p)) return;
     /* The first sign that the server is away: a probe finds out, and calls wait for it. */
     if (useful) {
         open_member(p);
@@ -366,7 +374,7 @@ static void open_member(struct pg_pool *p) {
     if (!m || !m->conn) {
         free(m);
         p->open_after_us = now_us() + REFUSED_MS * UINT64_C(1000);
-        if (p->open == 0) {
+        if (!any_stands(p)) {
             went_down(p, err.message);
             schedule_retry(p);
         }
