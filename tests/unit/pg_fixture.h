@@ -71,7 +71,7 @@ static inline bool is_down(void *data) {
 }
 
 static inline void wait_answer(struct answer *a) {
-    assert_true(run_until(answered, a, 20));
+    assert_true(run_until(answered, a, 60));
 }
 
 static inline struct pg_settings settings(unsigned connections) {
@@ -84,9 +84,9 @@ static inline struct pg_settings settings(unsigned connections) {
                                 .connections = connections,
                                 .queue = 1000,
                                 .prepare = !through_bouncer,
-                                .wait_ms = 10000,
-                                .statement_ms = 10000,
-                                .connect_ms = 5000};
+                                .wait_ms = 40000,
+                                .statement_ms = 40000,
+                                .connect_ms = 20000};
 }
 
 static inline void close_pool(struct pg_pool *p) {
@@ -228,7 +228,7 @@ static const struct pg_statement DIVIDE = {.sql = {.at = "select 1 / 0", .len = 
 static const struct pg_statement EVERYTHING = {
     .sql = {.at = "select coalesce(string_agg(distinct tenant_key, ','), 'none') from things",
             .len = sizeof "select coalesce(string_agg(distinct tenant_key, ','), 'none') from things" - 1}};
-static const struct pg_statement SLOW = {.sql = {.at = "select pg_sleep(30)", .len = 19}};
+static const struct pg_statement SLOW = {.sql = {.at = "select pg_sleep(600)", .len = 20}};
 static const struct pg_statement ADD = {.sql = {.at = "insert into things values ('acme', 't1', 'tx')", .len = 46}};
 static const struct pg_statement COUNT = {
     .sql = {.at = "select count(*) from things where tenant_key = 'acme' and v = 'tx'", .len = 66}};

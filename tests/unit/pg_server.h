@@ -18,6 +18,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "free_port.h"
 #include "runtime/loop.h"
 
 struct pg_server {
@@ -26,18 +27,6 @@ struct pg_server {
     pid_t pid, bouncer; /* 0: not running */
     bool foreign;       /* TEST_DATABASE_URL: it is not ours to stop */
 };
-
-static inline int pg_free_port(void) {
-    int fd = socket(AF_INET, SOCK_STREAM, 0);
-    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    socklen_t len = sizeof at;
-    int port = -1;
-    if (fd >= 0 && bind(fd, (struct sockaddr *)&at, sizeof at) == 0 &&
-        getsockname(fd, (struct sockaddr *)&at, &len) == 0)
-        port = ntohs(at.sin_port);
-    if (fd >= 0) close(fd);
-    return port;
-}
 
 /* Executes it as the user postgres when we are root: the server refuses to run as root. It ends with this process. */
 static inline pid_t pg_spawn(const char *dir, char *const *argv) {
@@ -122,7 +111,7 @@ static inline bool pg_server_start(struct pg_server *s) {
     pid_t pid = pg_spawn(s->dir, (char *[]){exe, "-D", s->dir, "-U", "postgres", "-A", "trust", "-E", "UTF8",
                                             "--locale=C.UTF-8", "--no-sync", NULL});
     if (waitpid(pid, &status, 0) != pid || status != 0) return false;
-    s->port = pg_free_port();
+    s->port = free_port();
     pg_server_run(s);
     return pg_server_answers(s);
 }
@@ -134,7 +123,7 @@ static inline bool pg_bouncer_start(struct pg_server *s) {
     (void)snprintf(users, sizeof users, "%s/users.txt", s->dir);
     FILE *f = fopen(path, "w"), *u = fopen(users, "w");
     if (!f || !u) return false;
-    s->bouncer_port = pg_free_port();
+    s->bouncer_port = free_port();
     int n = fprintf(
         f,
         "[databases]\n* = host=127.0.0.1 port=%d\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = "

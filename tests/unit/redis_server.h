@@ -8,10 +8,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "free_port.h"
 #include "runtime/loop.h"
 
 struct redis_server {
@@ -21,18 +23,6 @@ struct redis_server {
     const char *password; /* NULL: none */
     const char *clock;    /* how its clock differs: "<seconds ahead> <rate>"; NULL: it does not */
 };
-
-static inline int free_port(void) {
-    int fd = socket(AF_INET, SOCK_STREAM, 0);
-    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    socklen_t len = sizeof at;
-    int port = -1;
-    if (fd >= 0 && bind(fd, (struct sockaddr *)&at, sizeof at) == 0 &&
-        getsockname(fd, (struct sockaddr *)&at, &len) == 0)
-        port = ntohs(at.sin_port);
-    if (fd >= 0) close(fd);
-    return port;
-}
 
 /* In the child: another wall clock from the next exec on (tests/unit/other_clock.c, which lies beside this program). */
 static inline bool redis_server_clock(const char *clock) {
@@ -44,16 +34,18 @@ static inline bool redis_server_clock(const char *clock) {
     return setenv("LD_PRELOAD", path, 1) == 0 && setenv("OTHER_CLOCK", clock, 1) == 0;
 }
 
-/* Starts it, on the port it had before if it had one. */
+/* Starts it, on the port it had before if it had one. It ends with this process. */
 static inline void redis_server_start(struct redis_server *s) {
     if (!s->port) s->port = free_port();
     (void)snprintf(s->url, sizeof s->url, "redis://%s%s%s127.0.0.1:%d", s->password ? ":" : "",
                    s->password ? s->password : "", s->password ? "@" : "", s->port);
     char port[16];
     (void)snprintf(port, sizeof port, "%d", s->port);
+    pid_t parent = getpid();
     s->pid = fork();
     if (s->pid == 0) {
         int quiet = open("/dev/null", O_RDWR);
+        if (prctl(PR_SET_PDEATHSIG, SIGKILL) != 0 || getppid() != parent) _exit(124);
         if (s->clock && !redis_server_clock(s->clock)) _exit(125);
         if (quiet < 0 || dup2(quiet, 0) < 0 || dup2(quiet, 1) < 0 || dup2(quiet, 2) < 0) _exit(126);
         execlp("redis-server", "redis-server", "--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly",
@@ -67,6 +59,16 @@ static inline void redis_server_kill(struct redis_server *s) {
     (void)kill(s->pid, SIGKILL);
     (void)waitpid(s->pid, NULL, 0);
     s->pid = 0;
+}
+
+/* Stops a child. When this comes back, it does nothing more: a signal alone may find it in the middle of an answer. */
+static inline bool freeze(pid_t pid) {
+    int status;
+    return kill(pid, SIGSTOP) == 0 && waitpid(pid, &status, WUNTRACED) == pid && WIFSTOPPED(status);
+}
+
+static inline bool thaw(pid_t pid) {
+    return kill(pid, SIGCONT) == 0;
 }
 
 static inline void wait_tick(uv_timer_t *timer) {

@@ -90,6 +90,14 @@ static void a_connection_that_is_killed_while_idle_is_replaced(void **state) {
     shut(p);
 }
 
+static bool waits_for_lock(void *data) {
+    (void)data;
+    char n[16];
+    return pg_admin_run(&server, "select count(*) from pg_locks where locktype = 'advisory' and not granted", n,
+                        sizeof n) &&
+           number(n) == 1;
+}
+
 static void a_connection_that_is_killed_under_a_call(void **state) {
     (void)state;
     struct pg_pool *p = open_pool(1);
@@ -98,20 +106,23 @@ static void a_connection_that_is_killed_under_a_call(void **state) {
     int wanted = 1;
     struct pg_statement some[] = {ADD, SLOW};
     assert_non_null(pg_run(p, STR("acme"), some, 2, keep, &a, &err));
-    assert_true(run_until(sleeping, &wanted, 20));
+    assert_true(run_until(sleeping, &wanted, 60));
     kill_backends("");
     wait_answer(&a);
     assert_int_equal(a.err.base.kind, ERR_UNAVAILABLE);
     assert_string_equal(get(p, "acme", COUNT).text, "0");
     /* A read is tried once more on another connection; reads that had their rows already are answered with them. */
     struct answer reads[4] = {0};
-    struct pg_statement nap = ST("select pg_sleep(0.3)");
+    PGconn *holder = pg_admin(&server, "postgres"); /* the second of them waits for what it holds */
+    PQclear(PQexec(holder, "select pg_advisory_lock(8)"));
+    struct pg_statement held_up = ST("select pg_advisory_xact_lock(8)");
     for (size_t i = 0; i < 4; i++) {
-        struct pg_statement s = i == 1 ? nap : EVERYTHING;
+        struct pg_statement s = i == 1 ? held_up : EVERYTHING;
         assert_non_null(pg_read(p, STR("acme"), &s, keep, &reads[i], &err));
     }
-    assert_true(run_until(sleeping, &wanted, 20));
+    assert_true(run_until(waits_for_lock, NULL, 60));
     kill_backends("");
+    PQfinish(holder);
     for (size_t i = 0; i < 4; i++) {
         wait_answer(&reads[i]);
         assert_int_equal(reads[i].err.base.kind, ERR_NONE);
@@ -136,7 +147,7 @@ static void a_connection_that_is_killed_inside_a_transaction(void **state) {
     kill_backends("");
     struct answer a = in_tx(tx, &COUNT, 1, false);
     assert_int_equal(a.err.base.kind, ERR_UNAVAILABLE);
-    assert_true(run_until(lost, tx, 20));
+    assert_true(run_until(lost, tx, 60));
     assert_int_equal(pg_pool_used(p), 1);
     pg_tx_rollback(tx);
     assert_string_equal(get(p, "acme", COUNT).text, "0");
@@ -146,7 +157,7 @@ static void a_connection_that_is_killed_inside_a_transaction(void **state) {
         struct answer under_way = {0};
         tx = begin(p, "acme");
         assert_non_null(pg_tx_run(tx, (struct pg_statement[]){ADD, SLOW}, 2, i == 2, keep, &under_way, &err));
-        assert_true(run_until(sleeping, &wanted, 20));
+        assert_true(run_until(sleeping, &wanted, 60));
         if (i == 1) pg_tx_rollback(tx);
         kill_backends("");
         if (i != 1) {
@@ -171,7 +182,7 @@ static void a_server_that_is_away_is_told_at_once_and_found_again(void **state) 
     struct error err;
     int wanted = 1;
     assert_non_null(pg_run(p, STR("acme"), &SLOW, 1, keep, &under_way, &err));
-    assert_true(run_until(sleeping, &wanted, 20));
+    assert_true(run_until(sleeping, &wanted, 60));
     pg_server_stop(&server);
     for (size_t i = 0; i < 20; i++)
         if (!pg_run(p, STR("acme"), &EVERYTHING, 1, keep, &a[i], &err))
@@ -183,12 +194,12 @@ static void a_server_that_is_away_is_told_at_once_and_found_again(void **state) 
         assert_int_equal(a[i].err.base.kind, ERR_UNAVAILABLE);
     }
     pg_tx_rollback(tx);
-    assert_true(run_until(is_down, p, 20));
+    assert_true(run_until(is_down, p, 60));
     assert_int_equal(get(p, "acme", EVERYTHING).err.base.kind, ERR_UNAVAILABLE);
     assert_null(pg_begin(p, STR("acme"), keep_tx, &a[0], &err));
     assert_int_equal(pg_pool_used(p), 0);
     pg_server_run(&server);
-    assert_true(run_until(is_up, p, 20));
+    assert_true(run_until(is_up, p, 60));
     assert_string_equal(get(p, "acme", EVERYTHING).text, "acme");
     shut(p);
 }
@@ -197,7 +208,7 @@ static void a_server_that_was_never_there(void **state) {
     (void)state;
     struct pg_settings s = settings(2);
     char url[100];
-    (void)snprintf(url, sizeof url, "host=127.0.0.1 port=%d user=x dbname=x", pg_free_port());
+    (void)snprintf(url, sizeof url, "host=127.0.0.1 port=%d user=x dbname=x", free_port());
     s.url = url;
     struct pg_pool *p = open_with(&s);
     assert_int_equal(get(p, NULL, DIVIDE).err.base.kind, ERR_UNAVAILABLE);
@@ -325,7 +336,7 @@ static void a_full_queue_is_busy(void **state) {
 static void waiting_for_a_connection_has_an_end(void **state) {
     (void)state;
     struct pg_settings s = settings(1);
-    s.wait_ms = 100;
+    s.wait_ms = 2000;
     struct pg_pool *p = open_with(&s);
     struct pg_tx *tx = begin(p, "acme");
     struct answer a = get(p, "acme", EVERYTHING);
@@ -339,7 +350,7 @@ static void waiting_for_a_connection_has_an_end(void **state) {
 static void a_statement_that_takes_too_long_costs_its_connection(void **state) {
     (void)state;
     struct pg_settings s = settings(1);
-    s.statement_ms = 200;
+    s.statement_ms = 1000;
     struct pg_pool *p = open_with(&s);
     char before[256];
     (void)snprintf(before, sizeof before, "%s", get(p, NULL, ST("select pg_backend_pid()")).text);
@@ -374,7 +385,7 @@ static void closing_a_pool_answers_everybody(void **state) {
     assert_non_null(pg_read(p, STR("acme"), &EVERYTHING, keep, &a[1], &err));
     assert_non_null(pg_run(p, STR("acme"), &EVERYTHING, 1, keep, &a[2], &err));
     int one_sleeps = 1;
-    assert_true(run_until(sleeping, &one_sleeps, 20));
+    assert_true(run_until(sleeping, &one_sleeps, 60));
     close_pool(p);
     for (size_t i = 0; i < 3; i++) {
         assert_int_equal(a[i].count, 1);
@@ -384,7 +395,7 @@ static void closing_a_pool_answers_everybody(void **state) {
     pg_tx_rollback(busy);
     run_closed();
     kill_backends("and wait_event = 'PgSleep'");
-    assert_true(run_until(no_backends, NULL, 20));
+    assert_true(run_until(no_backends, NULL, 60));
 }
 
 /* ---- through PgBouncer ---- */

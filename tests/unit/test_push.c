@@ -394,7 +394,7 @@ static void test_pings(void **state) {
     (void)state;
     begin();
     set.ping_ms = 100;
-    set.silence_ms = 400;
+    set.silence_ms = 3000;
     struct client deaf, well;
     upgrade(&deaf);
     upgrade(&well);
@@ -507,7 +507,7 @@ static void test_event_client_that_takes_nothing(void **state) {
     (void)state;
     begin();
     set.ping_ms = 100;
-    set.silence_ms = 500;
+    set.silence_ms = 3000;
     struct client gone, well;
     client_open_narrow(&gone, 4096);
     client_says(&gone, "GET /events HTTP/1.1\r\n" HOST "\r\n");
