@@ -26,7 +26,7 @@ local HOUR_MS = 3600000
 
 settings.declare("iam", {
     { key = "auth.login_otp", type = "enum", values = { "always", "new_device", "never" }, default = "always",
-        help = "code step after the password" },
+        help = "code step after the password; of all tenants that a user belongs to the strictest holds" },
     { key = "auth.open_signup", type = "bool", default = true, help = "a finished code step makes the user a member" },
     { key = "auth.jwt_stateless", type = "bool", default = false, help = "bearer JWTs hold while Redis is away" },
     { key = "auth.hide_existence", type = "bool", default = false, help = "register of a known e-mail answers as for a new one" },

@@ -286,6 +286,21 @@ local function may_come_back(user)
     return user.status == "inactive" and user.deactivated_by == "self" and not user.is_locked
 end
 
+local STRICTNESS = { never = 1, new_device = 2, always = 3 }
+
+-- The code step of a sign-in: what this tenant asks for, or what another that the user belongs to asks for when that is more. A session
+-- opens all of them, so that none decides alone to do without: who knows a password would sign in where the least is asked.
+local function strictest_step(scope, user, step)
+    if step == "always" then return step end
+    for _, theirs in ipairs(store.tenants_of(user.id)) do
+        if theirs.status == "active" and theirs.tenant_key ~= scope.tenant then
+            local asked = settings.get(theirs.tenant_key, "auth.login_otp")
+            if STRICTNESS[asked] > STRICTNESS[step] then step = asked end
+        end
+    end
+    return step
+end
+
 local function ask_for_code(scope, user, type, client, message, back)
     open_challenge(user, type, scope, client, back)
     if type == "TWO_FA" then otp.anew(user.email, type) end
@@ -352,6 +367,7 @@ function M.login(scope, input, client)
     end
     -- Whatever the tenant asks of a sign-in: this undoes what its person did, and the password alone is not enough.
     if back then return ask_for_code(scope, user, "LOGIN", client, "Account is deactivated. OTP sent to email to activate it.", true) end
+    step = strictest_step(scope, user, step)
     if step == "always" or (step == "new_device" and not known_device()) then
         return ask_for_code(scope, user, "LOGIN", client, "Login requires OTP verification. OTP sent to email.")
     end
