@@ -47,3 +47,55 @@ describe("a tenant that signs in without a code", function()
         assert.equal(200, (sign_in(lax, both)).status)
     end)
 end)
+
+describe("an account that staff made and nobody has signed in to", function()
+    local tenant = support.tenant()
+
+    local function made()
+        local email = support.unique("to-come") .. "@example.test"
+        return email, must(tenant.owner:post("/users", { email = email })).user.id
+    end
+
+    -- Its person comes, by another tenant's door.
+    local function registers(email)
+        local other = support.tenant()
+        local c = support.client(other.headers)
+        must(c:post("/auth/register", { email = email, password = "secret-99" }))
+        return c:post("/auth/verify-otp", { identifier = email, type = "REGISTER", code = support.code_for(email) }), c
+    end
+
+    it("is locked by no tenant, before its person has come", function()
+        local email, id = made()
+        for _, change in ipairs{ { status = "locked" }, { is_locked = true } } do
+            local answer = tenant.owner:post("/users/" .. id .. "/update", change)
+            assert.same({ 409, "account_unproven" }, { answer.status, answer.json.code })
+        end
+        local answer, c = registers(email)
+        assert.equal(200, answer.status)
+        assert.equal(200, c:get("/users/me").status)
+    end)
+
+    it("is not kept from its person by way of another state", function()
+        local _, id = made()
+        must(tenant.owner:post("/users/" .. id .. "/update", { status = "active" }), 200)
+        for _, status in ipairs{ "inactive", "suspended", "locked" } do
+            assert.equal(404, tenant.owner:post("/users/" .. id .. "/update", { status = status }).status)
+        end
+        local email, deleted = made()
+        must(tenant.owner:post("/users/" .. deleted .. "/delete"), 200)
+        local back = tenant.owner:post("/users/" .. deleted .. "/restore")
+        assert.same({ 409, "account_unproven" }, { back.status, back.json.code }, back.body)
+        assert.equal(200, (registers(email)).status)
+    end)
+
+    it("is locked by the platform, and by its tenant once its person has come", function()
+        local platform = support.platform()
+        local _, id = made()
+        must(platform:post("/users/" .. id .. "/update", { status = "locked" }, tenant.headers), 200)
+        local email, other = made()
+        local c = support.client(tenant.headers)
+        must(c:post("/auth/register", { email = email, password = "secret-99" }))
+        must(c:post("/auth/verify-otp", { identifier = email, type = "REGISTER", code = support.code_for(email) }), 200)
+        must(tenant.owner:post("/users/" .. other .. "/update", { status = "locked" }), 200)
+    end)
+end)

@@ -216,7 +216,7 @@ route.post("/users/:id/update", {
         is_locked = schema.boolean():optional(),
         user_type = schema.enum(USER_TYPES):optional(),
     },
-    returns = { [200] = One, [409] = { users.transition, members.last_owner },
+    returns = { [200] = One, [409] = { users.transition, users.unproven, members.last_owner },
         [403] = { users.escalation, users.foreign, users.outranked, users.ceiling } },
     handler = function(ctx) return { success = true, user = users.update(ctx.scope, caller(ctx), ctx.params.id, ctx.body) } end,
 })
@@ -236,7 +236,7 @@ route.post("/users/:id/restore", {
     summary = "Bring a deleted user back within thirty days, inactive",
     access = { permission = "users.write" }, tag = "users", no_store = true, status = 200,
     params = Id,
-    returns = { [200] = One, [403] = users.foreign, [409] = { users.user_exists, users.username_taken } },
+    returns = { [200] = One, [403] = users.foreign, [409] = { users.user_exists, users.username_taken, users.unproven } },
     handler = function(ctx) return { success = true, user = users.restore(ctx.scope, caller(ctx), ctx.params.id) } end,
 })
 

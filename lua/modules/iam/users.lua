@@ -31,6 +31,8 @@ M.escalation = errors.declare{ code = "escalation", status = 403, message = "You
 M.outranked = members.outranked
 M.foreign = errors.declare{ code = "account_shared", status = 403, message = "The account is not this tenant's alone",
     cause = "it belongs to other tenants, or to the platform's staff", cure = "end the membership instead" }
+M.unproven = errors.declare{ code = "account_unproven", status = 409, message = "Nobody has proven the address of this account yet",
+    cause = "the account was made by staff and its person never signed in", cure = "delete the account, or end the membership" }
 M.username_taken = errors.declare{ code = "username_taken", status = 409, message = "Username already taken" }
 M.user_exists = errors.declare{ code = "user_exists", status = 409, message = "User already exists" }
 
@@ -212,6 +214,13 @@ local function check_own(scope, caller, user)
     members.check_reach(scope.tenant, caller.grants, user.id)
 end
 
+-- An address is its person's before they have come: were an account that any tenant's staff makes for it locked, or kept inactive, its
+-- person could register with no tenant at all.
+local function check_proven(caller, user)
+    if caller.platform["*"] or user.email_verified_at or user.last_login_at then return end
+    M.unproven()
+end
+
 -- A user_type of a higher kind than one's own is for the platform to give.
 local function check_type(grants, platform, user_type)
     if user_type:sub(1, 6) == "KASMA_" and not platform["*"] then M.escalation() end
@@ -254,6 +263,7 @@ function M.update(scope, caller, id, input)
     if status and not overrules and not (status ~= "deleted" and status ~= "pending" and (ALLOWED[user.status] or {})[status]) then
         M.transition()
     end
+    if status and status ~= "active" then check_proven(caller, user) end
     if input.user_type then check_type(caller.grants, caller.platform, input.user_type) end
     check_ceiling(user, input.user_type)
     local changed = { status = status, user_type = input.user_type }
@@ -347,6 +357,7 @@ function M.restore(scope, caller, id)
     local membership = user and store.membership(id, scope.tenant)
     if not user or not user.deleted_at or not membership then errors.not_found("User not found") end
     if not caller.platform["*"] and store.was_elsewhere(id, scope.tenant) then M.foreign() end
+    check_proven(caller, user)
     local now = time.now()
     local statements = { store.restore_user(id, time.iso(now - RESTORE_MS), time.iso(now)), store.set_credentials(id, true, time.iso(now)),
         store.put_membership{ id = uuid.v7(), user_id = id, tenant_key = scope.tenant, status = "active", now = time.iso(now) } }
