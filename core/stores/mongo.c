@@ -138,7 +138,7 @@ static void scout_main(void *data) {
         uv_mutex_unlock(&m->lock);
         mongoc_client_t *client = mongoc_client_pool_pop(m->pool);
         struct error err = {0};
-        bool here = mongo_ping(client, &err);
+        bool here = mongo_ping(client, m->opts.timeout_ms, &err);
         mongoc_client_pool_push(m->pool, client);
         uv_mutex_lock(&m->lock);
         if (here) {

@@ -3,6 +3,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "runtime/clock.h"
+
 struct mongo_request *mongo_request_new(enum mongo_verb verb, const char *op, struct str collection, size_t writes) {
     struct mongo_request *r = calloc(1, sizeof *r);
     if (!r) return NULL;
@@ -233,18 +235,28 @@ static bool command(mongoc_client_t *client, const char *database, const bson_t 
     return ok;
 }
 
-bool mongo_ping(mongoc_client_t *client, struct error *err) {
-    bson_t ping = BSON_INITIALIZER;
+static bool ping(mongoc_client_t *client, bson_error_t *why) {
+    bson_t command = BSON_INITIALIZER;
+    bool ok = BSON_APPEND_INT32(&command, "ping", 1) &&
+              mongoc_client_command_simple(client, "admin", &command, NULL, NULL, why);
+    bson_destroy(&command);
+    return ok;
+}
+
+/* A connection that the server, or something between, closed while nobody used it breaks at once when it is used.
+ * libmongoc tries reads and most writes again by itself, but no command: a server that is well was called away. */
+bool mongo_ping(mongoc_client_t *client, uint32_t timeout_ms, struct error *err) {
     bson_error_t why = {0};
-    bool ok =
-        BSON_APPEND_INT32(&ping, "ping", 1) && mongoc_client_command_simple(client, "admin", &ping, NULL, NULL, &why);
-    bson_destroy(&ping);
+    uint64_t began = clock_mono_us();
+    bool ok = ping(client, &why);
+    bool at_once = clock_mono_us() - began < (uint64_t)timeout_ms * 1000 / 2; /* else it is a server that is silent */
+    if (!ok && why.domain == MONGOC_ERROR_STREAM && at_once) ok = ping(client, &why);
     return ok ? true : error_set(err, ERR_UNAVAILABLE, "%s", why.message);
 }
 
 bool mongo_work(mongoc_client_t *client, const char *database, uint32_t timeout_ms, const struct mongo_request *request,
                 struct mongo_result *result, struct error *err) {
-    if (request->verb == MONGO_PING) return mongo_ping(client, err);
+    if (request->verb == MONGO_PING) return mongo_ping(client, timeout_ms, err);
     if (request->verb == MONGO_COMMAND) return command(client, database, request->query, result, err);
     mongoc_collection_t *collection = mongoc_client_get_collection(client, database, request->collection);
     if (!collection) return no_memory(err);

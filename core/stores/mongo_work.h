@@ -10,7 +10,7 @@
 bool mongo_work(mongoc_client_t *client, const char *database, uint32_t timeout_ms, const struct mongo_request *request,
                 struct mongo_result *result, struct error *err);
 /* False: ERR_UNAVAILABLE. */
-bool mongo_ping(mongoc_client_t *client, struct error *err);
+bool mongo_ping(mongoc_client_t *client, uint32_t timeout_ms, struct error *err);
 void mongo_result_clear(struct mongo_result *result);
 
 #endif
