@@ -380,6 +380,9 @@ static void on_head(struct conn *c) {
     struct server *s = c->server;
     struct request *r = c->reading;
     struct str head = str_n(r->base, c->parsed - (size_t)(r->base - c->chunk->data));
+    /* Before anything is refused: an answer may wait for its turn, and its head is looked at once more for the log. */
+    r->chunk = c->chunk;
+    r->chunk->refs++;
     r->llhttp_method = c->parser.method;
     r->method = method_of(c->parser.method);
     r->http_minor = c->parser.http_minor;
@@ -397,8 +400,6 @@ static void on_head(struct conn *c) {
         parse_refuse(c, 400, (struct str){0}, "malformed");
         return;
     }
-    r->chunk = c->chunk;
-    r->chunk->refs++;
     r->chunked = (c->parser.flags & F_CHUNKED) != 0;
     r->declared = r->chunked ? 0 : c->parser.content_length;
     r->started_us = clock_mono_us();

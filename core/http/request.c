@@ -308,6 +308,7 @@ void request_done(struct request *r) {
     wheel_disarm(&r->deadline);
     /* What the handler holds is given back now, not when the answers before this one have left. */
     arena_reset(r->arena);
+    r->client = (struct str){0}; /* it lay there; the access log asks again */
     /* Else it waits for its turn in the queue, or for the rest of a body that nobody takes. */
     if (!r->at && !(r->conn && r->conn->reading == r)) request_release(r);
 }

@@ -9,6 +9,7 @@
 
 #include "http_fixture.h"
 #include "runtime/log.h"
+#include "runtime/metrics.h"
 
 static void test_malformed(void **state) {
     (void)state;
@@ -342,22 +343,34 @@ static void without_a_proxy(struct server_settings *set) {
     set->access_log = true;
 }
 
+/* What is logged between the two goes to a file, whose text the second gives. */
+static FILE *log_file;
+static int log_kept;
+
+static void capture_log(void) {
+    log_file = tmpfile();
+    log_kept = dup(STDERR_FILENO);
+    assert_non_null(log_file);
+    log_flush();
+    assert_int_equal(dup2(fileno(log_file), STDERR_FILENO), STDERR_FILENO);
+}
+
+static const char *captured_log(void) {
+    static char text[4096];
+    log_flush();
+    assert_int_equal(dup2(log_kept, STDERR_FILENO), STDERR_FILENO);
+    assert_int_equal(close(log_kept), 0);
+    rewind(log_file);
+    text[fread(text, 1, sizeof text - 1, log_file)] = '\0';
+    assert_int_equal(fclose(log_file), 0);
+    return text;
+}
+
 /* What a request leaves in the log. */
 static const char *logged(const char *request) {
-    static char text[4096];
-    FILE *file = tmpfile();
-    int kept = dup(STDERR_FILENO);
-    assert_non_null(file);
-    log_flush();
-    assert_int_equal(dup2(fileno(file), STDERR_FILENO), STDERR_FILENO);
+    capture_log();
     free(talk(request));
-    log_flush();
-    assert_int_equal(dup2(kept, STDERR_FILENO), STDERR_FILENO);
-    assert_int_equal(close(kept), 0);
-    rewind(file);
-    text[fread(text, 1, sizeof text - 1, file)] = '\0';
-    assert_int_equal(fclose(file), 0);
-    return text;
+    return captured_log();
 }
 
 static void test_the_access_log_names_the_client_behind_proxies(void **state) {
@@ -386,8 +399,64 @@ static void test_the_access_log_believes_no_stranger(void **state) {
                "\"remote\":\"127.0.0.1\""));
 }
 
+static double refused_malformed(void) {
+    struct metric *refused = metric_counter("kasma_http_refused_total", "", "reason");
+    return metric_value(refused, metric_series(refused, "malformed"));
+}
+
+/* The bytes of its head must not be another connection's by the time that its line is written. */
+static void test_a_refused_request_that_waits_is_logged_with_its_own_path(void **state) {
+    (void)state;
+    start(without_a_proxy);
+    struct client c;
+    client_open(&c);
+    client_says(&c, "GET /hold HTTP/1.1\r\n" HOST "\r\n");
+    WAIT_UNTIL(held_count == 1);
+    double before = refused_malformed();
+    client_says(&c, "GET /without-host HTTP/1.1\r\nUser-Agent: mine\r\n\r\n");
+    WAIT_UNTIL(refused_malformed() > before);
+    free(talk("GET /hello?a-secret-of-another-client HTTP/1.1\r\n" HOST "Connection: close\r\n\r\n"));
+    capture_log();
+    release_held(0, "first");
+    client_wait(&c, 2);
+    const char *text = captured_log();
+    assert_non_null(strstr(text, "\"path\":\"/without-host\""));
+    assert_non_null(strstr(text, "\"agent\":\"mine\",\"status\":400"));
+    client_close(&c);
+}
+
+static void on_who(struct request *r, void *data) {
+    bool *answered = data;
+    assert_non_null(arena_alloc(request_arena(r), 8192)); /* what comes now lies in a block that goes with the work */
+    struct str client = request_client(r);
+    assert_true(client.len > 0);
+    answer_text(r, 200, "you");
+    request_done(r);
+    *answered = true;
+}
+
+static void test_the_client_of_an_answer_that_waits_is_logged(void **state) {
+    (void)state;
+    start(with_a_proxy);
+    bool answered = false;
+    struct error err;
+    assert_true(routes_add(server_routes(server), HTTP_M_GET, STR("/who"), on_who, &answered, NULL, &err));
+    struct client c;
+    client_open(&c);
+    client_says(&c,
+                "GET /hold HTTP/1.1\r\n" HOST "\r\nGET /who HTTP/1.1\r\n" HOST "X-Forwarded-For: 203.0.113.9\r\n\r\n");
+    WAIT_UNTIL(answered);
+    capture_log();
+    release_held(0, "first");
+    client_wait(&c, 2);
+    assert_non_null(strstr(captured_log(), "\"path\":\"/who\",\"route\":\"/who\",\"remote\":\"203.0.113.9\""));
+    client_close(&c);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_a_refused_request_that_waits_is_logged_with_its_own_path, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_the_client_of_an_answer_that_waits_is_logged, setup, teardown),
         cmocka_unit_test_setup_teardown(test_the_access_log_names_the_client_behind_proxies, setup, teardown),
         cmocka_unit_test_setup_teardown(test_the_access_log_believes_no_stranger, setup, teardown),
         cmocka_unit_test_setup_teardown(test_malformed, setup, teardown),
