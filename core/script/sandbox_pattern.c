@@ -329,6 +329,7 @@ static int find(lua_State *L, bool want_place) {
     if (init < 1) init = 1;
     if ((size_t)init > len + 1) init = (lua_Integer)len + 1;
     const char *s = m.subject + init - 1;
+    if (want_place) sandbox_charge(L, (size_t)(m.pattern_end - m.pattern) / 16); /* it is looked through */
     if (want_place && (lua_toboolean(L, 4) || !has_specials(&m))) {
         size_t np = (size_t)(m.pattern_end - m.pattern);
         sandbox_charge(L, 1 + (size_t)(m.end - s) / 8);

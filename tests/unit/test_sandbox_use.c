@@ -153,6 +153,13 @@ static void patterns_agree_with_stock_lua(void **state) {
     fails("return ('x'):gsub('x', '%2')", "capture");
 }
 
+/* A pattern is looked through for what makes it one, also where the subject is empty. */
+static void a_long_pattern_costs_what_its_reading_takes(void **state) {
+    (void)state;
+    limits.instructions = 50000;
+    stops("local p = string.rep('a', 60000) for i = 1, 100 do string.find('', p) end", OUTCOME_INSTRUCTIONS);
+}
+
 static void money_and_sets(void **state) {
     (void)state;
     gives("return {money.pct(1999, 825), money.ppm(110000, 100000), money.sum({1, 2, 3}), money.sum({{a = 5}, {a = "
@@ -367,6 +374,7 @@ int main(void) {
         TEST(sorting_is_stable),
         TEST(the_ends_of_strings),
         TEST(patterns_agree_with_stock_lua),
+        TEST(a_long_pattern_costs_what_its_reading_takes),
         TEST(money_and_sets),
         TEST(words_and_times),
         TEST(input_is_a_private_copy),
