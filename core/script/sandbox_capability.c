@@ -71,9 +71,9 @@ static void push_secret(lua_State *L, const char *name, size_t len) {
 
 /* ---- a call ---- */
 
-/* The call ends in an error, which `settle` raises: it knows the rule's line. */
+/* The call ends in an error, which `settle` raises: it knows the rule's line. `why` may lie on the stack, and stays
+ * there while it is read: making a string may set the collector to work. */
 static int refuse(lua_State *L, const char *name, const char *why) {
-    lua_settop(L, 0);
     lua_pushboolean(L, 0);
     lua_pushfstring(L, "%s %s", name, why);
     return 2;
