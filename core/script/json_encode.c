@@ -295,8 +295,7 @@ static bool sorted_object(struct encoder *e, int idx) {
         lua_pop(L, 1);
         n++;
     }
-    struct str *names = calloc(n + 1, sizeof *names);
-    if (!names) return out_of_memory(e);
+    struct str *names = lua_newuserdata(L, (n + 1) * sizeof *names); /* Lua's, as what follows may raise */
     lua_pushnil(L);
     while (i < n && lua_next(L, idx)) {
         lua_pop(L, 1);
@@ -304,7 +303,7 @@ static bool sorted_object(struct encoder *e, int idx) {
         names[i].at = lua_tolstring(L, -1, &names[i].len);
         i++;
     }
-    lua_settop(L, top);
+    lua_settop(L, top + 1);
     qsort(names, i, sizeof *names, by_bytes);
     lua_createtable(L, (int)i, 0);
     int list = lua_gettop(L);
@@ -312,9 +311,8 @@ static bool sorted_object(struct encoder *e, int idx) {
         lua_pushlstring(L, names[k].at, names[k].len);
         lua_rawseti(L, list, (int)k + 1);
     }
-    free(names);
     if (!ordered_object(e, idx, list)) return false;
-    lua_pop(L, 1);
+    lua_settop(L, top);
     return true;
 }
 
