@@ -276,12 +276,12 @@ uint32_t metric_lookup(struct metric *m, const struct str *list, size_t count) {
         return 0;
     }
     uint32_t bucket = hash_of(m->family, buf_str(&text)), slot = 0;
-    for (const struct known *k = known[bucket]; k; k = k->next)
-        if (k->family == m->family && str_eq(str_n(k->text, k->len), buf_str(&text))) {
-            slot = k->slot;
-            break;
-        }
-    if (slot == 0 && lock()) {
+    const struct known *seen = known[bucket];
+    while (seen && (seen->family != m->family || !str_eq(str_n(seen->text, seen->len), buf_str(&text))))
+        seen = seen->next;
+    if (seen) {
+        slot = seen->slot; /* 0 where there was no room: there is none later either */
+    } else if (lock()) {
         struct str wanted = buf_str(&text);
         struct buf other = {0};
         if (dir->family[m->family].count >= SERIES_EACH) {
