@@ -430,7 +430,7 @@ static void on_extend_decided(void *owner, enum redlock_state state, uint64_t st
     if (state == REDLOCK_HELD && validity > 0) {
         hold->good_until_ns = uv_hrtime() + (uint64_t)validity * 1000000;
     } else {
-        /* What is left of the old time still counts when servers were merely away, and not when they said no. */
+        /* What is left of the time still counts when servers were merely away, and not when they said no. */
         if (state == REDLOCK_BUSY) hold->good_until_ns = 0;
         bool filled = state == REDLOCK_AWAY ? say_away(&err) : say_lost(&err);
         (void)filled; /* always false */
@@ -445,6 +445,9 @@ bool redlock_extend(struct redlock_hold *hold, uint32_t ttl_ms, redlock_changed 
     bool away;
     struct round *r = round_start(hold->lock, EXTEND, hold->name, ttl_ms, &away);
     if (!r) return away ? say_away(err) : error_set(err, ERR_MEMORY, "out of memory");
+    /* From here on a server may have set the new time, whatever comes back of it: the shorter of the two counts. */
+    uint64_t new_until_ns = r->started_ns + (uint64_t)redlock_validity(ttl_ms, 0) * 1000000;
+    if (new_until_ns < hold->good_until_ns) hold->good_until_ns = new_until_ns;
     if (redlock_decide(r->nodes, 0, 0, r->failed) == REDLOCK_AWAY) return say_away(err);
     r->decided = on_extend_decided;
     r->owner = hold;

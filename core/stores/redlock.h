@@ -74,8 +74,8 @@ int64_t redlock_validity_left(const struct redlock_hold *hold);
 /* `err` NULL: done. ERR_QUERY with code "lost": the lock was not ours any more (extend and release alike);
  * ERR_UNAVAILABLE: no majority could be asked. */
 typedef void redlock_changed(void *data, const struct error *err);
-/* Makes the lock last `ttl_ms` from now. One at a time: ERR_BUSY. False: `err` is filled and `done` will not be called.
- */
+/* Makes the lock last `ttl_ms` from now; where that is the shorter time it counts at once, whatever becomes of the
+ * call. One at a time: ERR_BUSY. False: `err` is filled and `done` will not be called. */
 bool redlock_extend(struct redlock_hold *hold, uint32_t ttl_ms, redlock_changed *done, void *data, struct error *err);
 /* Releases on all servers. The hold is gone when this returns; `done` (which may be NULL) is called once all servers
  * have answered or failed. An extension under way is not answered any more. False: nothing could be sent, `done` will

@@ -257,6 +257,27 @@ static void an_extended_lock_lasts_and_a_lost_one_says_so(void **state) {
     leave(&b);
 }
 
+/* Servers that do not answer may have done what they were asked to. */
+static void a_lock_that_was_to_last_shorter_is_not_trusted_for_longer(void **state) {
+    (void)state;
+    struct asker a;
+    join(&a);
+    acquire(&a, "lock:{t}:shorter", once(600000));
+    assert_non_null(a.hold);
+    for (int i = 0; i < 3; i++) assert_int_equal(kill(nodes[i].pid, SIGSTOP), 0);
+    a.changes = 0;
+    struct error err = {0};
+    bool sent = redlock_extend(a.hold, 1000, on_changed, &a, &err);
+    assert_true(sent && redlock_validity_left(a.hold) <= 1000);
+    assert_true(run_until(has_change, &a, 20));
+    for (int i = 0; i < 3; i++) assert_int_equal(kill(nodes[i].pid, SIGCONT), 0);
+    assert_int_equal(a.change_err.kind, ERR_UNAVAILABLE);
+    assert_true(redlock_validity_left(a.hold) <= 1000);
+    assert_true(run_until(enough_up, &a, 20));
+    release(&a); /* held still, or run out by now */
+    leave(&a);
+}
+
 static void a_lock_that_ran_out_is_lost_to_its_holder_and_free_for_others(void **state) {
     (void)state;
     struct asker a, b;
@@ -530,6 +551,7 @@ int main(void) {
         cmocka_unit_test(one_holds_and_the_other_waits),
         cmocka_unit_test(several_keys_are_all_or_none),
         cmocka_unit_test(an_extended_lock_lasts_and_a_lost_one_says_so),
+        cmocka_unit_test(a_lock_that_was_to_last_shorter_is_not_trusted_for_longer),
         cmocka_unit_test(a_lock_that_ran_out_is_lost_to_its_holder_and_free_for_others),
         cmocka_unit_test(a_cancelled_attempt_leaves_no_lock),
         cmocka_unit_test(nobody_shares_a_lock_while_servers_die_and_freeze),
