@@ -240,6 +240,36 @@ describe("a signed token", function()
     end)
 end)
 
+describe("the registration of a known address, where the tenant hides it", function()
+    it("goes on as that of any other", function()
+        local hiding, platform = support.tenant{ settings = { ["auth.hide_existence"] = true } }, support.platform()
+        local function steps(email)
+            local mine, other = support.client(hiding.headers), support.client(hiding.headers)
+            local seen = {}
+            local function try(client, path, body)
+                body.identifier, body.type = email, "REGISTER"
+                local answer = client:post("/auth/" .. path, body)
+                seen[#seen + 1] = { path, answer.status, answer.json.message }
+            end
+            mine:post("/auth/register", { email = email, password = "secret-99" })
+            try(other, "resend-otp", {})
+            support.advance(platform, 61)
+            try(other, "resend-otp", {})
+            try(mine, "resend-otp", {})
+            try(other, "cancel-otp", {})
+            try(mine, "resend-otp", {})
+            try(other, "verify-otp", { code = "00000x" })
+            try(mine, "cancel-otp", {})
+            try(mine, "resend-otp", {})
+            support.real_time(platform)
+            return seen
+        end
+        local known = support.shopper(hiding)
+        assert.same(steps(support.unique("f") .. "@example.test"), steps(known.user.email))
+        assert.equal(200, known:get("/auth/me").status)
+    end)
+end)
+
 describe("guessing", function()
     local tenant = support.tenant()
 

@@ -97,7 +97,8 @@ end
 
 local function pending_key(email) return "auth:reg:" .. crypto.sha256(email) end
 
--- Attempts that wait for their code, oldest first. Each is its own entry: a later attempt never changes an earlier one.
+-- Attempts that wait for their code, oldest first. Each is its own entry: a later attempt never changes an earlier one. Those that are
+-- `known` are pretended, and activate nothing.
 local function pending_attempts(email)
     local list, err = redis.call("LRANGE", pending_key(email), "0", "-1")
     if err then error(errors.from_store(err), 0) end
@@ -109,8 +110,21 @@ local function pending_attempts(email)
     return alive
 end
 
+local function put_attempt(email, entry)
+    local key = pending_key(email)
+    errors.check(redis.pipeline{ { "RPUSH", key, json.encode(entry) }, { "PEXPIRE", key, tostring(PENDING_MS) } })
+end
+
+-- Whether all that waits for a code is a pretence: the address has an account, and the tenant hides that.
+local function is_pretence(attempts)
+    for _, entry in ipairs(attempts) do
+        if not entry.known then return false end
+    end
+    return attempts[1] ~= nil
+end
+
 -- Somebody registers an address that has an account: 409, or where the tenant hides what exists, all that a new address meets (cooldown,
--- limits, the cost of a hash), and a mail to the account's owner in place of the code.
+-- limits, the cost of a hash, an attempt that can be resent and taken back), and a mail to the account's owner in place of the code.
 local function register_known(scope, existing, input, client)
     local email = existing.email
     db.pipeline(scope.tenant, { audit.auth_row(scope, { action = "REGISTER_FAILED", target = "email:" .. email,
@@ -119,9 +133,11 @@ local function register_known(scope, existing, input, client)
     otp.admit(email, "REGISTER", client.ip, otp.pretended("REGISTER", email))
     passwords.hash(input.password)
     otp.pretend("REGISTER", email)
+    local nonce = crypto.random_hex(32)
+    put_attempt(email, { nonce = crypto.sha256(nonce), known = true, exp = time.now() + PENDING_MS })
     mail.send(scope, { to = email, template = "account-exists", user_id = existing.id, key = "account-exists:" .. existing.id .. ":"
         .. math.floor(time.now() / 3600000) })
-    return { user = { email = email, display_name = input.display_name or json.null }, nonce = crypto.random_hex(32) }
+    return { user = { email = email, display_name = input.display_name or json.null }, nonce = nonce }
 end
 
 ---@param scope Scope
@@ -141,7 +157,6 @@ function M.register(scope, input, client)
     otp.admit(email, "REGISTER", client.ip)
     local hash = passwords.hash(input.password)
     local nonce, id = crypto.random_hex(32), uuid.v7()
-    local key = pending_key(email)
     local entry = { nonce = crypto.sha256(nonce), password = hash, display_name = input.display_name, otp_id = id,
         exp = time.now() + PENDING_MS, tenant = scope.tenant, user_type = ruled and ruled.user_type or nil,
         role_keys = ruled and ruled.role_keys or nil,
@@ -149,7 +164,7 @@ function M.register(scope, input, client)
         same = crypto.hmac_sha256(secrets.tenant_key("MASTER", "registration"), email .. "|" .. input.password) }
     otp.create(scope, { id = id, identifier = email, type = "REGISTER", user_id = existing and existing.id, ip = client.ip },
         { audit.auth_row(scope, { action = "REGISTER_INITIATED", target = "email:" .. email }) })
-    errors.check(redis.pipeline{ { "RPUSH", key, json.encode(entry) }, { "PEXPIRE", key, tostring(PENDING_MS) } })
+    put_attempt(email, entry)
     return { user = { email = email, display_name = input.display_name or json.null }, nonce = nonce }
 end
 
@@ -197,7 +212,10 @@ end
 
 -- Makes the account of a verified registration. Answers the user and whether its password is trusted.
 local function make_account(scope, email, client)
-    local attempts = pending_attempts(email)
+    local attempts = {}
+    for _, entry in ipairs(pending_attempts(email)) do
+        if not entry.known then attempts[#attempts + 1] = entry end
+    end
     if #attempts == 0 then expired_registration() end
     local entry, trusted = chosen_attempt(attempts, client.nonce)
     local existing = store.user_by_email(email)
@@ -484,8 +502,12 @@ function M.resend_otp(scope, input, client)
     local user_id
     if type == "REGISTER" then
         local challenge = redis_get(challenge_key(email))
-        local pending = #pending_attempts(email) > 0
-        if not pending and not (challenge and challenge.type == "REGISTER") then expired_registration() end
+        local attempts = pending_attempts(email)
+        if #attempts == 0 and not (challenge and challenge.type == "REGISTER") then expired_registration() end
+        if is_pretence(attempts) then
+            otp.admit(email, type, client.ip, otp.pretended(type, email))
+            return otp.pretend(type, email)
+        end
         user_id = challenge and challenge.user_id
     elseif type == "FORGOT_PASSWORD" then
         return M.forgot_password(scope, input, client)
