@@ -20,6 +20,7 @@ local null = require("kasma.null")
 local outbox = require("kasma.outbox")
 local policy = require("kasma.policy")
 local secrets = require("kasma.secrets")
+local codes = require("kasma.mail_code")
 local templates = require("kasma.mail_templates")
 local tenants = require("kasma.tenant")
 local plain = require("kasma.text").plain
@@ -163,31 +164,61 @@ local function with_language(locales, locale)
     return locales
 end
 
+local function shipped(template, locales)
+    for _, wanted in ipairs(locales) do
+        local form = templates.find(template, wanted)
+        if form then return form end
+    end
+    return templates.find(template, "en")
+end
+
+local function locales_of(tenant, locale)
+    local row = tenants.by_key(tenant)
+    return with_language(with_language({}, locale), row and row.default_locale or "en")
+end
+
 --- The form of a template: the tenant's own in the locale (or its language), its own in its default locale, the shipped ones in that
 --- order, the shipped English one.
 ---@param tenant string
 ---@param template string
 ---@param locale string
----@return {subject: string, html: string, text: string}|nil
+---@return {subject: string, html: string, text: string}|nil form
+---@return boolean own it is the tenant's
 function M.form(tenant, template, locale)
-    local row = tenants.by_key(tenant)
-    local locales = with_language(with_language({}, locale), row and row.default_locale or "en")
+    local locales = locales_of(tenant, locale)
     local own = db.read(tenant, OWN_FORM, tenant, template, pg.array(locales))
     for _, wanted in ipairs(locales) do
         for _, form in ipairs(own) do
-            if form.locale == wanted then return form end
+            if form.locale == wanted then return form, true end
         end
     end
-    for _, wanted in ipairs(locales) do
-        local shipped = templates.find(template, wanted)
-        if shipped then return shipped end
-    end
-    return templates.find(template, "en")
+    return shipped(template, locales), false
 end
 
 -- Sending --------------------------------------------------------------------------------------------------------------------
 
 local function give_up(text) require("kasma.jobs").give_up(text) end
+
+local function filled(form, vars, ruled, subject)
+    return { subject = ruled.subject or subject or templates.fill(form.subject, vars, false),
+        text = ruled.text or templates.fill(form.text, vars, false), html = ruled.html or templates.fill(form.html, vars, true) }
+end
+
+-- The words of a mail: a rule's, the tenant's own form's, or ours. A code is handed to neither of the first two.
+local function write(tenant, m)
+    local form, own = M.form(tenant, m.template, m.locale)
+    if not form then give_up("no mail template " .. m.template) end
+    local vars, mark = m.vars, nil
+    if templates.has_code(m.template) then vars, mark = codes.hide(m.vars) end
+    local ruled = policy.mail(tenant, { template = m.template, locale = m.locale, vars = vars })
+    if not mark then return filled(form, vars, ruled or {}, m.subject) end
+    if ruled or own then
+        local made = codes.show(filled(form, vars, ruled or {}, m.subject), mark, tostring(m.vars.code))
+        if made then return made end
+        log.warn("a mail's code would not be where it belongs; the shipped form is sent", { tenant = tenant, template = m.template })
+    end
+    return filled(shipped(m.template, locales_of(tenant, m.locale)) or form, m.vars, {}, m.subject)
+end
 
 --- Renders and hands over one mail now; for jobs. Asks the suppressions first. An address that bounces goes on the list.
 ---@param tenant string
@@ -200,12 +231,8 @@ function M.transmit(tenant, m)
         ended:add(1, "suppressed")
         return { suppressed = reason }
     end
-    local form = M.form(tenant, m.template, m.locale)
-    if not form then give_up("no mail template " .. m.template) end
-    local own = policy.mail(tenant, m) or {}
-    local ok, by = pcall(transport.deliver, { id = m.id, to = m.to,
-        subject = own.subject or m.subject or templates.fill(form.subject, m.vars, false),
-        text = own.text or templates.fill(form.text, m.vars, false), html = own.html or templates.fill(form.html, m.vars, true),
+    local made = write(tenant, m)
+    local ok, by = pcall(transport.deliver, { id = m.id, to = m.to, subject = made.subject, text = made.text, html = made.html,
         unsubscribe = m.marketing and M.unsubscribe_url(tenant, m.to) or nil })
     if ok then
         ended:add(1, "sent")

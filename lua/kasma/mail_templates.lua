@@ -7,7 +7,8 @@ local forms = {}
 
 ---@param template string
 ---@param locale string
----@param form {subject: string, html: string, text: string, rules: boolean|nil} rules: a rule of the shop may send it
+---@param form {subject: string, html: string, text: string, rules: boolean|nil, code: boolean|nil} rules: a rule of the shop may send it;
+---code: it holds a one-time code of an account (mail_code.lua)
 function M.add(template, locale, form) forms[template .. "|" .. locale] = form end
 
 --- Names of the shipped templates, sorted, and the locales of each.
@@ -34,10 +35,20 @@ function M.find(template, locale) return forms[template .. "|" .. locale] or for
 
 local ESCAPES = { ["&"] = "&amp;", ["<"] = "&lt;", [">"] = "&gt;", ['"'] = "&quot;", ["'"] = "&#39;" }
 
+--- Text as it stands in HTML.
+---@param text string
+---@return string
+function M.escape(text) return (text:gsub("[&<>\"']", ESCAPES)) end
+
+--- Whether the mail holds a one-time code of an account.
+---@param template string
+---@return boolean
+function M.has_code(template) return forms[template .. "|en"] ~= nil and forms[template .. "|en"].code == true end
+
 local function shown(value, escape)
     if value == nil or type(value) == "table" or type(value) == "userdata" then return "" end
     local text = tostring(value)
-    return escape and (text:gsub("[&<>\"']", ESCAPES)) or text
+    return escape and M.escape(text) or text
 end
 
 local function look_up(vars, path)
@@ -140,12 +151,14 @@ local function page(body)
 end
 
 M.add("otp", "en", {
+    code = true,
     subject = "[Kasma] Your verification code for {{type}}",
     html = page("<p>Your verification code for <b>{{type}}</b>:</p><p style=\"font-size:2em;letter-spacing:.2em\"><b>{{code}}</b></p>"
         .. "<p>It holds for five minutes. If you did not ask for it, do nothing.</p>"),
     text = "Your verification code for {{type}}: {{code}}\n\nIt holds for five minutes. If you did not ask for it, do nothing.\n",
 })
 M.add("otp", "vi", {
+    code = true,
     subject = "[Kasma] Mã xác minh của bạn cho {{type}}",
     html = page("<p>Mã xác minh của bạn cho <b>{{type}}</b>:</p><p style=\"font-size:2em;letter-spacing:.2em\"><b>{{code}}</b></p>"
         .. "<p>Mã có hiệu lực trong năm phút. Nếu bạn không yêu cầu mã này, hãy bỏ qua thư.</p>"),

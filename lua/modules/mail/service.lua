@@ -6,6 +6,7 @@ local audit = require("kasma.audit")
 local db = require("kasma.db")
 local errors = require("kasma.errors")
 local mail = require("kasma.mail")
+local codes = require("kasma.mail_code")
 local templates = require("kasma.mail_templates")
 local store = require("modules.mail.store")
 
@@ -57,6 +58,14 @@ end
 function M.put_form(scope, input)
     known(input.template)
     local problem = templates.problem(input.subject) or templates.problem(input.html) or templates.problem(input.text or "")
+    if not problem and templates.has_code(input.template) then
+        local vars, mark = codes.hide{ code = "000000", type = "Login" }
+        local ok, made = pcall(function()
+            return { subject = templates.fill(input.subject, vars, false), html = templates.fill(input.html, vars, true),
+                text = templates.fill(input.text or "", vars, false) }
+        end)
+        problem = not (ok and codes.show(made, mark, "000000")) and codes.PROBLEM or nil
+    end
     if problem then errors.bad_request{ message = problem, code = "bad_form" } end
     local statements = { store.put_form{ tenant_key = scope.tenant, app_key = scope.app, id = uuid.v7(), template = input.template,
         locale = input.locale, subject = input.subject, html = input.html, text = input.text or "", is_active = input.isActive ~= false,
