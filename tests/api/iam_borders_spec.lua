@@ -265,6 +265,30 @@ describe("a host name", function()
         assert.is_false(body[1] ~= nil and body[1].name == "Lamp of the host")
     end)
 
+    it("by which the server itself is called is not for a shop to take", function()
+        local server = support.server{ PUBLIC_URL = "https://api.kasma-host.example/base" }
+        local finally, mine = support.unique("mine") .. ".test", support.tenant()
+        local owner, staff = mine.owner:copy(), support.platform()
+        owner.url, staff.url = server.url, server.url
+        local function set(who, names) return who:post("/apps/" .. mine.app .. "/update", { hostnames = names }, mine.headers) end
+        local ok, why = pcall(function()
+            for _, name in ipairs{ "api.kasma-host.example", "API.Kasma-Host.example.", "kasma", "localhost.", "10.1.2.3", "0" } do
+                local set_there = set(owner, { name, finally })
+                assert.same({ 403, "hostname_reserved" }, { set_there.status, set_there.json.code }, name)
+                local made = owner:post("/apps", { app_key = support.unique("app"), name = "x", hostnames = { name } })
+                assert.same({ 403, "hostname_reserved" }, { made.status, made.json.code }, name)
+            end
+            must(set(owner, { finally, "eu.api.kasma-host.example" }), 200)
+            -- What the platform gave stays when its shop changes the others.
+            must(set(staff, { "api.kasma-host.example" }), 200)
+            must(set(owner, { "api.kasma-host.example", finally }), 200)
+            must(set(owner, {}), 200)
+            assert.equal(403, set(owner, { "api.kasma-host.example" }).status)
+        end)
+        server.stop()
+        assert(ok, why)
+    end)
+
     it("of an app that is switched off opens no shop, its own or another", function()
         local other = support.unique("off") .. ".test"
         local off = support.tenant{ hostnames = { other } }

@@ -15,6 +15,9 @@ local Tenant = schema.object({ id = schema.uuid(), tenant_key = schema.string(),
 local App = schema.object({ id = schema.uuid(), app_key = schema.string(), tenant_key = schema.string() }, { name = "App", open = true })
 local Success = { success = schema.boolean() }
 
+-- Whether the caller decides over tenants: staff of the platform.
+local function is_platform(ctx) return ctx.access ~= nil and access.allows(ctx.access.platform, "tenants.write") end
+
 local function answer(members_of)
     local all = {}
     for name, member in pairs(Success) do all[name] = member end
@@ -92,7 +95,7 @@ route.post("/tenants/:tenant_key/update", {
     returns = { [200] = answer{ tenant = Tenant }, [409] = tenants.stays },
     handler = function(ctx)
         -- Whether a tenant is served at all is the platform's business.
-        if ctx.body.is_active ~= nil and not (ctx.access and (ctx.access.platform["*"] or ctx.access.platform["tenants.write"])) then
+        if ctx.body.is_active ~= nil and not is_platform(ctx) then
             errors.forbidden("Forbidden resource")
         end
         return { success = true, tenant = tenants.view(tenants.update(ctx.scope, ctx.body)) }
@@ -177,8 +180,8 @@ route.post("/apps", {
         allowed_origins = Origins:copy():optional(),
         hostnames = Hosts:copy():optional(),
     },
-    returns = { [201] = answer{ app = App }, [409] = { tenants.app_taken, tenants.host_taken } },
-    handler = function(ctx) return { success = true, app = tenants.create_app(ctx.scope, ctx.body) } end,
+    returns = { [201] = answer{ app = App }, [403] = tenants.host_reserved, [409] = { tenants.app_taken, tenants.host_taken } },
+    handler = function(ctx) return { success = true, app = tenants.create_app(ctx.scope, ctx.body, is_platform(ctx)) } end,
 })
 
 route.post("/apps/:app_key/update", {
@@ -193,8 +196,10 @@ route.post("/apps/:app_key/update", {
         allowed_origins = Origins:copy():optional(),
         hostnames = Hosts:copy():optional(),
     },
-    returns = { [200] = answer{ app = App }, [409] = tenants.host_taken },
-    handler = function(ctx) return { success = true, app = tenants.update_app(ctx.scope, ctx.params.app_key, ctx.body) } end,
+    returns = { [200] = answer{ app = App }, [403] = tenants.host_reserved, [409] = tenants.host_taken },
+    handler = function(ctx)
+        return { success = true, app = tenants.update_app(ctx.scope, ctx.params.app_key, ctx.body, is_platform(ctx)) }
+    end,
 })
 
 route.get("/settings", {

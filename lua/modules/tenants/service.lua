@@ -1,4 +1,5 @@
 -- Tenants: made with all that a shop needs to start, in one transaction; their apps, members and settings.
+local config = require("core.config")
 local money = require("core.money")
 local time = require("core.time")
 local uuid = require("core.uuid")
@@ -20,6 +21,8 @@ M.by_key = tenants.by_key
 M.taken = errors.declare{ code = "tenant_exists", status = 409, message = "A tenant with this key exists already" }
 M.app_taken = errors.declare{ code = "app_exists", status = 409, message = "An app with this key exists already" }
 M.host_taken = errors.declare{ code = "hostname_taken", status = 409, message = "The host name belongs to another app" }
+M.host_reserved = errors.declare{ code = "hostname_reserved", status = 403, message = "The host name is the platform's to give",
+    cause = "it is the server's own (PUBLIC_URL), an address, or a name without a domain", cure = "let staff of the platform set it" }
 M.stays = errors.declare{ code = "tenant_stays", status = 409, message = "This tenant stays" }
 M.not_empty = errors.declare{ code = "tenant_not_empty", status = 409, message = "The tenant still has products or orders" }
 
@@ -40,6 +43,19 @@ local function host_names(list)
         end
     end
     return names
+end
+
+-- What comes to a name without saying for which tenant belongs to whoever has the name. By its own name, by addresses and by names of the
+-- network around it the server is called by everybody: these are not for a shop's staff to take.
+local function check_hosts(names, had, platform)
+    if platform or not names then return end
+    local own = tostring(config.get("PUBLIC_URL") or ""):lower():match("^%a+://([^/:]+)")
+    local kept = {}
+    for _, name in ipairs(had) do kept[name] = true end
+    for _, name in ipairs(names) do
+        local plain = name:gsub("%.+$", "")
+        if not kept[name] and (plain == own or not plain:find(".", 1, true) or plain:find("^[%d.]+$")) then M.host_reserved() end
+    end
 end
 
 ---@param row table
@@ -147,10 +163,13 @@ end
 
 ---@param scope Scope
 ---@param input {app_key: string, name: string, kind: string, allowed_origins: string[]|nil, hostnames: string[]|nil}
+---@param platform boolean the caller is staff of the platform
 ---@return table row
-function M.create_app(scope, input)
+function M.create_app(scope, input, platform)
+    local hosts = host_names(input.hostnames) or {}
+    check_hosts(hosts, {}, platform)
     local statements = { store.insert_app{ id = uuid.v7(), app_key = input.app_key, tenant_key = scope.tenant, name = input.name,
-        kind = input.kind, allowed_origins = input.allowed_origins or {}, hostnames = host_names(input.hostnames) or {},
+        kind = input.kind, allowed_origins = input.allowed_origins or {}, hostnames = hosts,
         now = time.iso(time.now()) } }
     audit.append(statements, scope, { action = "apps.create", entity_type = "app", entity_id = input.app_key, after = input })
     local row = db.pipeline(scope.tenant, statements)[1][1]
@@ -161,9 +180,12 @@ end
 ---@param scope Scope
 ---@param app_key string
 ---@param input table
+---@param platform boolean the caller is staff of the platform
 ---@return table row
-function M.update_app(scope, app_key, input)
+function M.update_app(scope, app_key, input, platform)
     input.hostnames = host_names(input.hostnames)
+    local before = input.hostnames and tenants.app(app_key)
+    check_hosts(input.hostnames, before and before.tenant_key == scope.tenant and before.hostnames or {}, platform)
     local statements = { store.update_app(scope.tenant, app_key, input, time.iso(time.now())) }
     audit.append(statements, scope, { action = "apps.update", entity_type = "app", entity_id = app_key, after = input })
     local row = db.pipeline(scope.tenant, statements)[1][1]
