@@ -307,6 +307,37 @@ describe("kasma user create-admin", function()
     end)
 end)
 
+describe("a store that is away", function()
+    it("is told to who stands at the terminal, and ends a command with 5", function()
+        local database = { DATABASE_URL = "postgresql://kasma_app:x@127.0.0.1:1/kasma",
+            DATABASE_SYSTEM_URL = "postgresql://kasma_system:x@127.0.0.1:1/kasma" }
+        for words, env in pairs{ ["seed"] = database, ["repair queues --since 1h"] = database, ["outbox"] = database,
+            ["mail list MASTER"] = database, ["webhooks endpoints MASTER"] = database, ["rules list --tenant MASTER"] = database,
+            ["queues list"] = { REDIS_URL = "redis://127.0.0.1:1" } } do
+            local exit, text, said = run(words, env)
+            assert.same({ 5, "" }, { exit, text }, words)
+            assert.truthy(said:lower():find("connection refused", 1, true), words .. " said " .. said)
+        end
+    end)
+end)
+
+describe("kasma seed", function()
+    it("gives nobody a password that it could keep nowhere, and without a file leaves the passwords as they are", function()
+        local before = db.query(nil, "select c.user_id, c.password from user_credentials c join users u on u.id = c.user_id "
+            .. "where u.email like '%@demo.test' order by c.user_id")
+        assert.is_true(#before > 0)
+        local exit, _, said = run("seed --users-file /no/such/folder/users")
+        assert.equal(1, exit)
+        assert.truthy(said:find("/no/such/folder/users", 1, true))
+        local report = command.json("seed --json")
+        for _, person in ipairs(report.people) do assert.is_nil(person.password) end
+        local after = db.query(nil, "select c.user_id, c.password from user_credentials c join users u on u.id = c.user_id "
+            .. "where u.email like '%@demo.test' order by c.user_id")
+        assert.equal(#before, #after)
+        for i, row in ipairs(before) do assert.equal(row.password, after[i].password) end
+    end)
+end)
+
 describe("kasma user create", function()
     it("gives an account that is there the role, and leaves its password, name and what it may hold elsewhere", function()
         local first, second = support.tenant(), support.tenant()

@@ -1,7 +1,28 @@
--- What commands check of their words, and how they print rows. A wrong word is raised as {usage = why}: wrong use, exit 2.
+-- What commands check of their words, how they print rows, and what they say of an error. A wrong word is raised as {usage = why}: wrong
+-- use, exit 2.
 local json = require("core.json")
+local errors = require("kasma.errors")
 
 local M = {}
+
+-- Undefined table, function and column.
+local ABSENT = { ["42P01"] = true, ["42883"] = true, ["42703"] = true }
+
+--- What was raised, in words. A client of the API only hears that something failed; who stands at the terminal is told what.
+---@param err any
+---@return string
+function M.why(err)
+    if not errors.is(err) then return type(err) == "table" and tostring(err.message or err.kind) or tostring(err) end
+    local text = tostring(err):gsub("^%d%d%d ", "")
+    local cause = err.status >= 500 and type(err.cause) == "table" and err.cause
+    if cause and cause.message then
+        text = (errors.is_unavailable(err) and "a store cannot be reached: " or "") .. tostring(cause.message)
+    end
+    if cause and ABSENT[tostring(cause.code)] then
+        text = ("the database is not migrated to this program's schema (%s): run kasma migrate"):format(text)
+    end
+    return text
+end
 
 --- A whole number among the words.
 ---@param text string|nil

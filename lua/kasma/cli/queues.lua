@@ -202,10 +202,7 @@ function M.run(words)
         io.stderr:write("kasma queues: ", result.usage, "\n")
         return 2
     end
-    local errors = require("kasma.errors")
-    io.stderr:write("kasma queues: ", tostring(type(result) == "table" and result.message or result), "\n")
-    if errors.is_unavailable(result) then return 5 end
-    return errors.is(result) and result.status == 409 and 4 or 1
+    return require("kasma.cli.failure")("queues", result)
 end
 
 return M

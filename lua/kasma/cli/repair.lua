@@ -56,9 +56,11 @@ function M.run(words)
     end
     local ok, why = pcall(queues, args)
     if ok then return 0 end
-    local usage = type(why) == "table" and why.usage
-    io.stderr:write("kasma repair: ", usage or type(why) == "table" and tostring(why.message or why.kind) or tostring(why), "\n")
-    return usage and 2 or 1
+    if type(why) == "table" and why.usage then
+        io.stderr:write("kasma repair: ", why.usage, "\n")
+        return 2
+    end
+    return require("kasma.cli.failure")("repair", why)
 end
 
 return M

@@ -72,6 +72,8 @@ local CODES = { [400] = 2, [401] = 3, [403] = 3, [409] = 4, [503] = 5 }
 -- What a server, or this process in its place, has answered.
 local function refused(why, args)
     local message = type(why.message) == "table" and table.concat(why.message, "; ") or tostring(why.message or why.kind)
+    -- Of a store of this installation that is away; a server tells no more than its text.
+    if require("kasma.errors").is_unavailable(why) then message = require("kasma.cli.given").why(why) end
     local code = why.code and why.code ~= "" and tostring(why.code) or nil
     io.stderr:write("kasma rules: ", report.plain(message), code and " (" .. report.plain(code) .. ")" or "", "\n")
     local diagnostics = type(why.details) == "table" and type(why.details.diagnostics) == "table" and why.details.diagnostics or {}

@@ -44,8 +44,31 @@ local function remember(path, people)
     return ffi.C.close(fd) == 0 and ok
 end
 
+local function seed(path, as_json)
+    -- Seen before anybody gets a password that could then be kept nowhere.
+    local probe = path and not base.is_production() and io.open(path, "a")
+    if path and not base.is_production() and not probe then error("cannot write " .. path, 0) end
+    if probe then probe:close() end
+    base.run()
+    if base.is_production() then
+        io.stdout:write("platform rows are there; no demo shop in production\n")
+        return 0
+    end
+    local report = require("kasma.seed.demo").run(remembered(path))
+    if path and not remember(path, report.people) then error("cannot write " .. path, 0) end
+    if as_json then
+        io.stdout:write(require("core.json").encode(report), "\n")
+    else
+        io.stdout:write(("tenant demo: %d products\n"):format(report.products))
+        for _, p in ipairs(report.people) do
+            io.stdout:write(("  %-24s %-22s %s\n"):format(p.email, p.password or "(as it was)", p.role))
+        end
+    end
+    return 0
+end
+
 ---@param args string[] what follows `kasma seed`
----@return integer exit
+---@return integer exit 0 done, 1 failed, 2 wrong use, 5 a store cannot be reached
 function M.run(args)
     local path, as_json
     local i = 1
@@ -59,30 +82,14 @@ function M.run(args)
             path = args[i + 1]
             i = i + 1
         else
-            io.stderr:write("kasma seed: ", args[i], " is not known here\n\n", M.usage)
+            io.stderr:write("kasma seed: ", args[i], args[i] == "--users-file" and " needs a path" or " is not known here", "\n\n", M.usage)
             return 2
         end
         i = i + 1
     end
-    base.run()
-    if base.is_production() then
-        io.stdout:write("platform rows are there; no demo shop in production\n")
-        return 0
-    end
-    local report = require("kasma.seed.demo").run(remembered(path))
-    if path and not remember(path, report.people) then
-        io.stderr:write("kasma seed: cannot write ", path, "\n")
-        return 1
-    end
-    if as_json then
-        io.stdout:write(require("core.json").encode(report), "\n")
-    else
-        io.stdout:write(("tenant demo: %d products\n"):format(report.products))
-        for _, p in ipairs(report.people) do
-            io.stdout:write(("  %-24s %-22s %s\n"):format(p.email, p.password or "(as it was)", p.role))
-        end
-    end
-    return 0
+    local ok, result = pcall(seed, path, as_json)
+    if ok then return result end
+    return require("kasma.cli.failure")("seed", result)
 end
 
 return M

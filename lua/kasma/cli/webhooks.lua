@@ -188,7 +188,6 @@ function M.run(words)
         io.stderr:write("kasma webhooks: ", why.usage, "\n")
         return 2
     end
-    if type(why) == "table" and not require("kasma.errors").is(why) then why = why.message end
     return require("kasma.cli.failure")("webhooks", why)
 end
 
