@@ -196,8 +196,10 @@ describe("a registration", function()
     end)
 end)
 
--- A user of the tenant with a second factor: client, a function that makes the code of now, recovery codes, the code that is used.
-local function with_totp(tenant, step)
+-- A user of the tenant with a second factor: client, a function that makes codes, recovery codes, the code that is used. It is used in the
+-- step of now, and the next one is made a step ahead: either holds as well when that step ends on the way. One of the step before would
+-- be two behind by then.
+local function with_totp(tenant)
     local shopper = support.shopper(tenant)
     local setup = must(shopper:post("/auth/2fa/setup"), 200)
     assert.matches("^otpauth://totp/", setup.uri)
@@ -205,7 +207,7 @@ local function with_totp(tenant, step)
     local secret = secrets.open("totp", row.secret_enc, shopper.user.id)
     assert.is_nil(row.secret_enc:find(secret, 1, true))
     local function code(offset) return totp.code(secret, math.floor(time.now() / 30000) + (offset or 0)) end
-    local used = code(step)
+    local used = code()
     local confirmed = must(shopper:post("/auth/2fa/confirm", { code = used }), 200)
     assert.equal(10, #confirmed.recovery_codes)
     return shopper, code, confirmed.recovery_codes, used
@@ -215,12 +217,12 @@ describe("a second factor", function()
     local tenant = support.tenant()
 
     it("is asked for after the password, and a code holds once", function()
-        local shopper, code, _, used = with_totp(tenant, -1)
+        local shopper, code, _, used = with_totp(tenant)
         local answer, client = login(tenant, shopper.user.email, shopper.user.password)
         assert.same({ 401, true, "TWO_FA" }, { answer.status, answer.json.requiresOtp, answer.json.type })
         assert.equal(401, verify(client, shopper.user.email, "000000", "TWO_FA").status)
         assert.equal(401, verify(client, shopper.user.email, used, "TWO_FA").status)
-        local now = code()
+        local now = code(1)
         assert.equal(200, verify(client, shopper.user.email, now, "TWO_FA").status)
         assert.same({ "pwd", "totp" }, db.one(nil, [[select amr from auth_sessions where user_id = $1 order by created_at desc limit 1]],
             shopper.user.id).amr)
@@ -230,8 +232,8 @@ describe("a second factor", function()
     end)
 
     it("needs the password step first", function()
-        local shopper, code = with_totp(tenant, -1)
-        assert.equal(401, verify(support.client(tenant.headers), shopper.user.email, code(), "TWO_FA").status)
+        local shopper, code = with_totp(tenant)
+        assert.equal(401, verify(support.client(tenant.headers), shopper.user.email, code(1), "TWO_FA").status)
     end)
 
     it("is replaced by a recovery code, once", function()
@@ -244,7 +246,7 @@ describe("a second factor", function()
     end)
 
     it("outlives a forgotten password", function()
-        local shopper, code = with_totp(tenant, -1)
+        local shopper, code = with_totp(tenant)
         local client = support.client(tenant.headers)
         assert.equal(200, client:post("/auth/forgot-password", { identifier = shopper.user.email }).status)
         local answer = verify(client, shopper.user.email, support.code_for(shopper.user.email), "FORGOT_PASSWORD")
@@ -252,11 +254,11 @@ describe("a second factor", function()
         local signed
         answer, signed = login(tenant, shopper.user.email, "brand-new-1")
         assert.same({ 401, "TWO_FA" }, { answer.status, answer.json.type })
-        assert.equal(200, verify(signed, shopper.user.email, code(), "TWO_FA").status)
+        assert.equal(200, verify(signed, shopper.user.email, code(1), "TWO_FA").status)
     end)
 
     it("is switched off with a code, after a sign-in that is not old", function()
-        local shopper, code = with_totp(tenant, -1)
+        local shopper, code = with_totp(tenant)
         local platform = support.platform()
         support.advance(platform, 601)
         local old = shopper:post("/auth/2fa/disable", { code = code() })
@@ -265,9 +267,12 @@ describe("a second factor", function()
         support.real_time(platform)
         assert.same({ { 401, "Please sign in again" }, { 401, "Please sign in again" } }, { told(old), told(refreshed) })
         local _, client = login(tenant, shopper.user.email, shopper.user.password)
-        must(verify(client, shopper.user.email, code(), "TWO_FA"), 200)
+        must(verify(client, shopper.user.email, code(1), "TWO_FA"), 200)
         assert.equal(401, client:post("/auth/2fa/disable", { code = "000000" }).status)
-        assert.equal(200, client:post("/auth/2fa/disable", { code = code(1) }).status)
+        support.advance(platform, 60) -- to a step whose code was not used yet
+        local off = client:post("/auth/2fa/disable", { code = code(1) }).status
+        support.real_time(platform)
+        assert.equal(200, off)
         assert.equal(200, (login(tenant, shopper.user.email, shopper.user.password)).status)
     end)
 

@@ -104,11 +104,12 @@ describe("an account that its person made inactive", function()
         local row = db.one(nil, "select secret_enc from user_credentials where user_id = $1 and provider = 'totp'", shopper.user.id)
         local secret = secrets.open("totp", row.secret_enc, shopper.user.id)
         local function code(offset) return totp.code(secret, math.floor(time.now() / 30000) + offset) end
-        must(shopper:post("/auth/2fa/confirm", { code = code(-1) }), 200)
+        must(shopper:post("/auth/2fa/confirm", { code = code(0) }), 200)
         must(shopper:post("/users/me/deactivate"), 200)
         local answer, client = login(tenant, shopper)
         assert.same({ 401, "TWO_FA" }, { answer.status, answer.json.type })
-        assert.equal(200, verify(client, shopper, code(0), "TWO_FA").status)
+        -- A step ahead: it holds as well when this step ends on the way.
+        assert.equal(200, verify(client, shopper, code(1), "TWO_FA").status)
         assert.equal("active", state(shopper).status)
     end)
 
