@@ -11,6 +11,7 @@ local uuid = require("core.uuid")
 local sched = require("core.sched")
 local personal = require("kasma.personal")
 local live = require("modules.rules.live")
+local live_store = require("modules.rules.store")
 local start = require("modules.rules.workflow_start")
 local store = require("modules.rules.workflow_store")
 local workflows = require("modules.rules.workflows")
@@ -283,7 +284,7 @@ describe("a whole batch of the relay", function()
             local row = db.one(shop.key, "select count(*)::int as n from workflow_runs where tenant_key = $1 and state = 'done'",
                 shop.key)
             return row.n == 600
-        end, 60)
+        end, 300)
     end)
 end)
 
@@ -584,6 +585,13 @@ describe("the breaker of a workflow", function()
             if opened then break end
         end
         assert.is_truthy(opened)
+        -- Whoever works and holds the shop's rules has heard of it: another would run the step.
+        local epoch = live_store.epoch(shop.key)
+        support.eventually(function()
+            return db.one(nil, [[select count(*)::int as n from worker_heartbeats where jsonb_exists(epochs, $1)
+              and (epochs ->> $1)::bigint < $2::bigint and seen_at > $3::timestamptz]], shop.key, epoch,
+                time.iso(time.real() - 6000)).n == 0
+        end)
         emit(shop, "custom.go", "good")
         local run = support.eventually(function()
             local one = runs(shop, "breaks", "?entityId=good")[1]
