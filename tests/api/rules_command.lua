@@ -33,12 +33,14 @@ function M.read(path)
     return text
 end
 
+--- Saves a file whole: whoever watches it never reads half of it.
 ---@param path string
 ---@param text string
 function M.save(path, text)
-    local file = assert(io.open(path, "w"))
+    local file = assert(io.open(path .. ".part", "w"))
     file:write(text)
     file:close()
+    assert(os.rename(path .. ".part", path))
 end
 
 --- A secret key of a tenant.
