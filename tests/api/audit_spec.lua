@@ -374,7 +374,7 @@ describe("GET /audit/export", function()
         end
         local before = tasks()
         -- curl reads a little and is ended by the limit on bytes: the connection closes while the server has much to send.
-        local line = ("curl -s -m 20 -H 'Cookie: %s' -H 'X-Tenant-Kasma-Id: %s' "
+        local line = ("curl -s -m 60 -H 'Cookie: %s' -H 'X-Tenant-Kasma-Id: %s' "
             .. "'http://%s:%s/audit/export?action=test.bulk' | head -c 4096 | wc -c"):format(table.concat(jar, "; "), shop.key, host, port)
         local pipe = assert(io.popen(line))
         assert.equal(4096, tonumber(pipe:read("*a")))

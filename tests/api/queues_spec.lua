@@ -202,11 +202,15 @@ end)
 describe("the house's schedules", function()
     it("stand once in the system queue", function()
         local staff = support.platform()
-        local known = {}
+        local known, names = {}, { "otp-cleanup", "session-cleanup", "idempotency-cleanup", "outbox-cleanup", "user-purge",
+            "audit-verify-chain", "audit-retention" }
         support.eventually(function()
             known = {}
             for _, s in ipairs(status(200, staff:get("/admin/queues/system-queue")).queue.schedulers) do known[s.id] = s end
-            return known["audit-retention"]
+            for _, name in ipairs(names) do
+                if not known[name] then return false end
+            end
+            return true
         end)
         for _, name in ipairs{ "otp-cleanup", "session-cleanup", "idempotency-cleanup", "outbox-cleanup" } do
             assert.equal(3600000, known[name] and known[name].every, name)

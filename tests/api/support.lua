@@ -258,9 +258,9 @@ end
 ---@return any[]
 function M.parallel(fns) return sched.parallel(fns) end
 
--- Files of the mail folder, the newest first.
+-- Files of the mail folder, the newest first; none that is still being written under its other name.
 local function mail_names()
-    local list = assert(io.popen("ls -1 '" .. config.get("MAIL_DIR"):gsub("'", "'\\''") .. "' 2>/dev/null | sort -r"))
+    local list = assert(io.popen("ls -1 '" .. config.get("MAIL_DIR"):gsub("'", "'\\''") .. "' 2>/dev/null | grep '\\.eml$' | sort -r"))
     local names = list:read("*a")
     list:close()
     return names
