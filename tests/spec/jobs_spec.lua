@@ -124,7 +124,7 @@ describe("a queue", function()
         jobs.handler(q, "long", function()
             while gate do sched.sleep(10) end
         end)
-        jobs.work(q, { lock_ms = 2000, stalled_ms = 500 })
+        jobs.work(q, { lock_ms = 4000, stalled_ms = 500 })
         local prefix = jobs.base(q)
         eventually(function() return #redis.call("LRANGE", prefix .. "active", 0, -1) == 1 end)
         -- Many checks pass in which the lock would have run out.
@@ -132,7 +132,7 @@ describe("a queue", function()
         eventually(function()
             local now = redis.call("GET", prefix .. "stalled-check")
             if now ~= last then checks, last = checks + 1, now end
-            return checks >= 12
+            return checks >= 16
         end)
         assert.is_nil(hash(q, id).stc)
         gate = false

@@ -207,7 +207,7 @@ describe("a transaction", function()
             if app:stats().used <= used then break end
             sched.sleep(10)
         end
-        assert.are.equal(used, app:stats().used)
+        assert.is_true(app:stats().used <= used)
     end)
 
     it("takes only rollback after an error", function()

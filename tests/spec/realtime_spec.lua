@@ -1,6 +1,7 @@
 -- Connections to the hub without sockets: what a right that ends in an unlucky moment comes to.
 local crypto = require("core.crypto")
 local json = require("core.json")
+local redis = require("core.redis")
 local sched = require("core.sched")
 require("kasma.boot").load()
 local hub = require("kasma.hub")
@@ -56,6 +57,13 @@ describe("a connection", function()
     setup(function()
         user = users.provision({ tenant = "MASTER", app = "MASTER", actor_kind = "system" }, { email = "hub" .. crypto.random_hex(6)
             .. "@example.test", password = crypto.random_hex(8), display_name = "hub", user_type = "GENERAL_0", role_keys = {} }).id
+        -- Until the connection listens, words by Redis go past it.
+        local listens = false
+        invalidate.on("spec_listens", function() listens = true end)
+        eventually(function()
+            redis.call("PUBLISH", "kasma:invalidate", "spec_listens:x")
+            return listens
+        end)
     end)
 
     after_each(function() while_asked = nil end)

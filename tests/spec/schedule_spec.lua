@@ -212,7 +212,8 @@ describe("a job scheduler", function()
     it("of which thousands fall due in the same moment each run once, and plan one run each", function()
         local q, count = fresh(), 1500 -- more than one call promotes
         local prefix = jobs.base(q)
-        for n = 1, count do schedule.upsert(q, "s" .. n, { every = 3600000, startDate = time.now() + 1800000 }, { name = "tick" }) end
+        local start = time.now() + 1800000
+        for n = 1, count do schedule.upsert(q, "s" .. n, { every = 3600000, startDate = start }, { name = "tick" }) end
         assert.equal(count, redis.call("ZCARD", prefix .. "delayed"))
         local ran, times = {}, 0
         jobs.handler(q, "tick", function(job)
