@@ -101,10 +101,10 @@ describe("an access key", function()
         local function from(address) return bearer(key.secret, { ["X-Forwarded-For"] = address }):get("/users").status end
         assert.same({ 200, 200, 401, 401 }, { from("198.51.100.7"), from("2001:db8::1"), from("198.51.101.7"), from("2001:db9::1") })
         local row = support.eventually(function()
-            return db.one(tenant.key, [[select metadata, host(ip) as ip from audit_auth_log where tenant_key = $1
-              and action = 'KEY_USED_DENIED' and target = $2]], tenant.key, "key:" .. key.owned_key)
+            return db.one(tenant.key, [[select metadata from audit_auth_log where tenant_key = $1 and action = 'KEY_USED_DENIED'
+              and target = $2 and host(ip) = '198.51.101.7']], tenant.key, "key:" .. key.owned_key)
         end)
-        assert.same({ "address", "198.51.101.7" }, { row.metadata.reason, row.ip })
+        assert.equal("address", row.metadata.reason)
     end)
 
     it("shows when it was last used, and never its secret", function()
