@@ -69,7 +69,8 @@ struct redis_conn {
     struct buf out;
     struct loop_hook flush;
     uv_timer_t limit, retry;
-    uint64_t limit_at; /* when `limit` fires, by uv_now; 0: not running */
+    uint64_t limit_at;              /* when `limit` fires, by uv_now; 0: not running */
+    const struct redis_op *overdue; /* past its limit when looked at last; compared, never followed */
     unsigned failures;
     unsigned open_handles; /* timers not closed yet, then memory goes */
 };
@@ -159,7 +160,18 @@ static void on_limit(uv_timer_t *timer) {
     struct redis_conn *c = timer->data;
     c->limit_at = 0;
     uint64_t now = uv_now(loop_get());
-    if (c->head && c->head->deadline && c->head->deadline <= now) {
+    bool late = c->head && c->head->deadline && c->head->deadline <= now;
+    if (late && c->overdue != c->head) {
+        /* It may be this process that stood still, and the answer lies in the socket: that is read before the next
+         * look. */
+        c->overdue = c->head;
+        int again = uv_timer_start(&c->limit, on_limit, 1, 0);
+        (void)again; /* fails only without a callback */
+        c->limit_at = now + 1;
+        return;
+    }
+    c->overdue = NULL;
+    if (late) {
         struct error why = {0};
         bool filled = error_set(&why, ERR_UNAVAILABLE, "Redis did not answer in time");
         (void)filled; /* always false */
@@ -172,8 +184,10 @@ static void on_limit(uv_timer_t *timer) {
 /* One timer for all: answers come in order, so only the oldest command needs watching. It is left to fire and look
  * again, which costs a timer call each time limit and not one each command. */
 static void arm_limit(struct redis_conn *c) {
-    if (!c->head || !c->head->deadline || (c->limit_at && c->limit_at <= c->head->deadline)) return;
     uint64_t now = uv_now(loop_get());
+    /* One that is about to fire is never put off. */
+    if (!c->head || !c->head->deadline || (c->limit_at && (c->limit_at <= c->head->deadline || c->limit_at <= now + 1)))
+        return;
     uint64_t wait = c->head->deadline > now ? c->head->deadline - now : 1;
     int started = uv_timer_start(&c->limit, on_limit, wait, 0);
     (void)started; /* fails only without a callback */

@@ -1,4 +1,5 @@
 // link: stores
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -77,7 +78,7 @@ static struct redis *open_with(const struct redis_options *options) {
 }
 
 static struct redis *open_plain(void) {
-    return open_with(&(struct redis_options){0});
+    return open_with(&(struct redis_options){.timeout_ms = 60000});
 }
 
 static void shut(struct redis *r) {
@@ -259,6 +260,42 @@ static void a_command_past_its_limit_times_out_and_the_rest_is_unavailable(void 
     assert_true(thaw(server.pid));
     assert_true(run_until(is_up, r, 60));
     assert_string_equal(ask(r, "PING").text, "PONG");
+    shut(r);
+}
+
+/* One question and its answer on a socket of the test's own, beside the loop. */
+static void ask_beside(int fd) {
+    char text[16];
+    size_t got = 0;
+    assert_int_equal(send(fd, "PING\r\n", 6, MSG_NOSIGNAL), 6);
+    while (got < 7) {
+        ssize_t n = recv(fd, text + got, sizeof text - got, 0);
+        assert_true(n > 0 || (n < 0 && errno == EINTR));
+        if (n > 0) got += (size_t)n;
+    }
+}
+
+/* A process that has work of its own for longer than the limit takes the answer that came meanwhile. */
+static void an_answer_that_waits_to_be_read_is_not_late(void **state) {
+    (void)state;
+    struct redis *r = open_with(&(struct redis_options){.timeout_ms = 500});
+    struct sockaddr_in to = {
+        .sin_family = AF_INET, .sin_port = htons((uint16_t)server.port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_true(fd >= 0);
+    assert_int_equal(connect(fd, (struct sockaddr *)&to, sizeof to), 0);
+    struct answer a = {0};
+    struct error err = {0};
+    for (int i = 0; i < 3; i++) assert_non_null(send_words(r, "PING", &a, &err));
+    redis_flush(r);
+    for (uint64_t from = uv_hrtime(); uv_hrtime() - from < UINT64_C(1000000000);) ask_beside(fd);
+    assert_int_equal(a.count, 0);
+    assert_true(run_until(answered, &a, 60));
+    run_closed();
+    assert_int_equal(a.count, 3);
+    assert_int_equal(a.err.kind, ERR_NONE);
+    assert_string_equal(a.text, "PONG");
+    assert_int_equal(close(fd), 0);
     shut(r);
 }
 
@@ -604,6 +641,7 @@ int main(void) {
         cmocka_unit_test(a_cancelled_command_does_not_answer),
         cmocka_unit_test(a_reply_that_is_too_large_is_refused_and_the_connection_recovers),
         cmocka_unit_test(a_command_past_its_limit_times_out_and_the_rest_is_unavailable),
+        cmocka_unit_test(an_answer_that_waits_to_be_read_is_not_late),
         cmocka_unit_test(killed_in_flight_is_unavailable_and_a_restart_recovers),
         cmocka_unit_test(a_server_that_was_never_there_answers_unavailable),
         cmocka_unit_test(a_wrong_password_is_away_and_the_right_one_is_not),
