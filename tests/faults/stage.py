@@ -27,8 +27,12 @@ class Broken(Exception):
     """The test cannot go on."""
 
 
+PATIENCE = 4  # a machine may be that much slower than the one on which the limits were chosen; who waits for nothing waits no longer
+
+
 def until(seconds, what, condition, *args):
     """Asks again and again until the condition holds, and answers its value; gives up after the limit."""
+    seconds *= PATIENCE
     limit = time.monotonic() + seconds
     while True:
         value = condition(*args)
