@@ -27,10 +27,10 @@ for (const major of [5, 6]) {
     const queue = queueOf(name, major), events = eventsOf(name, major);
     await events.waitUntilReady();
     const job = await queue.add('echo', { text: 'Grüße / "x"', list: [], none: null, n: 1.5 });
-    assert.deepEqual(await job.waitUntilFinished(events, 10000), { text: 'Grüße / "x"', list: [], none: null, n: 1.5 });
+    assert.deepEqual(await job.waitUntilFinished(events, 60000), { text: 'Grüße / "x"', list: [], none: null, n: 1.5 });
     assert.deepEqual(await eventNames(name), ['added', 'waiting', 'active', 'completed', 'drained']);
     const other = await queue.add('never seen', {});
-    assert.equal(await other.waitUntilFinished(events, 10000), 'any never seen');
+    assert.equal(await other.waitUntilFinished(events, 60000), 'any never seen');
     const got = await queue.getJob(job.id);
     assert.equal(got.attemptsMade, 1);
     assert.equal(got.attemptsStarted, 1);
@@ -142,7 +142,7 @@ for (const major of [5, 6]) {
     events.on('progress', ({ data }) => seen.push(data));
     await events.waitUntilReady();
     const job = await queue.add('steps', {});
-    await job.waitUntilFinished(events, 10000);
+    await job.waitUntilFinished(events, 60000);
     await until('both are heard', () => seen.length === 2);
     assert.deepEqual(seen, [30, { step: 'two' }]);
     assert.deepEqual((await queue.getJob(job.id)).progress, { step: 'two' });
@@ -233,7 +233,7 @@ for (const major of [5, 6]) {
     const name = kasmaQueue();
     const queue = queueOf(name, major);
     const opts = { deduplication: { id: 'd', keepLastIfActive: true } };
-    const first = await queue.add('slow', { ms: 400 }, opts);
+    const first = await queue.add('slow', { ms: 4000 }, opts);
     await reaches(queue, first.id, 'active');
     assert.equal(await ours('jobs', 'add', name, 'echo', { v: 2 }, opts), first.id);
     assert.equal((await queue.add('echo', { v: 3 }, opts)).id, first.id);
@@ -317,12 +317,12 @@ for (const major of [5, 6]) {
   test(of('trap: a worker that renews keeps its job, however often the other side looks'), async () => {
     const name = nodeQueue();
     const queue = queueOf(name, major);
-    const worker = await kasma([name], { lock: 300, stalled: 60000 });
-    const job = await queue.add('slow', { ms: 1500 });
+    const worker = await kasma([name], { lock: 1500, stalled: 60000 });
+    const job = await queue.add('slow', { ms: 5000 });
     await reaches(queue, job.id, 'active');
     const node = workerOf(name, async () => 'stolen', major, { stalledInterval: 50 });
     await reaches(queue, job.id, 'completed');
-    assert.equal((await queue.getJob(job.id)).returnvalue, 1500);
+    assert.equal((await queue.getJob(job.id)).returnvalue, 5000);
     assert.deepEqual([(await hash(name, job.id)).ats, (await hash(name, job.id)).stc], ['1', undefined]);
     await node.close();
     worker.kill('SIGTERM');

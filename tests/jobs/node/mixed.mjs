@@ -37,7 +37,7 @@ test(`${COUNT} jobs, workers of both sides, kill -9 at random`, async () => {
   const total = () => redis.pipeline().zcard(`${prefix}:${name}:completed`).zcard(`${prefix}:${name}:failed`).exec()
     .then(rows => rows.map(([, n]) => n));
   const began = Date.now();
-  const limit = began + (long ? 1800000 : 100000);
+  const limit = began + (long ? 3600000 : 900000);
   let turn = 0, before = -1;
   // The kills end when few jobs are left, so that the last ones meet no third death.
   for (;;) {
@@ -112,8 +112,8 @@ test(`${COUNT} jobs, workers of both sides, kill -9 at random`, async () => {
 test('on TERM a worker of ours ends what runs and gives back what is left', async () => {
   const name = 'drained';
   const queue = queueOf(name);
-  const worker = await kasma([name], { concurrency: 3, env: { SHUTDOWN_GRACE: '3' } });
-  await queue.addBulk([{ name: 'slow', data: { ms: 300 } }, { name: 'slow', data: { ms: 60000 } }, { name: 'slow', data: { ms: 300 } },
+  const worker = await kasma([name], { concurrency: 3, env: { SHUTDOWN_GRACE: '12' } });
+  await queue.addBulk([{ name: 'slow', data: { ms: 4000 } }, { name: 'slow', data: { ms: 600000 } }, { name: 'slow', data: { ms: 4000 } },
     { name: 'slow', data: { ms: 1 } }]);
   await until('three run', async () => (await queue.getActiveCount()) === 3);
   assert.equal(await stop(worker), 0);

@@ -19,8 +19,12 @@ const children = new Set();
 
 export const sleep = ms => new Promise(done => setTimeout(done, ms));
 
-/** Waits until fn answers something true, ten seconds unless said. */
+// A machine may be that much slower than the one on which the limits were chosen; who waits for nothing waits no longer.
+const PATIENCE = 4;
+
+/** Waits until fn answers something true. */
 export async function until(what, fn, seconds = 20) {
+  seconds *= PATIENCE;
   const end = Date.now() + seconds * 1000;
   for (;;) {
     const value = await fn();
@@ -78,7 +82,7 @@ export async function ours(module, fn, ...args) {
   control ??= queueOf('control');
   controlEvents ??= eventsOf('control');
   const job = await control.add('call', { module, fn, args, n: args.length }, { removeOnComplete: false });
-  const answer = await job.waitUntilFinished(controlEvents, 20000);
+  const answer = await job.waitUntilFinished(controlEvents, 20000 * PATIENCE);
   if (answer.error) throw Object.assign(new Error(answer.error.message), { code: answer.error.code });
   return answer.result;
 }
