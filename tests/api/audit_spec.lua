@@ -326,6 +326,14 @@ describe("the audit of what is personal", function()
         assert.equal(201, shop.owner:post("/customers/details", { userId = one.user.id }).status)
         assert.same({ "customers.read " .. customer .. " ok", "users.read " .. one.user.id .. " ok", "users.read list ok" },
             rows(shop.owner))
+        for _, path in ipairs{ "/tenants/" .. shop.key .. "/members", "/mail/messages", "/auth/logs/login",
+            "/auth/logs/login?user_id=" .. one.user.id, "/auth/logs/login?user_id=" .. shop.owner.user.id } do
+            assert.equal(200, shop.owner:get(path).status)
+        end
+        assert.equal(200, other:get("/auth/logs/login").status)
+        assert.same({ "customers.read " .. customer .. " ok", "mail.read list ok", "members.read list ok",
+            "sign_ins.read " .. one.user.id .. " ok", "sign_ins.read list ok", "users.read " .. one.user.id .. " ok",
+            "users.read list ok" }, rows(shop.owner))
         assert.equal(403, other:get("/users").status)
         assert.equal(403, other:post("/customers/details", { userId = one.user.id }).status)
         assert.equal(403, other:post("/customers/update", { tags = { "vip" } }).status)

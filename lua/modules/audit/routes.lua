@@ -19,6 +19,9 @@ route.get("/auth/logs/login", {
         local q = ctx.query
         local user_id = ctx.may("audit.read") and q.user_id or (not ctx.may("audit.read") and ctx.user.id) or nil
         local rows, total = store.sign_ins(ctx.tenant, user_id, q.action, q.limit, (q.page - 1) * q.limit)
+        if user_id ~= ctx.user.id then
+            audit.write(ctx.scope, { action = "sign_ins.read", entity_type = "user", entity_id = user_id or "list" })
+        end
         local data = json.array({})
         for i, row in ipairs(rows) do
             data[i] = { id = row.id, user_id = row.user_id or null, action = row.action, target = row.target or null,

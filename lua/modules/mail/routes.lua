@@ -1,6 +1,7 @@
 -- Mails as HTTP sees them: what was sent, a shop's own templates, who is not written to, and the link off the list.
 local crypto = require("core.crypto")
 local json = require("core.json")
+local audit = require("kasma.audit")
 local errors = require("kasma.errors")
 local null = require("kasma.null")
 local route = require("kasma.route")
@@ -68,7 +69,9 @@ route.get("/mail/messages", {
     returns = schema.array(Message),
     handler = function(ctx)
         local q = ctx.query
-        return page(ctx, mail.messages(ctx.tenant, q, place_of(q.cursor), q.limit), q.limit, message_of)
+        local rows = mail.messages(ctx.tenant, q, place_of(q.cursor), q.limit)
+        audit.write(ctx.scope, { action = "mail.read", entity_type = "mail_message", entity_id = "list" })
+        return page(ctx, rows, q.limit, message_of)
     end,
 })
 

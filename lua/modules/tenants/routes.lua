@@ -1,6 +1,7 @@
 -- Tenants, their apps and settings as HTTP sees them.
 local json = require("core.json")
 local access = require("kasma.access")
+local audit = require("kasma.audit")
 local errors = require("kasma.errors")
 local route = require("kasma.route")
 local schema = require("kasma.schema")
@@ -122,6 +123,7 @@ route.get("/tenants/:tenant_key/members", {
     handler = function(ctx)
         local q = ctx.query
         local rows, total = tenants.members(ctx.tenant, q.limit, (q.page - 1) * q.limit)
+        audit.write(ctx.scope, { action = "members.read", entity_type = "user", entity_id = "list" })
         return { success = true, data = rows, total = total, page = q.page, limit = q.limit }
     end,
 })
