@@ -14,31 +14,36 @@ M.BYTES_MAX = 8 * 1048576
 -- What ends a job. Of the i-th end: ids[i], keys[i] (of its hash), lock_keys[i], and locks[i], whose lock it is.
 local FINISH = [[
 -- Of what ended: its places are cleared together. Nothing reads them before that.
-local freed, unstalled, finished = {}, {}, { completed = {}, failed = {} }
-local ids, keys, lock_keys, locks = {}, {}, {}, {}
+local freed, unstalled, finished = row(), {}, { completed = row(), failed = {} }
+local ids, keys, lock_keys, locks = row(), row(), row(), {}
 local families, all_there, rare = false, false, false
 -- Those that were taken first lie last in `active`: where as many as end in this call lie. What ends of them leaves by one command.
-local oldest, places, gone = {}, {}, {}
-local function look_at_active(ends)
-  if ends < 4 then return end
-  oldest = call('LRANGE', p .. 'active', -ends, -1)
-  for i = 1, #oldest do places[oldest[i] ] = i end
-end
+-- Mostly they end in the order in which they were taken: each is at the tail then, else its place is looked up.
+local oldest, tail, places, gone = {}, 0, nil, {}
+local place -- of the job that left last; nil: it lay elsewhere
 local function leave_active(id)
-  local place = places[id]
-  if not place then return call('LREM', p .. 'active', -1, id) > 0 end
-  if gone[place] then return false end
+  place = tail
+  if oldest[tail] == id and not gone[tail] then
+    tail = tail - 1
+    return true
+  end
+  if not places then
+    places = {}
+    for i = 1, #oldest do places[oldest[i] ] = i end
+  end
+  place = places[id]
+  if not place then return call('LREM', p .. 'active', '-1', id) > 0 end
+  if place > tail or gone[place] then return false end
   gone[place] = true
   return true
 end
 local function flush_active()
-  local n = #oldest
-  while gone[n] do
-    gone[n] = nil
-    n = n - 1
+  while gone[tail] do
+    gone[tail] = nil
+    tail = tail - 1
   end
-  if n < #oldest then call('LTRIM', p .. 'active', 0, n - #oldest - 1) end
-  for place in pairs(gone) do call('LREM', p .. 'active', -1, oldest[place]) end
+  if tail < #oldest then call('LTRIM', p .. 'active', '0', digits(tail - #oldest - 1)) end
+  for at in pairs(gone) do call('LREM', p .. 'active', '-1', oldest[at]) end
 end
 local owned = 0 -- the end that has left `active` last
 local function own(i, token)
@@ -54,17 +59,6 @@ local function own(i, token)
   if not leave_active(ids[i]) then return -3 end
   owned = i
   return 0
-end
--- An end that cannot be told, because a key of its job is not what it should be: the job stays active, and stalls.
-local function disown(i)
-  if owned ~= i then return end
-  local place = places[ids[i] ]
-  if place then gone[place] = nil else call('LPUSH', p .. 'active', ids[i]) end
-end
-local function free(i)
-  if owned ~= i then return end
-  freed[#freed + 1] = lock_keys[i]
-  if rare then unstalled[#unstalled + 1] = ids[i] end
 end
 -- What most calls never need is made when one does: making it costs as much as a job.
 local moves
@@ -160,15 +154,36 @@ local function promote()
     event(p, 'waiting', 'jobId', id, 'prev', 'delayed')
   end
 end
+-- What is not taken after all is served next, as before.
+local function put_back(list, from, scores)
+  for i = #list, from, -1 do
+    redis.pcall('LREM', p .. 'active', 1, list[i])
+    if scores[list[i] ] then
+      call('ZADD', p .. 'prioritized', scores[list[i] ], list[i])
+    else
+      call('RPUSH', p .. 'wait', list[i])
+    end
+  end
+end
+-- The end that failed after its job had left `active`: back to where it was.
+local function disown(id)
+  if not place then
+    call('LPUSH', p .. 'active', id)
+  elseif place > tail then
+    tail = place
+  else
+    gone[place] = nil
+  end
+end
 moves = { retry = retry, back = give_back, later = postpone, children = await_children, promote = promote, next_due = next_due,
-  merge_paused = merge_paused, leave_parent = leave_parent, end_deduplication = end_deduplication, tell_parent = tell_parent,
-  keep_trace = keep_trace }
+  put_back = put_back, disown = disown, merge_paused = merge_paused, leave_parent = leave_parent, end_deduplication = end_deduplication,
+  tell_parent = tell_parent, keep_trace = keep_trace }
   return moves
 end
 -- Deletes ended jobs, which lie in no list any more and have no lock. One that completed has left its parent. The deduplication id of a
 -- job that ended is free or, when it has a time of its own, stays taken for so long.
 local function drop(target, list)
-  local more, n = {}, 0
+  local more, n = row(), 0
   for i, id in ipairs(list) do
     local key = p .. id
     if target == 'failed' then seldom().leave_parent(key, now) end
@@ -192,9 +207,9 @@ local function sweep(target, count, age, limit)
     drop(target, list)
   end
   if count and count > 0 then
-    local list = call('ZREVRANGE', set, count, count + limit - 1)
+    local list = call('ZREVRANGE', set, digits(count), digits(count + limit - 1))
     if #list < limit then
-      if #list > 0 then call('ZREMRANGEBYRANK', set, 0, -count - 1) end
+      if #list > 0 then call('ZREMRANGEBYRANK', set, '0', digits(-count - 1)) end
     else
       in_parts('ZREM', set, list)
     end
@@ -259,7 +274,7 @@ end
 local function count_metrics(target, most, new_minute)
   if most <= 0 then return end
   local key = p .. 'metrics:' .. target
-  if ended[target] > 0 and call('HINCRBY', key, 'count', ended[target]) == ended[target] then new_minute = true end
+  if ended[target] > 0 and call('HINCRBY', key, 'count', digits(ended[target])) == ended[target] then new_minute = true end
   if not new_minute then return end
   local v = call('HMGET', key, 'prevTS', 'prevCount', 'count')
   local before = tonumber(v[3] or '0') - ended[target]
@@ -281,11 +296,30 @@ end
 -- count or '', keep age s or '', sweep limit, how many, and of each: id, value or reason, extra (of completed, the attempts made when the
 -- job is plain, else ''; of failed, 1 = attempts exhausted; else delay ms), and of failed and retry its traces. A plain job has neither
 -- parent nor deduplication, and cannot get one: its id is a number of ours, which nobody may ask for.
--- Answers {codes, {id, values, id, values, ...}, next due or 0, limited until or 0, what failed beside the ends or ''}; values as in
--- M.FIELDS, before this run.
-M.FIELDS = { "name", "data", "opts", "ats", "atm", "parentKey", "defa", "deid", "rjk" }
+-- Answers {codes, {id, name, data, opts, id, ...}, next due or 0, limited until or 0, what failed beside the ends or '', {number of one of
+-- the jobs, what few jobs have, number, ...}}, all as it was before this run; M.jobs_of reads it.
+local SELDOM = { "ats", "atm", "parentKey", "defa", "deid", "rjk" }
+
+--- The jobs that a call took, by the names of their fields in Redis.
+---@param answer table
+---@return table[] jobs {id, name, data, opts: texts; and of SELDOM what there is}
+function M.jobs_of(answer)
+    local taken, more, list = answer[2], answer[6], {}
+    for i = 1, #taken, 4 do
+        list[#list + 1] = { id = taken[i], name = taken[i + 1], data = taken[i + 2], opts = taken[i + 3] }
+    end
+    for i = 1, #more, 2 do
+        for k, name in ipairs(SELDOM) do
+            local value = more[i + 1][k]
+            if type(value) == "string" then list[more[i]][name] = value end
+        end
+    end
+    return list
+end
+
 M.script = "local BYTES_MAX = " .. M.BYTES_MAX .. "\nlocal p = KEYS[1]\nlocal now_text = ARGV[1]\nlocal now = tonumber(now_text)\n"
   .. scripts.base .. FINISH .. [[
+local ARGV = ARGV
 local function told(why) return type(why) == 'table' and why.err or tostring(why) end
 local WITH_TRACES = { failed = true, retry = true }
 -- Whose locks the jobs are under, whether any of them has children, and what else is mostly not there: asked for all at once.
@@ -306,7 +340,8 @@ do
   if n > 0 then
     -- A server short of memory refuses what a script would add, until the script has written something. An end must not stop half-way.
     call('DEL', p .. 'none')
-    look_at_active(n)
+    if n > 3 then oldest = call('LRANGE', p .. 'active', digits(-n), '-1') end
+    tail = #oldest
     locks = call('MGET', unpack(lock_keys))
     all_there = call('EXISTS', unpack(keys)) == n
   end
@@ -315,25 +350,34 @@ do
     families = n > 0 and call('EXISTS', unpack(unlikely, 5)) > 0
   end
 end
-gather()
-local codes = {}
+gathered = { lists = {}, marks = {} }
+local codes = row()
 do
-  local i, at = 0, 10
+  local i, j, at = 0, 0, 10
+  -- One try for all: what cannot be ended leaves it, and those behind it have another.
+  local function settle_until(last, settle, step, token, rule)
+    while j <= last do
+      i, j = i + 1, j + step
+      codes[i] = settle(i, token, ARGV[j - step + 1], ARGV[j - step + 2], rule, step == 4 and ARGV[j - step + 3])
+      if owned == i then
+        freed[#freed + 1] = lock_keys[i]
+        if rare then unstalled[#unstalled + 1] = ids[i] end
+      end
+    end
+  end
   while ARGV[at] do
     local what, token, count, age = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
     local step = WITH_TRACES[what] and 4 or 3
     local last = at + 5 + ARGV[at + 5] * step
     local rule = { target = what, count = count, age = age, limit = ARGV[at + 4], sweeps = count ~= '' or age ~= '' }
     local settle = (what == 'completed' or what == 'failed') and finish or seldom()[what]
-    for j = at + 6, last, step do
-      i = i + 1
-      local ok, code = pcall(settle, i, token, ARGV[j + 1], ARGV[j + 2], rule, step == 4 and ARGV[j + 3])
-      if ok then
-        free(i)
-        codes[i] = code
-      else
-        disown(i)
-        codes[i] = told(code)
+    j = at + 6
+    while j <= last do
+      local ok, why = pcall(settle_until, last, settle, step, token, rule)
+      if not ok then
+        -- A key of the job is not what it should be: it stays active, and stalls.
+        if owned == i then seldom().disown(ids[i]) end
+        codes[i] = told(why)
       end
     end
     at = last + 1
@@ -347,54 +391,41 @@ local function attempt(part, ...)
 end
 attempt(flush_active)
 if rare then attempt(in_parts, 'SREM', p .. 'stalled', unstalled) end
-attempt(in_parts, 'ZADD', p .. 'completed', finished.completed)
-attempt(in_parts, 'ZADD', p .. 'failed', finished.failed)
+for target, list in pairs(finished) do
+  if list[1] then attempt(in_parts, 'ZADD', p .. target, list) end
+end
 for _, rule in ipairs(rule_list) do attempt(sweep, unpack(rule)) end
 in_parts('DEL', nil, freed)
-attempt(count_metrics, 'completed', tonumber(ARGV[8]), ARGV[9] == '1')
-attempt(count_metrics, 'failed', tonumber(ARGV[8]), ARGV[9] == '1')
+for target, n in pairs(ended) do
+  if n > 0 or ARGV[9] == '1' then attempt(count_metrics, target, tonumber(ARGV[8]), ARGV[9] == '1') end
+end
 
 local wanted = tonumber(ARGV[6])
-local taken = {}
+local taken, count, more = row(), 0, {}
 local m = meta(p)
 local until_ms = 0
--- What is not taken after all is served next, as before.
-local function put_back(ids, from, scores)
-  for i = #ids, from, -1 do
-    redis.pcall('LREM', p .. 'active', 1, ids[i])
-    if scores[ids[i] ] then
-      call('ZADD', p .. 'prioritized', scores[ids[i] ], ids[i])
-    else
-      call('RPUSH', p .. 'wait', ids[i])
-    end
-  end
-end
--- Ids that are served next, up to n, put into active; and the scores of those that had one.
-local function next_ids(n)
-  local ids, scores = call('RPOP', p .. 'wait', n) or {}, {}
-  while #ids < n do
-    local first = redis.pcall('ZPOPMIN', p .. 'prioritized', n - #ids)
-    if first.err then failure = first.err end
-    if not first[1] then break end
-    for i = 1, #first, 2 do
-      ids[#ids + 1] = first[i]
-      scores[first[i] ] = first[i + 1]
-    end
-    if call('EXISTS', p .. 'prioritized') == 0 then call('DEL', p .. 'pc') end
-  end
-  if #ids > 0 then
-    local ok, why = pcall(in_parts, 'LPUSH', p .. 'active', ids)
-    if not ok then
-      put_back(ids, 1, scores)
-      error(why, 0)
-    end
-  end
-  return ids, scores
-end
 local bytes, full = 0, false
 local function take(n)
   while n > 0 and not full do
-    local ids, scores = next_ids(n)
+    -- What is served next, put into active; and the scores of those that had one.
+    local ids, scores = call('RPOP', p .. 'wait', digits(n)) or {}, {}
+    while #ids < n do
+      local first = redis.pcall('ZPOPMIN', p .. 'prioritized', n - #ids)
+      if first.err then failure = first.err end
+      if not first[1] then break end
+      for i = 1, #first, 2 do
+        ids[#ids + 1] = first[i]
+        scores[first[i] ] = first[i + 1]
+      end
+      if call('EXISTS', p .. 'prioritized') == 0 then call('DEL', p .. 'pc') end
+    end
+    if #ids > 0 then
+      local ok, why = pcall(in_parts, 'LPUSH', p .. 'active', ids)
+      if not ok then
+        seldom().put_back(ids, 1, scores)
+        error(why, 0)
+      end
+    end
     for at, id in ipairs(ids) do
       local key = p .. id
       local fields = redis.pcall('HMGET', key, 'name', 'data', 'opts', 'ats', 'atm', 'parentKey', 'defa', 'deid')
@@ -402,7 +433,7 @@ local function take(n)
         call('LREM', p .. 'active', 1, id)
       else
         -- Those of a scheduler alone have one.
-        if string.find(id, '^repeat:') then fields[9] = call('HGET', key, 'rjk') end
+        if string.sub(id, 1, 7) == 'repeat:' then fields[9] = call('HGET', key, 'rjk') end
         local size = #(fields[1] or '') + #(fields[2] or '') + #(fields[3] or '')
         if size > BYTES_MAX then
           fields[1], fields[2], fields[3] = string.sub(fields[1] or '', 1, 1000), '{}', '{}'
@@ -411,20 +442,25 @@ local function take(n)
           bytes = bytes + size
         end
         if bytes > BYTES_MAX then
-          put_back(ids, at, scores)
+          seldom().put_back(ids, at, scores)
           full = true
           break
         end
         local started = fields[4] and tostring(tonumber(fields[4]) + 1) or '1'
-        call('SET', key .. ':lock', ARGV[7], 'PX', ARGV[2])
+        call('PSETEX', key .. ':lock', ARGV[2], ARGV[7])
         event(p, 'active', 'jobId', id, 'prev', 'waiting')
         if ARGV[3] ~= '' then
           call('HSET', key, 'processedOn', now_text, 'ats', started, 'pb', ARGV[3])
         else
           call('HSET', key, 'processedOn', now_text, 'ats', started)
         end
-        taken[#taken + 1] = id
-        taken[#taken + 1] = fields
+        local at = 4 * count
+        taken[at + 1], taken[at + 2], taken[at + 3], taken[at + 4] = id, fields[1] or '', fields[2] or '{}', fields[3] or '{}'
+        count = count + 1
+        if fields[4] or fields[5] or fields[6] or fields[7] or fields[8] or fields[9] then
+          more[#more + 1] = count
+          more[#more + 1] = { unpack(fields, 4, 9) }
+        end
         n = n - 1
       end
     end
@@ -453,7 +489,6 @@ local function serve()
     end
     if max and n > 0 then n = math.min(n, max - (tonumber(used or '') or 0)) end
     take(n)
-    local count = #taken / 2
     if max and count > 0 then
       if call('INCRBY', p .. 'limiter', count) == count then call('PEXPIRE', p .. 'limiter', duration) end
       if count == n and count < wanted and (tonumber(used or '') or 0) + count >= max then
@@ -465,16 +500,16 @@ end
 if wanted > 0 then attempt(serve) end
 if rare or delays then attempt(function() due = seldom().next_due(p) or 0 end) end
 flush_lists()
-if ended.completed + ended.failed > 0 and #taken == 0 and wanted > 0
+if ended.completed + ended.failed > 0 and count == 0 and wanted > 0
   and call('EXISTS', p .. 'wait', p .. 'active', p .. 'prioritized') == 0 then
   event(p, 'drained')
 end
 -- Another worker looks after what is left; and after what falls due, where this one is busy now.
-local left = gathered.marks[p] or wanted == 0 or #taken == wanted * 2 or full
+local left = gathered.marks[p] or wanted == 0 or count == wanted or full
 gathered.marks[p] = nil
 flush()
 if left and call('EXISTS', p .. 'wait', p .. 'prioritized') > 0 then mark(p) end
-if due > 0 and not m.paused and (#taken == wanted * 2 or full) then call('ZADD', p .. 'marker', due, '1') end
-return { codes, taken, string.format('%.0f', due), string.format('%.0f', until_ms), failure }]]
+if due > 0 and not m.paused and (count == wanted or full) then call('ZADD', p .. 'marker', due, '1') end
+return { codes, taken, string.format('%.0f', due), string.format('%.0f', until_ms), failure, more }]]
 
 return M

@@ -13,37 +13,38 @@ local LAYOUT = tonumber(config.get("BULLMQ_LAYOUT")) or 5
 -- What every script needs, and what moves jobs.
 M.base = "local LAYOUT = " .. LAYOUT .. "\n" .. [[
 local call = redis.call
+-- A whole number as text, and a list with room for some: growing one by one costs more than what is put in.
+local function digits(n) return string.format('%d', n) end
+local function row() return { nil, nil, nil, nil, nil, nil, nil, nil } end
 local metas = {}
 local function meta(p)
   local m = metas[p]
   if m then return m end
   local v = call('HMGET', p .. 'meta', 'paused', 'concurrency', 'max', 'duration', 'opts.maxLenEvents', 'version')
   m = { paused = v[1] and true or false, concurrency = tonumber(v[2] or ''), max = tonumber(v[3] or ''), duration = tonumber(v[4] or ''),
-    events = v[5] or '10000', stream = p .. 'events', five = LAYOUT == 5 and not (v[6] and string.find(v[6], '^bullmq:[6-9]')) }
+    events = v[5] or '10000', five = LAYOUT == 5 and not (v[6] and string.find(v[6], '^bullmq:[6-9]')) }
   metas[p] = m
   return m
 end
 -- A script's first event on a stream cuts it, which is exact enough for all of them.
+local streams = {}
 local function event(p, ...)
-  local m = metas[p] or meta(p)
-  if m.cut then return call('XADD', m.stream, '*', 'event', ...) end
-  m.cut = true
-  call('XADD', m.stream, 'MAXLEN', '~', m.events, '*', 'event', ...)
+  local stream = streams[p]
+  if stream then return call('XADD', stream, '*', 'event', ...) end
+  streams[p] = p .. 'events'
+  call('XADD', streams[p], 'MAXLEN', '~', meta(p).events, '*', 'event', ...)
 end
 -- While a script that moves many jobs gathers, pushes and marks wait for its end: one command for all.
 local gathered
-local function limited(p)
-  local most = meta(p).concurrency
-  return most and call('LLEN', p .. 'active') >= most
-end
 local function mark(p)
   if gathered then
     gathered.marks[p] = true
-  elseif not meta(p).paused and not limited(p) then
-    call('ZADD', p .. 'marker', '0', '0')
+    return
   end
+  local m = meta(p)
+  if m.paused or m.concurrency and call('LLEN', p .. 'active') >= m.concurrency then return end
+  call('ZADD', p .. 'marker', '0', '0')
 end
-local function gather() gathered = { lists = {}, marks = {} } end
 local function flush_lists()
   for list, ids in pairs(gathered.lists) do
     gathered.lists[list] = nil
@@ -294,7 +295,7 @@ end
 local met = 0
 for i = 1, #keys, 1000 do met = met + call('EXISTS', unpack(keys, i, math.min(i + 999, #keys))) end
 local seen = {}
-gather()
+gathered = { lists = {}, marks = {} }
 -- Parents that are to be looked at when all their children are there: some may wait for nobody. Held back: a child that comes later.
 local parents, held_back, dropped = {}, {}, {}
 local function ask_parent(key, parent) parents[key] = parent end

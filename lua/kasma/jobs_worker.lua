@@ -194,18 +194,14 @@ function Worker:run(job)
     self:wake()
 end
 
-local function job_of(self, id, values, token)
-    local fields = {}
-    for i, name in ipairs(cycle.FIELDS) do
-        local value = values[i]
-        if type(value) == "string" then fields[name] = value end
-    end
-    local job = setmetatable({ id = id, token = token, queue = self.queue, name = fields.name or "",
+local function job_of(self, fields, token)
+    local id = fields.id
+    local job = setmetatable({ id = id, token = token, queue = self.queue, name = fields.name,
         attempts_made = tonumber(fields.atm) or 0, attempts_started = (tonumber(fields.ats) or 0) + 1,
         scheduler = fields.rjk, parent_key = fields.parentKey, broken = fields.defa,
         plain = not fields.parentKey and not fields.deid and id:find("^%d+$") ~= nil }, Job)
-    local ok, data = pcall(json.decode, fields.data or "{}")
-    local good, opts = pcall(json.decode, fields.opts or "{}")
+    local ok, data = pcall(json.decode, fields.data)
+    local good, opts = pcall(json.decode, fields.opts)
     job.data, job.opts = data, good and type(opts) == "table" and opts or {}
     if not ok or data == nil then
         job.data = nil
@@ -314,15 +310,15 @@ function Worker:cycle(told, take)
     if told > 0 then self.minute = minute end
     if answer[5] ~= "" then log.error("a key of the queue is not what it should be", { queue = self.queue, error = answer[5] }) end
     for i = 1, told do self:settle(entries[i], answer[1][i]) end
-    local taken = answer[2]
-    for i = 1, #taken, 2 do
-        local job = job_of(self, taken[i], taken[i + 1], token)
+    local taken = cycle.jobs_of(answer)
+    for _, fields in ipairs(taken) do
+        local job = job_of(self, fields, token)
         self.running[job.id] = job.token
         self.count = self.count + 1
         sched.start(self.run, self, job)
     end
     if take > 0 then
-        self.ready = #taken / 2 == take
+        self.ready = #taken == take
         self.next_due, self.limited_ms = tonumber(answer[3]) or 0, tonumber(answer[4]) or 0
         if not self.ready and self.idle:waiting() > 0 then self.idle:release() end
     end

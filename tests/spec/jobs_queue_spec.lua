@@ -708,6 +708,29 @@ describe("a trap of queues:", function()
         assert.same({ "1", "5", "3", "4" }, ids(q, "waiting"))
     end)
 
+    it("jobs leave their places in whatever order their ends are told, and a second end finds none", function()
+        local orders = { { 1, 2, 3, 4, 5, 6 }, { 6, 5, 4, 3, 2, 1 }, { 3, 1, 2, 6, 4, 5 }, { 2, 1, 4, 3, 7, 8 }, { 1, 2, 4, 5, 3, 8 } }
+        for _, order in ipairs(orders) do
+            local q = fresh()
+            for _ = 1, 8 do jobs.add(q, "a") end
+            assert.equal(8, #take(q, "w", 8))
+            local ends, left = {}, {}
+            for n = 1, 8 do left[tostring(n)] = true end
+            for i, n in ipairs(order) do
+                ends[3 * i - 2], ends[3 * i - 1], ends[3 * i] = tostring(n), "null", "1"
+                left[tostring(n)] = nil
+            end
+            for i = 1, 3 do ends[18 + i] = ends[i] end
+            local answer = support.cycle(q, "w", "0", nil, "completed", "w:0", "", "", "", "7", unpack(ends))
+            assert.same({ 0, 0, 0, 0, 0, 0, -3 }, answer[1])
+            local still = {}
+            for _, id in ipairs(redis.call("LRANGE", jobs.base(q) .. "active", "0", "-1")) do still[id] = true end
+            assert.same(left, still)
+            assert.equal(2, redis.call("LLEN", jobs.base(q) .. "active"))
+            assert.equal(6, redis.call("ZCARD", jobs.base(q) .. "completed"))
+        end
+    end)
+
     it("a rule of keeping that makes no sense costs no neighbour its place", function()
         local q, tries = fresh(), {}
         jobs.handler(q, "odd", function() return 1 end)

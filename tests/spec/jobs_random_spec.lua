@@ -265,14 +265,13 @@ function Run:cycle(q, worker, ends, n, limiter)
     local told = {}
     for i, e in ipairs(ends) do told[i] = ("%s %s(%s%s)=%s"):format(e.what, e.id, e.extra, e.rule[1] ~= "" and " keep " .. e.rule[1] or "",
         tostring(answer[1][i])) end
-    local ids = {}
-    for i = 1, #answer[2], 2 do ids[#ids + 1] = answer[2][i] end
+    local taken, ids = between.jobs_of(answer), {}
+    for i, job in ipairs(taken) do ids[i] = job.id end
     self:say("%s in %s ends [%s] takes %d: [%s]", token, q.p, table.concat(told, ", "), n, table.concat(ids, " "))
     self:settle(q, ends, answer[1])
     for i, id in ipairs(ids) do
         if q.held[id] then self:fail("job %s is given to two", id) end
-        local defa = answer[2][2 * i][7]
-        q.held[id] = { worker = worker, token = token, defa = type(defa) == "string" and defa or nil }
+        q.held[id] = { worker = worker, token = token, defa = taken[i].defa }
     end
     if n > 0 then q.sleeper_due = #ids < n and tonumber(answer[3]) > 0 and tonumber(answer[3]) or math.huge end
     return answer[1], ids

@@ -39,14 +39,7 @@ M.cycle = cycle
 
 -- Takes up to n jobs; their token is "<worker>:0".
 function M.take(queue, worker, n, now)
-    local list = {}
-    local taken = cycle(queue, worker, n or 1, now)[2]
-    for i = 1, #taken, 2 do
-        local job = { id = taken[i] }
-        for k, name in ipairs(between.FIELDS) do job[name] = taken[i + 1][k] end
-        list[#list + 1] = job
-    end
-    return list
+    return between.jobs_of(cycle(queue, worker, n or 1, now))
 end
 
 function M.complete(queue, id, token, value)
