@@ -14,11 +14,13 @@ local crash = require("kasma.crash")
 local db = require("kasma.db")
 local errors = require("kasma.errors")
 local log = require("kasma.log")
+local tenants = require("kasma.tenant")
 
 local M = {}
 
 local LOCK = 7205002
 local BATCH, AT_ONCE, PERIOD_MS, RETRY_MS, LONGEST_MS = 200, 8, 1000, 60000, 120000
+local CLOSED_MS = 600000 -- how often it is looked whether a tenant is back
 local CLOSE_US = 5000 -- the deadline's clock and this one may differ by so much
 
 local handlers = {}
@@ -26,7 +28,10 @@ local handlers = {}
 ---@param kind string `<area>.<what>`
 ---@param fn fun(tenant: string, id: string, due_at: string)
 ---@param longest_ms integer|nil after which it is cut off (two minutes)
-function M.handler(kind, fn, longest_ms) handlers[kind] = { fn = fn, longest_ms = longest_ms or LONGEST_MS } end
+---@param outward boolean|nil it tells others, in the tenant's name: while the tenant is switched off it waits
+function M.handler(kind, fn, longest_ms, outward)
+    handlers[kind] = { fn = fn, longest_ms = longest_ms or LONGEST_MS, outward = outward }
+end
 
 --- Inserts the row or moves it.
 ---@param scope Scope
@@ -85,9 +90,23 @@ local LATER = [[update due_work set due_at = $5::timestamptz where tenant_key = 
 local ran = metrics.counter("kasma_due_work_total", "Rows of due_work that fell due", { "outcome" })
 local behind
 
+local function move_on(row, ms)
+    errors.check(db.pool("system"):query(nil, LATER, row.tenant_key, row.kind, row.id, row.due_at, time.iso(time.now() + ms)))
+end
+
+-- A tenant that is switched off is not served, and neither calls nor writes to anybody. What waits for it goes on when it is back.
+local function must_wait(handler, tenant)
+    local row = handler.outward and tenants.by_key(tenant)
+    return row and not row.is_active
+end
+
 local function run(row)
     local handler = handlers[row.kind]
     local ok, why
+    if handler and must_wait(handler, row.tenant_key) then
+        ran:add(1, "waits")
+        return move_on(row, CLOSED_MS)
+    end
     if handler then
         -- The limit is a task's: one of its own, or the row could not be moved on after it.
         ok, why = pcall(sched.parallel, { function()
@@ -107,7 +126,7 @@ local function run(row)
     ran:add(1, "failed")
     log.error("due work failed", { tenant = row.tenant_key, kind = row.kind, id = row.id,
         error = type(why) == "table" and tostring(why.message or why.kind) or tostring(why) })
-    errors.check(db.pool("system"):query(nil, LATER, row.tenant_key, row.kind, row.id, row.due_at, time.iso(time.now() + RETRY_MS)))
+    move_on(row, RETRY_MS)
 end
 
 --- Runs what is due, oldest first. Answers how many rows it looked at.

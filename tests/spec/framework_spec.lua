@@ -264,6 +264,34 @@ describe("due work", function()
         db.pipeline(s.tenant, { due.drop(s.tenant, "spec.bad", bad) })
     end)
 
+    it("that tells others waits while its tenant is switched off", function()
+        local service = require("modules.tenants.service")
+        local key, ran = "off" .. crypto.random_hex(4), {}
+        local platform = { tenant = "MASTER", app = "MASTER", actor_kind = "system" }
+        service.create(platform, { tenant_key = key, name = key })
+        local s = { tenant = key, app = "MASTER", actor_kind = "system" }
+        for kind, outward in pairs{ ["spec.outward"] = true, ["spec.inward"] = false } do
+            due.handler(kind, function(tenant, what)
+                if tenant == key then ran[#ran + 1] = kind end
+                db.pipeline(tenant, { due.drop(tenant, kind, what) })
+            end, nil, outward)
+        end
+        local told = uuid.v7()
+        local function fall_due(kind, id) db.pipeline(key, { due.put(s, kind, id, time.now() - 1) }) end
+        service.update(s, { is_active = false })
+        fall_due("spec.outward", told)
+        fall_due("spec.inward", uuid.v7())
+        due.sweep_once()
+        assert.same({ "spec.inward" }, ran)
+        local row = db.one(key, "select due_at from due_work where tenant_key = $1 and id = $2", key, told)
+        assert.is_true(time.parse(row.due_at) > time.now())
+        service.update(s, { is_active = true })
+        fall_due("spec.outward", told)
+        due.sweep_once()
+        assert.same({ "spec.inward", "spec.outward" }, ran)
+        assert.is_nil(db.one(key, "select 1 as there from due_work where tenant_key = $1 and id = $2", key, told))
+    end)
+
     it("that never ends is cut off and moved on, and holds up no other", function()
         local s, id = scope(), uuid.v7()
         local ran = {}

@@ -22,7 +22,7 @@ due.handler(window.KIND, rules.on_window)
 jobs.handler("rules-queue", "preview", function(job) preview.work(job.data.tenant_key, job.data.app_key, job.data.previewId) end)
 
 outbox.on_events(workflow_start.hear)
-due.handler(workflow_start.KIND, workflows.on_due)
+due.handler(workflow_start.KIND, workflows.on_due, nil, true)
 jobs.handler(workflow_start.QUEUE, workflow_start.JOB, function(job)
     workflow_lanes.take(job.data.tenant_key, job.data.run_id, workflows.work)
 end)

@@ -9,7 +9,7 @@ local dispatch = require("modules.webhooks.dispatch")
 local webhooks = require("modules.webhooks.service")
 
 outbox.on_events(webhooks.fan_out)
-due.handler(webhooks.KIND, dispatch.due)
+due.handler(webhooks.KIND, dispatch.due, nil, true)
 
 schedules.declare{ name = "webhooks-cleanup", every = 86400000, run = function()
     local removed = 0
