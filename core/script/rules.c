@@ -3,7 +3,8 @@
  * broke (heap limit) it is made anew and a version is loaded into it again when it is next run.
  *
  * Published versions are handed over as a whole with their epoch, and are loaded when they are first run: a tenant
- * whose rules nobody asks for costs its sources and no state. */
+ * whose rules nobody asks for costs its sources and no state. Of TENANTS_MAX tenants the process keeps that much; one
+ * more takes the place of the one that was asked for longest ago, and whose epoch then is that of nobody. */
 #include "script/rules.h"
 
 #include <limits.h>
@@ -18,6 +19,7 @@
 #include "script/sandbox_cache.h"
 
 #define TENANTS_MAX 10000
+#define FORGET_MS 60000              /* who was not asked for so long may make room for another tenant */
 #define KEEP_US UINT64_C(60000000)   /* a replaced set can still be found by version */
 #define REST_US UINT64_C(2000000)    /* after that a tenant's sandbox gives back its garbage */
 #define IDLE_US UINT64_C(600000000)  /* a tenant's sandbox that nobody used is dropped */
@@ -101,12 +103,14 @@ static struct rule_set *set_new(size_t room, struct tenant *t) {
     if (!s) return NULL;
     s->refs = 1;
     s->tenant = t;
+    t->sets++;
     return s;
 }
 
 static void set_unref(struct rule_set *s) {
     if (--s->refs) return;
     for (size_t i = 0; i < s->count; i++) version_drop(s->tenant, s->at[i]);
+    if (s->tenant) s->tenant->sets--;
     free(s);
 }
 
@@ -291,14 +295,54 @@ static struct tenant *find_tenant(struct str key) {
     return NULL;
 }
 
+/* What it has to itself; whoever still holds a set of it finds that the registry is closed. */
+static void tenant_free(struct tenant *t) {
+    rules_wait_forget(t);
+    for (struct rule_set *s = t->current, *older; s; s = older) {
+        older = s->older;
+        s->older = NULL;
+        s->tenant = NULL;
+        set_unref(s);
+    }
+    version_list_free(t, &t->files);
+    version_list_free(t, &t->published);
+    sandbox_free(t->sandbox);
+    free(t->watched);
+    free(t->problems);
+    free(t);
+}
+
+/* Gives up the tenant that was asked for longest ago and of which nobody holds a set: what it has is read again when it
+ * is asked for. By the business clock, so that a test need not wait. False: all are at work. */
+static bool forget_oldest(void) {
+    struct tenant **oldest = NULL;
+    int64_t before = clock_now() - FORGET_MS;
+    for (struct tenant **at = &tenants; *at; at = &(*at)->next) {
+        const struct tenant *t = *at;
+        bool held = t->sets > 1 || t->current->refs > 1;
+        if (!held && t->asked_ms < before && (!oldest || t->asked_ms <= (*oldest)->asked_ms)) oldest = at;
+    }
+    if (!oldest) return false;
+    struct tenant *t = *oldest, **same = place_of(str_n(t->key, t->key_len));
+    *oldest = t->next;
+    while (*same != t) same = &(*same)->next_same;
+    *same = t->next_same;
+    ntenants--;
+    tenant_free(t);
+    return true;
+}
+
 static struct tenant *tenant_for(struct str key, struct error *err) {
     if (!key_ok(key)) {
         error_set(err, ERR_INVALID, "not a tenant key");
         return NULL;
     }
     struct tenant *t = find_tenant(key);
-    if (t) return t;
-    if (ntenants >= TENANTS_MAX) {
+    if (t) {
+        t->asked_ms = clock_now();
+        return t;
+    }
+    if (ntenants >= TENANTS_MAX && !forget_oldest()) {
         error_set(err, ERR_LIMIT, "too many tenants in one process");
         return NULL;
     }
@@ -314,6 +358,7 @@ static struct tenant *tenant_for(struct str key, struct error *err) {
     t->next_same = *place_of(key);
     *place_of(key) = t;
     t->epoch = -1;
+    t->asked_ms = clock_now();
     t->current_from_ms = INT64_MIN;
     t->current_until_ms = INT64_MAX;
     t->current->epoch = -1;
@@ -346,18 +391,7 @@ void rules_close(void) {
     while (tenants) {
         struct tenant *t = tenants;
         tenants = t->next;
-        for (struct rule_set *s = t->current, *older; s; s = older) {
-            older = s->older;
-            s->older = NULL;
-            s->tenant = NULL;
-            set_unref(s);
-        }
-        version_list_free(t, &t->files);
-        version_list_free(t, &t->published);
-        sandbox_free(t->sandbox);
-        free(t->watched);
-        free(t->problems);
-        free(t);
+        tenant_free(t);
     }
     ntenants = 0;
     memset(by_key, 0, sizeof by_key);
@@ -635,10 +669,6 @@ bool rules_describe(struct rule_set *s, size_t i, bool (*read)(lua_State *L, voi
 
 bool rules_is_trial(const struct rule_set *s) {
     return s->trial;
-}
-
-const void *rules_state(const struct rule_set *s) {
-    return s->tenant && s->tenant->sandbox ? s->tenant->sandbox : NULL;
 }
 
 size_t rules_memory(const struct rule_set *s) {

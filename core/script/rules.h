@@ -65,7 +65,8 @@ uint64_t rules_loads(void);
 /* Looks at all files of all loaded tenants now. */
 void rules_reload(void);
 
-/* The tenant's rules as they are now, priority descending, then id. NULL: `err` (bad key, memory). Must be released. */
+/* The tenant's rules as they are now, priority descending, then id. NULL: `err` (bad key, memory, ERR_LIMIT: ten
+ * thousand others were asked for within a minute). Must be released. */
 struct rule_set *rules_acquire(struct str tenant, struct error *err);
 void rules_release(struct rule_set *set);
 size_t rules_count(const struct rule_set *set);
@@ -100,9 +101,7 @@ bool rules_describe(struct rule_set *set, size_t i, bool (*read)(lua_State *L, v
                     void *data, struct sandbox_report *report);
 /* The limits of a hook's class. */
 const struct sandbox_limits *rules_limits(const char *hook);
-/* Names the state that the set's rules run in, to tell whether it is another one than before; NULL: none. */
-const void *rules_state(const struct rule_set *set);
-/* Bytes that this state holds. */
+/* Bytes that the state holds in which the set's rules run. */
 size_t rules_memory(const struct rule_set *set);
 /* Whether the set was made for trying (rules_overlay). */
 bool rules_is_trial(const struct rule_set *set);

@@ -75,7 +75,9 @@ struct tenant {
     struct tenant *next, *next_same;
     struct sandbox *sandbox;
     unsigned generation;
-    uint64_t used_us;
+    uint64_t used_us;                          /* its sandbox */
+    int64_t asked_ms;                          /* business time at which anybody asked for its rules */
+    size_t sets;                               /* that point here: `current`, those it replaced, and those on trial */
     struct rule_set *current;                  /* then those it replaced, by `older` */
     int64_t current_from_ms, current_until_ms; /* business time in which no window opens or closes: `current` holds */
     struct version_list files, published;      /* whatever their windows are */
@@ -104,6 +106,8 @@ bool version_may_run(const struct rule_set *s, const struct version *v, struct s
 void version_note_run(const struct rule_set *s, struct version *v, bool ok, bool counts, struct sandbox_report *report);
 /* rules_wait.c: gives back idle states that nobody needs any more, or all. */
 void rules_wait_rest(uint64_t now_us, bool all);
+/* The tenant is about to go: gives back its idle states. None of its runs may be open. */
+void rules_wait_forget(const struct tenant *t);
 /* The tenant's sandbox, made when there is none or it broke. NULL: `err`. */
 struct sandbox *sandbox_for(struct tenant *t, struct error *err);
 /* Appends, taking the reference over. False: no memory, the reference is released. */

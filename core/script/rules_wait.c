@@ -55,6 +55,11 @@ void rules_wait_rest(uint64_t now_us, bool all) {
         if (all || idle[i].version->refs == 1 || now_us - idle[i].since_us > IDLE_US) drop_idle(i);
 }
 
+void rules_wait_forget(const struct tenant *t) {
+    for (size_t i = nidle; i-- > 0;)
+        if (idle[i].tenant == t) drop_idle(i);
+}
+
 /* An idle state of the version; false: there is none. */
 static bool take_idle(struct rule_run *r) {
     for (size_t i = nidle; i-- > 0;) {

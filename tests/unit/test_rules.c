@@ -529,6 +529,47 @@ static void tenants_do_not_see_each_other(void **state) {
     assert_int_equal(rules_tenants(), 2);
 }
 
+/* A worker lives for weeks, and there may be more tenants than it keeps at a time. */
+static void a_tenant_too_many_takes_the_place_of_the_one_asked_for_longest_ago(void **state) {
+    (void)state;
+    enum { KEPT = 10000, MINUTE = 60000 };
+    struct error err = {0};
+    char key[32];
+    int64_t shift = clock_shift(), began = clock_now();
+    struct rule_set *held = rules_acquire(STR("demo"), &err);
+    assert_non_null(held);
+    assert_true(rules_publish(STR("t1"), 4, NULL, 0, &err));
+    for (int i = 1; i < KEPT; i++) {
+        assert_true(snprintf(key, sizeof key, "t%d", i) > 0);
+        struct rule_set *s = rules_acquire(str_of(key), &err);
+        if (!s) fail_msg("%s: %s", key, err.message);
+        rules_release(s);
+    }
+    assert_int_equal(rules_tenants(), KEPT);
+    clock_set_shift(shift - (clock_now() - began)); /* however long that took: all were asked for just now */
+    assert_null(rules_acquire(STR("one-more"), &err));
+    assert_int_equal(err.kind, ERR_LIMIT);
+    clock_set_shift(shift + 10 * MINUTE);
+    struct rule_set *again = rules_acquire(STR("t2"), &err);
+    assert_non_null(again);
+    rules_release(again);
+    struct rule_set *late = rules_acquire(STR("one-more"), &err), *later = rules_acquire(STR("two-more"), &err);
+    clock_set_shift(shift);
+    assert_non_null(late);
+    assert_non_null(later);
+    assert_int_equal(rules_tenants(), KEPT);
+    assert_int_equal(rules_epoch(STR("t1")), -1); /* gone: what was published is handed over anew */
+    assert_true(rules_publish(STR("t2"), 5, NULL, 0, &err));
+    assert_int_equal(rules_tenants(), KEPT);
+    /* Who is held stays, and so does his set. */
+    assert_int_equal(rules_count(held), 2);
+    static char none[] = "{}";
+    if (!rules_run(held, 0, NULL, build, read_json, none, &report)) fail_msg("%s", report.message);
+    rules_release(late);
+    rules_release(later);
+    rules_release(held);
+}
+
 static void a_hook_has_at_most_25_rules(void **state) {
     (void)state;
     char list[4096] = "return { { file = 'promotions/two.lua', priority = -5 },", name[300];
@@ -609,6 +650,7 @@ int main(void) {
         TEST(a_failing_rule_says_where_and_the_next_runs),
         TEST(a_memory_bomb_does_not_hurt_the_other_rules),
         TEST(tenants_do_not_see_each_other),
+        TEST(a_tenant_too_many_takes_the_place_of_the_one_asked_for_longest_ago),
         TEST(a_hook_has_at_most_25_rules),
         TEST(a_set_outlives_the_registry),
         TEST(the_shipped_rules_work),
