@@ -367,8 +367,26 @@ struct smtp_call *smtp_send(const struct smtp_ask *ask, smtp_done *done, void *d
     return call;
 }
 
+/* True: it was in the list of those that wait, and is no more. */
+static bool take_back(struct smtp_call *call) {
+    uv_mutex_lock(&lock);
+    struct smtp_call **at = &waiting.head;
+    while (*at && *at != call) at = &(*at)->next;
+    bool there = *at == call;
+    if (there) *at = call->next;
+    if (there && !call->next) waiting.tail = at;
+    uv_mutex_unlock(&lock);
+    return there;
+}
+
 void smtp_cancel(struct smtp_call *call) {
+    count_down();
+    /* What no thread has begun is forgotten with its message: it counts no more, so nothing else would bound the list
+     * while all threads wait for a server that is silent. */
+    if (take_back(call)) {
+        call_free(call);
+        return;
+    }
     call->done = NULL;
     atomic_store(&call->stop, true);
-    count_down();
 }
