@@ -10,16 +10,6 @@
 /* Common denominators of an order's fractions beyond this would not leave room for the amounts in 128 bits. */
 #define DENOMINATOR_MAX ((u128)1 << 61)
 
-bool tax_level_parse(struct str word, enum tax_level *out) {
-    static const char *const names[] = {"line", "unit", "order"};
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        if (!str_eq(word, str_of(names[i]))) continue;
-        *out = (enum tax_level)i;
-        return true;
-    }
-    return false;
-}
-
 /* How specific a matching rule is; compared member by member, in this order. */
 struct rank {
     const struct tax_rule *rule;

@@ -45,8 +45,6 @@ struct tax_item {
     int64_t *parts; /* out: one per rate, in the arena */
 };
 
-/* "line", "unit", "order"; false for another word. */
-bool tax_level_parse(struct str word, enum tax_level *out);
 /* The winners for one class at one place and time, in order of calculation, into out[TAX_RATES_MAX]; their number is
  * *count (0: nothing matches). Names and jurisdictions point into the rules or the arena. */
 bool tax_match(struct arena *a, const struct tax_rule *rules, size_t n, const struct tax_place *place,

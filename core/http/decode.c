@@ -1,5 +1,7 @@
 #include "http/decode.h"
 
+#include "runtime/utf8.h"
+
 static int hex_digit(char c) {
     if (c >= '0' && c <= '9') return c - '0';
     if (c >= 'a' && c <= 'f') return c - 'a' + 10;
@@ -12,25 +14,6 @@ static int escape_at(struct str s, size_t i) {
     if (s.len - i < 3) return -1;
     int high = hex_digit(s.at[i + 1]), low = hex_digit(s.at[i + 2]);
     return high < 0 || low < 0 ? -1 : high << 4 | low;
-}
-
-bool utf8_valid(struct str s) {
-    const unsigned char *p = (const unsigned char *)s.at, *end = p + s.len;
-    while (p < end) {
-        if (*p < 0x80) {
-            p++;
-            continue;
-        }
-        size_t n = *p >= 0xC2 && *p <= 0xDF ? 2 : (*p & 0xF0) == 0xE0 ? 3 : *p >= 0xF0 && *p <= 0xF4 ? 4 : 0;
-        if (n == 0 || (size_t)(end - p) < n) return false;
-        for (size_t i = 1; i < n; i++)
-            if ((p[i] & 0xC0) != 0x80) return false;
-        if ((p[0] == 0xE0 && p[1] < 0xA0) || (p[0] == 0xED && p[1] > 0x9F) || (p[0] == 0xF0 && p[1] < 0x90) ||
-            (p[0] == 0xF4 && p[1] > 0x8F))
-            return false;
-        p += n;
-    }
-    return true;
 }
 
 struct str percent_decode_strict(struct arena *a, struct str s, bool *bad) {

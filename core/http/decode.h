@@ -11,9 +11,6 @@ struct str percent_decode_strict(struct arena *a, struct str s, bool *bad);
  * NULL only when out of memory. */
 struct str percent_decode_form(struct arena *a, struct str s);
 
-/* Valid UTF-8 all through: no overlong forms, surrogates or truncated sequences. */
-bool utf8_valid(struct str s);
-
 struct pair {
     struct str name, value;
 };

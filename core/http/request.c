@@ -257,14 +257,6 @@ void request_on_cancel(struct request *r, void (*cancel)(void *data, enum error_
     r->cancel_data = data;
 }
 
-void request_deadline(struct request *r, uint64_t ms) {
-    r->deadline_ms = ms;
-    if (ms)
-        wheel_set(&r->server->wheel, &r->deadline, ms);
-    else
-        wheel_disarm(&r->deadline);
-}
-
 void request_timeout(struct wheel_entry *e) {
     struct request *r = (struct request *)((char *)e - offsetof(struct request, deadline));
     if (!r->at_work) return;

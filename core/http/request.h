@@ -78,8 +78,6 @@ bool request_gone(const struct request *r);           /* the client has gone */
 
 /* Calls cancel(data, ERR_CANCELLED | ERR_DEADLINE) at most once, and never after request_done. */
 void request_on_cancel(struct request *r, void (*cancel)(void *data, enum error_kind why), void *data);
-/* Milliseconds from now for the handler; replaces the route's and the server's. 0 = none. */
-void request_deadline(struct request *r, uint64_t ms);
 
 struct header {
     struct str name, value;

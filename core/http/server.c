@@ -76,10 +76,6 @@ struct routes *server_routes(struct server *s) {
     return s->routes;
 }
 
-const struct server_settings *server_get_settings(const struct server *s) {
-    return &s->set;
-}
-
 size_t server_in_flight(const struct server *s) {
     return s->in_flight;
 }

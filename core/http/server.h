@@ -47,7 +47,6 @@ void server_settings_default(struct server_settings *s);
 struct server *server_new(const struct server_settings *s);
 /* Where to register routes before listening (and after, between requests). */
 struct routes *server_routes(struct server *s);
-const struct server_settings *server_get_settings(const struct server *s);
 
 /* Accepts on `fd`, a bound (listening or not) TCP or unix stream socket, which the server owns from now on, also when
  * this fails. May be called for several sockets. */

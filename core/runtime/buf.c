@@ -4,6 +4,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "runtime/utf8.h"
+
 bool buf_reserve(struct buf *b, size_t more) {
     if (b->cap - b->len >= more) return true;
     size_t need, cap = b->cap ? b->cap : 256;
@@ -39,21 +41,6 @@ bool buf_printf(struct buf *b, const char *fmt, ...) {
     return ok;
 }
 
-/* Length of the valid UTF-8 sequence at s (1..4), or 0. */
-static size_t utf8_len(struct str s) {
-    const unsigned char *p = (const unsigned char *)s.at;
-    if (s.len == 0) return 0;
-    if (p[0] < 0x80) return 1;
-    size_t n = p[0] >= 0xC2 && p[0] <= 0xDF ? 2 : (p[0] & 0xF0) == 0xE0 ? 3 : p[0] >= 0xF0 && p[0] <= 0xF4 ? 4 : 0;
-    if (n == 0 || s.len < n) return 0;
-    for (size_t i = 1; i < n; i++)
-        if ((p[i] & 0xC0) != 0x80) return 0;
-    if ((p[0] == 0xE0 && p[1] < 0xA0) || (p[0] == 0xED && p[1] > 0x9F) || (p[0] == 0xF0 && p[1] < 0x90) ||
-        (p[0] == 0xF4 && p[1] > 0x8F))
-        return 0;
-    return n;
-}
-
 bool buf_json_string(struct buf *b, struct str s) {
     /* Worst case six bytes for one; reserved once, so that the loop need not check. */
     if (s.len > (SIZE_MAX - 2) / 6 || !buf_reserve(b, s.len * 6 + 2)) return false;
@@ -63,7 +50,7 @@ bool buf_json_string(struct buf *b, struct str s) {
     *out++ = '"';
     for (size_t i = 0; i < s.len;) {
         unsigned char c = (unsigned char)s.at[i];
-        size_t n = utf8_len(str_n(s.at + i, s.len - i));
+        size_t n = utf8_length((const unsigned char *)s.at + i, (const unsigned char *)s.at + s.len);
         if (n == 0) {
             memcpy(out, replacement, sizeof replacement);
             out += 3;

@@ -43,3 +43,13 @@ bool str_int64(struct str s, int64_t *out) {
     *out = negative ? value : -value;
     return true;
 }
+
+bool str_is_tenant_key(struct str s) {
+    if (s.len < 1 || s.len > 63) return false;
+    for (size_t i = 0; i < s.len; i++) {
+        char c = s.at[i];
+        bool word = (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9');
+        if (!word && (i == 0 || (c != '_' && c != '-'))) return false;
+    }
+    return true;
+}

@@ -34,5 +34,7 @@ bool str_starts(struct str s, struct str prefix);
 struct str str_trim(struct str s);
 /* Whole-string decimal integer with optional '-'. False when anything else is in it or it does not fit. */
 bool str_int64(struct str s, int64_t *out);
+/* [A-Za-z0-9][A-Za-z0-9_-]{0,62}: what a tenant key may be. It stands in SQL, in names of files and of Redis keys. */
+bool str_is_tenant_key(struct str s);
 
 #endif

@@ -18,4 +18,23 @@ static inline bool utf8_whole(const struct utf8 *u) {
     return u->left == 0;
 }
 
+/* True of a text that is UTF-8 all through. */
+static inline bool utf8_valid(struct str text) {
+    struct utf8 u = {0};
+    return utf8_feed(&u, text) && utf8_whole(&u);
+}
+/* Length of the character that begins at `p`, before `end`: 1 to 4; 0: its bytes are no character, or it is cut. */
+static inline size_t utf8_length(const unsigned char *p, const unsigned char *end) {
+    if (p == end) return 0;
+    if (p[0] < 0x80) return 1;
+    size_t n = p[0] >= 0xC2 && p[0] <= 0xDF ? 2 : (p[0] & 0xF0) == 0xE0 ? 3 : p[0] >= 0xF0 && p[0] <= 0xF4 ? 4 : 0;
+    if (n == 0 || (size_t)(end - p) < n) return 0;
+    for (size_t i = 1; i < n; i++)
+        if ((p[i] & 0xC0) != 0x80) return 0;
+    if ((p[0] == 0xE0 && p[1] < 0xA0) || (p[0] == 0xED && p[1] > 0x9F) || (p[0] == 0xF0 && p[1] < 0x90) ||
+        (p[0] == 0xF4 && p[1] > 0x8F))
+        return 0;
+    return n;
+}
+
 #endif

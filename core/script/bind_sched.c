@@ -442,10 +442,6 @@ static int l_stopping(lua_State *L) {
     return 1;
 }
 
-bool sched_stopping(void) {
-    return stopping;
-}
-
 void sched_stop(lua_State *L) {
     if (stopping) return;
     stopping = true;

@@ -31,8 +31,6 @@ bool json_encode_sorted(lua_State *L, int idx, struct buf *out, struct error *er
 
 /* Sets the array metatable on the table at `idx`. */
 void json_mark_array(lua_State *L, int idx);
-/* Pushes the array metatable. */
-void json_push_array_mt(lua_State *L);
 /* Whether the table at `idx` carries the mark. */
 bool json_is_marked(lua_State *L, int idx);
 /* Pushes the key that any metatable of ours sets to true to mark an array. */

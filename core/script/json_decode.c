@@ -3,6 +3,7 @@
 #include <lauxlib.h>
 #include <math.h>
 
+#include "runtime/utf8.h"
 #include "script/json.h"
 #include "script/json_scan.h"
 
@@ -43,22 +44,6 @@ struct decoder {
 /* How large the first object and array of each depth were in the text before. What one worker reads is much alike. */
 static unsigned char first_members[JSON_DEPTH + 1], first_elements[JSON_DEPTH + 1];
 
-/* Length of the valid UTF-8 sequence that begins at p, 0 when there is none. */
-static size_t utf8_len(const unsigned char *p, const unsigned char *end) {
-    size_t left = (size_t)(end - p);
-    unsigned c = p[0];
-    if (c < 0x80) return 1;
-    if (c < 0xC2 || c > 0xF4) return 0;
-    size_t n = c < 0xE0 ? 2 : c < 0xF0 ? 3 : 4;
-    if (left < n) return 0;
-    for (size_t i = 1; i < n; i++)
-        if ((p[i] & 0xC0) != 0x80) return 0;
-    if ((c == 0xE0 && p[1] < 0xA0) || (c == 0xED && p[1] > 0x9F) || (c == 0xF0 && p[1] < 0x90) ||
-        (c == 0xF4 && p[1] > 0x8F))
-        return 0;
-    return n;
-}
-
 /* Positions count UTF-16 units, as JavaScript does. */
 static size_t position(const struct decoder *d, const unsigned char *at) {
     size_t n = 0;
@@ -72,7 +57,7 @@ static bool unexpected(struct decoder *d, const unsigned char *at) {
     if (*at == '"') return error_set(d->err, ERR_INVALID, "Unexpected string in JSON at position %zu", pos);
     if ((*at >= '0' && *at <= '9') || *at == '-')
         return error_set(d->err, ERR_INVALID, "Unexpected number in JSON at position %zu", pos);
-    size_t n = utf8_len(at, d->end);
+    size_t n = utf8_length(at, d->end);
     if (n == 0) return error_set(d->err, ERR_INVALID, "Invalid UTF-8 in JSON at position %zu", pos);
     if (n == 3 && memcmp(at, "\xEF\xBB\xBF", 3) == 0) /* which nobody sees */
         return error_set(d->err, ERR_INVALID, "Unexpected byte order mark in JSON at position %zu", pos);
@@ -184,7 +169,7 @@ static bool escaped_string(struct decoder *d, const unsigned char *p) {
                 return unexpected(d, p);
             }
         } else {
-            size_t n = *p < 0x20 ? 0 : utf8_len(p, d->end);
+            size_t n = *p < 0x20 ? 0 : utf8_length(p, d->end);
             if (n == 0) return unexpected(d, p);
             memcpy(out, p, n);
             out += n;
@@ -209,7 +194,7 @@ static bool string(struct decoder *d) {
             return true;
         }
         if (*p == '\\') return escaped_string(d, p);
-        size_t n = *p < 0x20 ? 0 : utf8_len(p, d->end);
+        size_t n = *p < 0x20 ? 0 : utf8_length(p, d->end);
         if (n == 0) return unexpected(d, p);
         p += n;
     }

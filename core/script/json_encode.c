@@ -23,7 +23,7 @@ struct encoder {
     char path[120]; /* grows at the front while an error unwinds */
 };
 
-void json_push_array_mt(lua_State *L) {
+static void push_array_mt(lua_State *L) {
     lua_pushlightuserdata(L, &array_key);
     lua_rawget(L, LUA_REGISTRYINDEX);
     if (!lua_isnil(L, -1)) return;
@@ -39,7 +39,7 @@ void json_push_array_mt(lua_State *L) {
 
 void json_mark_array(lua_State *L, int idx) {
     if (idx < 0) idx = lua_gettop(L) + idx + 1;
-    json_push_array_mt(L);
+    push_array_mt(L);
     lua_setmetatable(L, idx);
 }
 
@@ -417,7 +417,7 @@ static bool encode(lua_State *L, int idx, bool sorted, struct buf *out, struct e
     struct error own;
     if (!err) err = &own;
     struct encoder e = {.L = L, .out = out, .err = err, .sorted = sorted};
-    json_push_array_mt(L);
+    push_array_mt(L);
     e.array_mt = lua_topointer(L, -1);
     lua_pop(L, 1);
     if (value(&e, idx)) {

@@ -273,16 +273,6 @@ static void look(void) {
     }
 }
 
-static bool key_ok(struct str key) {
-    if (key.len == 0 || key.len > 63) return false;
-    for (size_t i = 0; i < key.len; i++) {
-        char c = key.at[i];
-        bool word = (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9');
-        if (!word && (i == 0 || (c != '_' && c != '-'))) return false;
-    }
-    return true;
-}
-
 static struct tenant **place_of(struct str key) {
     uint32_t h = 2166136261u;
     for (size_t i = 0; i < key.len; i++) h = (h ^ (unsigned char)key.at[i]) * 16777619u;
@@ -333,7 +323,7 @@ static bool forget_oldest(void) {
 }
 
 static struct tenant *tenant_for(struct str key, struct error *err) {
-    if (!key_ok(key)) {
+    if (!str_is_tenant_key(key)) {
         error_set(err, ERR_INVALID, "not a tenant key");
         return NULL;
     }

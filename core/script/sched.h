@@ -3,11 +3,9 @@
 #define KASMA_SCRIPT_SCHED_H
 
 #include <lua.h>
-#include <stdbool.h>
 
 /* A graceful stop was asked for: starts each sched.on_stop function as a task, stops the sched.every timers. The second
  * call does nothing. `main` is the VM's main state. */
 void sched_stop(lua_State *main);
-bool sched_stopping(void);
 
 #endif

@@ -56,11 +56,6 @@ typedef void pg_tx_ready(void *data, struct pg_tx *tx, const struct pg_error *er
 typedef void pg_session_ready(void *data, struct pg_session *s, const struct pg_error *err);
 typedef void pg_notice(void *data, struct str channel, struct str payload);
 
-/* [A-Za-z0-9][A-Za-z0-9_-]{0,62} */
-bool pg_tenant_valid(struct str key);
-/* Fills `out` from a failed result (NULL: the connection broke). */
-void pg_error_fill(struct pg_error *out, const PGresult *r, size_t statement);
-
 /* Sets the variables of the environment that libpq reads. A process with threads calls it before the first of them: the
  * environment has no lock. Pools see to it themselves otherwise. False: out of memory. */
 bool pg_prepare(void);

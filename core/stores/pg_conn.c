@@ -134,7 +134,8 @@ static void find_constraint(struct pg_error *out, const PGresult *r) {
     if (digits < n && digits > 1 && out->constraint[digits - 1] == '_') out->constraint[digits - 1] = '\0';
 }
 
-void pg_error_fill(struct pg_error *out, const PGresult *r, size_t statement) {
+/* From a failed result; NULL: the connection broke. */
+static void fill_error(struct pg_error *out, const PGresult *r, size_t statement) {
     *out = (struct pg_error){.statement = statement};
     const char *state = r ? PQresultErrorField(r, PG_DIAG_SQLSTATE) : NULL;
     const char *message = r ? PQresultErrorField(r, PG_DIAG_MESSAGE_PRIMARY) : NULL;
@@ -361,7 +362,7 @@ static void take(struct pg_conn *c, PGresult *r) {
         bool first = !c->failed && status != PGRES_PIPELINE_ABORTED;
         if (first) {
             c->failed = true;
-            pg_error_fill(&c->error, r, e->statement);
+            fill_error(&c->error, r, e->statement);
         }
         note_prepared(c, e, first);
     }
@@ -629,10 +630,6 @@ bool pg_conn_script(struct pg_conn *c, const char *sql, struct error *err) {
 
 bool pg_conn_dirty(const struct pg_conn *c) {
     return PQtransactionStatus(c->pg) != PQTRANS_IDLE;
-}
-
-bool pg_conn_busy(const struct pg_conn *c) {
-    return c->busy;
 }
 
 bool pg_conn_broken(const struct pg_conn *c) {

@@ -60,7 +60,6 @@ bool pg_conn_send(struct pg_conn *c, const struct pg_batch *b, int frame, const 
 bool pg_conn_script(struct pg_conn *c, const char *sql, struct error *err);
 /* Whether it lies in a transaction that must be rolled back before it serves another. */
 bool pg_conn_dirty(const struct pg_conn *c);
-bool pg_conn_busy(const struct pg_conn *c);
 /* Whether nothing more can be done with it but closing it. */
 bool pg_conn_broken(const struct pg_conn *c);
 /* Milliseconds since the batch under way was sent; 0 when idle. */

@@ -83,16 +83,6 @@ struct pg_pool {
 static void serve(struct pg_pool *p);
 static void open_member(struct pg_pool *p);
 
-bool pg_tenant_valid(struct str t) {
-    if (t.len < 1 || t.len > 63) return false;
-    for (size_t i = 0; i < t.len; i++) {
-        char c = t.at[i];
-        bool word = (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9');
-        if (!word && (i == 0 || (c != '_' && c != '-'))) return false;
-    }
-    return true;
-}
-
 static uint64_t now_us(void) {
     return uv_hrtime() / 1000;
 }
@@ -676,7 +666,7 @@ static struct pg_call *new_call(struct pg_pool *p, enum call_kind kind, struct s
         error_set(err, ERR_BUSY, "too many calls wait for the database");
         return NULL;
     }
-    if (tenant.at && !pg_tenant_valid(tenant)) {
+    if (tenant.at && !str_is_tenant_key(tenant)) {
         error_set(err, ERR_INVALID, "not a tenant key");
         return NULL;
     }

@@ -14,8 +14,9 @@ struct redis_parser {
     bool unusable; /* failed once */
 };
 
-void redis_reply_clear(struct redis_reply *r) {
-    for (size_t i = 0; i < r->count; i++) redis_reply_clear(&r->items[i]);
+/* Frees what lies below it. */
+static void clear(struct redis_reply *r) {
+    for (size_t i = 0; i < r->count; i++) clear(&r->items[i]);
     free(r->items);
     free((char *)r->text.at);
     *r = (struct redis_reply){.type = REDIS_NIL};
@@ -23,7 +24,7 @@ void redis_reply_clear(struct redis_reply *r) {
 
 void redis_reply_free(struct redis_reply *r) {
     if (!r) return;
-    redis_reply_clear(r);
+    clear(r);
     free(r);
 }
 

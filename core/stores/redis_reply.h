@@ -21,8 +21,6 @@ struct redis_reply {
 
 /* Frees a reply that was made alone, with all below it. NULL is allowed. */
 void redis_reply_free(struct redis_reply *r);
-/* Frees what lies below `r`, not `r` itself, which becomes NIL. */
-void redis_reply_clear(struct redis_reply *r);
 /* The error that an ERROR reply means: code = its first word ("WRONGTYPE"), kind ERR_QUERY; a server that is loading,
  * or has lost its master or its cluster, is ERR_UNAVAILABLE. */
 void redis_reply_error(const struct redis_reply *r, struct error *err);

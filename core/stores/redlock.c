@@ -44,20 +44,8 @@ enum redlock_state redlock_decide(size_t nodes, size_t granted, size_t refused, 
     return REDLOCK_OPEN;
 }
 
-static bool letter_or_digit(char c) {
-    return (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9');
-}
-
-static bool is_tenant(struct str s) {
-    if (s.len == 0 || s.len > 63 || !letter_or_digit(s.at[0])) return false;
-    for (size_t i = 1; i < s.len; i++) {
-        if (!letter_or_digit(s.at[i]) && s.at[i] != '_' && s.at[i] != '-') return false;
-    }
-    return true;
-}
-
 bool redlock_key(struct buf *out, struct str tenant, struct str resource, struct error *err) {
-    if (!is_tenant(tenant)) return error_set(err, ERR_INVALID, "a lock needs the tenant it belongs to");
+    if (!str_is_tenant_key(tenant)) return error_set(err, ERR_INVALID, "a lock needs the tenant it belongs to");
     if (resource.len == 0 || resource.len > 512)
         return error_set(err, ERR_INVALID, "a lock needs a resource of 1 to 512 bytes");
     for (size_t i = 0; i < resource.len; i++) {
@@ -529,10 +517,6 @@ void redlock_free(struct redlock *r) {
     if (!r) return;
     for (size_t i = 0; i < r->count; i++) redis_conn_close(r->nodes[i]);
     free(r);
-}
-
-size_t redlock_nodes(const struct redlock *r) {
-    return r->count;
 }
 
 size_t redlock_nodes_up(const struct redlock *r) {

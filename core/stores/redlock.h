@@ -52,7 +52,6 @@ struct redlock_policy {
 struct redlock *redlock_new(struct str urls, uint32_t node_timeout_ms, struct error *err);
 /* Attempts and holds must have ended before. */
 void redlock_free(struct redlock *r);
-size_t redlock_nodes(const struct redlock *r);
 /* How many servers are reachable now. */
 size_t redlock_nodes_up(const struct redlock *r);
 

@@ -7,6 +7,7 @@
 #include "http/etag.h"
 #include "http/header.h"
 #include "http/range.h"
+#include "runtime/utf8.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

@@ -1,6 +1,7 @@
 // link: script
 /* What happens to rule code that means harm. */
 #include "sandbox_fixture.h"
+#include "script/sandbox_cache.h"
 
 static void endless_loops_stop(void **state) {
     (void)state;
