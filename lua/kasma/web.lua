@@ -99,6 +99,16 @@ function M.in_network(address, network)
     return true
 end
 
+--- True when a network lies wholly in another.
+---@param inner string
+---@param outer string
+---@return boolean
+function M.is_within(inner, outer)
+    local _, inner_bits = network_groups(inner)
+    local _, outer_bits = network_groups(outer)
+    return inner_bits ~= nil and outer_bits ~= nil and inner_bits >= outer_bits and M.in_network((inner:gsub("/%d+$", "")), outer)
+end
+
 --- The client's address: the peer, or behind trusted proxies the last forwarded address that is none of them; the same that the access
 --- log shows (core/http/forwarded.c).
 ---@param req table

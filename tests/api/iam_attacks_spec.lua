@@ -270,6 +270,66 @@ describe("the registration of a known address, where the tenant hides it", funct
     end)
 end)
 
+describe("a key that a key made", function()
+    local tenant = support.tenant()
+    local keys = "/tenants/" .. tenant.key .. "/keys"
+
+    local function by(key) return support.client{ Authorization = "Bearer " .. key.secret } end
+
+    local function make(who, change)
+        local wanted = { name = "k", key_type = "secret", scopes = { "keys.write", "users.read" } }
+        for name, value in pairs(change or {}) do wanted[name] = value end
+        return who:post(keys .. "/create", wanted)
+    end
+
+    it("ends with the membership of the one behind both, and with their account", function()
+        for _, path in ipairs{ "/tenants/" .. tenant.key .. "/members/remove", "/users/%s/delete" } do
+            local staff = support.user(tenant, "tenant_admin")
+            local first = must(make(staff)).key
+            local second = must(make(by(first))).key
+            local third = must(by(second):post(keys .. "/" .. second.id .. "/rotate", { grace_seconds = 600 })).key
+            local others = must(make(tenant.owner)).key
+            must(tenant.owner:post(path:format(staff.user.id), path:find("members") and { user_id = staff.user.id } or {}), 200)
+            for _, key in ipairs{ first, second, third } do
+                support.eventually(function() return by(key):get("/users").status == 401 end)
+            end
+            assert.equal(200, by(others):get("/users").status)
+        end
+    end)
+
+    it("in the moment of that end does not stay", function()
+        local staff = support.user(tenant, "tenant_admin")
+        local first = by(must(make(staff)).key)
+        local acts, made = { function()
+            must(tenant.owner:post("/tenants/" .. tenant.key .. "/members/remove", { user_id = staff.user.id }), 200)
+        end }, {}
+        for i = 1, 12 do
+            acts[#acts + 1] = function()
+                local answer = make(first)
+                if answer.status == 201 then made[i] = answer.json.key end
+            end
+        end
+        support.parallel(acts)
+        for _, key in pairs(made) do support.eventually(function() return by(key):get("/users").status == 401 end) end
+    end)
+
+    it("lives no longer, and is taken from nowhere else, than the one that made it", function()
+        local ends = time.iso(time.now() + 3600000)
+        local bound = { expires_at = ends, allowed_ips = { "127.0.0.0/8" } }
+        local narrow, wide = must(make(tenant.owner, bound)).key, must(make(tenant.owner)).key
+        local child = must(make(by(narrow))).key
+        assert.same({ ends, "127.0.0.0/8" }, { child.expires_at, child.allowed_ips[1] })
+        must(make(by(narrow), { allowed_ips = { "127.0.0.1" }, expires_at = time.iso(time.now() + 60000) }))
+        for _, change in ipairs{ { expires_at = time.iso(time.now() + 7200000) }, { allowed_ips = { "127.0.0.0/7" } },
+            { allowed_ips = { "127.0.0.1", "10.0.0.1" } }, { allowed_ips = { "::1" } } } do
+            local answer = make(by(narrow), change)
+            assert.is_true(answer.status == 403 or answer.status == 400, answer.body)
+        end
+        local got = must(by(narrow):post(keys .. "/" .. wide.id .. "/rotate", {})).key
+        assert.same({ ends, "127.0.0.0/8" }, { got.expires_at, got.allowed_ips[1] })
+    end)
+end)
+
 describe("guessing", function()
     local tenant = support.tenant()
 

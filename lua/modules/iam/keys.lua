@@ -71,6 +71,7 @@ end
 -- Who made a key is on record as one who may see and rotate it. A key that is made in the moment in which its maker's membership ends is
 -- not made, or ends with it.
 local function append_holder(statements, scope, owned_key)
+    if scope.actor_kind == "key" then table.insert(statements, 1, store.key_stands(scope.actor_id)) end
     if scope.actor_kind ~= "user" then return end
     table.insert(statements, 1, store.member_stands(scope.actor_id, scope.tenant))
     statements[#statements + 1] = { [[insert into user_access_keys (tenant_key, app_key, id, user_id, owned_key, created_at, updated_at)
@@ -107,6 +108,21 @@ local function networks(list)
     return kept
 end
 
+-- A key makes none that lives longer, or is taken from elsewhere, than itself: raises 403. Answers its own bounds.
+local function check_bounds(scope, expires_at, allowed)
+    local maker = scope.actor_kind == "key" and db.one(nil, "select " .. KEY .. " from access_keys where id = $1", scope.actor_id)
+    if not maker then return expires_at, allowed end
+    local ends = maker.expires_at
+    if ends and expires_at and time.parse(expires_at) > time.parse(ends) then users.escalation() end
+    local bound = maker.allowed_ips or {}
+    for _, network in ipairs(#bound > 0 and allowed or {}) do
+        local within = false
+        for _, outer in ipairs(bound) do within = within or web.is_within(network, outer) end
+        if not within then users.escalation() end
+    end
+    return expires_at or ends, #allowed > 0 and allowed or bound
+end
+
 ---@param scope Scope
 ---@param held table<string, boolean>
 ---@param input table name, key_type, app_key, scopes, expires_at, allowed_ips (body of the route)
@@ -118,13 +134,13 @@ function M.create(scope, held, input)
     if input.expires_at and time.parse(input.expires_at) <= time.now() then
         errors.validation{ "expires_at must lie in the future" }
     end
-    local allowed = networks(input.allowed_ips)
+    local expires_at, allowed = check_bounds(scope, input.expires_at, networks(input.allowed_ips))
     local app = input.app_key or scope.app
     local known = tenants.app(app)
     if app ~= tenants.DEFAULT and (not known or known.tenant_key ~= scope.tenant) then errors.not_found("App not found") end
     local made = mint(input.key_type, tenants.by_key(scope.tenant).is_test)
     local statements = { insert(scope, { app_key = app, key_type = input.key_type, name = input.name,
-        scopes = input.key_type == "secret" and scopes or {}, allowed_ips = allowed, expires_at = input.expires_at },
+        scopes = input.key_type == "secret" and scopes or {}, allowed_ips = allowed, expires_at = expires_at },
             made) }
     append_holder(statements, scope, made.owned_key)
     audit.append(statements, scope, { action = "keys.create", entity_type = "access_key", entity_id = made.owned_key,
@@ -175,9 +191,10 @@ end
 function M.rotate(scope, held, id, grace_s)
     local row = existing(scope, id)
     if roles.beyond(held, row.scopes or {}) then users.escalation() end
+    local expires_at, allowed = check_bounds(scope, row.expires_at, row.allowed_ips or {})
     local made = mint(row.key_type, tenants.by_key(scope.tenant).is_test)
     local statements = { insert(scope, { app_key = row.app_key, key_type = row.key_type, name = row.name, scopes = row.scopes or {},
-        allowed_ips = row.allowed_ips or {}, expires_at = row.expires_at }, made), ending(scope, row, grace_s) }
+        allowed_ips = allowed, expires_at = expires_at }, made), ending(scope, row, grace_s) }
     append_holder(statements, scope, made.owned_key)
     audit.append(statements, scope, { action = "keys.rotate", entity_type = "access_key", entity_id = row.owned_key,
         after = { new = made.owned_key } })
@@ -186,12 +203,16 @@ function M.rotate(scope, held, id, grace_s)
     return shown(made_row(results), made)
 end
 
---- Who made a key.
+local MAKER = [[with recursive chain as (select created_by from access_keys where tenant_key = $1 and id = $2
+    union select k.created_by from access_keys k join chain c on k.id = c.created_by)
+  select created_by from chain c where not exists (select from access_keys k where k.id = c.created_by) limit 1]]
+
+--- Who made a key, by themselves or by a key of theirs.
 ---@param tenant string
 ---@param id string
 ---@return string|nil user_id nil: there is no such key, or nobody is on record
 function M.maker(tenant, id)
-    local row = db.one(nil, "select created_by from access_keys where tenant_key = $1 and id = $2", tenant, id)
+    local row = db.one(nil, MAKER, tenant, id)
     local made_by = row and row.created_by
     return made_by ~= json.null and made_by or nil
 end

@@ -170,11 +170,14 @@ function M.remove(scope, grants, input)
                 now = now }))
             keys = json.array({})
             local names = json.array({})
-            for i, key in ipairs(tx:query(unpack(store.secret_keys_by(scope.tenant, user.id, now, input.revoke_keys)))) do
-                keys[i] = { id = key.id, owned_key = key.owned_key, name = key.name, last4 = key.last4 or null,
-                    revoked = input.revoke_keys }
-                names[i] = key.owned_key
-            end
+            repeat
+                local found = tx:query(unpack(store.secret_keys_by(scope.tenant, user.id, now, input.revoke_keys)))
+                for _, key in ipairs(found) do
+                    keys[#keys + 1] = { id = key.id, owned_key = key.owned_key, name = key.name, last4 = key.last4 or null,
+                        revoked = input.revoke_keys }
+                    names[#names + 1] = key.owned_key
+                end
+            until #found == 0 or not input.revoke_keys
             local statements = { role_store.delete_holdings(scope.tenant, user.id) }
             audit.append(statements, scope, { action = "members.remove", entity_type = "user", entity_id = user.id,
                 after = { [input.revoke_keys and "keys_revoked" or "keys_kept"] = names } })

@@ -321,13 +321,25 @@ function M.end_memberships(user_id, now)
     }
 end
 
---- Ends the access keys that a user made.
+-- Keys that a user made, and those that were made by them: whoever has a key has the secrets of what it makes.
+local MADE_BY = [[with recursive made as (select id from access_keys where created_by = $1
+  union select k.id from access_keys k join made m on k.created_by = m.id) ]]
+
+--- First in a transaction in which a key makes another: raises KS403 when the key has ended.
+---@param id string
+---@return table statement
+function M.key_stands(id)
+    return { [[with held as (select is_active and revoked_at is null as yes from access_keys where id = $1 for no key update)
+      select kasma_must(coalesce((select yes from held), false), 'KS403')]], id }
+end
+
+--- Ends the access keys that a user made. Twice in a transaction, as secret_keys_by.
 ---@param user_id string
 ---@param now string
 ---@return table statement {owned_key}
 function M.revoke_keys_of(user_id, now)
-    return { [[update access_keys set revoked_at = $2::timestamptz, is_active = false, updated_at = $2::timestamptz
-      where created_by = $1 and revoked_at is null returning owned_key]], user_id, now }
+    return { MADE_BY .. [[update access_keys set revoked_at = $2::timestamptz, is_active = false, updated_at = $2::timestamptz
+      where id in (select id from made) and revoked_at is null returning owned_key]], user_id, now }
 end
 
 --- First in a transaction that leaves something with a member: raises KS403 when the membership has ended. What ends it in the same moment
@@ -341,20 +353,23 @@ function M.member_stands(user_id, tenant)
         or exists (select from platform_role_holders where user_id = $1), 'KS403')]], user_id, tenant }
 end
 
---- The secret keys of a tenant that a user made and that work, so that their secrets are known to them; with `revoke` they end.
+--- The secret keys of a tenant that a user made, by themselves or by a key of theirs, and that work, so that their secrets are known to
+--- them; with `revoke` they end.
+--- Run it again until it finds none: what a key of theirs was just making is there when that is done, which the first run waits for.
 ---@param tenant string
 ---@param user_id string
 ---@param now string
 ---@param revoke boolean
 ---@return table statement {id, owned_key, name, last4}
 function M.secret_keys_by(tenant, user_id, now, revoke)
-    local which = [[ where tenant_key = $1 and created_by = $2 and key_type = 'secret' and is_active and revoked_at is null
+    local which = [[ where tenant_key = $2 and id in (select id from made) and key_type = 'secret' and is_active and revoked_at is null
       and (expires_at is null or expires_at > $3::timestamptz)]]
     if not revoke then
-        return { "select id, owned_key, name, last4 from access_keys" .. which .. " order by id limit 500", tenant, user_id, now }
+        return { MADE_BY .. "select id, owned_key, name, last4 from access_keys" .. which .. " order by id limit 500", user_id, tenant,
+            now }
     end
-    return { "update access_keys set revoked_at = $3::timestamptz, is_active = false, updated_at = $3::timestamptz" .. which
-        .. " returning id, owned_key, name, last4", tenant, user_id, now }
+    return { MADE_BY .. "update access_keys set revoked_at = $3::timestamptz, is_active = false, updated_at = $3::timestamptz" .. which
+        .. " returning id, owned_key, name, last4", user_id, tenant, now }
 end
 
 --- Tenants that the account ever belonged to or signed in on.

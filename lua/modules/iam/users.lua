@@ -294,6 +294,7 @@ local function remove(scope, user, reason)
     members.keeping_owners(id, nil, function()
         local statements = store.end_memberships(id, now)
         statements[#statements + 1] = store.revoke_keys_of(id, now)
+        statements[#statements + 1] = store.revoke_keys_of(id, now)
         local at = #statements
         statements[#statements + 1] = store.delete_user(id, now)
         statements[#statements + 1] = store.set_credentials(id, false, now)
@@ -302,9 +303,12 @@ local function remove(scope, user, reason)
             entity_id = id })
         statements[#statements + 1] = outbox.event(scope, "user.status_changed", id, { from = user.status, to = "deleted",
             reason = reason })
-        keys = sessions.revoke(scope, "user", id, "deleted", statements)[at]
+        local results = sessions.revoke(scope, "user", id, "deleted", statements)
+        keys = { results[at - 1], results[at] }
     end)
-    for _, key in ipairs(keys) do invalidate.send("key", key.owned_key) end
+    for _, ended in ipairs(keys) do
+        for _, key in ipairs(ended) do invalidate.send("key", key.owned_key) end
+    end
     -- Without the membership the roles of the other tenants grant nothing; they go in a transaction of each.
     for _, tenant in ipairs(tenants) do
         if tenant ~= scope.tenant then db.pipeline(tenant, { role_store.delete_holdings(tenant, id) }) end
