@@ -76,6 +76,21 @@ end
 ---@return table|nil cart
 function M.by_id(scope, ref) return store.by_id(scope.tenant, ref) end
 
+--- A write of a cart, told in its transaction behind it.
+---@param scope Scope
+---@param cart table row as it was before
+---@param series integer
+---@param count integer lines that it has now
+---@return table[] statements
+function M.changed(scope, cart, series, count)
+    local version = cart.version + 1
+    return { outbox.row(scope, "mirror.carts", cart.id, { id = cart.id, version = version }),
+        outbox.event(scope, "cart.changed", cart.id, { userId = cart.user_id or json.null, version = version, series = series,
+            itemCount = count }) }
+end
+
+local function lost() return nil end
+
 --- Changes the items by compare-and-set: `change(items, cart)` gets a copy of the present items and gives the new ones, or raises.
 local function write(scope, owner, change)
     for _ = 1, WRITE_TRIES do
@@ -83,11 +98,10 @@ local function write(scope, owner, change)
         local items = change(cart.items, cart)
         if #items > MAX_LINES then errors.conflict{ message = ("A cart holds %d lines at most"):format(MAX_LINES), code = "cart_full" } end
         local now = time.iso(time.now())
-        local answers = db.pipeline(scope.tenant, {
+        local answers = errors.state({ KS010 = lost }, db.pipeline, scope.tenant, {
             store.put_items(scope.tenant, cart.id, cart.version, items, expiry(owner), now),
-            outbox.row(scope, "mirror.carts", cart.id, { id = cart.id, version = cart.version + 1 }),
-        })
-        if answers[1][1] then return answers[1][1] end
+            unpack(M.changed(scope, cart, cart.series, #items)) })
+        if answers then return answers[1][1] end
     end
     errors.conflict{ message = "The cart is being changed by another request. Please retry.", code = "cart_changed" }
 end

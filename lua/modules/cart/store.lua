@@ -37,11 +37,12 @@ function M.create(c)
     return made or M.find(c.tenant_key, c.owner_key)
 end
 
---- Writes the items if the cart still has the version that was read.
----@return table statement that returns the new row, or no row
+--- Writes the items if the cart still has the version that was read, else raises KS010: what stands behind it is not done either.
+---@return table statement that returns the new row
 function M.put_items(tenant, id, version, items, expires_at, now)
-    return { [[update carts as c set items = $4, version = version + 1, expires_at = $5, updated_at = $6
-      where c.tenant_key = $1 and c.id = $2 and c.version = $3 returning ]] .. CART,
+    return { "with put as (update carts as c set items = $4, version = version + 1, expires_at = $5, updated_at = $6 "
+        .. "where c.tenant_key = $1 and c.id = $2 and c.version = $3 returning " .. CART .. ") "
+        .. "select p.* from (values (1)) one (n) left join put p on true where kasma_must(p.id is not null, 'KS010')",
         tenant, id, version, pg.json(json.array(items)), expires_at or null, now }
 end
 
