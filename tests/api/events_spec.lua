@@ -255,3 +255,116 @@ describe("the event of a promotion", function()
         assert.is_false(waits(id))
     end)
 end)
+
+describe("the event of a cart", function()
+    it("tells each write once, and the checkout that empties it", function()
+        local shop, product = shop_of.simple(5)
+        local buyer = shop_of.buyer(shop, product, 2)
+        must(buyer:post("/sales/cart/update", { productId = product, quantity = 3 }))
+        assert.equal(404, buyer:post("/sales/cart/add", { productId = shop.warehouse_id, quantity = 1 }).status)
+        must(shop_of.checkout(buyer))
+        local list = told(shop.key, "cart")
+        local id, first = list[1].id, list[1].version
+        local function expected(version, series, count)
+            return { event = "cart.changed", id = id, userId = json.null, version = first + version, series = series, itemCount = count }
+        end
+        assert.same({ expected(0, 0, 1), expected(1, 0, 1), expected(2, 1, 0) }, list)
+    end)
+
+    it("tells as many of parallel writes as were done, each with a version of its own", function()
+        local shop, product = shop_of.simple(0)
+        local shopper = support.shopper(shop)
+        local calls = {}
+        for i = 1, 8 do
+            calls[i] = function() return shopper:copy():post("/sales/cart/add", { productId = product, quantity = 1 }) end
+        end
+        local done = shop_of.statuses(support.parallel(calls))[201]
+        local list, seen = told(shop.key, "cart"), {}
+        assert.equal(done, #list)
+        for _, data in ipairs(list) do
+            assert.same({ shopper.user.id, 1, nil }, { data.userId, data.itemCount, seen[data.version] })
+            seen[data.version] = true
+        end
+        assert.equal(done, must(shopper:get("/sales/cart/me"), 200).items[1].quantity)
+    end)
+end)
+
+describe("the event of a stock row", function()
+    local function changes(shop)
+        local list = {}
+        for i, data in ipairs(told(shop.key, "stock")) do
+            list[i] = data.event == "stock.back" and { "back", data.available }
+                or { data.kind, data.delta, data.onHand, data.reserved, data.available }
+        end
+        return list
+    end
+
+    -- What is there once the claims of all orders so far are told.
+    local function settled(shop)
+        support.eventually(function()
+            return db.one(shop.key, "select 1 as one from outbox where tenant_key = $1 and topic = 'stock.claimed' and sent_at is null "
+                .. "and parked_at is null limit 1", shop.key) == nil
+        end, 20)
+        return changes(shop)
+    end
+
+    it("tells what an order claims and what its end gives back, and units for sale where none were", function()
+        local platform = support.platform()
+        local shop, product = shop_of.simple(2)
+        local buyer = shop_of.buyer(shop, product, 2)
+        local order = must(shop_of.checkout(buyer)).orders[1]
+        local list = settled(shop)
+        assert.same({ { "ADJUST", 2, 2, 0, 2 }, { "back", 2 }, { "CLAIM", 0, 2, 2, 0 } }, list)
+        support.advance(platform, 61 * 60)
+        local ok, why = pcall(support.eventually, function() return #changes(shop) > 3 end, 20)
+        support.real_time(platform)
+        assert(ok, why)
+        assert.equal("cancelled", shop_of.order_now(shop, order.id).status)
+        list = settled(shop)
+        assert.same({ { "RELEASE", 0, 2, 0, 2 }, { "back", 2 } }, { list[4], list[5] })
+        assert.equal(5, #list)
+        for _, data in ipairs(told(shop.key, "stock")) do
+            assert.same({ shop_of.stock_of(shop, product).id, product, shop.warehouse_id }, { data.id, data.productId, data.warehouseId })
+        end
+    end)
+
+    it("tells nothing of a checkout that is refused", function()
+        local shop, product = shop_of.simple(1)
+        local buyer = shop_of.buyer(shop, product)
+        assert.equal(409, shop_of.checkout(buyer, { expectedTotal = 1 }).status)
+        assert.same({ { "ADJUST", 1, 1, 0, 1 }, { "back", 1 } }, settled(shop))
+        assert.equal(1, shop_of.stock_of(shop, product).availableQuantity)
+    end)
+
+    it("ends with what there is when many claim at once", function()
+        local shop, product = shop_of.simple(20)
+        local calls = {}
+        for i = 1, 8 do
+            local buyer = shop_of.buyer(shop, product)
+            calls[i] = function() return shop_of.checkout(buyer) end
+        end
+        assert.same({ [201] = 8 }, shop_of.statuses(support.parallel(calls)))
+        local list = settled(shop)
+        assert.same({ "CLAIM", 0, 20, 8, 12 }, list[#list])
+        assert.is_true(#list <= 2 + 8)
+    end)
+
+    it("says that units are there again only where none were", function()
+        local shop, product = shop_of.simple(0)
+        for _, units in ipairs{ 3, 2, -5, 1 } do shop_of.stock(shop, product, units) end
+        assert.same({ { "ADJUST", 3, 3, 0, 3 }, { "back", 3 }, { "ADJUST", 2, 5, 0, 5 }, { "ADJUST", -5, 0, 0, 0 },
+            { "ADJUST", 1, 1, 0, 1 }, { "back", 1 } }, changes(shop))
+    end)
+
+    it("is told once however often its claim is handed over", function()
+        local inventory = require("modules.inventory.service")
+        local shop, product = shop_of.simple(2)
+        must(shop_of.checkout(shop_of.buyer(shop, product)))
+        local before = settled(shop)
+        local claims = db.read(shop.key, "select id, tenant_key, app_key, key, payload from outbox where tenant_key = $1 "
+            .. "and topic = 'stock.claimed'", shop.key)
+        assert.equal(1, #claims)
+        inventory.tell_claims(claims)
+        assert.same(before, changes(shop))
+    end)
+end)

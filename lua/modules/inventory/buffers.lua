@@ -11,6 +11,7 @@ local due = require("kasma.due")
 local hooks = require("kasma.hooks")
 local outbox = require("kasma.outbox")
 local tenants = require("kasma.tenant")
+local events = require("modules.inventory.events")
 local store = require("modules.inventory.store")
 
 local M = {}
@@ -104,19 +105,26 @@ end
 ---@param ids string[] stock rows
 ---@param facts table of M.facts, for these rows
 ---@return boolean changed
+---@return table[] rows that changed, as they are now, with before: what was available
 function M.settle(tx, scope, ids, facts)
-    local statements, variants, now = {}, {}, time.iso(time.now())
+    local statements, variants, before, now = {}, {}, {}, time.iso(time.now())
     for _, row in ipairs(tx:query(unpack(store.lock_rows(scope.tenant, ids)))) do
         local units, percent = wanted(row, facts)
         if units and (units ~= row.buffer_quantity or percent ~= row.buffer_pct) then
-            statements[#statements + 1] = store.set_buffer(scope.tenant, row.id, math.min(units, UNITS_MAX), percent, now)
+            before[#before + 1] = row.available_quantity
+            statements[#before] = store.set_buffer(scope.tenant, row.id, math.min(units, UNITS_MAX), percent, now)
             if row.variant_id then variants[row.variant_id] = true end
         end
     end
-    local changed = #statements > 0
+    local rows = {}
+    if #before == 0 then return false, rows end
     for id in pairs(variants) do statements[#statements + 1] = store.project_variant(scope.tenant, id, now) end
-    if changed then tx:pipeline(statements) end
-    return changed
+    local answers = tx:pipeline(statements)
+    for i, available in ipairs(before) do
+        rows[i] = answers[i][1]
+        rows[i].before = available
+    end
+    return true, rows
 end
 
 --- Brings buffers up to date, a page of rows in a transaction each.
@@ -130,7 +138,12 @@ function M.refresh(scope, product_ids)
         if #rows > 0 then
             local ids, facts = {}, M.facts(scope, rows)
             for i, row in ipairs(rows) do ids[i] = row.id end
-            db.transaction(scope.tenant, function(tx) M.settle(tx, scope, ids, facts) end)
+            db.transaction(scope.tenant, function(tx)
+                local _, changed = M.settle(tx, scope, ids, facts)
+                local told = {}
+                for _, row in ipairs(changed) do events.append_back(told, scope, row, row.before) end
+                if #told > 0 then tx:at_commit(told) end
+            end)
             after, looked = ids[#ids], looked + #rows
             if #rows == PAGE then sched.sleep(REST_MS) end
         end

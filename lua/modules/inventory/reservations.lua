@@ -63,7 +63,8 @@ local RELEASE = [[with open as materialized (select r.id, r.inventory_id, r.quan
     where r.tenant_key = $1 and r.id = o.id returning 1)
   update warehouse_inventory i set reserved_quantity = i.reserved_quantity - s.n, version = i.version + 1, updated_at = $3
     from (select o.inventory_id, sum(o.n)::int as n from open o join held h on h.id = o.inventory_id group by o.inventory_id) s
-    where i.tenant_key = $1 and i.id = s.inventory_id returning i.id, s.n]]
+    where i.tenant_key = $1 and i.id = s.inventory_id returning i.id, i.warehouse_id, i.product_id, i.variant_id, i.quantity,
+      i.reserved_quantity, i.available_quantity, i.low_stock_at, s.n]]
 
 local EXPIRE = [[with open as materialized (select r.id, r.inventory_id, r.quantity - r.consumed_qty - r.released_qty as n
     from stock_reservations r where r.tenant_key = $1 and r.group_key = $2 and r.status = 'HELD' and r.expires_at <= $3
@@ -116,7 +117,7 @@ function M.release(tenant, group_key)
 end
 
 ---@param order_ids string[] whose part of the group it is
----@return table[] statements that give it back, for the transaction that cancels the orders
+---@return table[] statements that give it back, for the transaction that cancels the orders: the stock rows as they then are, with n
 function M.release_statements(tenant, group_key, order_ids)
     local now = time.iso(time.now())
     return { { RELEASE, tenant, group_key, now, false, pg.array(order_ids) }, forget_due(tenant, group_key),
@@ -179,6 +180,17 @@ function M.of_group(tenant, group_key)
     return db.read(tenant, [[select r.inventory_id, r.order_id, sum(r.quantity)::int as quantity from stock_reservations r
       where r.tenant_key = $1 and r.group_key = any($2::uuid[]) and r.order_id is not null group by r.inventory_id, r.order_id
       order by r.inventory_id]], tenant, pg.array{ group_key, M.beside(group_key) })
+end
+
+--- The stock rows of which orders have claimed units, whatever became of those.
+---@param tenant string
+---@param order_ids string[]
+---@return table[] stock rows with order_id, one for each order
+function M.rows_of(tenant, order_ids)
+    return db.read(tenant, [[select distinct r.order_id, i.id, i.warehouse_id, i.product_id, i.variant_id, i.quantity, i.reserved_quantity,
+        i.available_quantity, i.low_stock_at
+      from stock_reservations r join warehouse_inventory i on i.tenant_key = r.tenant_key and i.id = r.inventory_id
+      where r.tenant_key = $1 and r.order_id = any($2::uuid[]) order by i.id, r.order_id]], tenant, pg.array(order_ids))
 end
 
 --- Where the units of an order are held, or were: one row a warehouse and item, and one more when a late payment took them again.

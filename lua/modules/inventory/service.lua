@@ -8,6 +8,8 @@ local hooks = require("kasma.hooks")
 local locks = require("kasma.locks")
 local settings = require("kasma.settings")
 local buffers = require("modules.inventory.buffers")
+local events = require("modules.inventory.events")
+local reservations = require("modules.inventory.reservations")
 local store = require("modules.inventory.store")
 
 local M = {}
@@ -41,7 +43,7 @@ function M.default_warehouse(tenant)
     return first.id
 end
 
--- One change of stock: the row, its movement, the shop window's copy and the event, all in the caller's transaction.
+-- One change of stock: the row, its movement and the shop window's copy, all in the caller's transaction.
 local function append_change(statements, scope, c)
     c.tenant_key, c.app_key, c.now = scope.tenant, scope.app, time.iso(time.now())
     c.id, c.actor_id = uuid.v7(), scope.actor_id
@@ -52,8 +54,6 @@ local function append_change(statements, scope, c)
     statements[#statements + 1] = store.add_quantity(c)
     statements[#statements + 1] = store.insert_movement(c)
     if c.variant_id then statements[#statements + 1] = store.project_variant(scope.tenant, c.variant_id, c.now) end
-    c.hops = scope.hops
-    statements[#statements + 1] = store.changed_event(c)
 end
 
 --- Appends the statements of a RECEIVE movement into the tenant's default warehouse: the initial stock of a new variant.
@@ -61,9 +61,11 @@ end
 ---@param scope Scope
 ---@param receipt { product_id: string, variant_id: string|nil, quantity: integer, reference: string }
 function M.append_receipt(statements, scope, receipt)
-    append_change(statements, scope, { warehouse_id = M.default_warehouse(scope.tenant), product_id = receipt.product_id,
-        variant_id = receipt.variant_id, delta = receipt.quantity, kind = "RECEIVE", reference = receipt.reference, ref_type = "initial",
-        ref_id = receipt.variant_id or receipt.product_id })
+    local change = { warehouse_id = M.default_warehouse(scope.tenant), product_id = receipt.product_id, variant_id = receipt.variant_id,
+        delta = receipt.quantity, kind = "RECEIVE", reference = receipt.reference, ref_type = "initial",
+        ref_id = receipt.variant_id or receipt.product_id, hops = scope.hops }
+    append_change(statements, scope, change)
+    statements[#statements + 1] = store.changed_event(change)
     if hooks.any(scope, buffers.HOOK) then statements[#statements + 1] = buffers.job(scope, { receipt.product_id }) end
 end
 
@@ -81,6 +83,31 @@ function M.project(tenant, variant_ids)
     local statements, now = {}, time.iso(time.now())
     for i, id in ipairs(variant_ids) do statements[i] = store.project_variant(tenant, id, now) end
     if #statements > 0 then db.pipeline(tenant, statements) end
+end
+
+-- What was for sale of a row before its units on hand changed by delta: as the column available_quantity counts it.
+local function available_before(row, delta)
+    local on_hand = row.quantity - delta
+    return on_hand + row.backorder_limit - row.reserved_quantity - row.buffer_quantity - math.floor((on_hand * row.buffer_pct + 99) / 100)
+end
+
+--- Tells of the stock rows of which orders have claimed units.
+---@param claims table[] rows of the outbox
+function M.tell_claims(claims)
+    local by_tenant = {}
+    for _, claim in ipairs(claims) do
+        local list = by_tenant[claim.tenant_key] or {}
+        by_tenant[claim.tenant_key] = list
+        list[#list + 1] = claim
+    end
+    for tenant, list in pairs(by_tenant) do
+        local ids = {}
+        for _, claim in ipairs(list) do
+            for _, id in ipairs(claim.payload.orders) do ids[#ids + 1] = id end
+        end
+        local told = events.told_claims(list, reservations.rows_of(tenant, ids))
+        if #told > 0 then db.pipeline(tenant, told) end
+    end
 end
 
 --- Corrects on-hand stock by hand.
@@ -113,11 +140,15 @@ function M.adjust(scope, input, shape, complete)
         return errors.state({ KS004 = { status = 409, code = "stock_below_reserved",
             message = "The stock would go below what is reserved, or below zero" } }, db.transaction, scope.tenant, function(tx)
             local row = tx:pipeline(statements)[answer][1]
-            if facts and buffers.settle(tx, own, { row.id }, facts) then
-                row = tx:query(unpack(store.select_row(scope.tenant, input.warehouseId, input.productId, input.variantId)))[1]
+            local before = available_before(row, input.quantity)
+            if facts then
+                local _, changed = buffers.settle(tx, own, { row.id }, facts)
+                row = changed[1] or row
             end
-            local body = shape(row)
-            tx:at_commit{ complete(body) }
+            local body, last = shape(row), { events.changed(scope, row, input.quantity, "ADJUST") }
+            events.append_back(last, scope, row, before)
+            last[#last + 1] = complete(body)
+            tx:at_commit(last)
             return body
         end)
     end)

@@ -110,7 +110,7 @@ end
 
 --- Statement that locks rows in the order of their ids.
 function M.lock_rows(tenant, ids)
-    return { [[select i.id, i.warehouse_id, i.product_id, i.variant_id, i.quantity, i.buffer_quantity, i.buffer_pct
+    return { [[select i.id, i.warehouse_id, i.product_id, i.variant_id, i.quantity, i.buffer_quantity, i.buffer_pct, i.available_quantity
       from warehouse_inventory i where i.tenant_key = $1 and i.id = any($2::uuid[]) order by i.id for update]], tenant, pg.array(ids) }
 end
 
@@ -137,9 +137,10 @@ function M.sold_since(tenant, ids, since)
       group by r.inventory_id]], tenant, pg.array(ids), since)
 end
 
+---@return table statement that returns the row
 function M.set_buffer(tenant, id, units, percent, now)
-    return { [[update warehouse_inventory set buffer_quantity = $3, buffer_pct = $4, version = version + 1, updated_at = $5
-      where tenant_key = $1 and id = $2]], tenant, id, units, percent, now }
+    return { [[update warehouse_inventory i set buffer_quantity = $3, buffer_pct = $4, version = version + 1, updated_at = $5
+      where i.tenant_key = $1 and i.id = $2 returning ]] .. INVENTORY, tenant, id, units, percent, now }
 end
 
 ---@param tenant string

@@ -21,6 +21,7 @@ local choice = require("modules.inventory.choice")
 local cart_service = require("modules.cart.service")
 local customers = require("modules.customers.service")
 local inventory = require("modules.inventory.service")
+local stock_events = require("modules.inventory.events")
 local order_events = require("modules.orders.events")
 local numbers = require("modules.orders.numbers")
 local payments = require("modules.payments.service")
@@ -280,6 +281,7 @@ local function statements_of(scope, c)
     end
     claim(c.id, claims)
     claim(reservations.beside(c.id), gifts)
+    local claimed = #claims + #gifts > 0
     local customer_key, first_only = c.owner.user_id or c.guest_hash, false
     for _, use in ipairs(c.promotion_uses) do
         add(store.use_promotion(scope.tenant, use, now))
@@ -331,10 +333,11 @@ local function statements_of(scope, c)
     add(outbox.job(scope, "sales-queue", "stock-sync", { orderId = parent, tenant_key = scope.tenant, app_key = scope.app }))
     add(rules_preview.snapshot(scope, c.id, c.orders[1].record, c.asked, c.quote))
     for _, s in ipairs(rules_runs.of_checkout(scope, c.id, c.quote.rule_runs)) do add(s) end
-    local records = {}
-    for i, order in ipairs(c.orders) do records[i] = order.record end
+    local records, ids = {}, {}
+    for i, order in ipairs(c.orders) do records[i], ids[i] = order.record, order.record.id end
     for _, event in ipairs(order_events.placed(scope, records)) do add(event) end
-    add(outbox.row(scope, "mirror.carts", c.cart.id, { id = c.cart.id, version = c.cart.version + 1 }))
+    if claimed then add(stock_events.claimed(scope, c.id, ids)) end
+    for _, statement in ipairs(cart_service.changed(scope, c.cart, c.cart.series + 1, 0)) do add(statement) end
     return list
 end
 

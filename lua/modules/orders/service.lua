@@ -12,6 +12,7 @@ local outbox = require("kasma.outbox")
 local order_events = require("modules.orders.events")
 local payments = require("modules.payments.service")
 local reservations = require("modules.inventory.reservations")
+local stock_events = require("modules.inventory.events")
 local store = require("modules.orders.store")
 local workflow = require("modules.orders.workflow")
 
@@ -202,6 +203,8 @@ local function take_again(tx, scope, checkout_id, event_id, claims, held, now)
         return nil
     end
     list = #claims > 0 and reservations.claim_statements(tenant, event_id, claims, nil) or {}
+    local ids = {}
+    for i, order in ipairs(orders) do ids[i] = order.id end
     for _, use in ipairs(store.lock_released_promotions(tx, tenant, checkout_id)) do
         list[#list + 1] = store.use_promotion(tenant, use, now)
         if use.customer_key then list[#list + 1] = store.check_customer_use(tenant, use, use.customer_key) end
@@ -218,6 +221,7 @@ local function take_again(tx, scope, checkout_id, event_id, claims, held, now)
     list[#list + 1] = outbox.job(scope, "sales-queue", "stock-sync", { orderId = orders[1].id, tenant_key = tenant, app_key = scope.app })
     local paid = order_events.paid(tenant, store.items_in(tx, tenant, orders), revived)
     for _, event in ipairs(paid) do list[#list + 1] = event end
+    if #claims > 0 then list[#list + 1] = stock_events.claimed(scope, checkout_id, ids) end
     tx:pipeline(list)
     return result
 end
@@ -305,8 +309,10 @@ local function expire(tx, tenant, checkout_id, held, now)
     for _, order in ipairs(pending) do
         if not verdicts[order.id].allow then return wait_on(tx, tenant, pending, verdicts, now) end
     end
-    local list = {}
-    for _, statement in ipairs(reservations.release_statements(tenant, checkout_id, ids)) do list[#list + 1] = statement end
+    local scope, list, freed = { tenant = tenant, app = pending[1].app_key }, {}, {}
+    for _, released in ipairs(tx:pipeline(reservations.release_statements(tenant, checkout_id, ids))) do
+        for _, row in ipairs(released) do freed[#freed + 1] = row end
+    end
     for _, payment in ipairs(rows) do
         if OPEN_PAYMENT[payment.status] then
             local moved = payments.move_statements(payment, { status = "EXPIRED", reason = "expired", now = now })
@@ -326,8 +332,8 @@ local function expire(tx, tenant, checkout_id, held, now)
         list[#list + 1] = store.release_promotions(tenant, checkout_id, now)
         list[#list + 1] = store.move_tenders(tenant, checkout_id, "held", "released", now)
     end
-    list[#list + 1] = outbox.job({ tenant = tenant, app = pending[1].app_key }, "sales-queue", "stock-sync", { orderId = pending[1].id,
-        tenant_key = tenant, app_key = pending[1].app_key })
+    list[#list + 1] = outbox.job(scope, "sales-queue", "stock-sync", { orderId = pending[1].id, tenant_key = tenant, app_key = scope.app })
+    for _, event in ipairs(stock_events.released(scope, freed)) do list[#list + 1] = event end
     for _, event in ipairs(order_events.cancelled(tenant, store.items_in(tx, tenant, pending), "expired")) do list[#list + 1] = event end
     tx:pipeline(list)
     return waits

@@ -65,7 +65,7 @@ route.post("/webhooks/endpoints/create", {
     summary = "Add a webhook endpoint; its secret is shown once",
     access = WRITE, tag = "webhooks", aliases = { "/webhooks/endpoints" }, no_store = true,
     body = schema.object{ name = Name:example("Warehouse"), url = Url:example("https://hooks.shop.example.org/kasma"),
-        events = Events:example({ "order.*", "stock.low" }), headers = Headers },
+        events = Events:example({ "order.*", "stock.back" }), headers = Headers },
     returns = { [201] = WithSecret, [409] = webhooks.too_many },
     handler = function(ctx) return endpoint_of(webhooks.create(ctx.scope, ctx.body)) end,
 })
