@@ -221,18 +221,34 @@ local function find_missing(report)
     until #rows < STEP or sched.stopping()
 end
 
+local function is_chained(doc, head)
+    local seq = tonumber(doc.seq)
+    return seq ~= nil and seq > head.trimmed_seq and seq <= head.seq and seq % 1 == 0
+end
+
+-- Those whose id is no text, which none of ours has: what stands at a place was named there. All are counted, the first ones named.
+local function find_strange(report, head)
+    local docs = store.strange_documents(report.tenant, NAMED_MAX)
+    for _, doc in ipairs(docs) do
+        if not is_chained(doc, head) then
+            note(report, "extra", nil, is_text(doc._id) and doc._id or json.encode(doc._id), "stands at no place of the chain")
+        end
+    end
+    if #docs == NAMED_MAX then report.extra = report.extra + store.count_documents(report.tenant, true) - #docs end
+end
+
 -- Documents of the tenant that stand at no place of the chain.
 local function find_extra(report, head)
+    find_strange(report, head)
     local after
     repeat
         local docs = store.documents_after(report.tenant, after, STEP)
         local ids = {}
         for _, doc in ipairs(docs) do
             local seq = tonumber(doc.seq)
-            local chained = seq and seq > head.trimmed_seq and seq <= head.seq and seq % 1 == 0
             -- Retention removes the documents after it has moved the beginning: the last step may still lie there.
             local left = seq and seq <= head.trimmed_seq and seq > head.trimmed_seq - STEP
-            if not chained and not left then ids[#ids + 1] = is_text(doc._id) and doc._id or tostring(doc._id) end
+            if not is_chained(doc, head) and not left then ids[#ids + 1] = doc._id end
             after = doc._id
         end
         local rows = store.index_of(report.tenant, ids)

@@ -160,23 +160,35 @@ function M.places_of(ids)
     return found
 end
 
+-- An id of ours is text. A comparison finds values of its own kind alone, so what has another kind of id is asked for by that.
+local STRANGE = { ["$not"] = { ["$type"] = "string" } }
+
 ---@param tenant string
+---@param strange boolean|nil only those whose id is no text
 ---@return integer
-function M.count_documents(tenant)
-    local rows = errors.check(mongo.aggregate(COLLECTION, { { ["$match"] = { tenant_key = tenant } },
+function M.count_documents(tenant, strange)
+    local rows = errors.check(mongo.aggregate(COLLECTION, { { ["$match"] = { tenant_key = tenant, _id = strange and STRANGE or nil } },
         { ["$group"] = { _id = null, n = { ["$sum"] = 1 } } } }))
     return rows[1] and tonumber(rows[1].n) or 0
 end
 
---- A page of a tenant's documents by id. Only asked when their number shows that there are more than the chain has.
+--- A page of a tenant's documents by id, of those whose id is text. Only asked when their number shows that there are more than the
+--- chain has.
 ---@param tenant string
----@param after any id
+---@param after string|nil id
 ---@param limit integer
 ---@return table[] _id, seq
 function M.documents_after(tenant, after, limit)
-    local filter = { tenant_key = tenant }
-    if after ~= nil then filter._id = { ["$gt"] = after } end
+    local filter = { tenant_key = tenant, _id = after and { ["$gt"] = after } or { ["$gte"] = "" } }
     return errors.check(mongo.find(COLLECTION, filter, { limit = limit, sort = { { "_id", 1 } }, projection = { seq = 1 } }))
+end
+
+--- Documents of a tenant whose id is no text.
+---@param tenant string
+---@param limit integer
+---@return table[] _id, seq
+function M.strange_documents(tenant, limit)
+    return errors.check(mongo.find(COLLECTION, { tenant_key = tenant, _id = STRANGE }, { limit = limit, projection = { seq = 1 } }))
 end
 
 --- Index rows by id.
