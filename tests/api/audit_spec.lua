@@ -143,6 +143,28 @@ describe("the chain of the audit", function()
         assert.same(expected, (found(shop)))
     end)
 
+    it("names what was added under an id that is no text, however many documents stand beside it", function()
+        local shop = trail(230)
+        local number, hex, text = tonumber(crypto.random_hex(6), 16), crypto.random_hex(12), support.unique("zz")
+        for _, id in ipairs{ number, mongo.oid(hex), { k = shop.key }, text } do
+            assert(mongo.insert("audit_log", { _id = id, tenant_key = shop.key, action = "test.step" }))
+        end
+        local expected = { ("extra nil %d"):format(number), "extra nil " .. hex, ('extra nil {"k":"%s"}'):format(shop.key),
+            "extra nil " .. text }
+        table.sort(expected)
+        assert.same(expected, (found(shop)))
+    end)
+
+    it("counts all of what was added under strange ids, and names as many as it names of anything", function()
+        local shop = trail(1)
+        local first, writes = tonumber(crypto.random_hex(5), 16) * 4096, {}
+        for i = 1, 1005 do writes[i] = { op = "insert", doc = { _id = first + i, tenant_key = shop.key } } end
+        assert(mongo.bulk("audit_log", writes))
+        local words, report = found(shop)
+        mongo.delete("audit_log", { tenant_key = shop.key, _id = { ["$gte"] = first } }, { multi = true })
+        assert.same({ 1005, 1000 }, { report.extra, #words })
+    end)
+
     it("names an event that was given to another tenant, and finds nothing wrong with that tenant but the stranger", function()
         local shop, other = trail(), trail()
         local doc = at(shop, 4)
@@ -342,6 +364,41 @@ describe("the audit of what is personal", function()
         for i, permission in ipairs{ "customers.read", "customers.write", "users.read" } do
             assert.matches(permission .. " .*denied$", denied[i])
         end
+    end)
+
+    it("tells which staff read and changed whose order, and nothing of one's own", function()
+        local shop, product = shop_of.simple(9)
+        local buyer = shop_of.buyer(shop, product, 1, support.shopper(shop))
+        local order = shop_of.must(shop_of.checkout(buyer, { paymentMethod = "COD" })).orders[1]
+        local own = shop_of.must(shop_of.checkout(shop_of.buyer(shop, product, 1, shop.owner))).orders[1]
+        local function rows()
+            local list = {}
+            for i, row in ipairs(db.read(shop.key, [[select actor_id, action, entity_id, outcome from audit_index where tenant_key = $1
+              and entity_type = 'order' order by created_at, id]], shop.key)) do
+                list[i] = { row.actor_id, row.action, row.entity_id, row.outcome }
+            end
+            return list
+        end
+        local function details(client, id) return client:post("/sales/orders/details", { id = id }).status end
+        local support_agent = support.user(shop, "support_agent")
+        assert.same({ 201, 404, 201 }, { details(buyer, order.id), details(support.shopper(shop), order.id), details(shop.owner, own.id) })
+        assert.same({}, rows())
+        assert.equal(201, details(support_agent, order.id))
+        local function change(fields)
+            fields.id = order.id
+            return shop.owner:post("/sales/orders/update-status", fields).status
+        end
+        assert.equal(409, change{ status = "shipped" })
+        assert.equal(201, change{ status = "processing", reason = "called", trackingNumber = "T-1" })
+        assert.same({ { support_agent.user.id, "orders.read", order.id, "ok" },
+            { shop.owner.user.id, "orders.update_status", order.id, "ok" } }, rows())
+        local entry
+        support.eventually(function()
+            entry = shop.owner:get("/audit/logs?action=orders.update_status").json.data[1]
+            return type(entry.after) == "table"
+        end, 20)
+        assert.same({ { status = "pending" }, { status = "processing", reason = "called", trackingNumber = "T-1" } },
+            { entry.before, entry.after })
     end)
 end)
 

@@ -1,5 +1,6 @@
 -- Orders as HTTP sees them.
 local json = require("core.json")
+local audit = require("kasma.audit")
 local errors = require("kasma.errors")
 local idempotency = require("kasma.idempotency")
 local route = require("kasma.route")
@@ -106,6 +107,9 @@ route.post("/sales/orders/details", {
     handler = function(ctx)
         local staff = ctx.may("orders.read")
         local record = orders.details(ctx.scope, ctx.body.id, not staff and ctx.user.id or nil)
+        if record.user_id ~= ctx.user.id then
+            audit.write(ctx.scope, { action = "orders.read", entity_type = "order", entity_id = record.id })
+        end
         local body = shape.order(record, "read", staff)
         body.adjustments = json.array(shape.adjustments(record.adjustments, record.currency))
         body.events = json.array(shape.events(record.events))

@@ -4,6 +4,7 @@ local json = require("core.json")
 local money = require("core.money")
 local time = require("core.time")
 local uuid = require("core.uuid")
+local audit = require("kasma.audit")
 local db = require("kasma.db")
 local due = require("kasma.due")
 local errors = require("kasma.errors")
@@ -397,9 +398,13 @@ function M.update_status(scope, input)
                 return order
             end
         end
-        local answer = tx:pipeline{ store.annotate(scope.tenant, order.id, { tracking_number = input.trackingNumber,
+        local list = { store.annotate(scope.tenant, order.id, { tracking_number = input.trackingNumber,
             internal_notes = input.internalNotes, workflow_state = input.workflowState }, now) }
-        return answer[1][1]
+        local moved = order.status ~= input.status
+        audit.append(list, scope, { action = "orders.update_status", entity_type = "order", entity_id = order.id,
+            before = moved and { status = order.status } or nil, after = { status = moved and input.status or nil, reason = input.reason,
+                trackingNumber = input.trackingNumber, internalNotes = input.internalNotes, workflowState = input.workflowState } })
+        return tx:pipeline(list)[1][1]
     end)
     if refused then
         M.transition_not_allowed{ details = { rule = refused.rule or json.null, reason = refused.reason or json.null,
