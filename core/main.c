@@ -121,15 +121,21 @@ static bool is_setting(const char *name) {
     return false;
 }
 
+static int check_config(void) {
+    struct buf problems = {0};
+    bool complete = config_complete(&problems);
+    int said = complete ? 0 : fprintf(stderr, "%.*s", (int)problems.len, problems.data);
+    buf_free(&problems);
+    const char *none[] = {NULL};
+    int status = worker_command("check", none); /* the files that settings name are read where they are used */
+    if (status == 0 && !complete) status = EX_CONFIG;
+    if (status == 0) said = printf("the settings are good\n");
+    return said < 0 ? EX_IOERR : status;
+}
+
 static int run_config(const struct words *words) {
     const char *what = words->count > 2 ? words->list[2] : "print";
-    if (strcmp(what, "check") == 0) {
-        struct buf problems = {0};
-        bool ok = config_complete(&problems);
-        int said = ok ? printf("the settings are good\n") : fprintf(stderr, "%.*s", (int)problems.len, problems.data);
-        buf_free(&problems);
-        return said < 0 ? EX_IOERR : ok ? 0 : EX_CONFIG;
-    }
+    if (strcmp(what, "check") == 0) return check_config();
     if (strcmp(what, "print") != 0) {
         int said = fprintf(stderr, "kasma config: print or check, not %s\n", what);
         return said < 0 ? EX_IOERR : 2;
@@ -208,7 +214,8 @@ static const struct command commands[] = {
     {"config", "print [NAME ...] [--origins] | check", "show the settings, or find what is wrong with them", run_config,
      "Secrets are masked. --origins adds where each value came from and whether HUP changes it. `check` ends with 78 "
      "when\n"
-     "something that `serve` needs is missing.\n\n  kasma config print --origins\n  kasma config print REDIS_URL\n"},
+     "something that `serve` needs is missing, or a file that a setting names cannot be taken.\n\n  kasma config print "
+     "--origins\n  kasma config print REDIS_URL\n"},
     {"healthcheck", "[PATH]", "ask the server on HOST and PORT; 0 when it is ready", run_healthcheck,
      "PATH is /readyz unless given.\n\n  kasma healthcheck\n  kasma healthcheck /healthz --port 8080\n"},
     {"upgrade", "", "let the server that PID_FILE names start the binary on disk and hand over", run_upgrade,

@@ -36,6 +36,19 @@ function M.list(...)
     return 0
 end
 
+--- Says what is wrong with the files that settings name, a line each: what stops a server beside what the core finds.
+---@return integer exit status 78 when there is something
+function M.check()
+    local status = 0
+    for _, name in ipairs{ "kasma.tokens", "kasma.ratelimit" } do
+        for _, line in ipairs(require(name).problems()) do
+            io.stderr:write(line, "\n")
+            status = 78
+        end
+    end
+    return status
+end
+
 --- Runs a Lua file with its arguments in `arg`, as the stand-alone interpreter does.
 ---@param file string|nil
 ---@param ... string

@@ -12,11 +12,10 @@ local uuid = require("core.uuid")
 local errors = require("kasma.errors")
 local log = require("kasma.log")
 local policy = require("kasma.policy")
+local setting_file = require("kasma.setting_file")
 local web = require("kasma.web")
 
 local M = {}
-
-local FILE_MAX = 65536
 
 local RULES = {
     ip = { limit = 600, window_s = 60 },
@@ -50,14 +49,14 @@ return {used, wait}]]
 
 local function whole(value) return type(value) == "number" and value >= 1 and value <= 1e9 and value % 1 == 0 end
 
--- The figures of a file; raises with all that is wrong with them.
+-- The figures of a file, and all that is wrong with them.
 local function figures_of(path)
-    local file, why = io.open(path, "r")
-    if not file then error("RATE_LIMITS: " .. tostring(why), 0) end
-    local text = file:read(FILE_MAX + 1) or ""
-    file:close()
-    local rules = #text <= FILE_MAX and json.decode(text)
-    if type(rules) ~= "table" then error("RATE_LIMITS: " .. path .. " holds no JSON object of rules", 0) end
+    local text, why = setting_file.read(path)
+    if not text then return {}, { "RATE_LIMITS: " .. why } end
+    local rules, err = json.decode(text)
+    if type(rules) ~= "table" or json.is_array(rules) then
+        return {}, { ("RATE_LIMITS: %s holds no JSON object of rules%s"):format(path, err and (" (%s)"):format(err.message) or "") }
+    end
     local wrong = {}
     for name, rule in pairs(rules) do
         if not RULES[name] then
@@ -67,16 +66,25 @@ local function figures_of(path)
         end
     end
     table.sort(wrong)
-    if #wrong > 0 then error(("RATE_LIMITS: %s: %s"):format(path, table.concat(wrong, "; ")), 0) end
-    return rules
+    return rules, #wrong > 0 and { ("RATE_LIMITS: %s: %s"):format(path, table.concat(wrong, "; ")) } or {}
 end
 
 local mode, loopback_exempt
 
+local function read_limits()
+    local wanted = tostring(config.get("RATE_LIMITS") or "default")
+    if wanted == "off" or wanted == "default" then return wanted, {}, {} end
+    return wanted, figures_of(wanted)
+end
+
+--- What is wrong with the file that RATE_LIMITS names.
+---@return string[] lines
+function M.problems() return (select(3, read_limits())) end
+
 --- Reads the limits. Called at start, so that a file that cannot be taken stops it: nobody is left with other limits than they wrote.
 function M.load()
-    local wanted = tostring(config.get("RATE_LIMITS") or "default")
-    local own = wanted ~= "off" and wanted ~= "default" and figures_of(wanted) or {}
+    local wanted, own, wrong = read_limits()
+    if #wrong > 0 then error(wrong[1], 0) end
     for name, rule in pairs(own) do RULES[name] = { limit = rule.limit, window_s = rule.window_s } end
     loopback_exempt = config.env() ~= "production" and config.get("RATE_LIMIT_LOOPBACK") ~= true
     mode = wanted

@@ -9,32 +9,50 @@ local json = require("core.json")
 local jwt = require("core.jwt")
 local signature = require("core.signature")
 local time = require("core.time")
+local setting_file = require("kasma.setting_file")
 
 local M = {}
 
-local FILE_MAX = 65536
 local keys, by_kid
 
-local function read(path)
-    local file, why = io.open(path, "r")
-    if not file then error("JWT_KEYS: " .. tostring(why), 0) end
-    local text = file:read(FILE_MAX + 1) or ""
-    file:close()
-    return text
+--- The keys that JWT_KEYS names, and what is wrong with them: a line each, with where it is.
+---@return table[] keys kid, key, algorithm
+---@return string[] problems
+local function read_keys()
+    local list, problems, seen = {}, {}, {}
+    for entry in tostring(config.get("JWT_KEYS") or ""):gmatch("[^,%s]+") do
+        local kid, path = entry:match("^([%w._-]+)=(.+)$")
+        if not kid or #kid > 64 then
+            problems[#problems + 1] = ("JWT_KEYS: %s is not <kid>=<file>"):format(entry)
+        elseif seen[kid] then
+            problems[#problems + 1] = ("JWT_KEYS: the kid %s is given twice"):format(kid)
+        else
+            local text, why = setting_file.read(path)
+            local key, err
+            if text then key, err = signature.key(text) end
+            if not key then
+                problems[#problems + 1] = ("JWT_KEYS: %s: %s"):format(kid, why or ("%s: %s"):format(path, err.message))
+            elseif not next(seen) and not key:is_private() then
+                problems[#problems + 1] = ("JWT_KEYS: %s: %s: the first key signs, so it must be a private one"):format(kid, path)
+            else
+                list[#list + 1] = { kid = kid, key = key, algorithm = key:algorithm() }
+            end
+        end
+        if kid then seen[kid] = true end
+    end
+    return list, problems
 end
+
+--- What is wrong with JWT_KEYS and the files that it names.
+---@return string[] lines
+function M.problems() return (select(2, read_keys())) end
 
 --- Reads the keys. Called at start, so that a key that cannot be read stops it.
 function M.load()
-    keys, by_kid = {}, {}
-    for entry in tostring(config.get("JWT_KEYS") or ""):gmatch("[^,%s]+") do
-        local kid, path = entry:match("^([%w._-]+)=(.+)$")
-        if not kid or #kid > 64 or by_kid[kid] then error("JWT_KEYS: each entry is <kid>=<file>, each kid once", 0) end
-        local key, err = signature.key(read(path))
-        if not key then error(("JWT_KEYS: %s: %s"):format(path, err.message), 0) end
-        local held = { kid = kid, key = key, algorithm = key:algorithm() }
-        keys[#keys + 1], by_kid[kid] = held, held
-    end
-    if keys[1] and not keys[1].key:is_private() then error("JWT_KEYS: the first key signs, so it must be a private one", 0) end
+    local list, problems = read_keys()
+    if #problems > 0 then error(table.concat(problems, "; "), 0) end
+    keys, by_kid = list, {}
+    for _, held in ipairs(list) do by_kid[held.kid] = held end
 end
 
 local function ring()

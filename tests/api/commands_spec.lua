@@ -393,3 +393,45 @@ describe("a word that is wrong", function()
         assert.equal(1, (run("queues show " .. queue)))
     end)
 end)
+
+describe("kasma config check", function()
+    local files = {}
+
+    local function file(text)
+        local name = os.tmpname()
+        local out = assert(io.open(name, "w"))
+        out:write(text)
+        out:close()
+        files[#files + 1] = name
+        return name
+    end
+
+    teardown(function()
+        for _, name in ipairs(files) do os.remove(name) end
+    end)
+
+    it("is content with files that a server takes", function()
+        local pem = file("")
+        assert.equal(0, os.execute("openssl genpkey -algorithm ed25519 -out " .. pem .. " 2>/dev/null"))
+        local status, text, said = run("config check", { JWT_KEYS = "new=" .. pem,
+            RATE_LIMITS = file(json.encode{ ip = { limit = 1200, window_s = 60 } }) })
+        assert.equal(0, status, said)
+        assert.equal("the settings are good", text)
+    end)
+
+    it("reads the files that settings name, and says all that is wrong with them and where", function()
+        local words, limits = file("not a key"), file('{"ip": {"limit": 20, "window_s": }}')
+        local status, text, said = run("config check", { JWT_KEYS = "one=/nowhere/key.pem,two=" .. words .. ",two=" .. words .. ",six=/tmp",
+            RATE_LIMITS = limits })
+        assert.same({ 78, "" }, { status, text })
+        for _, line in ipairs{ "JWT_KEYS: one: /nowhere/key.pem: No such file or directory", "JWT_KEYS: two: " .. words .. ": no PEM key",
+            "JWT_KEYS: the kid two is given twice", "JWT_KEYS: six: /tmp: Is a directory",
+            "RATE_LIMITS: " .. limits .. " holds no JSON object of rules (Unexpected token } in JSON at position 33)" } do
+            assert.truthy(said:find(line, 1, true), said)
+        end
+        status, text, said = run("config check", { RATE_LIMITS = file(json.encode{ users = { limit = 1, window_s = 1 },
+            key = { limit = 0, window_s = 60 } }) })
+        assert.same({ 78, "" }, { status, text })
+        assert.truthy(said:find("key needs limit and window_s, whole numbers from 1; users is no rule", 1, true), said)
+    end)
+end)
