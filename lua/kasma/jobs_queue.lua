@@ -263,6 +263,15 @@ mark_delayed(p)
 if was == 1 then event(p, 'resumed') end
 return was]]
 
+-- ARGV: concurrency, max, duration; '' takes one away. There may be room now for what waits, and whoever could take it sleeps.
+local LIMITS = scripts.common .. [[
+local p = KEYS[1]
+for i, name in ipairs({ 'concurrency', 'max', 'duration' }) do
+  if ARGV[i] == '' then call('HDEL', p .. 'meta', name) else call('HSET', p .. 'meta', name, ARGV[i]) end
+end
+mark(p)
+return 1]]
+
 -- ARGV: id, JSON.
 local PROGRESS = scripts.common .. [[
 local p, id = KEYS[1], ARGV[1]
@@ -643,18 +652,13 @@ end
 ---@return boolean changed
 function M.resume(queue) return run(RESUME, queue) == 1 end
 
---- Limits all workers of a queue together; nil takes a limit away.
+--- Limits all workers of a queue together, at once; nil takes a limit away.
 ---@param queue string
 ---@param limits {concurrency: integer|nil, max: integer|nil, duration: integer|nil}
 function M.set_limits(queue, limits)
-    local key = jobs.base(queue) .. "meta"
-    local commands = {}
-    for _, name in ipairs{ "concurrency", "max", "duration" } do
-        commands[#commands + 1] = limits[name] and { "HSET", key, name, text(limits[name]) } or { "HDEL", key, name }
-    end
-    for _, answer in ipairs(errors.check(redis.pipeline(commands))) do
-        if type(answer) == "table" and answer.err then errors.unavailable("The limits were not set: " .. tostring(answer.err)) end
-    end
+    local values = {}
+    for i, name in ipairs{ "concurrency", "max", "duration" } do values[i] = limits[name] and text(limits[name]) or "" end
+    run(LIMITS, queue, unpack(values))
 end
 
 ---@param queue string

@@ -429,8 +429,6 @@ function Run:limits()
     self:say("concurrency %s in %s", tostring(most), q.p)
     queues.set_limits(q.name, { concurrency = most })
     redis.call("DEL", q.p .. "limiter")
-    -- Workers that sleep look again after a time.
-    if not q.last.is_paused then redis.call("ZADD", q.p .. "marker", "0", "0") end
     self:check_both()
 end
 
