@@ -116,6 +116,10 @@ if not before then return -3 end
 call('HDEL', key, 'finishedOn', 'processedOn', 'failedReason', 'returnvalue', 'defa')
 if ARGV[3] == '1' then call('HDEL', key, 'atm', 'ats') end
 local v = call('HMGET', key, 'priority', 'parentKey', 'opts')
+-- What failed it and is gone cannot be tried again, and stands in its way no longer.
+for _, child in ipairs(call('ZRANGE', key .. ':unsuccessful', 0, -1)) do
+  if call('EXISTS', child) == 0 then call('ZREM', key .. ':unsuccessful', child) end
+end
 -- A parent that still waits, waits for this child again; and one that failed by it may do better when it is tried again itself.
 if v[2] and call('EXISTS', v[2]) == 1 then
   local was = call('ZREM', v[2] .. ':unsuccessful', key)

@@ -151,7 +151,8 @@ local function leave_parent(key, now)
   local parent = v[1] and decode(v[2])
   if not parent or not parent.queueKey or call('EXISTS', v[1]) == 0 then return end
   child_gone(v[1], parent, key, now)
-  call('ZREM', v[1] .. ':unsuccessful', key)
+  -- A parent that has still to end, fails by this child though it is gone by then.
+  if call('HEXISTS', v[1], 'finishedOn') == 1 then call('ZREM', v[1] .. ':unsuccessful', key) end
 end
 -- Deletes a job that lies in no list any more: its keys, its place under a parent, its ownership of a deduplication id.
 local function remove_job(p, id, now)

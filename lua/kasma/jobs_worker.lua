@@ -222,7 +222,8 @@ function Worker:settle(entry, code)
     local job = entry.job
     if code == -4 or code == -9 then
         -- It is still ours and cannot be completed.
-        local why = code == -4 and "Job " .. job.id .. " has pending dependencies" or "Job " .. job.id .. " has failed children"
+        local why = code == -4 and ("Job %s has pending dependencies"):format(job.id)
+            or ("Cannot complete job %s because it has at least one failed child"):format(job.id)
         self.done[#self.done + 1] = end_of(self, job, false, setmetatable({ message = why }, jobs.signals.unrecoverable))
         return
     elseif entry.what == "children" and code == 1 then

@@ -57,6 +57,17 @@ function M.children(job)
     return sum
 end
 
+-- Runs on while a child of its own fails and is removed.
+function M.doomed(job)
+    jobs.add(job.queue, "fail", {}, { jobId = "C", parent = job:as_parent(), failParentOnFailure = true, removeOnFail = true })
+    local child = jobs.base(job.queue) .. "C"
+    for _ = 1, 3000 do
+        if redis.call("EXISTS", child) == 0 then return 1 end
+        sched.sleep(20)
+    end
+    error("the child is still there", 0)
+end
+
 function M.stop(job) jobs.rate_limit(job, job.data.ms) end
 
 -- Adds n jobs that leave nothing behind.

@@ -46,8 +46,9 @@ function M.complete(queue, id, token, value)
     return cycle(queue, "w", 0, nil, "completed", token, "", "", "", "1", id, value or "null", "")[1][1]
 end
 
-function M.fail(queue, id, token, reason)
-    return cycle(queue, "w", 0, nil, "failed", token, "", "", "", "1", id, reason, "1", "")[1][1]
+--- keep: how many failed ones stay, "0": not even this one.
+function M.fail(queue, id, token, reason, keep)
+    return cycle(queue, "w", 0, nil, "failed", token, keep or "", "", "", "1", id, reason, "1", "")[1][1]
 end
 
 function M.check_stalled(queue)

@@ -198,6 +198,28 @@ for (const major of [5, 6]) {
     }
   });
 
+  test(of('flows that fail: a parent that runs while its child fails and is removed, fails on both sides'), async () => {
+    const shape = async name => {
+      const queue = queueOf(name, major);
+      await queue.add('doomed', {}, { jobId: 'P' });
+      await until(async () => `P ends, it is ${await state(queue, 'P')}`, async () => ['failed', 'completed'].includes(await state(queue, 'P')));
+      const short = text => text && text.replaceAll(`${prefix}:${name}:`, '').replace(/ moveToFinished$|\. moveToFinished$/, '').replace(/\.$/, '');
+      return { state: await state(queue, 'P'), reason: short((await hash(name, 'P')).failedReason), child: await redis.exists(`${prefix}:${name}:C`),
+        unsuccessful: (await redis.zrange(`${prefix}:${name}:P:unsuccessful`, 0, -1)).map(short) };
+    };
+    const b = nodeQueue();
+    workerOf(b, async j => {
+      if (j.name === 'fail') throw new Error('no 1');
+      await queueOf(b, major).add('fail', {}, { jobId: 'C', parent: { id: j.id, queue: j.queueQualifiedName }, failParentOnFailure: true,
+        removeOnFail: true });
+      await until('the child is gone', async () => (await redis.exists(`${prefix}:${b}:C`)) === 0);
+      return 1;
+    }, major, { concurrency: 8 });
+    const [ourShape, nodeShape] = [await shape(kasmaQueue()), await shape(b)];
+    assert.deepEqual(ourShape, nodeShape);
+    assert.equal(ourShape.state, 'failed');
+  });
+
   test(of('schedulers: made on one side, run on the other, one pending job at a time'), async () => {
     const name = kasmaQueue();
     const queue = queueOf(name, major);
