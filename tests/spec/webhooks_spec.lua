@@ -1,7 +1,9 @@
 -- Webhooks before they go out: signatures, where they may go, which events an endpoint hears, each event once.
+local config = require("core.config")
 local crypto = require("core.crypto")
 local json = require("core.json")
 local pg = require("core.pg")
+local sched = require("core.sched")
 local time = require("core.time")
 local uuid = require("core.uuid")
 require("kasma.boot").load()
@@ -10,6 +12,8 @@ local db = require("kasma.db")
 local events = require("kasma.events")
 local outbox = require("kasma.outbox")
 local schema = require("kasma.schema")
+local users = require("modules.iam.users")
+local tenants = require("modules.tenants.service")
 local retry_after = require("modules.webhooks.retry_after")
 local sign = require("modules.webhooks.sign")
 local store = require("modules.webhooks.store")
@@ -160,7 +164,7 @@ describe("an event", function()
             local outcome = { status = 500, answer = "no\0 \195\169\195", micros = 1, request = {} }
             assert.equal(try < 8 and "failed" or "dead", webhooks.finish(d, store.endpoint(s.tenant, e.id), outcome))
             assert.is_nil(webhooks.finish(d, store.endpoint(s.tenant, e.id), outcome))
-            assert.equal("no \195\169", webhooks.delivery(s.tenant, d.id).answer)
+            assert.equal("no\239\191\189 \195\169\239\191\189", webhooks.delivery(s.tenant, d.id).answer)
             local following = store.deliveries(s.tenant, { state = "pending" }, nil, 2)
             if try < 8 then
                 local pause = (time.parse(following[1].due_at) - began) / 1000
@@ -201,6 +205,28 @@ describe("an event", function()
         assert.equal("disabled", store.endpoint(s.tenant, e.id).state)
         db.query(s.tenant, "delete from due_work where tenant_key = $1", s.tenant)
         db.query(s.tenant, "update outbox set sent_at = now() where tenant_key = $1", s.tenant)
+    end)
+
+    it("switches off as many endpoints at once as a receiver gives up, though each tells its maker", function()
+        local key, many = "w" .. crypto.random_hex(6), math.min(50, config.get("DATABASE_POOL") + 4) -- more than there are connections
+        tenants.create({ tenant = "MASTER", app = "MASTER", actor_kind = "system" }, { tenant_key = key, name = key })
+        local s = { tenant = key, app = "MASTER", actor_kind = "user" }
+        s.actor_id = users.provision(s, { email = key .. "@example.test", user_type = "TENANT_0", role_keys = { "tenant_owner" } }).id
+        local work, ended = {}, {}
+        for i = 1, many do
+            local e = endpoint(s, { "order.paid" })
+            work[i] = function()
+                local d = webhooks.delivery(key, store.deliveries(key, { endpoint_id = e.id }, nil, 1)[1].id)
+                ended[i] = webhooks.finish(d, e, { status = 410, micros = 1, request = {} })
+            end
+        end
+        webhooks.fan_out({ row(s, "order.paid", uuid.v7(), { checkoutId = uuid.v7() }) })
+        sched.parallel(work)
+        for i = 1, many do assert.equal("dead", ended[i]) end
+        for _, e in ipairs(store.endpoints(key)) do assert.equal("disabled", e.state) end
+        assert.equal(many, db.one(key, [[select count(*)::int as n from mail_messages where tenant_key = $1
+          and template = 'webhook-disabled']], key).n)
+        db.query(key, "update outbox set sent_at = now() where tenant_key = $1", key)
     end)
 
     it("is followed once it is written, also one with an id of its own, and a page goes on where the last ended", function()

@@ -17,6 +17,7 @@ local log = require("kasma.log")
 local mail = require("kasma.mail")
 local null = require("kasma.null")
 local outbox = require("kasma.outbox")
+local plain = require("kasma.text").plain
 local secrets = require("kasma.secrets")
 local iam = require("modules.iam.service")
 local roles = require("modules.iam.roles")
@@ -34,7 +35,7 @@ M.TEST_EVENT = "webhook.test"
 
 local DAY_MS = 86400000
 local ENDPOINTS, OVERLAP_MS, GIVE_UP_MS, KEEP_MS = 50, DAY_MS, 5 * DAY_MS, 30 * DAY_MS
-local BODY_MAX, ANSWER_MAX, CHUNK = 262144, 8192, 50
+local BODY_MAX, ANSWER_MAX, ERROR_MAX, CHUNK = 262144, 8192, 500, 50
 -- Milliseconds from one try to the next; the eighth is the last.
 local PAUSES = { 5000, 300000, 1800000, 7200000, 18000000, 36000000, 36000000 }
 local LATER_MAX = 3600000 -- longest wait that a receiver may ask for by Retry-After
@@ -393,28 +394,21 @@ local function pause_ms(try, outcome)
     return pause + math.random(0, math.floor(pause / 10))
 end
 
--- Text as PostgreSQL takes it: no NUL, valid UTF-8, cut.
-local function plain(text)
-    if not text then return nil end
-    text = text:sub(1, ANSWER_MAX):gsub("%z", ""):gsub("[\192-\255][\128-\191]*$", function(tail)
-        local lead = tail:byte(1)
-        local wanted = lead < 224 and 2 or lead < 240 and 3 or 4
-        return #tail < wanted and "" or tail
-    end)
-    if json.decode(json.encode(text)) ~= text then text = text:gsub("[\128-\255]", "?") end
-    return text
-end
-
 local TOLD = 10 -- people at most, where the maker is not one to tell
 
 -- Who hears that an endpoint is off: its maker, as long as they may switch it on again, else everybody who may. A key has no mail box, and
--- whoever has left the shop is told nothing of it.
+-- whoever has left the shop is told nothing of it. Asked before the transaction: of many that end at once, each would hold a connection
+-- and wait for another.
 local function who_hears(tenant, endpoint)
-    local people = {}
+    local ids, people = {}, {}
     for _, id in ipairs(roles.holders(tenant, "webhooks.write")) do
-        if id == endpoint.created_by then return { id } end
-        people[#people + 1] = #people < TOLD and id or nil
+        if id == endpoint.created_by then
+            ids = { id }
+            break
+        end
+        ids[#ids + 1] = #ids < TOLD and id or nil
     end
+    for _, id in ipairs(ids) do people[#people + 1] = iam.user(id) end
     return people
 end
 
@@ -426,13 +420,10 @@ local function switch_off(tx, scope, endpoint, people, reason, now, failing_befo
         failingSince = row.failing_since or null }) }
     audit.append(statements, scope, { action = "webhooks.disable", entity_type = "webhook_endpoint", entity_id = endpoint.id,
         after = { reason = reason } })
-    for _, id in ipairs(people) do
-        local user = iam.user(id)
-        if user and user.email then
-            mail.append(statements, scope, { to = user.email, user_id = id, template = "webhook-disabled",
-                key = ("webhook-disabled:%s:%d:%s"):format(row.id, row.version, id), vars = { name = row.name, url = row.url,
-                    reason = reason } })
-        end
+    for _, user in ipairs(people) do
+        mail.append(statements, scope, { to = user.email, user_id = user.id, template = "webhook-disabled",
+            key = ("webhook-disabled:%s:%d:%s"):format(row.id, row.version, user.id), vars = { name = row.name, url = row.url,
+                reason = reason } })
     end
     tx:pipeline(statements)
 end
@@ -454,7 +445,8 @@ function M.finish(d, endpoint, outcome)
     local people = may_end and who_hears(tenant, endpoint)
     local done = db.transaction(tenant, function(tx)
         local ended = tx:query(unpack(store.end_try(tenant, d.id, { state = state, request = outcome.request,
-            status_code = outcome.status, answer = plain(outcome.answer), micros = outcome.micros, error = outcome.error,
+            status_code = outcome.status, answer = outcome.answer and plain(outcome.answer, ANSWER_MAX), micros = outcome.micros,
+            error = outcome.error and plain(outcome.error, ERROR_MAX),
             now = time.iso(now) })))
         local statements = { due.drop(tenant, M.KIND, d.id) }
         if #ended > 0 then
