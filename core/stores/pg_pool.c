@@ -4,6 +4,10 @@
  * tenant are gathered into one transaction; every other call takes a connection for itself. When no connection is idle
  * and fewer than allowed are open, another is opened.
  *
+ * A transaction never takes the last of three connections or more. Its holder may ask for something beside it (what a
+ * cache has just forgotten), and as many holders as there are connections would each wait for another's: for good, and
+ * everybody else with them. Where it may not begin, those behind it in the list are served.
+ *
  * Second tries. Of reads that shared a transaction which failed, those before the failing one have their rows, the
  * failing one has its error, and those after it are run again, each alone. A read whose connection broke (or that
  * shared it with one that took too long), and a call whose prepared plan no longer fits its table, are run again once:
@@ -464,15 +468,41 @@ static struct pg_call *unlink_first(struct pg_pool *p) {
     return c;
 }
 
+/* Puts calls back that came before all that wait. */
+static void put_first(struct pg_pool *p, struct pg_call *list, struct pg_call *last) {
+    for (const struct pg_call *c = list; c; c = c->next) p->waiting++;
+    last->next = p->first;
+    if (!p->first) p->last = last;
+    p->first = list;
+}
+
+static bool may_begin(const struct pg_pool *p) {
+    if (p->settings.connections < 3) return true;
+    unsigned leased = 0;
+    for (const struct member *m = p->members; m; m = m->next)
+        if (m->tx) leased++;
+    return leased + 1 < p->settings.connections;
+}
+
 /* Serves what waits, as far as connections go. */
 static void serve(struct pg_pool *p) {
     if (p->down) {
         answer_all(take_waiting(p), ERR_UNAVAILABLE, p->why);
         return;
     }
+    struct pg_call *held = NULL, *last_held = NULL; /* transactions that wait until another ends */
     while (p->first) {
         if (p->first->forgotten) {
             free_call(unlink_first(p));
+            continue;
+        }
+        if (p->first->kind == CALL_BEGIN && !may_begin(p)) {
+            struct pg_call *c = unlink_first(p);
+            if (last_held)
+                last_held->next = c;
+            else
+                held = c;
+            last_held = c;
             continue;
         }
         struct member *m = idle_member(p);
@@ -483,6 +513,8 @@ static void serve(struct pg_pool *p) {
             answer_all(list, ERR_UNAVAILABLE, "the connection to the database broke");
         }
     }
+    if (held) put_first(p, held, last_held);
+    if (p->closing) answer_all(take_waiting(p), ERR_UNAVAILABLE, "the server is stopping");
     if (!p->first || p->closing || (p->open > 0 && now_us() < p->open_after_us)) return;
     unsigned opening = 0;
     for (struct member *m = p->members; m; m = m->next)

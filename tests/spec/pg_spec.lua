@@ -1,7 +1,10 @@
 -- Values on their way to PostgreSQL and back, what is refused, and what an error carries.
+local config = require("core.config")
 local json = require("core.json")
 local pg = require("core.pg")
 local sched = require("core.sched")
+local db = require("kasma.db")
+local waiting = require("spec.waiting")
 
 local app
 
@@ -219,6 +222,41 @@ describe("a transaction", function()
         assert.is_nil(rows)
         assert.are.equal("invalid", err.kind)
         assert.is_true(tx:rollback())
+    end)
+end)
+
+describe("transactions", function()
+    it("that ask for something beside them are all answered, however many there are at once", function()
+        local work, sums = {}, {}
+        for i = 1, config.get("DATABASE_POOL") + 2 do
+            work[i] = function()
+                sums[i] = db.transaction("many" .. i, function(tx)
+                    local mine = tx:one("select $1::int as n", i).n
+                    return mine + db.one(nil, "select $1::int as n", 1000).n + db.one("other" .. i, "select $1::int as n", 1000).n
+                end)
+            end
+        end
+        sched.parallel(work)
+        for i = 1, #work do assert.equal(2000 + i, sums[i]) end
+    end)
+
+    it("leave room for reads while all of them stand", function()
+        local most, begun, ended, over = config.get("DATABASE_POOL"), 0, 0, false
+        for _ = 1, most do
+            sched.spawn(function()
+                pcall(db.transaction, "many", function(tx)
+                    tx:query("select 1")
+                    begun = begun + 1
+                    waiting(function() return over end)
+                end)
+                ended = ended + 1
+            end)
+        end
+        waiting(function() return begun == most - 1 end, "transactions")
+        assert.equal(1, db.one(nil, "select 1 as n").n)
+        assert.equal(most - 1, begun)
+        over = true
+        waiting(function() return ended == most end, "the end of all")
     end)
 end)
 
