@@ -22,7 +22,7 @@ function M.parser()
         end
         local field, value = line:match("^([^:]*): ?(.*)$")
         if not field then field, value = line, "" end
-        size = size + #value
+        size = size + #line + 1 -- an empty line of data is one too
         if size > EVENT_MAX then return false end
         if field == "data" then
             data[#data + 1] = value
