@@ -1,5 +1,7 @@
 -- What carts, prices, checkouts and stock refuse, and what stays as it was then.
 local json = require("core.json")
+local db = require("kasma.db")
+local null = require("kasma.null")
 local shop_of = require("api.shop")
 local support = require("api.support")
 
@@ -112,6 +114,21 @@ describe("the catalogue", function()
         assert.same({ 400, "money_precision" }, told(cents.owner:post(P .. "/create", { name = "Case", slug = "case-2", price = 19.999 })))
     end)
 
+    it("says of a bundle what its parts cost together, as long as that is an amount", function()
+        local most = "90071992547409"
+        local small, large = shop_of.product(shop, { name = "Pin", price = 10 }), shop_of.product(shop, { name = "Ship", price = most })
+        local function bundle(id) return shop.owner:post("/marketing/bundles/create", { name = "Pack", price = 5,
+            items = { { productId = id, quantity = 9999 } } }) end
+        assert.same({ 400, "money_range" }, told(bundle(large)))
+        local made = must(bundle(small))
+        assert.same({ 99990, 99985 }, { made.componentsTotal, made.saving })
+        -- Dearer since.
+        db.query(shop.key, [[update products p set price_minor = o.price_minor from products o where p.tenant_key = $1 and p.id = $2
+          and o.tenant_key = $1 and o.id = $3]], shop.key, small, large)
+        local listed = must(shop.owner:get("/marketing/bundles/list"), 200)
+        assert.same({ 1, null, null, null }, { #listed, listed[1].componentsTotal, listed[1].saving, listed[1].savingMinor })
+    end)
+
     it("gives a slug once in a tenant", function()
         must(shop.owner:post(P .. "/create", { name = "One", slug = "one", price = 1 }))
         assert.same({ 409, "slug_taken" }, told(shop.owner:post(P .. "/create", { name = "Two", slug = "one", price = 1 })))
@@ -172,6 +189,20 @@ describe("promotions", function()
         must(shop.owner:post("/marketing/promotions/remove", { id = made.id }))
         assert.equal(0, must(buyer:get("/sales/cart/summary"), 200).discount)
         assert.is_false(must(shop.owner:post("/marketing/promotions/details", { id = made.id })).isActive)
+    end)
+
+    it("that do not run yet, or no more, are nothing that a shopper sees", function()
+        local shopper = support.shopper(shop)
+        local function made(starts, ends)
+            return must(shop.owner:post("/marketing/promotions/create", { name = "Flash", type = "FLASH_SALE", value = 10,
+                startDate = starts, endDate = ends })).id
+        end
+        local function seen(who, id) return who:post("/marketing/promotions/details", { id = id }).status end
+        local past, now = made("2020-01-01T00:00:00Z", "2020-02-01T00:00:00Z"), made("2020-01-01T00:00:00Z", "2090-01-01T00:00:00Z")
+        local to_come = made("2090-01-01T00:00:00Z", "2090-02-01T00:00:00Z")
+        assert.same({ 404, 404, 201 }, { seen(shopper, to_come), seen(shopper, past), seen(shopper, now) })
+        assert.same({ 201, 201 }, { seen(shop.owner, to_come), seen(shop.owner, past) })
+        must(shop.owner:post("/marketing/promotions/remove", { id = now }))
     end)
 
     it("keep to 0 to 100 percent and to a window that begins before it ends", function()

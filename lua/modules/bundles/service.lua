@@ -10,9 +10,16 @@ local tenants = require("kasma.tenant")
 
 local M = {}
 
+local EXACT_MAX = 2 ^ 53 -- minor units that a number says exactly; a sum above it is told to nobody
+
 M.existing = store.existing
 
---- Bundles with items, each with its product and variant, and what the parts would cost.
+local function unit_price(product, variant)
+    local priced = variant or product
+    return priced.sale_price_minor > 0 and priced.sale_price_minor or priced.price_minor
+end
+
+--- Bundles with items, each with its product and variant, and what the parts would cost (nil: more than can be said).
 local function assembled(scope, bundles)
     local ids, by_id = {}, {}
     for i, b in ipairs(bundles) do
@@ -29,14 +36,15 @@ local function assembled(scope, bundles)
         for _, v in ipairs(product and product.variants or {}) do
             if v.id == item.variant_id then item.variant = v end
         end
-        local priced = item.variant or product
-        if priced then
-            local unit = priced.sale_price_minor > 0 and priced.sale_price_minor or priced.price_minor
-            b.components_total_minor = b.components_total_minor + unit * item.quantity
+        if product then
+            b.components_total_minor = b.components_total_minor + unit_price(product, item.variant) * item.quantity
         end
         table.insert(b.items, item)
     end
-    for _, b in ipairs(bundles) do b.saving_minor = math.max(b.components_total_minor - b.price_minor, 0) end
+    for _, b in ipairs(bundles) do
+        if b.components_total_minor > EXACT_MAX then b.components_total_minor = nil end
+        b.saving_minor = b.components_total_minor and math.max(b.components_total_minor - b.price_minor, 0)
+    end
     return bundles
 end
 
@@ -56,18 +64,23 @@ function M.create(scope, input)
 
     local ids = {}
     for i, item in ipairs(items) do ids[i] = item.productId end
-    local products = catalog.products_by_id(scope.tenant, ids)
+    local products, total = catalog.products_by_id(scope.tenant, ids), 0
     for _, item in ipairs(items) do
-        local product = products[item.productId]
+        local product, variant = products[item.productId], nil
         if not product then errors.not_found{ message = "Product not found" } end
         if item.variantId then
-            local fits = false
-            for _, v in ipairs(product.variants) do fits = fits or v.id == item.variantId end
-            if not fits and not catalog.variant_exists(scope.tenant, item.variantId) then
+            for _, v in ipairs(product.variants) do
+                if v.id == item.variantId then variant = v end
+            end
+            if not variant and not catalog.variant_exists(scope.tenant, item.variantId) then
                 errors.not_found{ message = "Variant not found" }
             end
-            if not fits then errors.conflict{ message = "variantId is no variant of this product", code = "variant_mismatch" } end
+            if not variant then errors.conflict{ message = "variantId is no variant of this product", code = "variant_mismatch" } end
         end
+        total = total + unit_price(product, variant) * item.quantity
+    end
+    if total > EXACT_MAX then
+        errors.bad_request{ message = { "items cost more together than an amount can be" }, code = "money_range" }
     end
 
     local row = { tenant_key = scope.tenant, app_key = scope.app, id = uuid.v7(), now = now, name = input.name,

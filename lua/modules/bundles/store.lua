@@ -7,6 +7,8 @@ local M = {}
 
 local null = json.null
 
+local ITEMS_MAX = 50 -- of a bundle: what the route takes
+
 local BUNDLE = [[b.id, b.tenant_key, b.app_key, b.created_at, b.updated_at, b.name, b.description, b.slug, b.price_minor, b.currency,
   b.is_active, b.start_date, b.end_date, b.auto_apply, b.max_per_order, b.pricing, b.percent_off_bps]]
 
@@ -63,7 +65,7 @@ function M.items(tenant, bundle_ids)
     if #bundle_ids == 0 then return {} end
     return db.read(tenant, [[select i.id, i.tenant_key, i.app_key, i.created_at, i.updated_at, i.bundle_id, i.product_id, i.variant_id,
       i.quantity from product_bundle_items i where i.tenant_key = $1 and i.bundle_id = any($2::uuid[])
-      order by i.bundle_id, i.id limit 5000]], tenant, pg.array(bundle_ids))
+      order by i.bundle_id, i.id limit $3]], tenant, pg.array(bundle_ids), #bundle_ids * ITEMS_MAX)
 end
 
 return M

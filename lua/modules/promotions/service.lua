@@ -131,7 +131,8 @@ end
 ---@return table promotion row
 function M.details(scope, id, public_only)
     local row = store.promotion(scope.tenant, id)
-    if not row or (public_only and not (row.is_active and row.is_public)) then errors.not_found{ message = "Promotion not found" } end
+    local hidden = row and public_only and not (row.is_public and window.is_running(row, time.now()))
+    if not row or hidden then errors.not_found{ message = "Promotion not found" } end
     return row
 end
 
