@@ -14,6 +14,7 @@ local errors = require("kasma.errors")
 local null = require("kasma.null")
 local outbox = require("kasma.outbox")
 local policy = require("kasma.policy")
+local web = require("kasma.web")
 
 local M = {}
 
@@ -116,7 +117,7 @@ function M.auth_row(scope, entry)
     local request = scope.request or {}
     local agent = request.user_agent
     return { AUTH, scope.tenant, scope.app, uuid.v7(), entry.user_id or null, entry.action, entry.target or null,
-        entry.metadata and json.encode(entry.metadata) or "{}", request.ip ~= "" and request.ip ~= "unix" and request.ip or null,
+        entry.metadata and json.encode(entry.metadata) or "{}", web.kept_address(request.ip) or null,
         agent and agent:sub(1, 512) or null, entry.session_id or scope.session_id or null, request.id or null, time.iso(time.now()) }
 end
 

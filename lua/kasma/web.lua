@@ -115,6 +115,11 @@ end
 ---@return string
 function M.client_ip(req) return req.client or "" end
 
+--- An address as it is kept and compared; nil for a peer that has none (a Unix socket).
+---@param address string|nil of client_ip
+---@return string|nil
+function M.kept_address(address) return address ~= "" and address ~= "unix" and address or nil end
+
 ---@param address string
 ---@return boolean
 function M.is_loopback(address) return address == "::1" or address:sub(1, 4) == "127." or address == "" end

@@ -1,10 +1,16 @@
--- Accounts that are inactive: who made themselves so comes back with their password and a code; whom staff made so does not.
+-- Accounts that are inactive: who made themselves so comes back with their password and a code; whom staff made so does not. And what
+-- staff does to an account in the moment of a sign-in.
 local crypto = require("core.crypto")
 local json = require("core.json")
 local redis = require("core.redis")
 local time = require("core.time")
 local db = require("kasma.db")
 local secrets = require("kasma.secrets")
+local settings = require("kasma.settings")
+local failures = require("modules.iam.failures")
+local iam = require("modules.iam.service")
+local passwords = require("modules.iam.passwords")
+local sessions = require("modules.iam.sessions")
 local totp = require("modules.iam.totp")
 local shop_of = require("api.shop")
 local support = require("api.support")
@@ -225,6 +231,71 @@ describe("an account that staff made inactive", function()
             assert.equal(0, live_sessions(shopper))
             assert.equal(401, client:get("/auth/me").status)
         end
+    end)
+end)
+
+describe("a sign-in", function()
+    local tenant = support.tenant()
+
+    -- Signs in within this process, at the moment in which `of[name]` is about to be asked something else happens first.
+    local function while_asked(of, name, meanwhile, who, password)
+        local plain = of[name]
+        of[name] = function(...)
+            of[name] = plain
+            meanwhile()
+            return plain(...)
+        end
+        local ok, why = pcall(iam.login, { tenant = tenant.key, app = tenant.app, actor_kind = "guest" }, { identifier = who.user.email,
+            password = password or who.user.password }, { ip = "127.0.0.1", user_agent = "agent" })
+        of[name] = plain
+        assert.is_false(ok)
+        return why.message
+    end
+
+    it("ends a suspension whose time is over, and no lock that staff puts in its place at that moment", function()
+        local who = support.shopper(tenant)
+        local function suspended() db.query(nil, "update users set status = 'suspended', suspended_until = $2::timestamptz where id = $1",
+            who.user.id, time.iso(time.now() - 1000)) end
+        suspended()
+        assert.equal(DENIED[2], while_asked(passwords, "verify", function()
+            must(tenant.owner:post("/users/" .. who.user.id .. "/update", { is_locked = true }), 200)
+        end, who))
+        assert.same({ status = "locked", is_locked = true }, state(who))
+        must(tenant.owner:post("/users/" .. who.user.id .. "/unlock"), 200)
+        suspended()
+        must((login(tenant, who)), 200)
+        assert.equal("active", state(who).status)
+        suspended()
+        assert.same({ [200] = 3 }, shop_of.statuses(support.parallel{ function() return (login(tenant, who)) end,
+            function() return (login(tenant, who)) end, function() return (login(tenant, who)) end }))
+    end)
+
+    it("that is the last straw suspends nobody whom staff has just made inactive", function()
+        local who = support.shopper(tenant)
+        local must_suspend = failures.must_suspend
+        failures.must_suspend = function() return true end
+        assert.equal("Invalid credentials", while_asked(passwords, "verify", function()
+            must(tenant.owner:post("/users/" .. who.user.id .. "/update", { status = "inactive" }), 200)
+        end, who, "wrong password"))
+        failures.must_suspend = must_suspend
+        assert.same({ status = "inactive", is_locked = false, deactivated_by = "staff" }, state(who))
+        assert.equal(1, db.one(tenant.key, [[select count(*)::int as n from audit_auth_log where tenant_key = $1 and user_id = $2
+          and action = 'LOGIN_FAILED']], tenant.key, who.user.id).n)
+    end)
+
+    it("over a Unix socket, which has no address, knows its device again", function()
+        local other = support.tenant()
+        local who = support.shopper(other)
+        must(other.owner:post("/tenants/" .. other.key .. "/update", { settings = { ["auth.login_otp"] = "new_device" } }), 200)
+        support.eventually(function() return settings.get(other.key, "auth.login_otp") == "new_device" end)
+        local here = { ip = "unix", user_agent = "agent " .. other.key }
+        local function try() return pcall(iam.login, { tenant = other.key, app = other.app, actor_kind = "guest" },
+            { identifier = who.user.email, password = who.user.password }, here) end
+        local ok, why = try()
+        assert.same({ false, true }, { ok, why.object and why.object.requiresOtp })
+        sessions.open({ tenant = other.key, app = other.app, actor_kind = "guest" }, iam.user(who.user.id), { amr = { "pwd" }, ip = here.ip,
+            user_agent = here.user_agent }, {})
+        assert.is_true((try()))
     end)
 end)
 

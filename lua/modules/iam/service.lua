@@ -262,26 +262,26 @@ local function status_event(scope, user, to, reason)
     return outbox.event(scope, "user.status_changed", user.id, { from = user.status, to = to, reason = reason })
 end
 
+-- Suspends an account for a day, with `record` in the same transaction. False: it is not active any more, and nothing was written.
+local function suspend(scope, user, email, record)
+    local now = time.now()
+    local statements = { store.suspend_user(user.id, time.iso(now + 86400000), time.iso(now)), record,
+        audit.auth_row(scope, { action = "ACCOUNT_SUSPENDED", user_id = user.id, target = "user:" .. user.id }),
+        status_event(scope, user, "suspended", "failures") }
+    mail.append(statements, scope, { to = email, template = "account-suspended", user_id = user.id,
+        key = "suspended:" .. user.id .. ":" .. math.floor(now / 86400000) })
+    local done, why = pcall(sessions.revoke, scope, "user", user.id, "suspended", statements)
+    if not done and errors.sqlstate(why) ~= "KS409" then error(why, 0) end
+    return done
+end
+
 -- A wrong password is counted and put on record, wherever it was asked for; the twentieth of a day suspends the account.
 local function password_failed(scope, client, email, user, action, reason)
     failures.note(email, client.ip)
-    local statements = { audit.auth_row(scope, { action = action, user_id = user and user.id,
-        target = user and ("user:" .. user.id) or ("email:" .. email), metadata = { reason = reason } }) }
-    if user and user.status == "active" and failures.must_suspend(email) then
-        local now = time.now()
-        statements[#statements + 1] = store.update_user(user.id, { status = "suspended", suspended_until = time.iso(now + 86400000),
-            bump = true },
-            time.iso(now))
-        statements[#statements + 1] = audit.auth_row(scope, { action = "ACCOUNT_SUSPENDED", user_id = user.id, target = "user:"
-            .. user.id })
-        statements[#statements + 1] = status_event(scope, user, "suspended", "failures")
-        mail.append(statements, scope, { to = email, template = "account-suspended", key = "suspended:" .. user.id .. ":"
-            .. math.floor(now / 86400000),
-            user_id = user.id })
-        sessions.revoke(scope, "user", user.id, "suspended", statements)
-    else
-        db.pipeline(scope.tenant, statements)
-    end
+    local record = audit.auth_row(scope, { action = action, user_id = user and user.id,
+        target = user and ("user:" .. user.id) or ("email:" .. email), metadata = { reason = reason } })
+    if user and user.status == "active" and failures.must_suspend(email) and suspend(scope, user, email, record) then return end
+    db.pipeline(scope.tenant, { record })
 end
 
 local function login_failed(scope, client, email, user, reason)
@@ -289,12 +289,15 @@ local function login_failed(scope, client, email, user, reason)
     errors.unauthorized{ message = "Invalid credentials", code = "invalid_credentials" }
 end
 
--- A suspension that is over ends by itself.
+-- A suspension that is over ends by itself, unless somebody has changed the account since it was read: another sign-in, or staff.
 local function usable(scope, user)
     if user.status == "suspended" and user.suspended_until and time.parse(user.suspended_until) <= time.now() then
-        local rows = db.pipeline(scope.tenant, { store.update_user(user.id, { status = "active" }, time.iso(time.now())),
-            status_event(scope, user, "active", "expired") })[1]
-        return rows[1] ~= nil
+        local now = time.iso(time.now())
+        local ended, why = pcall(db.pipeline, scope.tenant, { store.end_suspension(user.id, now, now),
+            status_event(scope, user, "active", "expired") })
+        if ended then return true end
+        if errors.sqlstate(why) ~= "KS409" then error(why, 0) end
+        user = M.user(user.id) or {}
     end
     return user.status == "active" and not user.is_locked
 end
@@ -370,7 +373,7 @@ function M.login(scope, input, client)
         store.rehash(user.credential_id, user.password, passwords.hash(input.password), time.iso(time.now()))
     end
     local function known_device()
-        return store.device_known(user.id, client.ip, client.user_agent, time.iso(time.now() - 2592000000))
+        return store.device_known(user.id, web.kept_address(client.ip), client.user_agent, time.iso(time.now() - 2592000000))
     end
     local ruled = policies.login(scope, user, client, known_device)
     if ruled and ruled.deny then
@@ -586,7 +589,7 @@ local function set_password(scope, user, password, action, except, once)
     end
     statements[#statements + 1] = audit.auth_row(scope, { action = action, user_id = user.id, target = "user:" .. user.id })
     if user.status == "suspended" then
-        statements[#statements + 1] = store.update_user(user.id, { status = "active" }, now)
+        statements[#statements + 1] = store.end_suspension(user.id, nil, now)
         statements[#statements + 1] = status_event(scope, user, "active", "password_reset")
     end
     statements[#statements + 1] = store.password_set(user.id, once and user.token_version or nil, now)
@@ -599,7 +602,7 @@ end
 ---@param input {reset_token: string, new_password: string}
 ---@param client kasma.Client
 function M.reset_password(scope, input, client)
-    ratelimit.auth("verify_identifier", client.ip, client.ip)
+    ratelimit.auth("verify_identifier", web.limit_subject(client.ip), client.ip)
     local key = "auth:reset:" .. crypto.sha256(input.reset_token)
     local found = redis_get(key)
     if not found then errors.unauthorized{ message = "Invalid or expired reset token", code = "reset_invalid" } end

@@ -17,6 +17,7 @@ local log = require("kasma.log")
 local outbox = require("kasma.outbox")
 local ratelimit = require("kasma.ratelimit")
 local signer = require("kasma.tokens")
+local web = require("kasma.web")
 local store = require("modules.iam.store")
 
 local M = {}
@@ -70,7 +71,7 @@ local function mint(user, place, opts)
     if opts.family_until and opts.family_until < expires then expires = opts.family_until end
     tokens.refresh_until = expires
     tokens.row = { id = tokens.session_id, user_id = user.id, access_token = crypto.sha256(tokens.access_token),
-        refresh_token = crypto.sha256(tokens.refresh_token), ip = opts.ip ~= "" and opts.ip ~= "unix" and opts.ip or nil,
+        refresh_token = crypto.sha256(tokens.refresh_token), ip = web.kept_address(opts.ip),
         family_id = family_id, parent_id = opts.parent_id, user_agent = opts.user_agent and opts.user_agent:sub(1, 512),
         tenant_key = place.tenant, app_key = place.app, amr = opts.amr, restricted = opts.restricted, now = time.iso(now),
         expires_at = time.iso(expires) }
@@ -352,6 +353,9 @@ function M.of_refresh(refresh_token, any)
     if not session or session.revoked_at or session.rotated_at or time.parse(session.expires_at) <= time.now() then return nil end
     return session
 end
+
+M.find = store.session
+M.live_of = store.sessions_of
 
 --- New tokens of the same session on another tenant; the old ones end.
 ---@param scope Scope tenant and app to bind to

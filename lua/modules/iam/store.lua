@@ -118,6 +118,32 @@ function M.update_user(id, c, now)
         c.suspended_until or null, c.bump and 1 or 0, now, c.username or null }
 end
 
+--- Suspends an active account for a time and voids its tokens; raises KS409 when it is not active any more: what staff has said of it
+--- meanwhile stands.
+---@param id string
+---@param until_at string
+---@param now string
+---@return table statement
+function M.suspend_user(id, until_at, now)
+    return { [[with done as (update users set status = 'suspended', suspended_until = $2::timestamptz, deactivated_by = null,
+        token_version = token_version + 1, updated_at = $3::timestamptz
+        where id = $1 and status = 'active' and deleted_at is null returning 1)
+      select kasma_must((select count(*) from done) = 1, 'KS409')]], id, until_at, now }
+end
+
+--- Ends a suspension; raises KS409 when the account is not suspended any more, or not until `over_at` at most.
+---@param id string
+---@param over_at string|nil nil: however long it would last
+---@param now string
+---@return table statement
+function M.end_suspension(id, over_at, now)
+    return { [[with done as (update users set status = 'active', suspended_until = null, deactivated_by = null,
+        updated_at = $3::timestamptz
+        where id = $1 and status = 'suspended' and ($2::timestamptz is null or suspended_until <= $2::timestamptz) and not is_locked
+          and deleted_at is null returning 1)
+      select kasma_must((select count(*) from done) = 1, 'KS409')]], id, over_at or null, now }
+end
+
 --- Marks an account as deleted: its address is free at once, the row stays for orders and for thirty days of grace.
 ---@param id string
 ---@param now string

@@ -41,7 +41,9 @@ local function matches(secret, code, user_id)
     for step = now - DRIFT, now + DRIFT do
         if crypto.equal(M.code(secret, step), code) then
             -- A code that was seen does not hold again.
-            local first = redis.call("SET", ("totp:%s:%d"):format(user_id, step), "1", "NX", "PX", tostring(STEP_MS * (2 * DRIFT + 2)))
+            local first, err = redis.call("SET", ("totp:%s:%d"):format(user_id, step), "1", "NX", "PX",
+                tostring(STEP_MS * (2 * DRIFT + 2)))
+            if err then error(errors.from_store(err), 0) end -- Redis is away: the code is not wrong
             return first == "OK"
         end
     end

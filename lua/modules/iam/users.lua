@@ -49,6 +49,8 @@ local OWN = {}
 for i = 1, 21 do OWN[PROFILE[i]] = true end
 M.profile_members = PROFILE
 
+M.tenants_of, M.tenants_ever = store.tenants_of, store.tenants_ever
+
 local function profile_view(doc, user_id)
     if not doc then return null end
     local view = { id = doc._id or null, user_id = user_id }
