@@ -15,6 +15,7 @@ local ended = require("kasma.ended")
 local errors = require("kasma.errors")
 local invalidate = require("kasma.invalidate")
 local log = require("kasma.log")
+local seldom = require("kasma.seldom")
 local settings = require("kasma.settings")
 local tokens = require("kasma.tokens")
 local web = require("kasma.web")
@@ -85,24 +86,14 @@ local keys = cache.new{ ttl_ms = 1000, max = 5000, load = function(owned_key) re
 invalidate.on("key", function(owned_key) keys:drop(owned_key) end)
 
 -- What a key did is noted beside the request: its last use at most every 15 minutes, a refused use at most once a minute and cause.
-local used, denied_at, noted_count = {}, {}, 0
-local DENIED_EVERY_MS = 60000
-
-local function due(list, name, every, now)
-    local last = list[name]
-    if last and now - last < every and now >= last then return false end
-    if noted_count > 20000 then used, denied_at, noted_count = {}, {}, 0 end
-    noted_count = noted_count + 1
-    list[name] = now
-    return true
-end
+local used, denied = seldom.new(SEEN_EVERY_MS, 20000), seldom.new(60000, 20000)
 
 local USED = [[update access_keys set last_used_at = $2::timestamptz where id = $1 and (last_used_at is null or last_used_at <
   $3::timestamptz)]]
 
 local function note_used(key)
     local now = time.now()
-    if not due(used, key.id, SEEN_EVERY_MS, now) then return end
+    if not used:due(key.id, now) then return end
     sched.spawn(function() pcall(db.query, nil, USED, key.id, time.iso(now), time.iso(now - SEEN_EVERY_MS)) end)
 end
 
@@ -113,7 +104,7 @@ local denied_sink
 function M.on_key_denied(fn) denied_sink = fn end
 
 local function deny(key, reason, address)
-    if denied_sink and due(denied_at, key.id .. reason, DENIED_EVERY_MS, time.now()) then
+    if denied_sink and denied:due(key.id .. reason, time.now()) then
         sched.spawn(function()
             local ok, why = pcall(denied_sink, key, reason, address)
             if not ok then log.warn("a refused key was not recorded", { key = key.owned_key, error = tostring(why) }) end
@@ -162,18 +153,11 @@ end
 
 -- Sessions -----------------------------------------------------------------------------------------------------------------
 
-local seen = {}
-local seen_count = 0
+local seen = seldom.new(SEEN_EVERY_MS, 50000)
 
--- Last seen is kept here and written at most every 15 minutes a session.
+-- Last seen is written at most every 15 minutes a session.
 local function note_seen(session_id, now)
-    local last = seen[session_id]
-    if last and now - last < SEEN_EVERY_MS then return end
-    if not last then
-        if seen_count > 50000 then seen, seen_count = {}, 0 end
-        seen_count = seen_count + 1
-    end
-    seen[session_id] = now
+    if not seen:due(session_id, now) then return end
     sched.spawn(function()
         pcall(db.query, nil, [[update auth_sessions set last_seen_at = $2::timestamptz, updated_at = $2::timestamptz
           where id = $1 and (last_seen_at is null or last_seen_at < $3::timestamptz)]], session_id, time.iso(now),

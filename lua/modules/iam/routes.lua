@@ -8,14 +8,15 @@ local log = require("kasma.log")
 local null = require("kasma.null")
 local route = require("kasma.route")
 local schema = require("kasma.schema")
+local seldom = require("kasma.seldom")
 local tenants = require("kasma.tenant")
 local signer = require("kasma.tokens")
 local web = require("kasma.web")
 local access = require("kasma.access")
+local cookies = require("modules.iam.cookies")
 local iam = require("modules.iam.service")
 local otp = require("modules.iam.otp")
 local sessions = require("modules.iam.sessions")
-local store = require("modules.iam.store")
 local totp = require("modules.iam.totp")
 local db = require("kasma.db")
 
@@ -43,8 +44,7 @@ end
 
 -- The tokens go into cookies; into the body only where the client asks for it.
 local function signed_in(ctx, tokens, body)
-    ctx.set_cookie("access_token", tokens.access_token, sessions.ACCESS_COOKIE_S)
-    ctx.set_cookie("refresh_token", tokens.refresh_token, sessions.refresh_cookie_s())
+    cookies.set(ctx, tokens)
     if tokens.reset_token then body.reset_token = tokens.reset_token end
     if ctx.req:header("x-token-response") == "body" then
         body.access_token, body.refresh_token = tokens.access_token, tokens.refresh_token
@@ -72,11 +72,6 @@ local function own_session(ctx, session)
     if session and web.is_cross_site(ctx.req, web.app_of(ctx.req, session)) then
         errors.forbidden{ message = "Cross-site request refused", code = "cross_site" }
     end
-end
-
-local function signed_out(ctx)
-    ctx.set_cookie("access_token", "", 0)
-    ctx.set_cookie("refresh_token", "", 0)
 end
 
 route.post("/auth/register", {
@@ -222,7 +217,7 @@ route.post("/auth/logout", {
             own_session(ctx, session)
             iam.logout(ctx.scope, session.id, session.user_id)
         end
-        signed_out(ctx)
+        cookies.clear(ctx)
         return { success = true, message = "Logged out successfully" }
     end,
 })
@@ -235,7 +230,7 @@ route.post("/auth/logout-all", {
         -- A key has no sessions: an answer that all have ended would be untrue.
         if ctx.user.kind ~= "user" then errors.not_found("Session not found") end
         iam.logout_all(ctx.scope, ctx.user.id)
-        signed_out(ctx)
+        cookies.clear(ctx)
         return { success = true, message = "Logged out from all sessions" }
     end,
 })
@@ -262,7 +257,7 @@ route.get("/auth/sessions", {
     returns = schema.object({ success = schema.boolean(), data = schema.array(schema.any()) }, { open = true }),
     handler = function(ctx)
         local data = json.array({})
-        for i, s in ipairs(store.sessions_of(ctx.user.id, time.iso(ctx.now()))) do
+        for i, s in ipairs(sessions.live_of(ctx.user.id, time.iso(ctx.now()))) do
             data[i] = { id = s.id, ip_address = s.ip_address or null, user_agent = s.user_agent or null, created_at = s.created_at,
                 last_seen_at = s.last_seen_at or null, expires_at = s.expires_at, current = s.id == ctx.user.session_id }
         end
@@ -276,7 +271,7 @@ route.post("/auth/sessions/:id/revoke", {
     params = { id = schema.uuid() },
     returns = Said,
     handler = function(ctx)
-        local session = store.session(ctx.params.id)
+        local session = sessions.find(ctx.params.id)
         if not session or session.user_id ~= ctx.user.id or session.revoked_at then errors.not_found("Session not found") end
         iam.logout(ctx.scope, session.id, ctx.user.id)
         return { success = true }
@@ -305,7 +300,7 @@ route.post("/auth/context", {
                 errors.forbidden{ message = "Tenant is not available", code = "tenant_unavailable" }
             end
         end
-        local session = ctx.user.session_id and store.session(ctx.user.session_id)
+        local session = ctx.user.session_id and sessions.find(ctx.user.session_id)
         if not session then errors.unauthorized("Access token required") end
         local place = { tenant = row.tenant_key, app = app or tenants.DEFAULT, request = ctx.scope.request }
         local tokens = iam.switch(place, ctx.user.id, session, client(ctx), not mine.member)
@@ -373,14 +368,10 @@ auth.on_key_denied(function(key, reason, address)
         metadata = { reason = reason } }) })
 end)
 
-local switched = {}
-local SWITCH_EVERY_MS = 600000
+local switched = seldom.new(600000, 20000)
 
 route.on_switched(function(ctx)
-    local key = (ctx.user.session_id or ctx.user.id) .. "|" .. ctx.tenant
-    local now = ctx.now()
-    if switched[key] and now - switched[key] < SWITCH_EVERY_MS and now >= switched[key] then return end
-    switched[key] = now
+    if not switched:due((ctx.user.session_id or ctx.user.id) .. "|" .. ctx.tenant, ctx.now()) then return end
     local ok, why = pcall(db.pipeline, ctx.tenant, { audit.auth_row({ tenant = ctx.tenant, app = ctx.app, actor_id = ctx.user.id,
         session_id = ctx.user.session_id, request = ctx.scope.request }, { action = "TENANT_SWITCH", user_id = ctx.user.id,
         target = "tenant:" .. ctx.tenant }) })

@@ -7,10 +7,10 @@ local route = require("kasma.route")
 local schema = require("kasma.schema")
 local audit = require("kasma.audit")
 local personal = require("kasma.personal")
+local cookies = require("modules.iam.cookies")
 local iam = require("modules.iam.service")
 local members = require("modules.iam.members")
 local roles = require("modules.iam.roles")
-local store = require("modules.iam.store")
 local totp = require("modules.iam.totp")
 local users = require("modules.iam.users")
 
@@ -104,7 +104,7 @@ route.get("/users/me/tenants", {
     returns = schema.object({ success = schema.boolean(), data = schema.array(schema.any()) }, { open = true }),
     handler = function(ctx)
         local data = json.array({})
-        for i, row in ipairs(store.tenants_of(ctx.user.id)) do
+        for i, row in ipairs(users.tenants_of(ctx.user.id)) do
             data[i] = { tenant_key = row.tenant_key, name = row.name, status = row.status, joined_at = row.joined_at or null }
         end
         return { success = true, data = data }
@@ -122,7 +122,7 @@ route.get("/users/me/export", {
         audit.write(ctx.scope, { action = "users.export_self", entity_type = "user", entity_id = user.id })
         local w = errors.check(ctx.req:stream(200, { ["Content-Type"] = "application/x-ndjson; charset=utf-8",
             ["Cache-Control"] = "no-store", ["Content-Disposition"] = 'attachment; filename="account.ndjson"' }))
-        personal.export(user, store.tenants_ever(user.id), function(line) w:write(json.encode(line) .. "\n") end)
+        personal.export(user, users.tenants_ever(user.id), function(line) w:write(json.encode(line) .. "\n") end)
         w:close()
         return route.ANSWERED
     end,
@@ -135,8 +135,7 @@ route.post("/users/me/delete", {
     handler = function(ctx)
         iam.check_recent(ctx.user, ctx.now())
         users.delete_self(ctx.scope, ctx.user.id)
-        ctx.set_cookie("access_token", "", 0)
-        ctx.set_cookie("refresh_token", "", 0)
+        cookies.clear(ctx)
         return { success = true, message = "User deleted successfully" }
     end,
 })
@@ -148,8 +147,7 @@ route.post("/users/me/deactivate", {
     handler = function(ctx)
         iam.check_recent(ctx.user, ctx.now())
         users.deactivate_self(ctx.scope, ctx.user.id)
-        ctx.set_cookie("access_token", "", 0)
-        ctx.set_cookie("refresh_token", "", 0)
+        cookies.clear(ctx)
         return { success = true, message = "Account deactivated. Sign in to come back." }
     end,
 })
