@@ -89,6 +89,19 @@ local function has_own_key(id)
     return not TAKEN[id:match("^[^:]*")] or id:find("^repeat:[^:]+:%d+$") ~= nil -- a scheduler's run
 end
 
+local BESIDE = { lock = true, logs = true, dependencies = true, processed = true, failed = true, unsuccessful = true }
+
+--- Whether a job may lie under this id, also one of another program's: not where the queue, a scheduler or another job keeps something
+--- else.
+---@param id string
+---@return boolean
+function M.may_be_job(id)
+    local run = id:find("^repeat:.+:%d+$") ~= nil
+    if TAKEN[id:match("^[^:]*")] and not run then return false end
+    local _, colons = id:gsub(":", "")
+    return not BESIDE[id:match(":([^:]*)$") or ""] or (colons == 2 and id:sub(1, 7) ~= "repeat:")
+end
+
 local function check_id(id)
     if id == nil then return nil end
     id = tostring(id)

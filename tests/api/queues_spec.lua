@@ -158,6 +158,31 @@ describe("the queues of the platform", function()
         assert.same(before, queues.counts(q))
     end)
 
+    it("keep what is no job's, whoever names it as one", function()
+        local name = support.unique("queue-keys-")
+        local queue = "/admin/queues/" .. name
+        jobs.introduce(jobs.base(name))
+        jobs.add(name, "work", {}, { jobId = "one" })
+        redis.call("HSET", "bull:" .. name .. ":meta", "concurrency", "7")
+        redis.call("SET", "bull:" .. name .. ":one:lock", "token")
+        redis.call("HSET", "bull:" .. name .. ":one:processed", "child", "1")
+        redis.call("HSET", "bull:" .. name .. ":repeat:nightly", "ic", "1")
+        for _, id in ipairs{ "meta", "id", "wait", "events", "marker", "repeat", "repeat:nightly", "one:lock", "one:processed" } do
+            assert.equal("unknown_job", status(404, staff:get(queue .. "/jobs/" .. id)).code, id)
+            for _, act in ipairs{ "remove", "retry", "promote" } do
+                assert.equal("unknown_job", status(404, staff:post(queue .. "/jobs/" .. id .. "/" .. act)).code, id)
+            end
+        end
+        for _, key in ipairs{ "meta", "id", "one:lock", "one:processed", "repeat:nightly" } do
+            assert.equal(1, redis.call("EXISTS", "bull:" .. name .. ":" .. key), key)
+        end
+        for _, id in ipairs{ "7", "one", "a:b:c", "a:b:lock", "repeat:nightly:1795391809390", "repeat:a:b:1795391809390" } do
+            assert.is_true(jobs.may_be_job(id), id)
+        end
+        redis.call("DEL", "bull:" .. name .. ":one:lock")
+        status(200, staff:post(queue .. "/jobs/one/remove"))
+    end)
+
     it("are paused and resumed, their jobs promoted, retried, removed, drained and cleaned", function()
         assert.is_true(status(200, staff:post(base .. "/pause")).changed)
         assert.is_false(status(200, staff:post(base .. "/pause")).changed)

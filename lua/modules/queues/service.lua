@@ -124,6 +124,7 @@ end
 ---@return table
 function M.job(queue, id, whole)
     known(queue)
+    if not jobs.may_be_job(id) then M.unknown_job() end
     local job = queues.get(queue, id, not whole and shown.JOB_BYTES or nil)
     if not job then M.unknown_job() end
     local rows, total = queues.logs(queue, id, whole and 1000 or ROWS_MAX, not whole and shown.ROW_BYTES or nil)
@@ -168,7 +169,7 @@ end
 
 local function act(scope, action, queue, id, fn, ...)
     known(queue)
-    if not queues.has(queue, id) then M.unknown_job() end
+    if not jobs.may_be_job(id) or not queues.has(queue, id) then M.unknown_job() end
     record(scope, action, queue, nil, id)
     done(fn(queue, id, ...))
 end
