@@ -372,11 +372,13 @@ static bool take_back(struct smtp_call *call) {
     uv_mutex_lock(&lock);
     struct smtp_call **at = &waiting.head;
     while (*at && *at != call) at = &(*at)->next;
-    bool there = *at == call;
-    if (there) *at = call->next;
-    if (there && !call->next) waiting.tail = at;
+    struct smtp_call *found = *at;
+    if (found) {
+        *at = found->next;
+        if (!found->next) waiting.tail = at;
+    }
     uv_mutex_unlock(&lock);
-    return there;
+    return found != NULL;
 }
 
 void smtp_cancel(struct smtp_call *call) {
