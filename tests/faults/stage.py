@@ -43,8 +43,22 @@ def until(seconds, what, condition, *args):
         time.sleep(0.03)
 
 
+KEPT = []  # of the ports that this process was given: see stack/free-port
+
+
 def free_port():
-    return int(subprocess.run([ROOT + "/stack/free-port"], check=True, stdout=subprocess.PIPE, timeout=60).stdout)
+    """Nobody else's until this process ends, also while nothing listens there."""
+    for _ in range(100):
+        port = int(subprocess.run([ROOT + "/stack/free-port"], check=True, stdout=subprocess.PIPE, timeout=60).stdout)
+        claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        try:
+            claim.bind("\0kasma-test-port-%d" % port)
+        except OSError:
+            claim.close()
+            continue
+        KEPT.append(claim)
+        return port
+    raise Broken("no free port")
 
 
 def children(pid):

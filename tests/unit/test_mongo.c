@@ -1,5 +1,5 @@
 // link: stores
-/* Runs on a server of its own (SecantusDB from $KASMA_VENV, var/venv or the PATH). Without one it uses the server of
+/* Runs on a server of its own (SecantusDB from $TEST_VENV, var/venv or the PATH). Without one it uses the server of
  * TEST_MONGODB_URL and leaves out the tests that kill it; without either it is skipped. */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -19,7 +19,7 @@ static pid_t pid;
 static struct mongo *m;
 
 static bool find_program(void) {
-    const char *venv = getenv("KASMA_VENV");
+    const char *venv = getenv("TEST_VENV");
     if (venv) {
         (void)snprintf(program, sizeof program, "%s/bin/secantusd-py", venv);
         if (access(program, X_OK) == 0) return true;

@@ -1,9 +1,10 @@
 // Steps 20 and 21 of the acceptance walk, with the product's own handlers: a mail server that goes away, schedules in a cluster.
+import { execFileSync } from 'node:child_process';
 import net from 'node:net';
-import { assert, eventNames, finish, hash, queueOf, redis, run, start, stop, test, until, workerOf } from './stage.mjs';
+import { assert, eventNames, finish, hash, queueOf, redis, root, run, start, stop, test, until, workerOf } from './stage.mjs';
 
 /** A mail server of the few words that a sender needs. `stuck`: it keeps the mail and does not answer. */
-function mailServer(port = 0) {
+function mailServer(port) {
   const mails = [], state = { stuck: false };
   const sockets = new Set();
   const server = net.createServer(socket => {
@@ -43,12 +44,11 @@ const reaches = (queue, id, wanted) => until(async () => `job ${id} is ${wanted}
 test('walk 20: a mail server that is down, then back; kill -9 in the middle of a mail', async () => {
   const queue = queueOf('mail-queue');
   await queue.waitUntilReady();
-  // A port where nobody listens.
-  const probe = await mailServer();
-  await probe.close();
+  // Where nobody listens yet.
+  const mailPort = Number(execFileSync(`${root}/stack/free-port`, { encoding: 'utf8' }));
   const work = async () => {
     const child = start(process.env.BINARY, ['work', '--queues', 'mail-queue', '--lock-ms', '4000', '--stalled-ms', '300'],
-      { env: { MAIL_HOST: '127.0.0.1', MAIL_PORT: String(probe.port), MAIL_STARTTLS: 'off', SHUTDOWN_GRACE: '5' } });
+      { env: { MAIL_HOST: '127.0.0.1', MAIL_PORT: String(mailPort), MAIL_STARTTLS: 'off', SHUTDOWN_GRACE: '5' } });
     await until(() => `kasma work runs: ${child.text}`, () => child.text.includes('ready in'));
     return child;
   };
@@ -75,7 +75,7 @@ test('walk 20: a mail server that is down, then back; kill -9 in the middle of a
     return names.lastIndexOf('drained') > names.indexOf('retries-exhausted');
   });
 
-  const server = await mailServer(probe.port);
+  const server = await mailServer(mailPort);
   await (await queue.getJob(id)).retry();
   await reaches(queue, id, 'completed');
   const came = n => server.mails.filter(mail => mail.includes(`walk${n}@example.test`)).length;
