@@ -583,10 +583,18 @@ static void try_address(struct redis_conn *c) {
     if (status < 0) drop_io(c, "", status);
 }
 
+/* Each step of a connection has the whole time: a process that is busy at its start has not begun the next one. */
+static void step_done(struct redis_conn *c) {
+    if (!c->head || !c->head->handshake) return;
+    c->head->deadline = deadline_in(c->opts.connect_ms);
+    c->overdue = NULL;
+}
+
 static void on_connected(uv_connect_t *connect, int status) {
     struct link *l = connect->data;
     struct redis_conn *c = l->conn;
     if (!c) return;
+    step_done(c);
     if (status < 0 && l->next) {
         struct link *other = link_new(c);
         if (other) {
@@ -621,6 +629,7 @@ static void on_resolved(uv_getaddrinfo_t *resolve, int status, struct addrinfo *
         return;
     }
     l->next = addresses;
+    step_done(l->conn);
     try_address(l->conn);
 }
 

@@ -39,7 +39,7 @@ typedef void redis_done(void *data, const struct redis_reply *reply, const struc
 struct redis_conn_options {
     const char *name;                                     /* CLIENT SETNAME; NULL: none */
     uint32_t timeout_ms;                                  /* of a command, default 2000; REDIS_NO_LIMIT: none */
-    uint32_t connect_ms;                                  /* to be ready for commands, default 2000 */
+    uint32_t connect_ms;                                  /* for each step until it is ready, default 2000 */
     size_t max_in_flight;                                 /* default 4096 */
     size_t max_reply;                                     /* bytes, default 16 MiB */
     void *data;                                           /* for the following, each of which may be NULL */
