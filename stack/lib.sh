@@ -24,12 +24,19 @@ started_at() {
 # pid_keep NAME PID: remembers a started process.
 pid_keep() { printf '%s %s\n' "$2" "$(started_at "$2")" >"$DATA/run/$1.pid"; }
 
-# pid_of NAME: the pid when the process that was started still runs.
+# pid_of NAME: the pid when the process that was started still runs, or the one that took over from it (an upgrade): that has another
+# pid, which it writes into the PID_FILE that it was started with, NAME.own, and it has the same PID_FILE in its environment.
 pid_of() {
-    local pid ticks
+    local pid ticks own=$DATA/run/$1.own
     [ -f "$DATA/run/$1.pid" ] || return 1
     read -r pid ticks <"$DATA/run/$1.pid" || return 1
-    [ -n "$pid" ] && [ "$(started_at "$pid")" = "$ticks" ] && printf '%s' "$pid"
+    if [ -n "$pid" ] && [ "$(started_at "$pid")" = "$ticks" ]; then
+        printf '%s' "$pid"
+        return 0
+    fi
+    pid=$(cat "$own" 2>/dev/null) || return 1
+    [ -n "$pid" ] && [ -n "$(started_at "$pid")" ] && tr '\0' '\n' 2>/dev/null <"/proc/$pid/environ" | grep -qxF "PID_FILE=$own" &&
+        printf '%s' "$pid"
 }
 
 # wait_for SECONDS WHAT COMMAND...: until the command succeeds. With WATCH=NAME it gives up when that process is gone.
@@ -44,11 +51,12 @@ wait_for() {
 
 # pid_stop NAME SIGNAL SECONDS: stops what was started and waits for its end.
 pid_stop() {
-    local pid limit
+    local pid ticks limit
     if pid=$(pid_of "$1"); then
+        ticks=$(started_at "$pid")
         kill -s "$2" "$pid" 2>/dev/null || true
         limit=$(($(date +%s) + $3))
-        while pid_of "$1" >/dev/null; do
+        while [ -n "$ticks" ] && [ "$(started_at "$pid")" = "$ticks" ]; do
             if [ "$(date +%s)" -ge "$limit" ]; then
                 kill -s KILL "$pid" 2>/dev/null || true
                 limit=$((limit + 5))
@@ -57,7 +65,7 @@ pid_stop() {
         done
         say "stopped $1 ($pid)"
     fi
-    rm -f "$DATA/run/$1.pid"
+    rm -f "$DATA/run/$1.pid" "$DATA/run/$1.own"
 }
 
 # A free port of 127.0.0.1.
