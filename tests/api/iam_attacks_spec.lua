@@ -360,6 +360,18 @@ describe("guessing", function()
         assert.equal(429, login(from, " " .. email:upper() .. " ", shopper.user.password).status)
     end)
 
+    it("under the name of another's address or second factor uses up none of their tries", function()
+        local user = support.shopper(tenant)
+        local theirs = support.outside(tenant.headers)
+        for _, name in ipairs{ theirs.headers["X-Forwarded-For"], "totp:" .. user.user.id } do
+            for _, type in ipairs{ "REGISTER", "LOGIN", "FORGOT_PASSWORD", "TWO_FA" } do
+                for _ = 1, 5 do assert.equal(401, verify(support.outside(tenant.headers), name, "000000", type).status) end
+            end
+        end
+        assert.equal(401, theirs:post("/auth/reset-password", { reset_token = "x", new_password = "secret-99" }).status)
+        assert.is_false(totp.verify(user.user.id, "000000", theirs.headers["X-Forwarded-For"]))
+    end)
+
     it("finds no account under a look-alike of its address", function()
         local shopper = support.shopper(tenant)
         local email, password = shopper.user.email, shopper.user.password

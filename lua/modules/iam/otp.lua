@@ -131,7 +131,8 @@ M.invalid = errors.declare{ code = "otp_invalid", status = 401, message = "Inval
 ---@param ip string
 function M.begin(identifier, type, ip)
     ratelimit.check("verify_code", type .. "|" .. identifier, ip)
-    ratelimit.auth("verify_identifier", identifier, ip)
+    -- Whatever stands there is anybody's choice: it is no address's and no second factor's count.
+    ratelimit.auth("verify_identifier", "name:" .. identifier, ip)
 end
 
 --- Ends a try that failed.
