@@ -109,7 +109,7 @@ function M.address_of(req)
     return address
 end
 
--- Buckets: subject -> {tokens, at}. Full buckets are forgotten when the table is long.
+-- Buckets: rule and subject -> {tokens, at}. All are forgotten when there are too many: a bound of memory, not of who asks.
 local buckets, bucket_count = {}, 0
 local BUCKETS_MAX = 50000
 local workers = 1

@@ -347,4 +347,7 @@ function M.trim(tenant, keep_days)
     return documents, rows
 end
 
+--- A page of the trail, newest first.
+M.events = store.events
+
 return M

@@ -67,7 +67,7 @@ route.post("/sales/orders/checkout", {
         parentOrderId = schema.any():optional(),
     },
     returns = { [201] = Checkout, [409] = { out_of_stock, cart_changed, price_changed, insufficient,
-        pricing.method_unavailable }, [422] = checkout.rule_failed },
+        pricing.method_unavailable, checkout.draft_session }, [422] = { checkout.rejected, checkout.rule_failed } },
     handler = function(ctx)
         local owner = cart.owner(ctx.user and ctx.user.kind == "user" and ctx.user.id or nil, ctx.cart_token())
         if not owner then errors.not_found{ message = "The cart is empty", code = "cart_empty" } end

@@ -9,7 +9,7 @@ local catalogue = require("kasma.hooks_catalogue")
 local null = require("kasma.null")
 local route = require("kasma.route")
 local schema = require("kasma.schema")
-local audit_store = require("modules.audit.store")
+local trail = require("modules.audit.service")
 local promotions = require("modules.promotions.service")
 local check = require("modules.rules.check")
 local diff = require("modules.rules.diff")
@@ -529,7 +529,7 @@ route.get("/rules/:rule/audit", {
     returns = schema.array(Any),
     handler = function(ctx)
         local rule = rules.find(ctx.tenant, ctx.params.rule)
-        local rows = audit_store.events(ctx.tenant, { entity_type = "rule", entity_id = rule.id }, nil, 200)
+        local rows = trail.events(ctx.tenant, { entity_type = "rule", entity_id = rule.id }, nil, 200)
         local ids = {}
         for i, row in ipairs(rows) do ids[i] = row.id end
         local bodies, list = audit.bodies(ctx.tenant, ids), json.array{}

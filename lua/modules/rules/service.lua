@@ -530,8 +530,4 @@ function M.draft_session(scope, ref, minutes)
     return { token = token, header = drafts.HEADER, expiresAt = time.iso(expires) }
 end
 
-M.store = { versions = store.versions, version = store.version, list = store.list, draft = store.draft, runs = store.runs, run = store.run,
-    body = store.body, failures = store.failures, hours = store.hours, snapshot = store.snapshot, preview = store.preview,
-    cancel_preview = store.cancel_preview, live = store.live, epoch = store.epoch, secrets = store.secrets }
-
 return M
