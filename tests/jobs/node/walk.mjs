@@ -94,7 +94,8 @@ test('walk 20: a mail server that is down, then back; kill -9 in the middle of a
   await reaches(queue, third.id, 'completed');
   const took = Date.now() - began;
   const again = await hash('mail-queue', third.id);
-  assert.deepEqual([again.stc, again.ats, again.atm], ['1', '2', '1']);
+  // An attempt that a busy store refused is one more of both.
+  assert.deepEqual([again.stc, Number(again.ats)], ['1', Number(again.atm) + 1]);
   await stop(worker);
 
   // A Node worker while ours is stopped.
