@@ -20,17 +20,18 @@ static int l_decode(lua_State *L) {
     return task_fail(L, &err);
 }
 
-struct str bind_json_text(lua_State *L, int idx) {
+struct str bind_json_text(lua_State *L, int idx, bool sorted) {
     struct error err = {0};
     if (text.cap > KEEP) buf_free(&text);
     buf_clear(&text);
-    if (!json_encode(L, idx, &text, &err)) luaL_error(L, "json.encode: %s", err.message);
+    bool ok = sorted ? json_encode_sorted(L, idx, &text, &err) : json_encode(L, idx, &text, &err);
+    if (!ok) luaL_error(L, "json.encode: %s", err.message);
     return buf_str(&text);
 }
 
 static int l_encode(lua_State *L) {
     luaL_checkany(L, 1);
-    struct str s = bind_json_text(L, 1);
+    struct str s = bind_json_text(L, 1, false);
     lua_pushlstring(L, s.at, s.len);
     if (text.cap > KEEP) buf_free(&text);
     return 1;

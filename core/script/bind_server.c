@@ -531,7 +531,8 @@ static int l_respond(lua_State *L) {
     return 1;
 }
 
-/* As respond, with the body encoded straight to where it is sent from. Without headers it is plain JSON. */
+/* As respond, with the body encoded straight to where it is sent from. Without headers it is plain JSON. What may be
+ * asked for again by its ETag, which is of the bytes, is the same text from every worker. */
 static int l_respond_json(lua_State *L) {
     struct slot *s = live_slot(L);
     int status = check_status(L, 2);
@@ -540,7 +541,9 @@ static int l_respond_json(lua_State *L) {
     size_t count = read_headers(L, 3, s->r, headers);
     if (lua_isnil(L, 3))
         headers[count++] = (struct header){STR("Content-Type"), STR("application/json; charset=utf-8")};
-    lua_pushboolean(L, request_respond(s->r, status, headers, count, bind_json_text(L, 4)));
+    enum http_method method = request_method(s->r);
+    struct str body = bind_json_text(L, 4, method == HTTP_M_GET || method == HTTP_M_HEAD);
+    lua_pushboolean(L, request_respond(s->r, status, headers, count, body));
     return 1;
 }
 

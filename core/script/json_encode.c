@@ -236,6 +236,80 @@ static bool unordered_list(struct encoder *e, int idx) {
     return elements(e, idx, count);
 }
 
+struct name {
+    uint64_t head; /* the first eight bytes, which mostly decide */
+    struct str text;
+};
+
+#define FEW_NAMES 32
+
+static struct name name_at(lua_State *L, int idx) {
+    struct name n = {0};
+    n.text.at = lua_tolstring(L, idx, &n.text.len);
+    for (size_t i = 0; i < 8; i++) n.head = n.head << 8 | (i < n.text.len ? (uint8_t)n.text.at[i] : 0);
+    return n;
+}
+
+static int by_bytes(const void *a, const void *b) {
+    const struct name *x = a, *y = b;
+    if (x->head != y->head) return x->head < y->head ? -1 : 1;
+    int c = memcmp(x->text.at, y->text.at, x->text.len < y->text.len ? x->text.len : y->text.len);
+    return c != 0 ? c : (x->text.len > y->text.len) - (x->text.len < y->text.len);
+}
+
+static void sort_names(struct name *names, size_t n) {
+    if (n > FEW_NAMES) {
+        qsort(names, n, sizeof *names, by_bytes);
+        return;
+    }
+    for (size_t i = 1; i < n; i++) {
+        struct name one = names[i];
+        size_t at = i;
+        for (; at > 0 && by_bytes(&one, &names[at - 1]) < 0; at--) names[at] = names[at - 1];
+        names[at] = one;
+    }
+}
+
+/* The members in the order of their names, but those that the table at `seen` has (0: all); `before` the first. */
+static bool sorted_members(struct encoder *e, int idx, int seen, char before) {
+    lua_State *L = e->L;
+    int top = lua_gettop(L);
+    struct name few[FEW_NAMES], *names = few;
+    size_t n = 0, room = FEW_NAMES;
+    for (;;) {
+        n = 0;
+        lua_pushnil(L);
+        while (lua_next(L, idx)) {
+            lua_pop(L, 1);
+            if (lua_type(L, -1) != LUA_TSTRING) return error_set(e->err, ERR_INVALID, "an object's keys must be text");
+            if (n < room) names[n] = name_at(L, -1);
+            n++;
+        }
+        if (n <= room) break;
+        room = n;
+        names = lua_newuserdata(L, room * sizeof *names); /* Lua's, as what follows may raise */
+    }
+    sort_names(names, n);
+    for (size_t i = 0; i < n; i++) {
+        lua_pushlstring(L, names[i].text.at, names[i].text.len);
+        int key = lua_gettop(L);
+        if (seen) {
+            lua_pushvalue(L, key);
+            lua_rawget(L, seen);
+            bool done = lua_toboolean(L, -1);
+            lua_settop(L, done ? key - 1 : key);
+            if (done) continue;
+        }
+        lua_pushvalue(L, key);
+        lua_rawget(L, idx);
+        if (!member(e, before, key)) return false;
+        before = ',';
+        lua_settop(L, key - 1);
+    }
+    lua_settop(L, top);
+    return true;
+}
+
 /* The table's members, those that `order` names first. */
 static bool ordered_object(struct encoder *e, int idx, int order) {
     lua_State *L = e->L;
@@ -262,58 +336,9 @@ static bool ordered_object(struct encoder *e, int idx, int order) {
         lua_pushboolean(L, 1);
         lua_rawset(L, seen);
     }
-    lua_pushnil(L);
-    while (lua_next(L, idx)) {
-        if (lua_type(L, -2) != LUA_TSTRING) return error_set(e->err, ERR_INVALID, "an object's keys must be text");
-        lua_pushvalue(L, -2);
-        lua_rawget(L, seen);
-        bool done = lua_toboolean(L, -1);
-        lua_pop(L, 1);
-        if (!done) {
-            if (!member(e, first ? '\0' : ',', lua_gettop(L) - 1)) return false;
-            first = false;
-        }
-        lua_pop(L, 1);
-    }
+    if (!sorted_members(e, idx, seen, first ? '\0' : ',')) return false;
     lua_pop(L, 1);
     return put_byte(e, '}');
-}
-
-static int by_bytes(const void *a, const void *b) {
-    const struct str *x = a, *y = b;
-    int c = memcmp(x->at, y->at, x->len < y->len ? x->len : y->len);
-    return c != 0 ? c : (x->len > y->len) - (x->len < y->len);
-}
-
-/* The members in the order of their names: an order list made on the spot. */
-static bool sorted_object(struct encoder *e, int idx) {
-    lua_State *L = e->L;
-    int top = lua_gettop(L);
-    size_t n = 0, i = 0;
-    lua_pushnil(L);
-    while (lua_next(L, idx)) {
-        lua_pop(L, 1);
-        n++;
-    }
-    struct str *names = lua_newuserdata(L, (n + 1) * sizeof *names); /* Lua's, as what follows may raise */
-    lua_pushnil(L);
-    while (i < n && lua_next(L, idx)) {
-        lua_pop(L, 1);
-        if (lua_type(L, -1) != LUA_TSTRING) break; /* ordered_object says what is wrong with it */
-        names[i].at = lua_tolstring(L, -1, &names[i].len);
-        i++;
-    }
-    lua_settop(L, top + 1);
-    qsort(names, i, sizeof *names, by_bytes);
-    lua_createtable(L, (int)i, 0);
-    int list = lua_gettop(L);
-    for (size_t k = 0; k < i; k++) {
-        lua_pushlstring(L, names[k].at, names[k].len);
-        lua_rawseti(L, list, (int)k + 1);
-    }
-    if (!ordered_object(e, idx, list)) return false;
-    lua_settop(L, top);
-    return true;
 }
 
 static bool plain_table(struct encoder *e, int idx, bool marked) {
@@ -325,7 +350,7 @@ static bool plain_table(struct encoder *e, int idx, bool marked) {
     if (!lua_next(L, idx)) return buf_add(b, marked ? STR("[]") : STR("{}")) || out_of_memory(e);
     if (lua_type(L, -2) == LUA_TSTRING && !marked && e->sorted) {
         lua_pop(L, 2);
-        return sorted_object(e, idx);
+        return sorted_members(e, idx, 0, '{') && put_byte(e, '}');
     }
     if (lua_type(L, key) == LUA_TSTRING && !marked) {
         char before = '{';

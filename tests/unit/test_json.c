@@ -294,6 +294,28 @@ static void sorted_members_come_in_the_order_of_their_names(void **state) {
     lua_pop(L, 1);
 }
 
+/* Whatever the hashes of this process put first: more names than are sorted in place, most alike in their first bytes.
+ */
+static void many_sorted_members_and_those_beside_an_order_are_sorted_too(void **state) {
+    (void)state;
+    check("wide = {} for i = 1, 200 do wide['a name of a member ' .. i] = i end wide['a'] = 0 wide['a\\0'] = 0");
+    check("beside = json.object({'z', 'm'}, {a = 1, m = 2, q = 3, z = 4, b = 5})");
+    struct error err = {0};
+    struct buf wide = {0}, beside = {0};
+    lua_getglobal(L, "wide");
+    assert_true(json_encode_sorted(L, -1, &wide, &err));
+    lua_getglobal(L, "beside");
+    assert_true(json_encode_sorted(L, -1, &beside, &err));
+    assert_true(str_eq(buf_str(&beside), STR("{\"z\":4,\"m\":2,\"a\":1,\"b\":5,\"q\":3}")));
+    lua_pushlstring(L, wide.data, wide.len);
+    lua_setglobal(L, "text");
+    check("local last, n = '', 0 for name in text:gmatch('\"([^\"]+)\":') do name = name:gsub('\\\\u0000', '\\0') "
+          "assert(last < name, name) last, n = name, n + 1 end assert(n == 202, n)");
+    buf_free(&wide);
+    buf_free(&beside);
+    lua_settop(L, 0);
+}
+
 static void what_cannot_be_json_is_refused_with_its_path(void **state) {
     (void)state;
     check("local ok, e = pcall(json.encode, {a = {{b = 0/0}}}) assert(not ok and e:find('not finite', 1, true) and "
@@ -394,6 +416,7 @@ int main(void) {
         cmocka_unit_test(depth_is_bounded),
         cmocka_unit_test(lua_sees_values_and_errors),
         cmocka_unit_test(sorted_members_come_in_the_order_of_their_names),
+        cmocka_unit_test(many_sorted_members_and_those_beside_an_order_are_sorted_too),
         cmocka_unit_test(what_cannot_be_json_is_refused_with_its_path),
         cmocka_unit_test(known_keys_never_mix),
         cmocka_unit_test(two_vms_do_not_share_keys),
