@@ -639,3 +639,15 @@ bool pg_conn_broken(const struct pg_conn *c) {
 uint64_t pg_conn_waits_ms(const struct pg_conn *c) {
     return c->busy ? (now_us() - c->started_us) / 1000 : 0;
 }
+
+bool pg_prepare(void) {
+    /* The only startup parameters beside the encoding that libpq can send and every pooler keeps: times come in UTC and
+     * ISO form. */
+    static const char *const wanted[][2] = {{"PGTZ", "UTC"}, {"PGDATESTYLE", "ISO"}};
+    for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++) {
+        const char *now = getenv(wanted[i][0]);
+        if (now && strcmp(now, wanted[i][1]) == 0) continue;
+        if (setenv(wanted[i][0], wanted[i][1], 1) != 0) return false;
+    }
+    return true;
+}

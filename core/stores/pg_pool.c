@@ -546,18 +546,6 @@ static void on_tick(uv_timer_t *timer) {
     }
 }
 
-bool pg_prepare(void) {
-    /* The only startup parameters beside the encoding that libpq can send and every pooler keeps: times come in UTC and
-     * ISO form. */
-    static const char *const wanted[][2] = {{"PGTZ", "UTC"}, {"PGDATESTYLE", "ISO"}};
-    for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++) {
-        const char *now = getenv(wanted[i][0]);
-        if (now && strcmp(now, wanted[i][1]) == 0) continue;
-        if (setenv(wanted[i][0], wanted[i][1], 1) != 0) return false;
-    }
-    return true;
-}
-
 struct pg_pool *pg_pool_new(const struct pg_settings *s, struct error *err) {
     char *fault = NULL;
     PQconninfoOption *options = PQconninfoParse(s->url, &fault);
