@@ -679,7 +679,7 @@ describe("a deleted account", function()
             assert.equal(0, db.one(nil, "select count(*)::int as n from " .. name .. " where user_id = $1", buyer.user.id).n)
         end
         assert.same({ buyer.user.email, nil }, { waiting.email, waiting.purged_at })
-        assert.is_nil(require("modules.iam.store").profile(buyer.user.id))
+        assert.is_nil(require("modules.iam.store_profiles").of(buyer.user.id))
         local kept = db.one(shop.key, "select shipping_address, billing_address, notes from orders where tenant_key = $1 and id = $2",
             shop.key, order.id)
         local proof = { country = "VN", region = "Hanoi", zipCode = "100000" }

@@ -18,7 +18,7 @@ local bootstrap = require("modules.iam.bootstrap")
 local cleanup = require("modules.iam.cleanup")
 local otp = require("modules.iam.otp")
 local sessions = require("modules.iam.sessions")
-local store = require("modules.iam.store")
+local profiles = require("modules.iam.store_profiles")
 local role_store = require("modules.iam.store_roles")
 require("modules.iam.personal")
 
@@ -48,7 +48,7 @@ schedules.declare{ name = "key-expiry-notice", pattern = "0 8 * * *", run = func
 outbox.consumer("profile", function(rows)
     for _, row in ipairs(rows) do
         local change = row.payload
-        store.put_profile_once(change.user_id, type(change.fields) == "table" and change.fields or {}, change.at or time.iso(time.now()))
+        profiles.put_once(change.user_id, type(change.fields) == "table" and change.fields or {}, change.at or time.iso(time.now()))
     end
 end)
 

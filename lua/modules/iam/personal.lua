@@ -1,6 +1,7 @@
 -- What accounts themselves hold about a person, for export and erasure (kasma.personal).
 local personal = require("kasma.personal")
 local store = require("modules.iam.store")
+local profiles = require("modules.iam.store_profiles")
 
 local function each(rows, emit, kind)
     for _, row in ipairs(rows) do emit("postgresql", kind, row) end
@@ -13,11 +14,11 @@ personal.declare("account", {
         each(store.credentials_of(user.id), emit, "credential")
         each(store.memberships_of(user.id), emit, "membership")
         each(store.all_sessions_of(user.id), emit, "session")
-        local profile = store.profile(user.id)
+        local profile = profiles.of(user.id)
         if profile then profile.written = nil end
         if profile then emit("mongodb", "user_profile", profile) end
     end,
-    erase = function(_, user) store.delete_profile(user.id) end,
+    erase = function(_, user) profiles.delete(user.id) end,
 })
 
 personal.declare("tenancy", {

@@ -25,6 +25,7 @@ local passwords = require("modules.iam.passwords")
 local policies = require("modules.iam.policies")
 local sessions = require("modules.iam.sessions")
 local store = require("modules.iam.store")
+local profiles = require("modules.iam.store_profiles")
 local role_store = require("modules.iam.store_roles")
 
 local M = {}
@@ -242,7 +243,7 @@ local function make_account(scope, email, client)
         error(err, 0)
     end
     redis.call("DEL", pending_key(email))
-    local made, why = pcall(store.put_profile, id, {}, now)
+    local made, why = pcall(profiles.put, id, {}, now)
     if not made then log.warn("the profile follows by the outbox", { user = id, error = tostring(why) }) end
     return store.user(id), trusted
 end

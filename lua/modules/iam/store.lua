@@ -1,9 +1,8 @@
--- SQL of users, credentials, codes, sessions and memberships, which are platform tables; roles: store_roles.lua.
+-- SQL of users, credentials, codes, sessions and memberships, which are platform tables. Roles: store_roles.lua; profiles:
+-- store_profiles.lua.
 local json = require("core.json")
 local pg = require("core.pg")
-local time = require("core.time")
 local db = require("kasma.db")
-local docs = require("kasma.docs")
 local null = require("kasma.null")
 
 local M = {}
@@ -756,50 +755,5 @@ function M.erase_tenant_rows(tenant, user_id, email)
         { "delete from user_access_keys where tenant_key = $1 and user_id = $2", tenant, user_id },
     }
 end
-
--- Profiles (MongoDB, platform documents) ---------------------------------------------------------------------------------------
-
-local PROFILES = "user_profile"
-
----@param user_id string
----@return table|nil
-function M.profile(user_id) return docs.platform.find_one(PROFILES, { user_id = user_id }) end
-
----@param ids string[]
----@return table<string, table> by user id
-function M.profiles(ids)
-    local found = {}
-    if #ids == 0 then return found end
-    for _, doc in ipairs(docs.platform.find(PROFILES, { user_id = { ["$in"] = json.array(ids) } },
-        { limit = #ids })) do found[doc.user_id] = doc end
-    return found
-end
-
----@param user_id string
----@param fields table
----@param now string
-function M.put_profile(user_id, fields, now)
-    local set = { updated_at = now }
-    -- When each member was written is kept beside it: a change that comes late by the outbox must not undo a later one.
-    for key, value in pairs(fields) do set[key], set["written." .. key] = value, now end
-    docs.platform.update(PROFILES, { user_id = user_id }, { ["$set"] = set, ["$setOnInsert"] = { created_at = now } }, { upsert = true })
-end
-
---- The same for a change that may come late or twice: a member that was written at `now` or later stays.
----@param user_id string
----@param fields table
----@param now string
-function M.put_profile_once(user_id, fields, now)
-    local there = M.profile(user_id)
-    if not there then return M.put_profile(user_id, fields, now) end
-    local fresh, written = {}, there.written or {}
-    for key, value in pairs(fields) do
-        if not written[key] or time.parse(written[key]) < time.parse(now) then fresh[key] = value end
-    end
-    if next(fresh) then M.put_profile(user_id, fresh, now) end
-end
-
----@param user_id string
-function M.delete_profile(user_id) docs.platform.delete(PROFILES, { user_id = user_id }) end
 
 return M

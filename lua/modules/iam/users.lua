@@ -20,6 +20,7 @@ local passwords = require("modules.iam.passwords")
 local policies = require("modules.iam.policies")
 local sessions = require("modules.iam.sessions")
 local store = require("modules.iam.store")
+local profiles = require("modules.iam.store_profiles")
 local role_store = require("modules.iam.store_roles")
 
 local M = {}
@@ -76,7 +77,7 @@ end
 
 -- The profile, or nil while MongoDB is away: a page about a user shows what PostgreSQL knows.
 local function profile_of(user_id)
-    local ok, doc = pcall(store.profile, user_id)
+    local ok, doc = pcall(profiles.of, user_id)
     if ok then return doc end
     if errors.is_unavailable(doc) then
         log.warn("profile left out", { user = user_id })
@@ -125,13 +126,13 @@ function M.list(scope, q)
         sort = q.sort, limit = q.limit, offset = (q.page - 1) * q.limit, now = time.iso(time.now()) })
     local ids = {}
     for i, row in ipairs(rows) do ids[i] = row.id end
-    local ok, profiles = pcall(store.profiles, ids)
+    local ok, found = pcall(profiles.of_all, ids)
     if not ok then
-        if not errors.is_unavailable(profiles) then error(profiles, 0) end
-        profiles = {}
+        if not errors.is_unavailable(found) then error(found, 0) end
+        found = {}
     end
     local views = json.array({})
-    for i, row in ipairs(rows) do views[i] = M.view(row, scope, profiles[row.id]) end
+    for i, row in ipairs(rows) do views[i] = M.view(row, scope, found[row.id]) end
     return views, total
 end
 
@@ -191,7 +192,7 @@ function M.update_self(scope, user_id, input, totp_on)
     errors.unique({ users_username = { code = M.username_taken.code, message = M.username_taken.message } }, db.pipeline, scope.tenant,
         statements)
     local written, why = true, nil
-    if any then written, why = pcall(store.put_profile, user_id, fields, now) end
+    if any then written, why = pcall(profiles.put, user_id, fields, now) end
     if written then return M.view(store.user(user_id), scope, profile_of(user_id)), user end
     if not errors.is_unavailable(why) then error(why, 0) end
     log.warn("the profile follows by the outbox", { user = user_id })
